@@ -1,0 +1,62 @@
+# make demo   the whole flow on one synthetic shop day, then the dashboard
+# make test   what CI runs first; `make test-all` adds the slow proofs
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+EVENTS ?=
+SERVE  ?= 1
+# A mirror set for pip is used for uv too; nothing is set where pip has none.
+INDEX   = $(shell $(PYTHON) -m pip config get global.index-url 2>/dev/null)
+UV      = $(if $(INDEX),UV_DEFAULT_INDEX=$(INDEX) )$(BIN)/uv pip
+
+.PHONY: help env demo test test-all lint format bench lock clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+env: $(VENV)/.dev ## the development environment in .venv
+
+$(BIN)/uv: requirements/bootstrap.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+$(VENV)/.run: requirements/run.txt pyproject.toml $(BIN)/uv
+	@$(UV) install --quiet --python $(BIN)/python --require-hashes -r $<
+	@$(UV) install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.run
+	@$(UV) install --quiet --python $(BIN)/python --require-hashes -r $<
+	@touch $@
+
+demo: $(VENV)/.run ## replay a shop day (or EVENTS=file.csv), report on it, serve the page (SERVE=0: do not)
+	@$(BIN)/shopstream demo $(if $(EVENTS),--events "$(EVENTS)") $(if $(filter 0,$(SERVE)),--no-serve)
+
+test: lint ## lint, types, import contract, tests (under 15 minutes on two cores)
+	@$(BIN)/pytest -n 2 -m "not slow"
+
+test-all: $(VENV)/.dev ## the slow proofs
+	@$(BIN)/pytest -m slow
+
+lint: $(VENV)/.dev
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## apply the formatter and the safe fixes
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+bench: $(VENV)/.dev ## compare with Flink, Spark and plain DuckDB; writes benchmarks/RESULTS.md
+	@$(BIN)/python benchmarks/run.py
+
+lock: $(BIN)/uv ## renew the lock files
+	@$(UV) compile -q --universal --python-version 3.11 --generate-hashes --no-header --upgrade requirements/bootstrap.in -o requirements/bootstrap.txt
+	@$(UV) compile -q --universal --python-version 3.11 --generate-hashes --no-header --upgrade pyproject.toml --group build -o requirements/run.txt
+	@$(UV) compile -q --universal --python-version 3.11 --generate-hashes --no-header --upgrade pyproject.toml --group dev -o requirements/dev.txt
+
+clean: ## remove environments and the data home
+	@rm -rf $(VENV) .shopstream benchmarks/.work

@@ -1,0 +1,105 @@
+"""What commands print: tables for people, JSON and CSV for programs.
+
+Results go to stdout; progress, hints and errors to stderr, so that `--format json` is clean.
+"""
+
+import csv
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from shopstream.config import Settings
+
+__all__ = ["Format", "FormatOption", "emit", "emit_object", "err", "out", "settings_of"]
+
+out = Console()
+err = Console(stderr=True)
+
+
+class Format(StrEnum):
+    """How a result is printed."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+
+
+FormatOption = Annotated[Format, typer.Option("--format", help="table for people; csv or json for programs.")]
+
+
+def settings_of(ctx: typer.Context) -> Settings:
+    """The settings that the program was started with."""
+    settings = ctx.find_root().obj
+    if not isinstance(settings, Settings):
+        raise TypeError(f"expected Settings in the context, got {type(settings).__name__}")
+    return settings
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return str(value)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    raise TypeError(f"no JSON form for {type(value).__name__}")
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%d %H:%M:%S")
+    if isinstance(value, list | tuple):
+        return ", ".join(_cell(item) for item in value)
+    return str(value)
+
+
+def emit(rows: Sequence[Mapping[str, object]], fmt: Format, *, title: str = "", empty: str = "Nothing to show.") -> None:
+    """Print rows; all have the same keys, which are the columns. Ids should come as text: numbers get separators."""
+    if fmt is Format.JSON:
+        sys.stdout.write(json.dumps([dict(row) for row in rows], default=_plain, ensure_ascii=False, indent=2) + "\n")
+    elif fmt is Format.CSV:
+        if rows:
+            writer = csv.writer(sys.stdout, lineterminator="\n")
+            writer.writerow(rows[0])
+            writer.writerows([["" if v is None else v for v in row.values()] for row in rows])
+    elif not rows:
+        out.print(empty)
+    else:
+        table = Table(title=title or None, title_justify="left", header_style="bold")
+        for name, value in rows[0].items():
+            numeric = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+            table.add_column(name.replace("_", " "), justify="right" if numeric else "left")
+        for row in rows:
+            table.add_row(*(_cell(value) for value in row.values()))
+        out.print(table)
+
+
+def emit_object(row: Mapping[str, object], fmt: Format, *, title: str = "") -> None:
+    """Print one thing: a JSON object, a CSV of one row, or a table of names and values."""
+    if fmt is Format.JSON:
+        sys.stdout.write(json.dumps(dict(row), default=_plain, ensure_ascii=False, indent=2) + "\n")
+    elif fmt is Format.CSV:
+        emit([row], fmt)
+    else:
+        table = Table(title=title or None, title_justify="left", show_header=False)
+        table.add_column(style="bold")
+        table.add_column()
+        for name, value in row.items():
+            table.add_row(name.replace("_", " "), _cell(value))
+        out.print(table)

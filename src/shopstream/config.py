@@ -1,0 +1,126 @@
+"""Every setting, in one frozen tree.
+
+Later wins: defaults, `shopstream.toml` (in the working directory, or the file named by SHOPSTREAM_CONFIG or `--config`),
+environment variables (`SHOPSTREAM_STREAM__SHARDS=8` sets `stream.shards`), flags. `shopstream config` prints the result
+and where each value came from.
+"""
+
+import os
+from collections.abc import Mapping
+from contextvars import ContextVar
+from pathlib import Path
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from shopstream.alerting.settings import AlertingSettings
+from shopstream.dashboard.settings import DashboardSettings
+from shopstream.engine.settings import EngineSettings
+from shopstream.errors import ConfigurationError
+from shopstream.lakehouse.settings import LakehouseSettings
+from shopstream.stream.settings import StreamSettings
+
+__all__ = ["Settings", "load_settings"]
+
+_toml_file: ContextVar[Path | None] = ContextVar("toml_file", default=None)
+
+
+class Settings(BaseSettings):
+    """The settings tree; one branch per stage."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SHOPSTREAM_", env_nested_delimiter="__", frozen=True, extra="forbid", validate_default=True
+    )
+
+    home: Path = Field(default=Path(".shopstream"), description="Folder that holds all data of this installation.")
+    timezone: str = Field(default="UTC", description="The shop's time zone (IANA name); reports use it.")
+    stream: StreamSettings = Field(default_factory=StreamSettings, description="The embedded stream.")
+    engine: EngineSettings = Field(default_factory=EngineSettings, description="Windows, watermarks and checkpoints.")
+    lakehouse: LakehouseSettings = Field(default_factory=LakehouseSettings, description="The Iceberg tables.")
+    alerting: AlertingSettings = Field(default_factory=AlertingSettings, description="Incidents and notifications.")
+    dashboard: DashboardSettings = Field(default_factory=DashboardSettings, description="The web page.")
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_timezone(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise ValueError(f"expected an IANA time zone such as Europe/Berlin, got {name!r}") from error
+        return name
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  the base class fixes the signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  likewise
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags over environment over file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=_toml_file.get())
+
+    @property
+    def stream_path(self) -> Path:
+        """The embedded stream's file."""
+        return self.home / "stream.db"
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """Positions and keyed state of the engine."""
+        return self.home / "checkpoint"
+
+    @property
+    def lake_path(self) -> Path:
+        """Iceberg warehouse and catalog."""
+        return self.home / "lake"
+
+    @property
+    def incidents_path(self) -> Path:
+        """Incidents, detections and notifications to send."""
+        return self.home / "incidents.db"
+
+    @property
+    def live_path(self) -> Path:
+        """Live journeys, as the dashboard reads them."""
+        return self.home / "live.db"
+
+    @property
+    def reports_path(self) -> Path:
+        """The marts, built by dbt."""
+        return self.home / "reports.duckdb"
+
+
+def load_settings(config: Path | None = None, flags: Mapping[str, object] | None = None) -> Settings:
+    """Settings from all sources.
+
+    Args:
+        config: TOML file; None takes SHOPSTREAM_CONFIG, else `shopstream.toml` where there is one.
+        flags: values given on the command line, as a nested mapping.
+
+    Raises:
+        ConfigurationError: the file is missing, or a value does not fit (the message names setting, value and remedy).
+    """
+    named = config or (Path(os.environ["SHOPSTREAM_CONFIG"]) if os.environ.get("SHOPSTREAM_CONFIG") else None)
+    if named is not None and not named.is_file():
+        raise ConfigurationError(f"expected a settings file at {named}, found none; create it or drop --config")
+    token = _toml_file.set(named or Path("shopstream.toml"))
+    try:
+        return Settings(**dict(flags or {}))  # type: ignore[arg-type]  # pydantic checks them
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(part) for part in item['loc'])} = {item.get('input')!r}: {item['msg']}"
+            for item in error.errors()
+        ]
+        raise ConfigurationError("settings do not fit: " + "; ".join(lines) + "; see `shopstream config --help`") from error
+    except ValueError as error:  # a TOML syntax error
+        raise ConfigurationError(f"{named or 'shopstream.toml'} cannot be read as TOML: {error}") from error
+    finally:
+        _toml_file.reset(token)
