@@ -1,0 +1,65 @@
+"""What the lakehouse is: tables, each commit one snapshot that names the sequence numbers it holds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+import pyarrow as pa
+
+__all__ = ["LakeTable", "Lakehouse", "TableStatus"]
+
+
+class LakeTable(StrEnum):
+    """The tables shopstream keeps."""
+
+    EVENTS = "events"
+    DEAD_LETTERS = "dead_letters"
+    DETECTIONS = "detections"
+
+
+@dataclass(frozen=True, slots=True)
+class TableStatus:
+    """Size and health of one table."""
+
+    table: str
+    rows: int
+    data_files: int
+    bytes: int
+    snapshots: int
+    current_snapshot_id: int | None
+    positions: Mapping[str, int]
+
+
+class Lakehouse(Protocol):
+    """Keeps rows for good, and lets other programs read them."""
+
+    def append(self, table: LakeTable, rows: pa.Table, positions: Mapping[str, int]) -> None:
+        """Commit rows as one snapshot that carries `positions` (shard id → last sequence number it holds).
+
+        The caller drops what `positions()` says is there already. Rows may be empty: the positions still advance.
+        """
+        ...
+
+    def positions(self, table: LakeTable) -> dict[str, int]:
+        """Shard id → last sequence number the table holds, over all its snapshots so far."""
+        ...
+
+    def data_files(self, table: LakeTable) -> list[str]:
+        """Parquet files of the current snapshot, for readers without Iceberg support."""
+        ...
+
+    def status(self) -> list[TableStatus]:
+        """One row a table."""
+        ...
+
+    def compact(self, table: LakeTable) -> int:
+        """Merge small files inside each partition; returns how many files went away. Rows and positions stay."""
+        ...
+
+    def expire(self, table: LakeTable, keep_last: int) -> int:
+        """Forget all but the newest snapshots and delete files that none of the kept ones needs; returns deleted files.
+
+        The positions survive.
+        """
+        ...
