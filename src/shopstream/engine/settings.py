@@ -1,6 +1,8 @@
 """Settings of windows, watermarks and checkpoints."""
 
-from pydantic import BaseModel, ConfigDict
+from datetime import timedelta
+
+from pydantic import BaseModel, ByteSize, ConfigDict, Field
 
 __all__ = ["EngineSettings"]
 
@@ -9,3 +11,38 @@ class EngineSettings(BaseModel):
     """Settings of windows, watermarks and checkpoints."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    out_of_orderness: timedelta = Field(
+        default=timedelta(seconds=5),
+        ge=timedelta(0),
+        description="How far an event may lag behind the newest one of its shard before it is late.",
+    )
+    idle_timeout: timedelta = Field(
+        default=timedelta(seconds=10),
+        gt=timedelta(0),
+        description="A shard at its tip that got nothing for this long no longer holds the watermark back.",
+    )
+    dedup_horizon: timedelta = Field(
+        default=timedelta(minutes=5),
+        ge=timedelta(0),
+        description="How much event time behind the watermark duplicates are still recognised while streaming; "
+        "the reports deduplicate over all history.",
+    )
+    batch_events: int = Field(default=500_000, ge=1, description="Most events of one micro-batch (about).")
+    batch_bytes: ByteSize = Field(default=ByteSize(32 << 20), description="Most bytes read for one micro-batch.")
+    poll_interval: timedelta = Field(
+        default=timedelta(milliseconds=100), gt=timedelta(0), description="Pause between micro-batches at the tip."
+    )
+    commit_interval: timedelta = Field(
+        default=timedelta(seconds=5), gt=timedelta(0), description="At least this often lake and checkpoint commit."
+    )
+    commit_events: int = Field(
+        default=1_000_000, ge=1, description="Commit sooner when this many events wait; bounds memory."
+    )
+    max_drift: timedelta = Field(
+        default=timedelta(minutes=10),
+        gt=timedelta(0),
+        description="A shard this far ahead of the slowest one in event time waits for it; bounds state in a replay.",
+    )
+    threads: int | None = Field(default=None, ge=1, description="Threads of DuckDB; default: one a core.")
+    memory_limit: ByteSize = Field(default=ByteSize(2 << 30), description="Memory DuckDB may use before it spills.")

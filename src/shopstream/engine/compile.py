@@ -1,0 +1,271 @@
+"""From a window declaration to SQL.
+
+A measure is an expression over aggregates: `count(*)`, `count(x)`, `count(distinct x)`, `sum(x)`, `min(x)`, `max(x)`,
+`avg(x)`, each with an optional `filter (where …)`. For incremental execution every aggregate is split into a partial,
+computed once for a pane, and a merge, computed over the panes of a window:
+
+    aggregate             partial (one column of the pane)   merge
+    count(*), count(x)    the same                           sum(partial)
+    sum, min, max         the same                           sum, min, max
+    avg(x)                sum(x) and count(x)                sum / sum
+    count(distinct x)     x joins the pane's key             count(distinct x)
+"""
+
+import math
+from dataclasses import dataclass
+
+import sqlglot
+from sqlglot import exp
+
+from shopstream.engine.window import WindowDeclaration, WindowKind
+from shopstream.errors import RuleError
+from shopstream.events.schema import EVENT_FIELDS
+
+__all__ = ["Compiled", "batch_sql", "compile_window"]
+
+_COLUMNS = frozenset(field.name for field in EVENT_FIELDS)
+_AGGREGATES = (exp.Count, exp.Sum, exp.Min, exp.Max, exp.Avg)
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """SQL parts of one declaration; the incremental operators assemble them.
+
+    Args:
+        keys: quoted key columns.
+        columns: event columns the operator reads, `event_time` aside.
+        filter: condition on an event, never empty.
+        extra_keys: pane key columns for distinct counts, alias → expression.
+        measures: measure name → aggregate over events, as declared.
+        partials: alias → aggregate over events.
+        merges: measure name → aggregate over panes.
+        condition: condition over measure names, `TRUE` when none was declared.
+        monotone: once true in an open window, the condition stays true: it may fire before the window closes.
+        min_events: no window of fewer events can meet the condition (0: unknown).
+    """
+
+    keys: tuple[str, ...]
+    columns: tuple[str, ...]
+    filter: str
+    extra_keys: dict[str, str]
+    measures: dict[str, str]
+    partials: dict[str, str]
+    merges: dict[str, str]
+    condition: str
+    monotone: bool
+    min_events: int
+
+
+def _parse(declaration: WindowDeclaration, what: str, text: str) -> exp.Expression:
+    try:
+        parsed = sqlglot.parse_one(text, dialect="duckdb", into=exp.Condition)
+    except sqlglot.errors.SqlglotError as error:
+        message = str(error).splitlines()[0]
+        raise RuleError(f"{declaration.name}: {what} {text!r} is no SQL expression: {message}") from error
+    if parsed.find(exp.Query, exp.Subquery):
+        raise RuleError(f"{declaration.name}: {what} {text!r} holds a query; take an expression over columns")
+    return parsed
+
+
+def _check_columns(
+    declaration: WindowDeclaration, what: str, parsed: exp.Expression, known: frozenset[str]
+) -> set[str]:
+    used = {column.name for column in parsed.find_all(exp.Column)}
+    if unknown := used - known:
+        raise RuleError(f"{declaration.name}: {what} names {sorted(unknown)}; known are {sorted(known)}")
+    return used
+
+
+def _sql(parsed: exp.Expression) -> str:
+    return parsed.sql(dialect="duckdb", identify=True)
+
+
+def _outermost_aggregates(parsed: exp.Expression) -> list[exp.Expression]:
+    """Aggregates together with their `filter (where …)`, which sqlglot puts around them."""
+    found: list[exp.Expression] = []
+    for node in parsed.find_all(*_AGGREGATES):
+        found.append(node.parent if isinstance(node.parent, exp.Filter) else node)
+    return found
+
+
+class _Splitter:
+    """Splits the aggregates of one declaration into partials and merges, sharing equal ones."""
+
+    def __init__(self, declaration: WindowDeclaration) -> None:
+        self._declaration = declaration
+        self.extra_keys: dict[str, str] = {}
+        self.partials: dict[str, str] = {}
+
+    def _partial(self, aggregate: str) -> str:
+        for alias, known in self.partials.items():
+            if known == aggregate:
+                return alias
+        alias = f"p{len(self.partials)}"
+        self.partials[alias] = aggregate
+        return alias
+
+    def _extra_key(self, expression: str) -> str:
+        for alias, known in self.extra_keys.items():
+            if known == expression:
+                return alias
+        alias = f"d{len(self.extra_keys)}"
+        self.extra_keys[alias] = expression
+        return alias
+
+    def merge(self, measure: str, parsed: exp.Expression) -> str:
+        """The measure as an aggregate over panes."""
+        aggregates = _outermost_aggregates(parsed)
+        covered = {id(node) for aggregate in aggregates for node in aggregate.walk()}
+        outside = [node for node in parsed.find_all(exp.Column) if id(node) not in covered]
+        if not aggregates or outside:
+            raise RuleError(
+                f"{self._declaration.name}: measure {measure!r} = {_sql(parsed)} needs every column inside one of "
+                "count, sum, min, max, avg"
+            )
+        root = exp.Paren(this=parsed.copy())
+        for aggregate in _outermost_aggregates(root):
+            aggregate.replace(sqlglot.parse_one(self._merge_one(aggregate), dialect="duckdb"))
+        return _sql(root.this)
+
+    def _merge_one(self, node: exp.Expression) -> str:
+        inner = node.this if isinstance(node, exp.Filter) else node
+        where = node.expression if isinstance(node, exp.Filter) else None
+        if inner.find(*_AGGREGATES) is not inner or any(n is not inner for n in inner.find_all(*_AGGREGATES)):
+            raise RuleError(f"{self._declaration.name}: {_sql(node)} puts an aggregate into an aggregate")
+        if isinstance(inner, exp.Count):
+            if isinstance(inner.this, exp.Distinct):
+                if len(inner.this.expressions) != 1:
+                    raise RuleError(f"{self._declaration.name}: {_sql(node)}: count(distinct …) takes one expression")
+                value = _sql(inner.this.expressions[0])
+                if where is not None:
+                    value = f"CASE WHEN {_sql(where.this)} THEN {value} END"
+                return f"count(DISTINCT {self._extra_key(value)})"
+            return f"CAST(coalesce(sum({self._partial(_sql(node))}), 0) AS BIGINT)"
+        if isinstance(inner, exp.Avg):
+            suffix = f" FILTER({_sql(where)})" if where is not None else ""
+            value = _sql(inner.this)
+            total = self._partial(f"SUM({value}){suffix}")
+            count = self._partial(f"COUNT({value}){suffix}")
+            return f"(CAST(sum({total}) AS DOUBLE) / nullif(sum({count}), 0))"
+        function = {exp.Sum: "sum", exp.Min: "min", exp.Max: "max"}[type(inner)]
+        return f"{function}({self._partial(_sql(node))})"
+
+
+def _conjuncts(parsed: exp.Expression) -> list[exp.Expression]:
+    parsed = parsed.unnest()
+    if isinstance(parsed, exp.And):
+        return _conjuncts(parsed.left) + _conjuncts(parsed.right)
+    return [parsed]
+
+
+def _lower_bound(parsed: exp.Expression) -> tuple[str, int] | None:
+    """`name > 5` or `name >= 6` → (name, 6); the mirrored forms too; anything else → None."""
+    sides = {exp.GT: (True, 1), exp.GTE: (True, 0), exp.LT: (False, 1), exp.LTE: (False, 0)}
+    if type(parsed) not in sides:
+        return None
+    name_left, strict = sides[type(parsed)]
+    name, number = (parsed.left, parsed.right) if name_left else (parsed.right, parsed.left)
+    if not isinstance(name, exp.Column) or not isinstance(number, exp.Literal) or number.is_string:
+        return None
+    value = float(number.this)
+    least = math.floor(value) + 1 if strict else math.ceil(value)
+    return name.name, least
+
+
+def _is_count(parsed: exp.Expression) -> bool:
+    return isinstance(parsed, exp.Count) or (isinstance(parsed, exp.Filter) and isinstance(parsed.this, exp.Count))
+
+
+def _only_grows(parsed: exp.Expression, growing: frozenset[str]) -> bool:
+    parsed = parsed.unnest()
+    if isinstance(parsed, exp.And | exp.Or):
+        return _only_grows(parsed.left, growing) and _only_grows(parsed.right, growing)
+    bound = _lower_bound(parsed)
+    return bound is not None and bound[0] in growing
+
+
+def compile_window(declaration: WindowDeclaration) -> Compiled:
+    """Check a declaration's expressions and split them.
+
+    Raises:
+        RuleError: an expression is no SQL, names an unknown column, or uses an aggregate that cannot be merged.
+    """
+    splitter = _Splitter(declaration)
+    used: set[str] = set(declaration.key)
+    merges: dict[str, str] = {}
+    measures: dict[str, str] = {}
+    counts: set[str] = set()
+    growing: set[str] = set()
+    for name, text in declaration.measures.items():
+        parsed = _parse(declaration, "measure", text)
+        used |= _check_columns(declaration, f"measure {name!r}", parsed, _COLUMNS)
+        measures[name] = _sql(parsed)
+        merges[name] = splitter.merge(name, parsed)
+        if _is_count(parsed):
+            counts.add(name)
+            growing.add(name)
+        if isinstance(parsed, exp.Max):
+            growing.add(name)
+    keys = tuple(f'"{column}"' for column in declaration.key)
+    parts = [f"{key} IS NOT NULL" for key in keys]
+    if declaration.filter is not None:
+        parsed = _parse(declaration, "filter", declaration.filter)
+        used |= _check_columns(declaration, "filter", parsed, _COLUMNS)
+        parts.append(f"({_sql(parsed)})")
+    condition, monotone, min_events = "TRUE", False, 0
+    if declaration.condition is not None:
+        parsed = _parse(declaration, "condition", declaration.condition)
+        _check_columns(declaration, "condition", parsed, frozenset(declaration.measures))
+        condition = _sql(parsed)
+        monotone = _only_grows(parsed, frozenset(growing))
+        bounds = [bound for bound in map(_lower_bound, _conjuncts(parsed)) if bound and bound[0] in counts]
+        min_events = max((least for _, least in bounds), default=0)
+    return Compiled(
+        keys=keys,
+        columns=tuple(sorted(used)),
+        filter=" AND ".join(parts) or "TRUE",
+        extra_keys=splitter.extra_keys,
+        measures=measures,
+        partials=splitter.partials,
+        merges=merges,
+        condition=condition,
+        monotone=monotone,
+        min_events=max(min_events, 0),
+    )
+
+
+def batch_sql(declaration: WindowDeclaration, source: str) -> str:
+    """One plain query that gives every window of `source` (a table with the event columns) that meets the condition.
+
+    Columns: the key, `start_ms`, `end_ms`, `first_event_ms`, `last_event_ms`, then the measures.
+    """
+    parts = compile_window(declaration)
+    select = ", ".join(
+        [*parts.keys, "start_ms", "end_ms", "first_event_ms", "last_event_ms", *map(_quote, parts.measures)]
+    )
+    aggregates = ", ".join(f"{sql} AS {_quote(name)}" for name, sql in parts.measures.items())
+    keys = "".join(f"{key}, " for key in parts.keys)
+    events = f"(SELECT *, epoch_ms(event_time) AS t FROM {source} WHERE {parts.filter})"
+    if declaration.kind is WindowKind.SESSION:
+        partition = f"PARTITION BY {', '.join(parts.keys)} " if parts.keys else ""
+        assigned = f"""
+            SELECT *, sum(opens) OVER ({partition}ORDER BY t ROWS UNBOUNDED PRECEDING) AS session_no
+            FROM (SELECT *, CASE WHEN t - lag(t) OVER ({partition}ORDER BY t) <= {declaration.gap_ms}
+                            THEN 0 ELSE 1 END AS opens FROM {events})"""
+        grouped = f"""
+            SELECT {keys}min(t) AS start_ms, max(t) + {declaration.gap_ms} AS end_ms,
+                   min(t) AS first_event_ms, max(t) AS last_event_ms, {aggregates}
+            FROM ({assigned}) GROUP BY {keys}session_no"""
+    else:
+        size, slide = declaration.size_ms, declaration.slide_ms
+        assigned = f"""
+            SELECT *, unnest(range(t - t % {slide} - {size} + {slide}, t + 1, {slide})) AS start_ms FROM {events}"""
+        grouped = f"""
+            SELECT {keys}start_ms, start_ms + {size} AS end_ms,
+                   min(t) AS first_event_ms, max(t) AS last_event_ms, {aggregates}
+            FROM ({assigned}) GROUP BY {keys}start_ms"""
+    return f"SELECT {select} FROM ({grouped}) WHERE {parts.condition}"
+
+
+def _quote(name: str) -> str:
+    return f'"{name}"'

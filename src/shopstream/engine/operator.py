@@ -1,0 +1,272 @@
+"""Keyed window state, executed incrementally by DuckDB.
+
+An operator absorbs micro-batches (`absorb`) and, as the watermark moves, gives the windows that meet the declaration's
+condition (`advance`): once as soon as a growing condition is true (`final=False`), and once when the window closes
+(`final=True`). Its state lives in one table of the engine's in-memory database and holds nothing older than the
+longest window that is still open.
+"""
+
+from typing import Final, Protocol
+
+import duckdb
+
+from shopstream.engine.compile import Compiled, compile_window
+from shopstream.engine.signal import Signal
+from shopstream.engine.watermark import BEGINNING
+from shopstream.engine.window import WindowDeclaration, WindowKind
+
+__all__ = ["BATCH", "SessionOperator", "SlidingOperator", "WindowOperator", "build_operator"]
+
+BATCH: Final = "batch"
+"""Table of the current micro-batch: the event columns and `t`, event time in epoch milliseconds."""
+
+_ACTORS: Final = frozenset({"user_id", "user_session", "ip"})
+_RAW_LIMIT_MS: Final = 600_000
+
+
+class WindowOperator(Protocol):
+    """One declaration at work."""
+
+    declaration: WindowDeclaration
+
+    def absorb(self) -> None:
+        """Take the events of the table BATCH into the state."""
+        ...
+
+    def advance(self, watermark_ms: int) -> list[Signal]:
+        """Windows that newly meet the condition, given that no event before the watermark will come."""
+        ...
+
+    def state_tables(self) -> tuple[str, ...]:
+        """Tables that hold the keyed state; a checkpoint copies them out and back."""
+        ...
+
+    def resume(self, watermark_ms: int) -> None:
+        """Go on after the state tables were restored; `watermark_ms` is that of the last `advance` before."""
+        ...
+
+
+def build_operator(connection: duckdb.DuckDBPyConnection, declaration: WindowDeclaration) -> WindowOperator:
+    """The operator for a declaration's kind."""
+    if declaration.kind is WindowKind.SESSION:
+        return SessionOperator(connection, declaration)
+    return SlidingOperator(connection, declaration)
+
+
+class _Operator:
+    """What both kinds share."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, declaration: WindowDeclaration) -> None:
+        self.declaration = declaration
+        self._connection = connection
+        self._parts: Compiled = compile_window(declaration)
+        self._watermark_ms = BEGINNING
+        self._keys = "".join(f"{key}, " for key in self._parts.keys)
+        self._merges = ", ".join(f'{sql} AS "{name}"' for name, sql in self._parts.merges.items())
+        self._state = f"window_{declaration.name}"
+
+    def _create(self, table: str, query: str) -> None:
+        """An empty table with the types that a query gives."""
+        self._connection.execute(f"CREATE OR REPLACE TABLE {table} AS SELECT * FROM ({query}) LIMIT 0")
+
+    def resume(self, watermark_ms: int) -> None:
+        """Go on from restored tables."""
+        self._watermark_ms = watermark_ms
+
+    def _pane_query(self, pane: str) -> str:
+        """BATCH grouped into panes."""
+        extra = "".join(f"{sql} AS {alias}, " for alias, sql in self._parts.extra_keys.items())
+        partials = "".join(f", {sql} AS {alias}" for alias, sql in self._parts.partials.items())
+        group = ", ".join([*self._parts.keys, *self._parts.extra_keys, "pane"])
+        return f"""
+            SELECT {self._keys}{extra}{pane} AS pane, min(t) AS t_min, max(t) AS t_max{partials}
+            FROM {BATCH} WHERE {self._parts.filter} GROUP BY {group}"""
+
+    def _signals(self, query: str) -> list[Signal]:
+        """Rows (key, start_ms, end_ms, first_event_ms, last_event_ms, final, measures) as signals."""
+        key, measures = self.declaration.key, tuple(self._parts.merges)
+        width = len(key)
+        return [
+            Signal(
+                window=self.declaration.name,
+                key=dict(zip(key, row[:width], strict=True)),
+                start_ms=row[width],
+                end_ms=row[width + 1],
+                first_event_ms=row[width + 2],
+                last_event_ms=row[width + 3],
+                final=row[width + 4],
+                measures=dict(zip(measures, row[width + 5 :], strict=True)),
+            )
+            for row in self._connection.execute(query).fetchall()
+        ]
+
+    def _columns(self) -> str:
+        measures = "".join(f', "{name}"' for name in self._parts.merges)
+        return f"{self._keys}start_ms, end_ms, first_event_ms, last_event_ms, final{measures}"
+
+
+class SlidingOperator(_Operator):
+    """Tumbling and sliding windows.
+
+    Two grains of state. Windows over actors are short and have about one event a pane: the state keeps the events' own
+    columns, and grouping waits until a cheap count has named the few keys that can meet the condition. All else is
+    summed into panes, one slide long, on the way in.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, declaration: WindowDeclaration) -> None:
+        super().__init__(connection, declaration)
+        self._raw = bool(_ACTORS & set(declaration.key)) and declaration.size_ms <= _RAW_LIMIT_MS
+        slide = declaration.slide_ms
+        if self._raw:  # the state holds events: measure them as declared
+            self._merges = ", ".join(f'{sql} AS "{name}"' for name, sql in self._parts.measures.items())
+            columns = "".join(f', "{column}"' for column in self._parts.columns)
+            self._incoming = f"SELECT t{columns} FROM {BATCH} WHERE {self._parts.filter}"
+        else:
+            self._incoming = self._pane_query(f"t - t % {slide}")
+        self._create(self._state, self._incoming)
+        self._time = "t" if self._raw else "pane"
+        self._fired = f"fired_{declaration.name}"
+        self._create(self._fired, f"SELECT {self._keys}0::BIGINT AS start_ms FROM {BATCH}")
+        self._pruned_ms = BEGINNING
+
+    def absorb(self) -> None:
+        """Append the batch, grouped into panes unless the grain is raw."""
+        self._connection.execute(f"INSERT INTO {self._state} {self._incoming}")
+
+    def _candidates(self, since_ms: int) -> str:
+        """Rows of the keys that can meet the condition.
+
+        A window of `size` overlaps two neighbouring blocks of the same size; if it holds at least m events, one of the
+        two holds at least m/2. That test is one grouping; the exact windows are then cut for the few keys it leaves.
+        """
+        recent = f"SELECT * FROM {self._state} WHERE {self._time} >= {since_ms}"
+        half = (self._parts.min_events + 1) // 2
+        if not self._raw or half <= 1 or not self._parts.keys:
+            return recent
+        keys = ", ".join(self._parts.keys)
+        block = f"{self._time} // {self.declaration.size_ms}"
+        busy = f"""
+            SELECT DISTINCT {keys} FROM (
+                SELECT {keys} FROM ({recent}) GROUP BY {keys}, {block} HAVING count(*) >= {half})"""
+        return f"SELECT * FROM ({recent}) SEMI JOIN ({busy}) USING ({keys})"
+
+    def _windows(self, rows: str) -> str:
+        """All windows of the given state rows, measured."""
+        size, slide = self.declaration.size_ms, self.declaration.slide_ms
+        time = self._time
+        start = f"unnest(range({time} - {time} % {slide} - {size} + {slide}, {time} + 1, {slide}))"
+        first, last = ("min(t)", "max(t)") if self._raw else ("min(t_min)", "max(t_max)")
+        return f"""
+            SELECT {self._keys}start_ms, start_ms + {size} AS end_ms, {first} AS first_event_ms,
+                   {last} AS last_event_ms, {self._merges}
+            FROM (SELECT *, {start} AS start_ms FROM ({rows})) GROUP BY {self._keys}start_ms"""
+
+    def advance(self, watermark_ms: int) -> list[Signal]:
+        """Early and final windows; see the module."""
+        size = self.declaration.size_ms
+        closed_ms = self._watermark_ms
+        watermark_ms = max(watermark_ms, closed_ms)
+        since_ms = closed_ms - size
+        open_too = "TRUE" if self._parts.monotone else f"end_ms <= {watermark_ms}"
+        keys = self._keys
+        self._connection.execute(f"""
+            CREATE OR REPLACE TEMP TABLE hits AS
+            SELECT *, end_ms <= {watermark_ms} AS final FROM ({self._windows(self._candidates(since_ms))})
+            WHERE end_ms > {closed_ms} AND {open_too} AND ({self._parts.condition})""")
+        new = f"""
+            SELECT * FROM hits WHERE final
+            UNION ALL
+            SELECT hits.* FROM hits ANTI JOIN {self._fired} USING ({keys}start_ms) WHERE NOT final"""
+        signals = self._signals(f"SELECT {self._columns()} FROM ({new}) ORDER BY start_ms, {keys}final")
+        if self._parts.monotone:
+            self._connection.execute(f"""
+                CREATE OR REPLACE TABLE {self._fired} AS SELECT {keys}start_ms FROM hits WHERE NOT final""")
+        self._watermark_ms = watermark_ms
+        if watermark_ms - self._pruned_ms >= size:
+            # rewriting leaves no tombstones behind, as deleting would
+            self._connection.execute(f"""
+                CREATE OR REPLACE TABLE {self._state} AS
+                SELECT * FROM {self._state} WHERE {self._time} >= {watermark_ms - size}""")
+            self._pruned_ms = watermark_ms
+        return signals
+
+    def current(self, size_ms: int, now_ms: int) -> str:
+        """Query: the measures by key over the last `size_ms` (up to the declared size) before `now_ms`."""
+        group = f" GROUP BY {', '.join(self._parts.keys)}" if self._parts.keys else ""
+        return f"""
+            SELECT {self._keys}{self._merges} FROM {self._state}
+            WHERE {self._time} >= {now_ms - min(size_ms, self.declaration.size_ms)}{group}"""
+
+    def state_tables(self) -> tuple[str, ...]:
+        """The events or panes, and what has fired early."""
+        return self._state, self._fired
+
+
+class SessionOperator(_Operator):
+    """Sessions by inactivity gap.
+
+    The state holds pieces of sessions: a batch's events of one key and one stretch of a gap's length never lie further
+    apart than the gap, so they are one piece; pieces are joined when somebody looks. Closed sessions stay readable for
+    `retain_ms` of event time.
+    """
+
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, declaration: WindowDeclaration, retain_ms: int = 0
+    ) -> None:
+        super().__init__(connection, declaration)
+        self._retain_ms = retain_ms
+        self._incoming = self._pane_query(f"t // {declaration.gap_ms}")
+        self._create(self._state, self._incoming)
+
+    def absorb(self) -> None:
+        """Append the batch's pieces."""
+        self._connection.execute(f"INSERT INTO {self._state} {self._incoming}")
+
+    def _numbered(self) -> str:
+        """State rows with the ordinal of their session within the key."""
+        partition = f"PARTITION BY {', '.join(self._parts.keys)} " if self._parts.keys else ""
+        before = f"max(t_max) OVER ({partition}ORDER BY t_min, t_max ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
+        return f"""
+            SELECT * EXCLUDE (opens), sum(opens) OVER (
+                       {partition}ORDER BY t_min, t_max ROWS UNBOUNDED PRECEDING) AS session_no
+            FROM (SELECT *, CASE WHEN t_min - {before} <= {self.declaration.gap_ms} THEN 0 ELSE 1 END AS opens
+                  FROM {self._state})"""
+
+    def sessions(self) -> str:
+        """Query: every session of the state: key, start_ms, end_ms, first_event_ms, last_event_ms, measures."""
+        return f"""
+            SELECT {self._keys}min(t_min) AS start_ms, max(t_max) + {self.declaration.gap_ms} AS end_ms,
+                   min(t_min) AS first_event_ms, max(t_max) AS last_event_ms, {self._merges}
+            FROM ({self._numbered()}) GROUP BY {self._keys}session_no"""
+
+    def advance(self, watermark_ms: int) -> list[Signal]:
+        """Sessions that the watermark closes; their condition may shrink again until then, so none fires early."""
+        watermark_ms = max(watermark_ms, self._watermark_ms)
+        signals = self._signals(f"""
+            SELECT {self._columns()} FROM (SELECT *, TRUE AS final FROM ({self.sessions()}))
+            WHERE end_ms >= {self._watermark_ms} AND end_ms < {watermark_ms} AND ({self._parts.condition})
+            ORDER BY start_ms""")
+        self._watermark_ms = watermark_ms
+        self._compact(watermark_ms)
+        return signals
+
+    def _compact(self, watermark_ms: int) -> None:
+        """One row a session (and distinct value); sessions past their retention go."""
+        merge = {"count": "sum", "sum": "sum", "min": "min", "max": "max"}
+        partials = "".join(
+            f", {merge[sql.split('(', 1)[0].lower()]}({alias}) AS {alias}"
+            for alias, sql in self._parts.partials.items()
+        )
+        extra = "".join(f"{alias}, " for alias in self._parts.extra_keys)
+        keys = ", ".join(self._parts.keys)
+        over = f"OVER (PARTITION BY {keys}{', ' if keys else ''}session_no)"
+        self._connection.execute(f"""
+            CREATE OR REPLACE TABLE {self._state} AS
+            SELECT {self._keys}{extra}min(pane) AS pane, min(t_min) AS t_min, max(t_max) AS t_max{partials}
+            FROM (SELECT *, max(t_max) {over} AS newest FROM ({self._numbered()}))
+            WHERE newest + {self.declaration.gap_ms + self._retain_ms} >= {watermark_ms}
+            GROUP BY {self._keys}{extra}session_no""")
+
+    def state_tables(self) -> tuple[str, ...]:
+        """The pieces of sessions."""
+        return (self._state,)

@@ -1,0 +1,90 @@
+"""Windows as declarations: what is grouped, over which time, measured how.
+
+One declaration is compiled to incremental DuckDB SQL (`engine.operator`) and to one plain batch query
+(`engine.compile.batch_sql`); both give the same rows on the same events.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+
+from shopstream.errors import RuleError
+from shopstream.events.schema import EVENT_FIELDS
+
+__all__ = ["WindowDeclaration", "WindowKind"]
+
+_COLUMNS = frozenset(field.name for field in EVENT_FIELDS)
+_RESERVED = frozenset({"start_ms", "end_ms", "first_event_ms", "last_event_ms", "final"})
+
+
+class WindowKind(StrEnum):
+    """How time is cut."""
+
+    TUMBLING = "tumbling"
+    SLIDING = "sliding"
+    SESSION = "session"
+
+
+@dataclass(frozen=True, slots=True)
+class WindowDeclaration:
+    """One windowed aggregation.
+
+    Windows are [start, end) in epoch milliseconds of event time. Tumbling and sliding starts are multiples of the
+    slide since the epoch; a session ends `gap_ms` after its last event, and an event more than that later opens a new
+    one. Events whose key has a null are in no window.
+
+    Args:
+        name: identifier, unique in an engine.
+        kind: tumbling, sliding or session.
+        size_ms: length (tumbling, sliding).
+        slide_ms: distance of starts (sliding); for tumbling it is the size.
+        gap_ms: inactivity that ends a session.
+        key: event columns; empty for the whole site.
+        measures: name → SQL aggregate expression over event columns (see `engine.compile`).
+        filter: SQL condition an event must meet; None takes all.
+        condition: SQL condition over measure names a window must meet to become a signal; None takes all.
+
+    Raises:
+        RuleError: the parts do not fit together.
+    """
+
+    name: str
+    kind: WindowKind
+    key: tuple[str, ...]
+    measures: Mapping[str, str]
+    size_ms: int = 0
+    slide_ms: int = 0
+    gap_ms: int = 0
+    filter: str | None = None
+    condition: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the parts against each other."""
+        object.__setattr__(self, "measures", MappingProxyType(dict(self.measures)))
+        if self.kind is WindowKind.SESSION:
+            if self.gap_ms <= 0 or self.size_ms or self.slide_ms:
+                raise RuleError(f"{self.name}: a session window takes a gap above zero, and neither size nor slide")
+        else:
+            if self.kind is WindowKind.TUMBLING and not self.slide_ms:
+                object.__setattr__(self, "slide_ms", self.size_ms)
+            if self.size_ms <= 0 or self.slide_ms <= 0 or self.gap_ms:
+                raise RuleError(f"{self.name}: a {self.kind} window takes a size (and a slide) above zero, and no gap")
+            if self.size_ms % self.slide_ms:
+                raise RuleError(
+                    f"{self.name}: expected a size that is a whole multiple of the slide, got {self.size_ms} ms by "
+                    f"{self.slide_ms} ms; there would be panes that belong to a window only in part"
+                )
+            if self.kind is WindowKind.TUMBLING and self.slide_ms != self.size_ms:
+                raise RuleError(f"{self.name}: a tumbling window has no slide of its own; say sliding, or drop it")
+        for column in self.key:
+            if column not in _COLUMNS:
+                raise RuleError(f"{self.name}: expected key columns among {sorted(_COLUMNS)}, got {column!r}")
+        if not self.measures:
+            raise RuleError(f"{self.name}: expected at least one measure, e.g. events: count(*)")
+        for measure in self.measures:
+            if not measure.isidentifier() or not measure.isascii() or measure in _RESERVED | _COLUMNS:
+                raise RuleError(
+                    f"{self.name}: {measure!r} cannot name a measure; take letters, digits and _, and no column's name "
+                    f"nor one of {sorted(_RESERVED)}"
+                )
