@@ -65,7 +65,9 @@ EVENT_FIELDS: tuple[Field, ...] = (
     Field("price", PRICE_TYPE, "DECIMAL(18,4)", True, "Price of one piece in the shop's currency."),
     Field("user_id", pa.int64(), "BIGINT", True, "The shopper; personal data."),
     Field("user_session", pa.string(), "VARCHAR", False, "The tracker's session id; may be absent or shared."),
-    Field("event_id", pa.string(), "VARCHAR", False, "The tracker's id of this event, or one derived from its content."),
+    Field(
+        "event_id", pa.string(), "VARCHAR", False, "The tracker's id of this event, or one derived from its content."
+    ),
     Field("ip", pa.string(), "VARCHAR", False, "Client address, where the tracker sends it; personal data."),
     Field("user_agent", pa.string(), "VARCHAR", False, "Client software, where the tracker sends it."),
     Field("url", pa.string(), "VARCHAR", False, "Page address, where the tracker sends it."),

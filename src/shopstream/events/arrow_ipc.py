@@ -1,0 +1,130 @@
+"""Arrow IPC payloads to columns: the form in which shopstream's own writers send many events in one record."""
+
+import pyarrow as pa
+
+from shopstream.events.rows import Row, RowError, read_values
+from shopstream.events.schema import EVENT_FIELDS, WIRE_SCHEMA
+from shopstream.events.validation import Fault, Reason
+
+__all__ = ["ENCODED_SCHEMA", "MARKER", "ArrowBlock", "conform", "encode", "read_payload"]
+
+MARKER = b"\xff\xff\xff\xff"
+"""First bytes of an Arrow IPC stream."""
+
+_TEXT = pa.dictionary(pa.int32(), pa.string())
+
+ENCODED_SCHEMA: pa.Schema = pa.schema(
+    [pa.field(f.name, _TEXT if f.arrow == pa.string() else f.arrow, nullable=True) for f in EVENT_FIELDS]
+)
+"""`WIRE_SCHEMA` with dictionary-encoded text, as it travels and as the decoder hands it on."""
+
+_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
+_READ = pa.ipc.IpcReadOptions(use_threads=False)
+
+ArrowBlock = tuple[pa.Table, list[int] | range, dict[int, Fault]]
+"""Events in `ENCODED_SCHEMA`, the row each came from, and row → fault."""
+
+
+def encode(events: pa.Table) -> bytes:
+    """One IPC stream: lz4, text dictionary-encoded, columns without any value left out."""
+    names = [f.name for f in EVENT_FIELDS if f.name in events.column_names and events[f.name].null_count < len(events)]
+    columns = []
+    for name in names:
+        column = events[name].combine_chunks()
+        if column.type == pa.string():
+            column = column.dictionary_encode()
+        elif pa.types.is_dictionary(column.type):
+            column = column.cast(pa.string()).dictionary_encode()  # drops entries that no row uses
+        columns.append(column)
+    table = pa.table(columns, schema=pa.schema([ENCODED_SCHEMA.field(name) for name in names]))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema, options=_OPTIONS) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+def read_payload(payload: bytes) -> ArrowBlock:
+    """Read one IPC stream.
+
+    Raises:
+        RowError: the payload as a whole is damaged.
+    """
+    try:
+        table = pa.ipc.open_stream(pa.py_buffer(payload), options=_READ).read_all()
+        table.validate(full=True)  # bytes from outside: no offset or index may point out of its buffer
+    except (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError, KeyError, UnicodeError) as error:
+        raise RowError(
+            Reason.MALFORMED_ARROW,
+            f"expected an Arrow IPC stream, got {len(payload)} damaged bytes ({str(error)[:200]}); send it again whole",
+        ) from error
+    return conform(table)
+
+
+def conform(table: pa.Table) -> ArrowBlock:
+    """Bring a table of any producer to `ENCODED_SCHEMA`; row by row where a column does not convert exactly."""
+    try:
+        return _conform_columns(table), range(len(table)), {}
+    except (pa.ArrowException, KeyError, UnicodeError, OverflowError):  # the reason is found row by row
+        return _conform_rows(table)
+
+
+def _conform_columns(table: pa.Table) -> pa.Table:
+    arrays = []
+    for field in ENCODED_SCHEMA:
+        places = table.schema.get_all_field_indices(field.name)
+        if not places and WIRE_SCHEMA.field(field.name).nullable:
+            arrays.append(pa.nulls(len(table), field.type))
+            continue
+        (place,) = places or [None]
+        if place is None:
+            raise KeyError(field.name)
+        arrays.append(_conform_column(table.column(place), field.type))
+    return pa.table(arrays, schema=ENCODED_SCHEMA)
+
+
+def _conform_column(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
+    if wanted == _TEXT:
+        if column.type == _TEXT and not any(_has_blank(chunk.dictionary) for chunk in column.chunks):
+            return column
+        texts = column.cast(pa.string())
+        return pa.compute.if_else(pa.compute.equal(texts, ""), None, texts).dictionary_encode()
+    if column.type == wanted:
+        return column
+    if pa.types.is_floating(column.type):
+        # The shortest text of a float is what its writer meant: 489.07, not 489.06999999999999.
+        return column.cast(pa.string()).cast(wanted)
+    if pa.types.is_timestamp(column.type) and column.type.tz is None:
+        return column.cast(pa.timestamp("us"), safe=False).cast(pa.int64()).cast(wanted)  # no zone: UTC
+    if pa.types.is_timestamp(column.type):
+        return column.cast(wanted, safe=False)  # nanoseconds are cut
+    if pa.types.is_integer(column.type) or pa.types.is_decimal(column.type):
+        return column.cast(wanted)
+    raise pa.ArrowInvalid(f"{column.type} has no direct way to {wanted}")
+
+
+def _has_blank(texts: pa.Array) -> bool:
+    return texts.null_count > 0 or pa.compute.index(texts, "").as_py() >= 0
+
+
+def _conform_rows(table: pa.Table) -> ArrowBlock:
+    rows: list[Row] = []
+    kept: list[int] = []
+    faults: dict[int, Fault] = {}
+    for place in range(len(table)):
+        try:
+            rows.append(read_values(_values(table.slice(place, 1))))
+            kept.append(place)
+        except RowError as error:
+            faults[place] = error.fault
+    return _conform_columns(pa.Table.from_pylist(rows, schema=WIRE_SCHEMA)), kept, faults
+
+
+def _values(row: pa.Table) -> dict[str, object]:
+    values: dict[str, object] = {}
+    for name, column in zip(row.column_names, row.columns, strict=True):
+        if name in WIRE_SCHEMA.names:
+            try:
+                values[name] = column[0].as_py()
+            except (ValueError, OverflowError, UnicodeError, pa.ArrowException):
+                values[name] = str(column[0])  # out of Python's range: judged, and refused, as text
+    return values

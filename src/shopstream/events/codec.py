@@ -1,0 +1,274 @@
+"""Payloads to events and back.
+
+A payload is one or many events of one of three formats, told apart by its first bytes: an Arrow IPC stream
+(0xFFFFFFFF), JSON lines (`{`), else CSV (REES46's nine columns in order; a header line, recognised by `event_time`,
+may reorder them and name the optional tracker columns). Every row of every payload becomes either an event or a
+reject with a named reason and its bytes; nothing is dropped and nothing raises.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from shopstream.events import arrow_ipc, text
+from shopstream.events.identity import EVENT_ID_SQL_OVER_INTEGERS
+from shopstream.events.rows import RowError
+from shopstream.events.schema import EVENT_FIELDS, REES46_COLUMNS, WIRE_SCHEMA
+from shopstream.events.validation import Fault, Reason, first_faults, price_units, time_us
+
+__all__ = ["REJECT_SCHEMA", "Decoded", "Decoder", "decode", "encode_arrow", "encode_csv", "encode_json"]
+
+REJECT_SCHEMA: pa.Schema = pa.schema(
+    [
+        pa.field("record", pa.int32(), nullable=False),
+        pa.field("place", pa.int64(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+        pa.field("payload", pa.binary(), nullable=False),
+    ]
+)
+
+_BINARY_PREFIX = 64
+_IDENTITY_COLUMNS = (
+    "event_type",
+    "product_id",
+    "category_id",
+    "category_code",
+    "brand",
+    "user_id",
+    "user_session",
+    "event_id",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What a sequence of payloads held, in order of record, then place.
+
+    Args:
+        events: the columns of `WIRE_SCHEMA` (text may be dictionary-encoded, with another dictionary in each chunk),
+            `event_id` always filled, then `record` int32 (index into the payloads) and `place` int32 (row of the
+            payload, from 0, counted over its events and rejects).
+        rejects: `REJECT_SCHEMA`; `payload` is the row as it came (an Arrow row: as an IPC stream of that row alone).
+    """
+
+    events: pa.Table
+    rejects: pa.Table
+
+
+@dataclass(slots=True)
+class _Part:
+    """One payload's, or several payloads', typed rows before they are judged, and the faults found so far."""
+
+    events: pa.Table
+    records: np.ndarray
+    places: np.ndarray
+    rejects: list[tuple[int, int, Fault, bytes]]
+
+
+class Decoder:
+    """Decodes payloads; holds a DuckDB connection for the content ids.
+
+    Args:
+        connection: where to compute; a private in-memory database if None. Not for several threads at once.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection | None = None) -> None:
+        self._sql = connection.cursor() if connection is not None else duckdb.connect()
+        self._sql.execute("SET TimeZone = 'UTC'")
+
+    def decode(self, payloads: Sequence[bytes], arrival_ms: Sequence[int]) -> Decoded:
+        """Decode payloads that arrived at the given epoch milliseconds.
+
+        Raises:
+            ValueError: the two sequences differ in length.
+        """
+        if len(payloads) != len(arrival_ms):
+            raise ValueError(
+                f"expected one arrival time for each payload, got {len(arrival_ms)} for {len(payloads)}; pass both alike"
+            )
+        parts = list(_parts(payloads))
+        rejects = [reject for part in parts for reject in part.rejects]
+        events = _together(parts)
+        faults = first_faults(events, np.array(arrival_ms, dtype=np.int64) * 1000) if len(events) else {}
+        if faults:
+            records, places = events["record"].to_numpy(), events["place"].to_numpy()
+            for row, fault in faults.items():
+                record, place = int(records[row]), int(places[row])
+                rejects.append((record, place, fault, _row_bytes(payloads[record], place, events, row)))
+            good = np.ones(len(events), dtype=bool)
+            good[list(faults)] = False
+            events = events.filter(pa.array(good))
+        rejects.sort(key=lambda reject: reject[:2])
+        return Decoded(self._identified(events), _reject_table(rejects))
+
+    def _identified(self, events: pa.Table) -> pa.Table:
+        column = events["event_id"]
+        if column.null_count == 0:
+            return events
+        source = events.select(_IDENTITY_COLUMNS)
+        source = source.append_column("time_us", pa.array(time_us(events)))
+        source = source.append_column("price_units", pa.array(price_units(events)))
+        ids = self._sql.from_arrow(source).project(f"{EVENT_ID_SQL_OVER_INTEGERS} AS event_id").to_arrow_table()
+        return events.set_column(events.schema.get_field_index("event_id"), "event_id", ids["event_id"])
+
+
+def decode(payloads: Sequence[bytes], arrival_ms: Sequence[int]) -> Decoded:
+    """Decode with a decoder of its own; keep a `Decoder` where it happens often."""
+    return Decoder().decode(payloads, arrival_ms)
+
+
+def encode_arrow(events: pa.Table) -> bytes:
+    """One Arrow IPC stream: lz4, text dictionary-encoded, columns without any value left out.
+
+    The caller keeps the result within the stream's limit for a record.
+    """
+    return arrow_ipc.encode(events)
+
+
+def encode_csv(events: pa.Table) -> bytes:
+    """CSV with a header line: the nine REES46 columns, and those optional ones that hold any value."""
+    names = [*REES46_COLUMNS, *_used_options(events)]
+    sink = io.StringIO(newline="")
+    writer = csv.writer(sink, lineterminator="\n")
+    writer.writerow(names)
+    for row in events.select(names).to_pylist():
+        row["event_time"] = _time_text(row["event_time"])
+        row["price"] = _price_text(row["price"])
+        writer.writerow("" if value is None else value for value in row.values())
+    return sink.getvalue().encode()
+
+
+def encode_json(events: pa.Table) -> bytes:
+    """JSON lines; absent values are left out, the price is a number written in full."""
+    names = [*REES46_COLUMNS, *_used_options(events)]
+    lines = []
+    for row in events.select(names).to_pylist():
+        price = _price_text(row.pop("price"))
+        row["event_time"] = row["event_time"].astimezone(UTC).isoformat().replace("+00:00", "Z")
+        rest = json.dumps({name: value for name, value in row.items() if value is not None}, ensure_ascii=False)
+        lines.append(f'{rest[:-1]}, "price": {price}}}\n')
+    return "".join(lines).encode()
+
+
+def _used_options(events: pa.Table) -> list[str]:
+    options = (field.name for field in EVENT_FIELDS[len(REES46_COLUMNS) :])
+    return [name for name in options if name in events.column_names and events[name].null_count < len(events)]
+
+
+def _time_text(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(' ')} UTC"
+
+
+def _price_text(price: Decimal) -> str:
+    whole, _, decimals = f"{price:f}".partition(".")
+    return f"{whole}.{decimals.rstrip('0').ljust(2, '0')}"
+
+
+def _parts(payloads: Sequence[bytes]) -> Iterator[_Part]:
+    """Payloads by runs: neighbouring text payloads of one layout are read as one block."""
+    lines: list[bytes] = []
+    counts: list[tuple[int, int]] = []
+    layout: tuple[str, ...] | None = None
+    for record, payload in enumerate(payloads):
+        if payload.startswith(arrow_ipc.MARKER):
+            yield from _text_part(lines, counts, layout)
+            lines, counts = [], []
+            yield _arrow_part(record, payload)
+            continue
+        bare = payload.removeprefix(text.BYTE_ORDER_MARK)
+        if not bare.strip() or b"\0" in bare[:_BINARY_PREFIX]:
+            yield from _text_part(lines, counts, layout)
+            lines, counts = [], []
+            fault = Fault(
+                Reason.UNKNOWN_FORMAT,
+                f"expected an Arrow IPC stream, JSON lines or CSV, got {len(payload)} bytes of something else; "
+                "encode events as one of these",
+            )
+            yield _Part(arrow_ipc.ENCODED_SCHEMA.empty_table(), *_indices(record, []), [(record, 0, fault, payload)])
+            continue
+        fresh, columns = _text_rows(payload)
+        if columns != layout:
+            yield from _text_part(lines, counts, layout)
+            lines, counts, layout = [], [], columns
+        lines += fresh
+        counts.append((record, len(fresh)))
+    yield from _text_part(lines, counts, layout)
+
+
+def _text_rows(payload: bytes) -> tuple[list[bytes], tuple[str, ...] | None]:
+    """Rows of a text payload and its CSV columns (None: JSON lines)."""
+    lines = text.event_lines(payload)
+    if lines and lines[0].lstrip().startswith(b"{"):
+        return lines, None
+    header = text.csv_columns(lines[0]) if lines else None
+    return (lines[1:], header) if header else (lines, REES46_COLUMNS)
+
+
+def _indices(record: int, places: Sequence[int] | range) -> tuple[np.ndarray, np.ndarray]:
+    rows = np.arange(len(places), dtype=np.int32) if isinstance(places, range) else np.array(places, dtype=np.int32)
+    return np.full(len(places), record, dtype=np.int32), rows
+
+
+def _arrow_part(record: int, payload: bytes) -> _Part:
+    try:
+        events, kept, faults = arrow_ipc.read_payload(payload)
+    except RowError as error:
+        return _Part(arrow_ipc.ENCODED_SCHEMA.empty_table(), *_indices(record, []), [(record, 0, error.fault, payload)])
+    rejects = [(record, place, fault, _arrow_row(payload, place)) for place, fault in faults.items()]
+    return _Part(events, *_indices(record, kept), rejects)
+
+
+def _text_part(lines: list[bytes], counts: list[tuple[int, int]], columns: tuple[str, ...] | None) -> Iterator[_Part]:
+    if not lines:
+        return
+    block = text.read_block(lines, columns)
+    sizes = [size for _, size in counts]
+    records = np.repeat(np.array([record for record, _ in counts], dtype=np.int32), sizes)
+    places = np.concatenate([np.arange(size, dtype=np.int32) for size in sizes])
+    rejects = [(int(records[i]), int(places[i]), fault, lines[i]) for i, fault in block.faults.items()]
+    if block.faults:
+        kept = np.array(block.lines, dtype=np.int64)
+        records, places = records[kept], places[kept]
+    yield _Part(block.events, records, places, rejects)
+
+
+def _together(parts: list[_Part]) -> pa.Table:
+    if not parts:
+        parts = [_Part(WIRE_SCHEMA.empty_table(), *_indices(0, []), [])]
+    tables = [part.events for part in parts]
+    if len({table.schema for table in tables}) > 1:
+        tables = [table.cast(WIRE_SCHEMA) for table in tables]
+    events = pa.concat_tables(tables)
+    events = events.append_column("record", pa.array(np.concatenate([part.records for part in parts])))
+    return events.append_column("place", pa.array(np.concatenate([part.places for part in parts])))
+
+
+def _row_bytes(payload: bytes, place: int, events: pa.Table, row: int) -> bytes:
+    if payload.startswith(arrow_ipc.MARKER):
+        return arrow_ipc.encode(events.slice(row, 1).select(WIRE_SCHEMA.names))
+    return _text_rows(payload)[0][place]
+
+
+def _arrow_row(payload: bytes, place: int) -> bytes:
+    table = pa.ipc.open_stream(pa.py_buffer(payload)).read_all().slice(place, 1)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+def _reject_table(rejects: list[tuple[int, int, Fault, bytes]]) -> pa.Table:
+    rows = [
+        {"record": record, "place": place, "reason": fault.reason.value, "detail": fault.detail, "payload": payload}
+        for record, place, fault, payload in rejects
+    ]
+    return pa.Table.from_pylist(rows, schema=REJECT_SCHEMA)

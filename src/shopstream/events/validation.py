@@ -1,0 +1,266 @@
+"""What an event may hold, and the name of each rule that rejects one.
+
+Two kinds of fault: bytes that cannot be read as typed values (named by `events.rows`), and typed values that no shop
+event can have (named by `first_faults` here). Either way the row becomes a dead letter with reason, detail and bytes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from shopstream.events.schema import EVENT_FIELDS, EventType
+
+__all__ = ["MAX_TEXT", "REASONS", "Fault", "Reason", "first_faults", "price_units", "time_us"]
+
+
+class Reason(StrEnum):
+    """Name of the rule that rejected a row; stored in dead letters, so names never change."""
+
+    UNKNOWN_FORMAT = "unknown_format"
+    MALFORMED_ARROW = "malformed_arrow"
+    MALFORMED_CSV = "malformed_csv"
+    MALFORMED_JSON = "malformed_json"
+    NOT_UTF8 = "not_utf8"
+    MISSING_FIELD = "missing_field"
+    BAD_EVENT_TIME = "bad_event_time"
+    EVENT_TIME_TOO_OLD = "event_time_too_old"
+    EVENT_TIME_IN_FUTURE = "event_time_in_future"
+    UNKNOWN_EVENT_TYPE = "unknown_event_type"
+    BAD_PRODUCT_ID = "bad_product_id"
+    BAD_CATEGORY_ID = "bad_category_id"
+    BAD_USER_ID = "bad_user_id"
+    BAD_PRICE = "bad_price"
+    NEGATIVE_PRICE = "negative_price"
+    PRICE_TOO_LARGE = "price_too_large"
+    PRICE_TOO_PRECISE = "price_too_precise"
+    BAD_TEXT = "bad_text"
+    CONTROL_CHARACTER = "control_character"
+    TEXT_TOO_LONG = "text_too_long"
+
+
+MAX_TEXT = {"ip": 64, "user_agent": 4096, "url": 8192}
+"""Longest value of a text column in bytes of UTF-8; 1,024 for those not named."""
+
+_DEFAULT_MAX_TEXT = 1024
+_DAY_US = 86_400_000_000
+_OLDEST_US = 946_684_800_000_000  # 2000-01-01
+_PRICE_LIMIT = 10**18  # ten-thousandths that decimal(18,4) can hold
+_FIRST_PRINTABLE = 0x20
+_DELETE = 0x7F
+
+REASONS: dict[Reason, str] = {
+    Reason.UNKNOWN_FORMAT: "The payload is empty, or is no Arrow IPC stream, JSON lines or CSV.",
+    Reason.MALFORMED_ARROW: "The payload begins as an Arrow IPC stream and is damaged or cut.",
+    Reason.MALFORMED_CSV: "The line has another number of fields than its columns, or broken quotes.",
+    Reason.MALFORMED_JSON: "The line is no JSON object.",
+    Reason.NOT_UTF8: "The line is not UTF-8.",
+    Reason.MISSING_FIELD: "A required field is absent or empty.",
+    Reason.BAD_EVENT_TIME: "The time is not `YYYY-MM-DD hh:mm:ss`, optionally with a fraction and UTC, Z or an offset.",
+    Reason.EVENT_TIME_TOO_OLD: "The time is before the year 2000.",
+    Reason.EVENT_TIME_IN_FUTURE: "The time is more than one day after the record's arrival.",
+    Reason.UNKNOWN_EVENT_TYPE: "The type is none of view, cart, remove_from_cart, purchase.",
+    Reason.BAD_PRODUCT_ID: "The product id is no integer from 0 to 2^63-1.",
+    Reason.BAD_CATEGORY_ID: "The category id is no integer from 0 to 2^63-1.",
+    Reason.BAD_USER_ID: "The user id is no integer from 0 to 2^63-1.",
+    Reason.BAD_PRICE: "The price is no decimal number.",
+    Reason.NEGATIVE_PRICE: "The price is below zero.",
+    Reason.PRICE_TOO_LARGE: "The price has more than 14 digits before the point.",
+    Reason.PRICE_TOO_PRECISE: "The price has more than four decimals.",
+    Reason.BAD_TEXT: "A text field holds something else than text.",
+    Reason.CONTROL_CHARACTER: "A text field holds a control character (below U+0020, or U+007F).",
+    Reason.TEXT_TOO_LONG: "A text field is longer than its limit.",
+}
+"""What each reason means, for people."""
+
+_TEXT = tuple(field.name for field in EVENT_FIELDS if field.arrow == pa.string())
+_REQUIRED = tuple(field.name for field in EVENT_FIELDS if field.required)
+_IDS = {
+    "product_id": Reason.BAD_PRODUCT_ID,
+    "category_id": Reason.BAD_CATEGORY_ID,
+    "user_id": Reason.BAD_USER_ID,
+}
+_EVENT_TYPES = pa.array([kind.value for kind in EventType])
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a row was rejected."""
+
+    reason: Reason
+    detail: str
+
+
+def time_us(events: pa.Table) -> npt.NDArray[np.int64]:
+    """`event_time` as epoch microseconds; what stands under a null is anything."""
+    return _numbers(events["event_time"], np.int64, 1)
+
+
+def price_units(events: pa.Table) -> npt.NDArray[np.int64]:
+    """`price` in ten-thousandths: the low 64 bits of each decimal128; what stands under a null is anything."""
+    return _numbers(events["price"], np.int64, 2)
+
+
+def _numbers(column: pa.ChunkedArray, dtype: type[np.int64], words: int, word: int = 0) -> npt.NDArray[np.int64]:
+    parts = []
+    for chunk in column.chunks:
+        values = np.frombuffer(chunk.buffers()[1] or b"", dtype=dtype)
+        parts.append(values[chunk.offset * words + word : (chunk.offset + len(chunk)) * words : words])
+    return np.concatenate(parts) if parts else np.empty(0, dtype)
+
+
+def first_faults(events: pa.Table, arrival_us: npt.NDArray[np.int64]) -> dict[int, Fault]:
+    """Rows that no shop event can be, each with the first rule it breaks.
+
+    Args:
+        events: `WIRE_SCHEMA` columns (text may be dictionary-encoded) and `record`.
+        arrival_us: arrival of each record, indexed by `record`.
+
+    Whole columns are judged first by nulls, extremes and dictionaries; rows are looked at only where a column failed.
+    """
+    found: dict[int, Fault] = {}
+
+    def note(bad: Mask, reason: Reason, detail: Callable[[int], str]) -> None:
+        for row in np.flatnonzero(bad).tolist():
+            found.setdefault(row, Fault(reason, detail(row)))
+
+    for name in _REQUIRED:
+        if events[name].null_count:
+            note(_mask(pc.is_null(events[name])), Reason.MISSING_FIELD, lambda _, name=name: _missing(name))  # type: ignore[misc]
+    _check_time(events, arrival_us, note)
+    _check_type(events, note)
+    for name, reason in _IDS.items():
+        if (pc.min(events[name]).as_py() or 0) < 0:
+            bad = _mask(pc.less(events[name], 0))
+            note(bad, reason, lambda row, name=name: _bad_id(name, events[name][row].as_py()))  # type: ignore[misc]
+    _check_price(events, note)
+    for name in _TEXT:
+        _check_text(name, events[name], note)
+    return found
+
+
+_Note = Callable[[Mask, Reason, Callable[[int], str]], None]
+
+
+def _missing(name: str) -> str:
+    return f"expected a value in {name}, got none; send it with every event"
+
+
+def _bad_id(name: str, value: object) -> str:
+    return f"expected {name} to be an integer from 0 to 2^63-1, got {value}; send the shop's own numeric id"
+
+
+def _check_time(events: pa.Table, arrival_us: npt.NDArray[np.int64], note: _Note) -> None:
+    times = time_us(events)
+    if not len(times):
+        return
+    if times.min() < _OLDEST_US:
+        note(
+            times < _OLDEST_US,
+            Reason.EVENT_TIME_TOO_OLD,
+            lambda row: (
+                f"expected an event_time from 2000-01-01 on, got {_moment(times[row])}; check the tracker's clock or unit"
+            ),
+        )
+    if times.max() > arrival_us.min() + _DAY_US:
+        arrived = arrival_us[_numbers32(events["record"])]
+        note(
+            times > arrived + _DAY_US,
+            Reason.EVENT_TIME_IN_FUTURE,
+            lambda row: (
+                f"expected an event_time at most one day after arrival at {_moment(arrived[row])}, "
+                f"got {_moment(times[row])}; check the tracker's clock"
+            ),
+        )
+
+
+def _moment(us: np.int64) -> str:
+    return str(np.datetime64(int(us), "us")) + "Z"
+
+
+def _numbers32(column: pa.ChunkedArray) -> npt.NDArray[np.int32]:
+    result: npt.NDArray[np.int32] = column.to_numpy()
+    return result
+
+
+def _check_type(events: pa.Table, note: _Note) -> None:
+    column = events["event_type"]
+    if all(pc.all(pc.is_in(values, value_set=_EVENT_TYPES)).as_py() is not False for values in _values(column)):
+        return
+    plain = column.cast(pa.string())
+    note(
+        _mask(pc.invert(pc.is_in(plain, value_set=_EVENT_TYPES))),
+        Reason.UNKNOWN_EVENT_TYPE,
+        lambda row: (
+            f"expected event_type to be one of {', '.join(EventType)}, got {str(plain[row].as_py())[:80]!r}; "
+            "map the tracker's names to these"
+        ),
+    )
+
+
+def _check_price(events: pa.Table, note: _Note) -> None:
+    units = price_units(events)
+    high = _numbers(events["price"], np.int64, 2, 1)
+    if not len(units) or (not high.any() and units.min() >= 0 and units.max() < _PRICE_LIMIT):
+        return
+    column = events["price"]
+    note(
+        high < 0,
+        Reason.NEGATIVE_PRICE,
+        lambda row: (
+            f"expected a price of at least 0, got {column[row].as_py()}; send refunds as events of another kind"
+        ),
+    )
+    note(
+        (high > 0) | (units < 0) | (units >= _PRICE_LIMIT),
+        Reason.PRICE_TOO_LARGE,
+        lambda _: "expected a price of at most 14 digits before the point, got more; check the currency's unit",
+    )
+
+
+def _check_text(name: str, column: pa.ChunkedArray, note: _Note) -> None:
+    if column.null_count == len(column):
+        return
+    limit = MAX_TEXT.get(name, _DEFAULT_MAX_TEXT)
+    if not any(_suspicious(values, limit) for values in _values(column)):
+        return
+    plain = column.cast(pa.string())
+    note(
+        _mask(pc.greater(pc.binary_length(plain), limit)),
+        Reason.TEXT_TOO_LONG,
+        lambda row: f"expected {name} of at most {limit} bytes, got {len(plain[row].as_buffer())}; shorten it",
+    )
+    note(
+        _mask(pc.match_substring_regex(plain, r"[\x00-\x1f\x7f]")),
+        Reason.CONTROL_CHARACTER,
+        lambda _: f"expected {name} without control characters, got some; send plain text",
+    )
+
+
+def _values(column: pa.ChunkedArray) -> list[pa.Array]:
+    """The distinct texts where the column is dictionary-encoded, else all."""
+    if pa.types.is_dictionary(column.type):
+        return [chunk.dictionary for chunk in column.chunks]
+    return list(column.chunks)
+
+
+def _suspicious(values: pa.Array, limit: int) -> bool:
+    if not len(values):
+        return False
+    _, offset_buffer, data_buffer = values.buffers()
+    offsets = np.frombuffer(offset_buffer, dtype=np.int32)[values.offset : values.offset + len(values) + 1]
+    if data_buffer is None or offsets[-1] == offsets[0]:
+        return False
+    data = np.frombuffer(data_buffer, dtype=np.uint8)[offsets[0] : offsets[-1]]
+    return bool(data.min() < _FIRST_PRINTABLE or (data == _DELETE).any() or np.diff(offsets).max() > limit)
+
+
+def _mask(bad: pa.ChunkedArray) -> Mask:
+    result: Mask = pc.fill_null(bad, False).to_numpy()
+    return result
