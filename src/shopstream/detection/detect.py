@@ -1,0 +1,60 @@
+"""From signals to detections: what a rule's window met becomes a verdict with the rule's words on it."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+
+from shopstream.detection.detection import Detection
+from shopstream.detection.rule import Rule
+from shopstream.engine.signal import Signal
+
+__all__ = ["detect", "detection_id"]
+
+
+def detection_id(rule_id: str, key: Mapping[str, str], start_ms: int) -> str:
+    """32 hex characters of SHA-256 over rule, key and window start: a replay finds the same."""
+    text = json.dumps([rule_id, sorted(key.items()), start_ms], ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def detect(signals: Iterable[Signal], rules: Mapping[str, Rule]) -> list[Detection]:
+    """One detection for each signal of a rule's window, in the order given.
+
+    Signals of windows that are no rule's (live journeys have some) are not detections and are left out, and so are
+    those of rules that are switched off.
+    """
+    return [
+        _detection(signal, rule)
+        for signal in signals
+        if (rule := rules.get(signal.window)) is not None and rule.enabled
+    ]
+
+
+def _detection(signal: Signal, rule: Rule) -> Detection:
+    key = {column: str(value) for column, value in signal.key.items()}
+    return Detection(
+        detection_id=detection_id(rule.id, key, signal.start_ms),
+        rule_id=rule.id,
+        rule_version=rule.version,
+        title=rule.title,
+        severity=rule.level,
+        tags=rule.tags,
+        key_kind=rule.key_kind,
+        key=key,
+        start_ms=signal.start_ms,
+        end_ms=signal.end_ms,
+        first_event_ms=signal.first_event_ms,
+        last_event_ms=signal.last_event_ms,
+        measures={name: _json_ready(value) for name, value in signal.measures.items()},
+        threshold=rule.condition,
+        final=signal.final,
+        suppress_for_ms=rule.suppress_for,
+    )
+
+
+def _json_ready(value: object) -> object:
+    """Money becomes text, so that no digit is lost; times and the like in their own notation."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value) if isinstance(value, Decimal) else getattr(value, "isoformat", value.__str__)()

@@ -1,0 +1,241 @@
+"""Reads rule files: YAML in, checked rules out, or problems that say file, line, rule and remedy."""
+
+import difflib
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+import duckdb
+import yaml
+from pydantic import ValidationError
+
+from shopstream.detection.rule import Rule
+from shopstream.engine.compile import batch_sql
+from shopstream.errors import ConfigurationError, RuleError
+from shopstream.events.schema import EVENT_FIELDS, duckdb_columns
+
+__all__ = ["MAX_RULE_BYTES", "RuleProblem", "load_rules", "read_rule", "read_rules", "shipped_rules"]
+
+MAX_RULE_BYTES = 64 << 10
+"""Size of one rule file."""
+
+_MAX_DEPTH = 8
+_WORDS = tuple(name for name in Rule.model_fields if name not in {"version", "source"})
+
+_REMEDIES = {
+    "id": "name it like the file, without .yml",
+    "title": "say in one line what was found",
+    "status": "take stable, test or experimental; deprecated or unsupported switch a rule off",
+    "description": "say what the rule looks at, and why the numbers are what they are",
+    "level": "take informational, low, medium, high or critical",
+    "tags": "write a list, e.g. [attack.t1498]",
+    "falsepositives": "name at least one honest reason for a false alarm",
+    "references": "write a list of addresses",
+    "key": "list columns, e.g. [user_id]; an empty list [] means the whole site",
+    "window": "write e.g. {kind: sliding, size: 10s, slide: 1s}, or {kind: session, gap: 30m}",
+    "filter": "write a condition on one event, e.g. event_type = 'cart'",
+    "measures": "write name: aggregate, e.g. events: count(*)",
+    "condition": "compare measures, e.g. events > 15",
+    "suppress_for": "write the quiet time that ends an incident, e.g. 5m",
+    "verdict": "take bot, human or unknown, or leave it out",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RuleProblem:
+    """What is wrong with a rule file, and where.
+
+    Args:
+        file, line: the place; lines count from 1.
+        rule: id of the rule (the file's stem).
+        problem: expected what, came what; do what.
+    """
+
+    file: str
+    line: int
+    rule: str
+    problem: str
+
+    def __str__(self) -> str:
+        """One line, in the form that editors jump to."""
+        return f"{self.file}:{self.line}: rule {self.rule}: {self.problem}"
+
+
+def shipped_rules() -> Traversable:
+    """The folder of the rules that come with shopstream."""
+    return files("shopstream.detection") / "rules"
+
+
+def load_rules(rules_path: Path | None = None) -> dict[str, Rule]:
+    """The shipped rules, and those of a folder over them, by id in order.
+
+    Raises:
+        ConfigurationError: no such folder.
+        RuleError: rules that do not fit, one line each: `file:line: rule id: problem; remedy`.
+    """
+    rules, problems = read_rules(shipped_rules())
+    if rules_path is not None:
+        own, own_problems = read_rules(rules_path)
+        rules, problems = rules | own, problems + own_problems
+    if problems:
+        raise RuleError("\n".join(map(str, problems)))
+    return dict(sorted(rules.items()))
+
+
+def read_rules(folder: Traversable | Path) -> tuple[dict[str, Rule], list[RuleProblem]]:
+    """The rules of one folder, and what is wrong with the files that are none.
+
+    Raises:
+        ConfigurationError: no such folder.
+    """
+    if not folder.is_dir():
+        raise ConfigurationError(f"expected a folder of rules at {folder}, found none; create it, or change rules_path")
+    rules: dict[str, Rule] = {}
+    problems: list[RuleProblem] = []
+    for file in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        if file.name.endswith(".yaml"):
+            stem = file.name.removesuffix(".yaml")
+            problems.append(RuleProblem(str(file), 1, stem, f"rules end in .yml; rename it to {stem}.yml"))
+        if not file.name.endswith(".yml"):
+            continue
+        rule, found = read_rule(file)
+        problems += found
+        if rule is not None:
+            rules[rule.id] = rule
+    return rules, problems
+
+
+def read_rule(file: Traversable | Path) -> tuple[Rule | None, list[RuleProblem]]:
+    """One rule file: the rule, or what is wrong with it.
+
+    Raises:
+        ConfigurationError: the file cannot be read.
+    """
+    stem = file.name.removesuffix(".yml")
+    try:
+        with file.open("rb") as handle:
+            content = handle.read(MAX_RULE_BYTES + 1)
+    except OSError as error:
+        raise ConfigurationError(
+            f"rule file {file} cannot be read ({error.strerror}); check path and rights"
+        ) from error
+    try:
+        data, lines = _read_yaml(content)
+        return _build(data, lines, stem, str(file), hashlib.sha256(content).hexdigest()[:12]), []
+    except _Found as found:
+        return None, [RuleProblem(str(file), line, stem, text) for line, text in found.problems]
+
+
+class _Found(Exception):  # noqa: N818  carries problems to read_rule, never leaves this module
+    def __init__(self, *problems: tuple[int, str]) -> None:
+        super().__init__(problems)
+        self.problems = problems
+
+
+def _read_yaml(content: bytes) -> tuple[dict[str, object], dict[tuple[str | int, ...], int]]:
+    """The mapping of a file, and the line of each of its parts."""
+    if len(content) > MAX_RULE_BYTES:
+        raise _Found((1, f"expected at most {MAX_RULE_BYTES} bytes; one file holds one rule"))
+    try:
+        text = content.decode("utf-8")
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise _Found((_line_of(event), "anchors and aliases are not allowed; write the value out"))
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _MAX_DEPTH:
+                raise _Found((_line_of(event), f"nested more than {_MAX_DEPTH} deep; write it flatter"))
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if not isinstance(node, yaml.MappingNode):
+            raise _Found((1, f"expected words with values, got no mapping; begin with id: and title: of {_WORDS}"))
+        lines = dict(_lines(node, ()))
+        data = yaml.safe_load(text)
+    except UnicodeDecodeError as error:
+        raise _Found((1, f"expected UTF-8 text, got byte {error.object[error.start]:#x}; save it as UTF-8")) from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        said = getattr(error, "problem", None) or "unreadable"
+        raise _Found((mark.line + 1 if mark else 1, f"no YAML: {said}; check indentation and quotes")) from error
+    except ValueError as error:  # a date that no calendar has
+        raise _Found((1, f"a value cannot be read: {error}; put it in quotes")) from error
+    return data, lines
+
+
+def _line_of(event: yaml.Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark else 1
+
+
+def _lines(node: yaml.Node, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], int]]:
+    yield path, node.start_mark.line + 1
+    if isinstance(node, yaml.SequenceNode):
+        for place, item in enumerate(node.value):
+            yield from _lines(item, (*path, place))
+    elif isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
+                raise _Found((line, "expected a word before the colon; put it in quotes if it is one"))
+            if key.value in seen:
+                raise _Found((line, f"{key.value!r} stands here a second time; keep one"))
+            seen.add(key.value)
+            yield from _lines(value, (*path, key.value))
+            yield (*path, key.value), line
+
+
+def _build(
+    data: Mapping[str, object], lines: Mapping[tuple[str | int, ...], int], stem: str, source: str, version: str
+) -> Rule:
+    problems = [(lines[(word,)], _unknown(word)) for word in data if word not in _WORDS]
+    if "id" in data and data["id"] != stem:
+        problems.append((lines[("id",)], f"id: expected {stem!r} as the file is named, got {data['id']!r}; rename one"))
+    known = {word: value for word, value in data.items() if word in _WORDS}
+    try:
+        rule = Rule.model_validate({**known, "source": source, "version": version})
+    except ValidationError as error:
+        for item in error.errors():
+            place = tuple(part for part in item["loc"] if part != "[key]")
+            while place not in lines:
+                place = place[:-1]
+            word = str(item["loc"][0]) if item["loc"] else "condition"
+            line = lines[place] if item["loc"] else lines.get(("condition",), 1)
+            problems.append((line, f"{_where(item['loc']) or word}: {_said(item)}; {_REMEDIES[word]}"))
+        raise _Found(*sorted(problems)) from error
+    if problems:
+        raise _Found(*sorted(problems))
+    try:
+        _bind(rule)
+    except RuleError as error:
+        raise _Found((lines[("window",)], f"window: {error}; {_REMEDIES['window']}")) from error
+    except duckdb.Error as error:
+        said = str(error).splitlines()[0]
+        raise _Found((lines[("measures",)], f"the types do not fit: {said}; compare like with like")) from error
+    return rule
+
+
+def _bind(rule: Rule) -> None:
+    """Let DuckDB plan the rule over an empty table, which finds types that do not fit."""
+    columns = ", ".join(f"{name} {kind}" for name, kind in duckdb_columns(EVENT_FIELDS).items())
+    with duckdb.connect() as connection:
+        connection.execute(f"CREATE TABLE events ({columns})")
+        connection.execute("EXPLAIN " + batch_sql(rule.window_declaration(), "events"))
+
+
+def _unknown(word: str) -> str:
+    near = difflib.get_close_matches(word, _WORDS, n=1)
+    meant = f"did you mean {near[0]!r}?" if near else f"known words are {', '.join(_WORDS)}"
+    return f"unknown word {word!r}; {meant}"
+
+
+def _where(place: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in place if part != "[key]")
+
+
+def _said(item: Mapping[str, object]) -> str:
+    if item["type"] == "missing":
+        return "missing"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    return message if item["type"] == "value_error" else f"{message[0].lower()}{message[1:]}, got {item['input']!r}"

@@ -1,0 +1,137 @@
+"""A rule: what counts as suspicious, as data.
+
+The words are Sigma's where Sigma has one; `key`, `window`, `filter`, `measures`, `condition`, `suppress_for` and
+`verdict` are shopstream's. `docs/rules.md` explains each with an example.
+"""
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from shopstream.detection.detection import Severity
+from shopstream.detection.duration import parse_duration
+from shopstream.detection.expression import EVENT_COLUMNS, check_condition, check_filter, check_measure
+from shopstream.engine.window import WindowDeclaration, WindowKind
+
+__all__ = ["MEASURE_NAME", "RULE_ID", "Rule", "RuleStatus", "Window"]
+
+RULE_ID = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", re.ASCII)
+MEASURE_NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
+_MAX_ID = 64
+_NOT_KEYS = frozenset({"event_time", "event_id", "price"})
+
+DurationMs = Annotated[int, BeforeValidator(parse_duration)]
+Text = Annotated[str, Field(min_length=1, max_length=4_000)]
+
+
+class RuleStatus(StrEnum):
+    """How far a rule is trusted, in Sigma's words; the last two switch it off."""
+
+    STABLE = "stable"
+    TEST = "test"
+    EXPERIMENTAL = "experimental"
+    DEPRECATED = "deprecated"
+    UNSUPPORTED = "unsupported"
+
+
+class Window(BaseModel):
+    """The time a rule looks at; see `WindowDeclaration` for the exact borders."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: WindowKind = WindowKind.SLIDING
+    size: DurationMs = 0
+    slide: DurationMs = 0
+    gap: DurationMs = 0
+
+
+def _check_id(name: str) -> str:
+    if len(name) > _MAX_ID or not RULE_ID.fullmatch(name):
+        raise ValueError(f"expected lower-case words joined by _, at most {_MAX_ID} characters, got {name!r}")
+    return name
+
+
+def _check_key(columns: tuple[str, ...]) -> tuple[str, ...]:
+    known = EVENT_COLUMNS - _NOT_KEYS
+    for column in columns:
+        if column not in known:
+            raise ValueError(f"expected columns among {', '.join(sorted(known))}, got {column!r}")
+    if len(set(columns)) != len(columns):
+        raise ValueError(f"expected each column once, got {', '.join(columns)}")
+    return columns
+
+
+def _check_measures(measures: dict[str, str]) -> Mapping[str, str]:
+    checked = {}
+    for name, text in measures.items():
+        if not MEASURE_NAME.fullmatch(name) or name in EVENT_COLUMNS:
+            raise ValueError(f"{name!r} cannot name a measure; take lower-case letters, digits and _, no column's name")
+        try:
+            checked[name] = check_measure(text)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    return MappingProxyType(checked)
+
+
+class Rule(BaseModel):
+    """One rule; its words are checked, its expressions normalised.
+
+    `version` is a digest of the file's bytes, `source` where it was read from; both come from the loader.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    id: Annotated[str, AfterValidator(_check_id)]
+    title: Annotated[str, Field(min_length=1, max_length=120)]
+    status: RuleStatus = RuleStatus.EXPERIMENTAL
+    description: Text
+    level: Severity
+    tags: tuple[Text, ...] = ()
+    falsepositives: Annotated[tuple[Text, ...], Field(min_length=1)]
+    references: tuple[Text, ...] = ()
+    key: Annotated[tuple[str, ...], AfterValidator(_check_key)]
+    window: Window
+    filter: Annotated[Text, AfterValidator(check_filter)] | None = None
+    measures: Annotated[dict[str, Text], Field(min_length=1, max_length=32), AfterValidator(_check_measures)]
+    condition: Text
+    suppress_for: DurationMs
+    verdict: Literal["bot", "human", "unknown"] | None = None
+    version: str
+    source: str
+
+    @model_validator(mode="after")
+    def _check_condition(self) -> Self:
+        object.__setattr__(self, "condition", check_condition(self.condition, self.measures))
+        return self
+
+    @property
+    def enabled(self) -> bool:
+        """Deprecated and unsupported rules stay listed, and do not run."""
+        return self.status not in {RuleStatus.DEPRECATED, RuleStatus.UNSUPPORTED}
+
+    @property
+    def key_kind(self) -> str:
+        """`site`, or the key columns joined by `+`."""
+        return "+".join(self.key) or "site"
+
+    def window_declaration(self) -> WindowDeclaration:
+        """What the engine runs.
+
+        Raises:
+            RuleError: the window's parts do not fit together.
+        """
+        return WindowDeclaration(
+            name=self.id,
+            kind=self.window.kind,
+            key=self.key,
+            measures=self.measures,
+            size_ms=self.window.size,
+            slide_ms=self.window.slide,
+            gap_ms=self.window.gap,
+            filter=self.filter,
+            condition=self.condition,
+        )
