@@ -1,6 +1,9 @@
 """Settings of the Iceberg tables."""
 
-from pydantic import BaseModel, ConfigDict
+from datetime import timedelta
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = ["LakehouseSettings"]
 
@@ -9,3 +12,21 @@ class LakehouseSettings(BaseModel):
     """Settings of the Iceberg tables."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    compression: Literal["zstd", "snappy", "none"] = Field(
+        default="zstd", description="Codec of Parquet columns; event ids are random and stay plain until compaction."
+    )
+    target_file_bytes: int = Field(
+        default=256 << 20, ge=1 << 20, description="Compaction merges smaller files of one day up to this size."
+    )
+    keep_snapshots: int = Field(
+        default=20, ge=1, description="Snapshots that `lake expire` keeps where no other number is given."
+    )
+    orphan_age: timedelta = Field(
+        default=timedelta(days=1),
+        description="A file that no snapshot knows may belong to a commit under way; younger ones are left alone.",
+    )
+    durable: bool = Field(
+        default=True,
+        description="Force each file to the disk before its commit: survives power loss, not only a crash.",
+    )

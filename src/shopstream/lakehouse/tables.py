@@ -1,0 +1,172 @@
+"""The Iceberg tables, derived from the declarations of their fields.
+
+`events` is partitioned by day of `event_time`; the two others are small and have one partition.
+Columns get Iceberg field ids in order of declaration, from 1; a new field goes to the end of its declaration.
+"""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC, PartitionField, PartitionSpec
+from pyiceberg.schema import Schema
+from pyiceberg.table.name_mapping import create_mapping_from_schema
+from pyiceberg.transforms import DayTransform
+from pyiceberg.types import (
+    BinaryType,
+    BooleanType,
+    DecimalType,
+    IcebergType,
+    LongType,
+    NestedField,
+    StringType,
+    TimestamptzType,
+)
+
+from shopstream.events.schema import DEAD_LETTER_FIELDS, LAKE_FIELDS, Field
+from shopstream.lakehouse.ports import LakeTable
+
+__all__ = ["DETECTION_FIELDS", "NAMESPACE", "TABLES", "TableDeclaration"]
+
+NAMESPACE = "shop"
+
+_TIME = pa.timestamp("us", "UTC")
+
+DETECTION_FIELDS: tuple[Field, ...] = (
+    Field("detection_id", pa.string(), "VARCHAR", True, "Derived from rule, key and window; the latest row counts."),
+    Field("rule_id", pa.string(), "VARCHAR", True, "The rule."),
+    Field("rule_version", pa.string(), "VARCHAR", True, "Digest of the rule file's content."),
+    Field("title", pa.string(), "VARCHAR", True, "What the rule looks for."),
+    Field("severity", pa.string(), "VARCHAR", True, "informational, low, medium, high or critical."),
+    Field("tags", pa.string(), "VARCHAR", True, "The rule's tags: a JSON array of text."),
+    Field("key_kind", pa.string(), "VARCHAR", True, "`site`, or the key columns joined by `+`, e.g. `user_id`."),
+    Field("key", pa.string(), "VARCHAR", True, "Key column to value as text: a JSON object, empty for the site."),
+    Field("start_time", _TIME, "TIMESTAMPTZ", True, "Start of the window, UTC."),
+    Field("end_time", _TIME, "TIMESTAMPTZ", True, "End of the window (not part of it), UTC."),
+    Field("first_event_time", _TIME, "TIMESTAMPTZ", True, "First event inside the window, UTC."),
+    Field("last_event_time", _TIME, "TIMESTAMPTZ", True, "Last event inside the window, UTC."),
+    Field("measures", pa.string(), "VARCHAR", True, "Measure to observed value: a JSON object."),
+    Field("threshold", pa.string(), "VARCHAR", True, "The rule's condition, as text."),
+    Field(
+        "final", pa.bool_(), "BOOLEAN", True, "False while the window was open: a later row with the id replaces it."
+    ),
+    Field("suppress_for_ms", pa.int64(), "BIGINT", True, "Quiet event time after which the incident closes."),
+)
+"""Columns of the lakehouse table `detections`: `detection.Detection` with times for `_ms` and JSON for collections."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableDeclaration:
+    """One table of the lakehouse.
+
+    Args:
+        table: its name.
+        fields: its columns, in order; field ids count from 1.
+        doc: one sentence that ends with the grain.
+        day_of: the time column whose UTC day partitions it; None: one partition.
+        sort_by: order of rows inside a compacted file.
+        bounds: columns whose minimum and maximum stand in the manifests, so that readers skip files.
+    """
+
+    table: LakeTable
+    fields: tuple[Field, ...]
+    doc: str
+    day_of: str | None
+    sort_by: tuple[str, ...]
+    bounds: tuple[str, ...]
+
+    def schema(self) -> Schema:
+        """The Iceberg schema."""
+        return Schema(
+            *(
+                NestedField(
+                    number, field.name, _iceberg_type(field.arrow), required=self.required(field), doc=field.doc
+                )
+                for number, field in enumerate(self.fields, start=1)
+            )
+        )
+
+    def arrow(self) -> pa.Schema:
+        """The Arrow schema of its Parquet files, with Iceberg field ids."""
+        return pa.schema(
+            [
+                pa.field(
+                    field.name,
+                    field.arrow,
+                    nullable=not self.required(field),
+                    metadata={b"PARQUET:field_id": str(number).encode()},
+                )
+                for number, field in enumerate(self.fields, start=1)
+            ]
+        )
+
+    def required(self, field: Field) -> bool:
+        """Whether a column is never null here: an event gets its id at the latest when it is decoded."""
+        return field.required or field.name == "event_id"
+
+    def partition_spec(self) -> PartitionSpec:
+        """How rows are divided."""
+        if self.day_of is None:
+            return UNPARTITIONED_PARTITION_SPEC
+        source = self.schema().find_field(self.day_of).field_id
+        return PartitionSpec(PartitionField(source, 1000, DayTransform(), f"{self.day_of}_day"))
+
+    def properties(self, target_file_bytes: int) -> dict[str, str]:
+        """Table properties: format, metrics, metadata hygiene."""
+        return {
+            "comment": self.doc,
+            "format-version": "2",
+            "schema.name-mapping.default": create_mapping_from_schema(self.schema()).model_dump_json(),
+            "write.parquet.compression-codec": "zstd",
+            "write.target-file-size-bytes": str(target_file_bytes),
+            "write.metadata.metrics.default": "none",
+            **{f"write.metadata.metrics.column.{name}": "full" for name in self.bounds},
+            # A manifest a commit would make planning slow: merge them as Iceberg's own writers do.
+            "commit.manifest-merge.enabled": "true",
+            "commit.manifest.min-count-to-merge": "32",
+            # The adapter retries itself, since every attempt has to carry the positions of the snapshot before it.
+            "commit.retry.num-retries": "0",
+            "write.metadata.delete-after-commit.enabled": "true",
+            "write.metadata.previous-versions-max": "10",
+        }
+
+
+def _iceberg_type(arrow: pa.DataType) -> IcebergType:
+    if pa.types.is_decimal(arrow):
+        return DecimalType(arrow.precision, arrow.scale)
+    plain: dict[pa.DataType, IcebergType] = {
+        pa.string(): StringType(),
+        pa.int64(): LongType(),
+        pa.bool_(): BooleanType(),
+        pa.binary(): BinaryType(),
+        _TIME: TimestamptzType(),
+    }
+    return plain[arrow]
+
+
+TABLES: dict[LakeTable, TableDeclaration] = {
+    LakeTable.EVENTS: TableDeclaration(
+        LakeTable.EVENTS,
+        LAKE_FIELDS,
+        "Everything shoppers did, late events too. One row per event; a bulk load may repeat one (same time and id).",
+        day_of="event_time",
+        sort_by=("event_time", "event_id"),
+        bounds=("event_time", "event_type", "product_id", "category_id", "price", "user_id", "arrival_time"),
+    ),
+    LakeTable.DEAD_LETTERS: TableDeclaration(
+        LakeTable.DEAD_LETTERS,
+        DEAD_LETTER_FIELDS,
+        "Bytes that could not become events, with the reason. One row per rejected row of a record.",
+        day_of=None,
+        sort_by=("arrival_time", "dead_letter_id"),
+        bounds=("reason", "arrival_time"),
+    ),
+    LakeTable.DETECTIONS: TableDeclaration(
+        LakeTable.DETECTIONS,
+        DETECTION_FIELDS,
+        "Verdicts of rules on windows. One row per version of a detection.",
+        day_of=None,
+        sort_by=("start_time", "detection_id"),
+        bounds=("rule_id", "start_time", "end_time"),
+    ),
+}
+"""Declaration of each table."""

@@ -1,0 +1,48 @@
+"""The lakehouse's tables as DuckDB views, for dbt, queries and the dashboard."""
+
+from collections.abc import Iterable
+
+import duckdb
+
+from shopstream.lakehouse.ports import Lakehouse, LakeTable
+from shopstream.lakehouse.tables import TABLES, TableDeclaration
+
+__all__ = ["create_views", "view_sql"]
+
+
+def create_views(
+    connection: duckdb.DuckDBPyConnection, lakehouse: Lakehouse, tables: Iterable[LakeTable] = tuple(LakeTable)
+) -> None:
+    """Create or replace a temporary view for each table, over the files of its current snapshot.
+
+    A view sees that snapshot only: call again to see later commits. An empty table gives an empty view with the same
+    columns. Temporary, so that nothing of them stays in a database file, and a read-only database will do.
+    """
+    for table in tables:
+        files = lakehouse.data_files(table)
+        connection.execute(f"CREATE OR REPLACE TEMPORARY VIEW {table.value} AS {view_sql(table, files)}")
+
+
+def view_sql(table: LakeTable, files: Iterable[str]) -> str:
+    """`SELECT` over Parquet files of a table; columns are found by Iceberg field id, and null in files older than they.
+
+    DuckDB takes no bound parameters in a view: the paths are literals, quoted here.
+    """
+    declaration = TABLES[table]
+    paths = ", ".join(_literal(path) for path in files)
+    if not paths:
+        columns = ", ".join(f"NULL::{field.duckdb} AS {field.name}" for field in declaration.fields)
+        return f"SELECT {columns} WHERE false"
+    return f"SELECT * FROM read_parquet([{paths}], hive_partitioning = false, schema = {_schema(declaration)})"
+
+
+def _schema(declaration: TableDeclaration) -> str:
+    columns = ", ".join(
+        f"{number}: {{'name': '{field.name}', 'type': '{field.duckdb}', 'default_value': NULL}}"
+        for number, field in enumerate(declaration.fields, start=1)
+    )
+    return f"MAP {{{columns}}}"
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
