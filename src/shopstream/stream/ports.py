@@ -5,7 +5,7 @@ of one shard into one record and sets `explicit_hash_key`. Sequence numbers grow
 across shards. A resharded stream keeps its closed parents: read a parent to its end before its children.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import md5
 from typing import Protocol
@@ -16,6 +16,7 @@ __all__ = [
     "MAX_PUT_RECORDS",
     "MAX_RECORD_BYTES",
     "TRIM_HORIZON",
+    "ConsumerPositions",
     "NewRecord",
     "Position",
     "PutOutcome",
@@ -134,4 +135,20 @@ class StreamAdmin(Protocol):
 
     def merge(self, shard_id: str, other_shard_id: str) -> str:
         """Close two adjacent shards; one child takes both ranges."""
+        ...
+
+
+class ConsumerPositions(Protocol):
+    """Remembers by name how far each consumer has come, for those without a checkpoint of their own."""
+
+    def positions(self, consumer: str) -> dict[str, Position]:
+        """Shard id → position last committed; a shard the consumer never committed is absent (TRIM_HORIZON)."""
+        ...
+
+    def commit(self, consumer: str, positions: Mapping[str, Position]) -> None:
+        """Remember these positions, all or none; shards not named keep theirs. Going back is allowed: a re-read.
+
+        Raises:
+            StateError: no such shard.
+        """
         ...

@@ -16,7 +16,10 @@ class StreamSettings(BaseModel):
     shards: int = Field(default=4, ge=1, le=1024, description="Shards of a new stream.")
     retention: timedelta = Field(default=timedelta(hours=24), description="Records older than this are dropped.")
     max_bytes: ByteSize = Field(
-        default=ByteSize(8 << 30), description="Disk the stream may take; a full one pushes back on its writers."
+        default=ByteSize(8 << 30),
+        ge=64 << 20,
+        description="Disk the stream may take, its log of changes included (64 MiB at least); a full one drops what "
+        "retention allows, then pushes back on its writers.",
     )
     fsync: Literal["always", "batch", "never"] = Field(
         default="batch",

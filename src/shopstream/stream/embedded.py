@@ -1,0 +1,360 @@
+"""The embedded stream: a durable, sharded, append-only log in one SQLite file.
+
+Promises, each with a test:
+
+- A record is acknowledged when its transaction is committed; a put is taken whole or not at all. Killing the process
+  loses nothing acknowledged; what a power cut may cost is `StreamSettings.fsync`'s choice. A torn tail of the log of
+  changes is cut off at the last whole transaction when the file is next opened.
+- Sequence numbers come from the clock (milliseconds, then a counter) and never repeat, not even after a power cut
+  took the last puts back: a consumer that is ahead of the tip then misses nothing that is put later.
+- Retention drops records by age, oldest first. A consumer that fell behind it gets a StateError, never a silent gap.
+- Disk is bounded: file and log of changes stay within `max_bytes`. A full stream drops expired records and reuses
+  their pages; unexpired records are never dropped, the writer gets a BackpressureError instead.
+- Any number of threads and processes write and read at once; readers never wait for writers.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from pathlib import Path
+from sqlite3 import Connection
+from types import TracebackType
+from typing import Self
+
+from shopstream.clock import Clock
+from shopstream.errors import BackpressureError, PermanentError, StateError
+from shopstream.stream.database import PAGE_BYTES, Database, create
+from shopstream.stream.limits import check_put
+from shopstream.stream.ports import (
+    TRIM_HORIZON,
+    NewRecord,
+    Position,
+    PutOutcome,
+    ReadBatch,
+    Record,
+    Shard,
+)
+from shopstream.stream.settings import StreamSettings
+from shopstream.stream.status import StreamStatus, oldest_unread_ms, shard_statuses
+from shopstream.stream.topology import (
+    Routes,
+    first_rows,
+    listed_shards,
+    one_shard,
+    open_range,
+    reshape,
+    shard_id_of,
+    shard_number_of,
+)
+
+__all__ = ["EmbeddedStream"]
+
+_COUNTER_BITS = 20  # a million records in one millisecond; lasts until the year 2248 in 63 bits
+_RETIRE_WITH_A_PUT = (1000, 16 << 20)  # records and bytes: more than a put adds, so expired ones never pile up
+_RETIRE_AT_ONCE = (10_000, 256 << 20)  # a transaction of trim(), short enough for writers to get their turn
+_LARGE_RECORD = PAGE_BYTES // 4  # from here on a record may leave most of a page unused
+_ROW_OVERHEAD = 64  # bytes of a row besides payload and key, its index entry included
+_SPARE_PAGES = 16  # for the inner pages of index and table
+_RETRY_AT_LEAST = timedelta(milliseconds=100)
+_RETRY_AT_MOST = timedelta(seconds=60)
+
+
+class _FullError(BackpressureError):
+    """No room for a put: the disk allowed is taken by records that retention keeps."""
+
+
+class EmbeddedStream(AbstractContextManager["EmbeddedStream"]):
+    """StreamWriter, StreamReader, StreamAdmin and ConsumerPositions on one SQLite file."""
+
+    def __init__(self, database: Database, settings: StreamSettings, clock: Clock, log_reserve: int) -> None:
+        self._database = database
+        self._settings = settings
+        self._clock = clock
+        self._log_reserve = log_reserve
+        self._routes = Routes(-1, [], [])
+
+    @classmethod
+    def open(cls, path: Path, settings: StreamSettings, clock: Clock) -> Self:
+        """The stream in this file; a new one with `settings.shards` equal shards where there is none yet.
+
+        Raises:
+            StateError: the file is something else, of another format, or damaged.
+        """
+        start = clock.now_ms() << _COUNTER_BITS
+        create(path, first_rows(settings.shards, start))
+        log_reserve = min(max(settings.max_bytes // 8, 16 << 20), 64 << 20)
+        stream = cls(Database(path, settings.fsync, log_reserve // 2), settings, clock, log_reserve)
+        stream.shards()  # a file that is no stream is refused here, not at the first put
+        return stream
+
+    def close(self) -> None:
+        """Give the file back; calls after this raise PermanentError."""
+        self._database.close()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Writing
+
+    def put(self, records: Sequence[NewRecord]) -> list[PutOutcome]:
+        """Append records, all or none; one outcome each, in order, never an error code.
+
+        Raises:
+            BackpressureError: full of records that retention keeps, or another process holds the file too long.
+            PermanentError: over a limit of `limits.check_put`.
+        """
+        if not records:
+            return []
+        check_put(records)
+        try:
+            return self._append(records)
+        except _FullError:
+            if not self.trim():
+                raise
+            return self._append(records)
+
+    def trim(self) -> int:
+        """Drop all records older than the retention; returns how many. A put does a part of this each time."""
+        dropped, more = 0, True
+        while more:
+            with self._database.transaction() as connection:
+                count, more = self._retire(connection, *_RETIRE_AT_ONCE)
+            dropped += count
+        return dropped
+
+    def _append(self, records: Sequence[NewRecord]) -> list[PutOutcome]:
+        with self._database.transaction() as connection:
+            self._retire(connection, *_RETIRE_WITH_A_PUT)
+            self._ensure_room(connection, records)
+            sequence, last_arrival, shape = connection.execute(
+                "SELECT last_sequence, last_arrival_ms, shape FROM stream"
+            ).fetchone()
+            if self._routes.shape != shape:
+                self._routes = Routes.read(connection, shape)
+            routes = self._routes
+            arrival = max(self._clock.now_ms(), last_arrival)  # a clock set back must not reorder the stream
+            sequence = max(sequence, arrival << _COUNTER_BITS)
+            rows = []
+            grown: dict[int, tuple[int, int, int]] = {}
+            for record in records:
+                sequence += 1
+                number = routes.shard_of(record)
+                rows.append((sequence, number, arrival, record.partition_key, record.payload))
+                count, size, _ = grown.get(number, (0, 0, 0))
+                grown[number] = (count + 1, size + len(record.payload), sequence)
+            connection.executemany("INSERT INTO record VALUES (?, ?, ?, ?, ?)", rows)
+            connection.executemany(
+                "UPDATE shard SET records = records + ?, bytes = bytes + ?, newest_sequence = ?, newest_arrival_ms = ?"
+                " WHERE shard_no = ?",
+                [(count, size, newest, arrival, number) for number, (count, size, newest) in grown.items()],
+            )
+            connection.execute("UPDATE stream SET last_sequence = ?, last_arrival_ms = ?", (sequence, arrival))
+        return [PutOutcome(shard_id_of(row[1]), row[0]) for row in rows]
+
+    def _ensure_room(self, connection: Connection, records: Sequence[NewRecord]) -> None:
+        needed = _SPARE_PAGES + sum(map(_pages, records))
+        if self._disk_bytes(connection, used=True) + int(needed * PAGE_BYTES) <= self._settings.max_bytes:
+            return
+        (oldest,) = connection.execute("SELECT arrival_ms FROM record ORDER BY sequence_number LIMIT 1").fetchone() or (
+            self._clock.now_ms(),
+        )
+        expires = timedelta(milliseconds=oldest - self._clock.now_ms()) + self._settings.retention
+        raise _FullError(
+            f"the stream {self._database.path} may take {self._settings.max_bytes} bytes of disk and is full of "
+            f"records younger than {self._settings.retention}; wait, raise stream.max_bytes or lower stream.retention",
+            min(max(expires, _RETRY_AT_LEAST), _RETRY_AT_MOST),
+        )
+
+    def _disk_bytes(self, connection: Connection, *, used: bool) -> int:
+        pages: int = connection.execute("PRAGMA page_count").fetchone()[0]
+        free: int = connection.execute("PRAGMA freelist_count").fetchone()[0]
+        if used:
+            return (pages - free) * PAGE_BYTES + max(self._log_reserve, self._database.log_bytes())
+        return pages * PAGE_BYTES + self._database.log_bytes()
+
+    def _retire(self, connection: Connection, records: int, size: int) -> tuple[int, bool]:
+        """Drop expired records, about so many and so many bytes; returns how many, and whether there may be more."""
+        rows = connection.execute(
+            "SELECT sequence_number, shard_no, arrival_ms, length(payload) FROM record ORDER BY sequence_number"
+        )
+        expired_ms = self._expired_ms()
+        dropped: dict[int, tuple[int, int, int]] = {}
+        count, freed, newest, more = 0, 0, TRIM_HORIZON, False
+        for sequence, number, arrival, length in rows:
+            if arrival >= expired_ms:
+                break
+            if count >= records or freed >= size:
+                more = True
+                break
+            shard_count, shard_freed, _ = dropped.get(number, (0, 0, 0))
+            dropped[number] = (shard_count + 1, shard_freed + length, sequence)
+            count, freed, newest = count + 1, freed + length, sequence
+        rows.close()
+        if count:
+            connection.execute("DELETE FROM record WHERE sequence_number <= ?", (newest,))
+            connection.executemany(
+                "UPDATE shard SET records = records - ?, bytes = bytes - ?, trimmed_sequence = ? WHERE shard_no = ?",
+                [(*sums, number) for number, sums in dropped.items()],
+            )
+        return count, more
+
+    def _expired_ms(self) -> int:
+        return self._clock.now_ms() - self._settings.retention // timedelta(milliseconds=1)
+
+    # Reading
+
+    def shards(self) -> list[Shard]:
+        """Shards in the order they were made; a closed one until retention has passed it and its records are gone."""
+        with self._database.snapshot() as connection:
+            return listed_shards(connection, self._expired_ms())
+
+    def read(self, shard_id: str, after: Position, *, max_records: int, max_bytes: int) -> ReadBatch:
+        """Records after a position, as many as fit into `max_records` and `max_bytes` of payload, one at least.
+
+        Raises:
+            StateError: no such shard; `after` was trimmed by retention; `after` is of another stream.
+            PermanentError: a limit below one.
+        """
+        if max_records < 1 or max_bytes < 1:
+            raise PermanentError(f"a read takes one record and byte at least, got {max_records=}, {max_bytes=}")
+        number = shard_number_of(shard_id)
+        with self._database.snapshot() as connection:
+            closed, newest, trimmed = one_shard(
+                connection, shard_id, "closed_ms IS NOT NULL, newest_sequence, trimmed_sequence"
+            )
+            start = trimmed if after == TRIM_HORIZON else after
+            self._check_position(shard_id, start, newest, trimmed)
+            last = _last_that_fits(connection, number, start, max_records, max_bytes)
+            records = tuple(
+                Record(*row)
+                for row in connection.execute(
+                    "SELECT payload, partition_key, ?, sequence_number, arrival_ms FROM record"
+                    " WHERE shard_no = ? AND sequence_number > ? AND sequence_number <= ? ORDER BY sequence_number",
+                    (shard_id, number, start, last),
+                )
+            )
+        behind = max(0, self._clock.now_ms() - records[-1].arrival_ms) if records and last < newest else 0
+        return ReadBatch(records, last, behind, ended=bool(closed) and last >= newest)
+
+    def _check_position(self, shard_id: str, after: Position, newest: Position, trimmed: Position) -> None:
+        if after < trimmed:
+            raise StateError(
+                f"retention ({self._settings.retention}) dropped records of {shard_id} up to {trimmed}, the position "
+                f"{after} is before that: records would be skipped; go on from TRIM_HORIZON if that is acceptable, and "
+                "raise stream.retention if consumers may be away for longer"
+            )
+        if after > max(newest, (self._clock.now_ms() + 1) << _COUNTER_BITS):
+            raise StateError(
+                f"the newest record of {shard_id} is {newest}, the position {after} lies in the future; it belongs to "
+                "another stream: start from TRIM_HORIZON"
+            )
+
+    # Consumers
+
+    def consumers(self) -> list[str]:
+        """Names that committed positions."""
+        with self._database.snapshot() as connection:
+            return [name for (name,) in connection.execute("SELECT DISTINCT consumer FROM position ORDER BY consumer")]
+
+    def positions(self, consumer: str) -> dict[str, Position]:
+        """Shard id → position last committed under this name; a shard never committed is absent."""
+        with self._database.snapshot() as connection:
+            rows = connection.execute(
+                "SELECT shard_no, sequence_number FROM position WHERE consumer = ? ORDER BY shard_no", (consumer,)
+            ).fetchall()
+        return {shard_id_of(number): sequence for number, sequence in rows}
+
+    def commit(self, consumer: str, positions: Mapping[str, Position]) -> None:
+        """Remember positions under this name, all or none; shards not named keep theirs.
+
+        Raises:
+            StateError: no such shard.
+        """
+        with self._database.transaction() as connection:
+            for shard_id, position in positions.items():
+                one_shard(connection, shard_id, "shard_no")
+                connection.execute(
+                    "INSERT INTO position VALUES (?, ?, ?)"
+                    " ON CONFLICT DO UPDATE SET sequence_number = excluded.sequence_number",
+                    (consumer, shard_number_of(shard_id), position),
+                )
+
+    def lag(self, consumer: str) -> dict[str, int]:
+        """Shard id → age in milliseconds of the oldest record this consumer has not committed; 0 when there is none."""
+        committed = self.positions(consumer)
+        with self._database.snapshot() as connection:
+            oldest = oldest_unread_ms(connection, committed)
+        now_ms = self._clock.now_ms()
+        return {shard: 0 if arrival is None else max(0, now_ms - arrival) for shard, arrival in oldest.items()}
+
+    def describe(self) -> StreamStatus:
+        """Sizes and ages, without reading the records; closed shards until their records are gone."""
+        with self._database.snapshot() as connection:
+            shards = shard_statuses(connection)
+            disk_bytes = self._disk_bytes(connection, used=False)
+        records, size = sum(shard.records for shard in shards), sum(shard.bytes for shard in shards)
+        return StreamStatus(shards, records, size, disk_bytes, self._settings.max_bytes)
+
+    # Reshaping
+
+    def split(self, shard_id: str, at_hash_key: int) -> tuple[str, str]:
+        """Close a shard; its children take [first, at-1] and [at, last]; returns them in this order.
+
+        Raises:
+            StateError: no such shard, or closed already.
+            PermanentError: `at_hash_key` leaves a child without hash keys.
+        """
+        with self._database.transaction() as connection:
+            first, last = open_range(connection, shard_id)
+            if not first < at_hash_key <= last:
+                raise PermanentError(
+                    f"{shard_id} takes hash keys {first} to {last} and can be split above the first of them, "
+                    f"got {at_hash_key}"
+                )
+            lower, upper = reshape(
+                connection, [shard_id], [(first, at_hash_key - 1), (at_hash_key, last)], self._clock.now_ms()
+            )
+        return lower, upper
+
+    def merge(self, shard_id: str, other_shard_id: str) -> str:
+        """Close two adjacent shards; one child takes both ranges.
+
+        Raises:
+            StateError: no such shard, or closed already.
+            PermanentError: the two do not touch.
+        """
+        with self._database.transaction() as connection:
+            ranges = sorted([open_range(connection, shard_id), open_range(connection, other_shard_id)])
+            (first, middle), (next_first, last) = ranges
+            if middle + 1 != next_first:
+                raise PermanentError(
+                    f"two shards can be merged when their hash keys touch, {shard_id} and {other_shard_id} take "
+                    f"{ranges[0]} and {ranges[1]}; see `shards()` for neighbours"
+                )
+            (child,) = reshape(connection, [shard_id, other_shard_id], [(first, last)], self._clock.now_ms())
+        return child
+
+
+def _pages(record: NewRecord) -> float:
+    """Pages a record may need at most, a little generous."""
+    size = len(record.payload) + len(record.partition_key.encode()) + _ROW_OVERHEAD
+    return size * 4 / 3 / PAGE_BYTES if size < _LARGE_RECORD else size // PAGE_BYTES + 2
+
+
+def _last_that_fits(connection: Connection, number: int, after: Position, max_records: int, max_bytes: int) -> Position:
+    """Place of the last record of a batch; looks at sizes only, so that no payload is loaded in vain."""
+    last, total = after, 0
+    sizes = connection.execute(
+        "SELECT sequence_number, length(payload) FROM record WHERE shard_no = ? AND sequence_number > ?"
+        " ORDER BY sequence_number LIMIT ?",
+        (number, after, max_records),
+    )
+    for sequence, size in sizes:
+        total += size
+        if total > max_bytes and last != after:
+            break
+        last = sequence
+    sizes.close()
+    return last
