@@ -1,0 +1,36 @@
+{# What DuckDB and Athena (Trino) spell differently. Models call these and are otherwise plain SQL. #}
+
+{% macro shop_time(instant) %}{{ return(adapter.dispatch('shop_time', 'shopstream')(instant)) }}{% endmacro %}
+
+{# Wall-clock time in the shop's time zone, without zone. #}
+{% macro default__shop_time(instant) -%}
+    cast({{ instant }} at time zone '{{ var("timezone") | replace("'", "''") }}' as timestamp)
+{%- endmacro %}
+
+
+{% macro iso_weekday(day) %}{{ return(adapter.dispatch('iso_weekday', 'shopstream')(day)) }}{% endmacro %}
+
+{# 1 = Monday … 7 = Sunday. #}
+{% macro default__iso_weekday(day) -%} extract(day_of_week from {{ day }}) {%- endmacro %}
+
+{% macro duckdb__iso_weekday(day) -%} extract(isodow from {{ day }}) {%- endmacro %}
+
+
+{% macro with_thousands(number) %}{{ return(adapter.dispatch('with_thousands', 'shopstream')(number)) }}{% endmacro %}
+
+{# 12034 → '12,034'. #}
+{% macro default__with_thousands(number) -%} format('%,d', {{ number }}) {%- endmacro %}
+
+{% macro duckdb__with_thousands(number) -%} format('{:,}', {{ number }}) {%- endmacro %}
+
+
+{% macro as_percent(ratio) %}{{ return(adapter.dispatch('as_percent', 'shopstream')(ratio)) }}{% endmacro %}
+
+{# 0.0188 → '1.9 %'; rates below one in a thousand keep two decimals, or they would all read 0.0. #}
+{% macro default__as_percent(ratio) -%}
+    format(case when {{ ratio }} > 0 and {{ ratio }} < 0.001 then '%.2f %%' else '%.1f %%' end, 100 * {{ ratio }})
+{%- endmacro %}
+
+{% macro duckdb__as_percent(ratio) -%}
+    printf(case when {{ ratio }} > 0 and {{ ratio }} < 0.001 then '%.2f %%' else '%.1f %%' end, 100 * {{ ratio }})
+{%- endmacro %}

@@ -1,0 +1,25 @@
+{# Measures that several models take over events; one spelling, so that they cannot drift apart. #}
+
+{% macro count_events(event_type) -%}
+    cast(sum(case when event_type = '{{ event_type }}' then 1 else 0 end) as bigint)
+{%- endmacro %}
+
+{# Purchases times their price: a purchase event is one piece. #}
+{% macro revenue() -%}
+    cast(sum(case when event_type = 'purchase' then price else 0 end) as decimal(18, 4))
+{%- endmacro %}
+
+{# A share between 0 and 1; null when there is nothing to share. #}
+{% macro ratio(part, whole) -%}
+    (cast({{ part }} as double) / nullif(cast({{ whole }} as double), 0))
+{%- endmacro %}
+
+{# One end of the 95 % Wilson score interval of hits out of trials: a rate from few trials gets a wide interval. #}
+{% macro wilson_bound(hits, trials, sign) -%}
+    {%- set z = 1.959964 -%}
+    {%- set p = ratio(hits, trials) -%}
+    {%- set n = 'cast(' ~ trials ~ ' as double)' -%}
+    (({{ p }} + {{ z * z / 2 }} / {{ n }}
+      {{ sign }} {{ z }} * sqrt({{ p }} * (1 - {{ p }}) / {{ n }} + {{ z * z / 4 }} / ({{ n }} * {{ n }})))
+     / (1 + {{ z * z }} / {{ n }}))
+{%- endmacro %}

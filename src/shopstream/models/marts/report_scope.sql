@@ -1,0 +1,11 @@
+select
+    cast('{{ var("timezone") | replace("'", "''") }}' as varchar) as timezone,
+    cast('{{ run_started_at.strftime("%Y-%m-%d %H:%M:%S") }}' as timestamp) as built_at_utc,
+    count(*) as events,
+    (select count(*) from {{ source('lake', 'events') }}) - count(*) as duplicates,
+    count(distinct user_id) as visitors,
+    min(shop_time) as first_event_at,
+    max(shop_time) as last_event_at,
+    min(shop_date) as first_shop_date,
+    max(shop_date) as last_shop_date
+from {{ ref('stg_events') }}

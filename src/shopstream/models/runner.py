@@ -1,0 +1,253 @@
+"""Runs the dbt project of this folder over the lake.
+
+A build never shows half of itself:
+
+1. take the lock (a second build at the same time is refused);
+2. make a scratch folder beside the reports: an empty reports file, and a staging file whose view `lake.events` reads
+   the lake's current data files;
+3. let dbt build and test all models into them, in this process, without network;
+4. close every connection, then rename the scratch reports file onto the real one.
+
+Whoever has the old file open goes on reading it. A build that fails before step 4 leaves it as it was.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import duckdb
+from filelock import FileLock, Timeout
+
+from shopstream.errors import ConfigurationError, RetryableError, StateError
+from shopstream.lakehouse.ports import Lakehouse
+from shopstream.models.source import create_source
+
+__all__ = ["PROJECT", "BuildResult", "Progress", "build"]
+
+PROJECT = Path(__file__).parent
+"""The dbt project."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with a finished step's name, its number and how many there are."""
+
+_DEFAULT_MEMORY_MIB = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResult:
+    """What a build made.
+
+    Args:
+        reports_path: the file with the marts.
+        rows: mart → number of rows.
+        tests: data tests that passed.
+        events: events in the reports, each once.
+        duplicates: copies in the lake that were left out.
+        elapsed: wall-clock time of the whole build.
+    """
+
+    reports_path: Path
+    rows: dict[str, int]
+    tests: int
+    events: int
+    duplicates: int
+    elapsed: timedelta
+
+
+def build(
+    lakehouse: Lakehouse,
+    reports_path: Path,
+    timezone: str,
+    select: Sequence[str] | None = None,
+    progress: Progress | None = None,
+    *,
+    memory_mib: int = _DEFAULT_MEMORY_MIB,
+    costly_tests: bool = False,
+) -> BuildResult:
+    """Build the marts from the lake's events and put them in place of the last ones.
+
+    Args:
+        lakehouse: where the events are.
+        reports_path: the DuckDB file to replace.
+        timezone: IANA name; days and hours are counted in it.
+        select: names of models to build (with what they are made from); the other marts stay as they are.
+        progress: told about each finished step.
+        memory_mib: what DuckDB may hold in memory; beyond it, it writes temporary files beside the reports.
+        costly_tests: also run the tests that read all events once more.
+
+    Raises:
+        ConfigurationError: `select` names no model.
+        RetryableError: another build is running.
+        StateError: a model failed or a test found rows that break its rule; names both. The old reports stay.
+    """
+    begun = perf_counter()
+    reports_path = reports_path.resolve()
+    home = reports_path.parent
+    work = home / "build"
+    work.mkdir(parents=True, exist_ok=True)
+    with _only_one(work / "lock"), _scratch(work / "scratch") as scratch:
+        target = scratch / reports_path.name
+        if select:
+            _check_names(select)
+            if reports_path.exists():
+                shutil.copyfile(reports_path, target)
+        with duckdb.connect(scratch / "staging.duckdb") as staging:
+            create_source(staging, lakehouse)
+        _write_profile(work, target, scratch, memory_mib)
+        arguments = _arguments(work, home / "logs", timezone, select, costly_tests=costly_tests)
+        results = _run_dbt(arguments, progress)
+        _raise_failures(results, home / "logs" / "dbt.log")
+        rows, events, duplicates = _summary(target)
+        target.replace(reports_path)
+    return BuildResult(
+        reports_path=reports_path,
+        rows=rows,
+        tests=sum(str(result.status) == "pass" for result in results),
+        events=events,
+        duplicates=duplicates,
+        elapsed=timedelta(seconds=perf_counter() - begun),
+    )
+
+
+@contextmanager
+def _only_one(path: Path) -> Iterator[None]:
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RetryableError(
+            f"expected to be the only build, but another one holds {path}; wait for it to end and build again"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _scratch(path: Path) -> Iterator[Path]:
+    shutil.rmtree(path, ignore_errors=True)  # what a killed build left
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _check_names(select: Sequence[str]) -> None:
+    known = sorted(path.stem for folder in ("staging", "intermediate", "marts") for path in (PROJECT / folder).glob("*.sql"))
+    unknown = [name for name in select if name not in known]
+    if unknown:
+        raise ConfigurationError(f"expected names of models, got {', '.join(unknown)}; there are {', '.join(known)}")
+
+
+def _write_profile(work: Path, target: Path, scratch: Path, memory_mib: int) -> None:
+    """Where dbt builds to; JSON is YAML. The text is the same each time, so that dbt can reuse what it parsed."""
+    output = {
+        "type": "duckdb",
+        "path": str(target),
+        "schema": "main",
+        "threads": 2,
+        "attach": [{"path": str(scratch / "staging.duckdb"), "alias": "staging"}],
+        "config_options": {
+            "memory_limit": f"{memory_mib}MiB",
+            "temp_directory": str(scratch / "spill"),
+            "preserve_insertion_order": "false",
+            "autoinstall_known_extensions": "false",
+        },
+    }
+    profile = {"shopstream": {"target": "embedded", "outputs": {"embedded": output}}}
+    (work / "profiles.yml").write_text(json.dumps(profile, indent=2), encoding="utf-8")
+
+
+def _arguments(
+    work: Path, logs: Path, timezone: str, select: Sequence[str] | None, *, costly_tests: bool
+) -> list[str]:
+    arguments = [
+        *("--quiet", "--no-print", "--no-use-colors", "--log-level", "none", "--log-level-file", "info"),
+        *("--log-path", str(logs), "--no-send-anonymous-usage-stats", "--no-version-check"),
+        *("build", "--project-dir", str(PROJECT), "--profiles-dir", str(work), "--target-path", str(work / "target")),
+        *("--exclude-resource-type", "unit_test", "--vars", json.dumps({"timezone": timezone})),
+    ]
+    if not costly_tests:
+        arguments += ["--exclude", "tag:costly"]
+    if select:
+        arguments += ["--select", *(f"+{name}" for name in select)]
+    return arguments
+
+
+def _run_dbt(arguments: list[str], progress: Progress | None) -> list[Any]:
+    """Results of dbt's nodes, in the order they ended.
+
+    Raises:
+        StateError: dbt could not even start its nodes.
+    """
+    from dbt.adapters.duckdb.connections import DuckDBConnectionManager  # noqa: PLC0415  start-up time
+    from dbt.cli.main import dbtRunner  # noqa: PLC0415  likewise
+
+    def watch(event: Any) -> None:  # noqa: ANN401  dbt's events have no common Python type
+        if progress and event.info.name == "LogModelResult":
+            progress(event.data.node_info.node_name, event.data.index, event.data.total)
+        elif progress and event.info.name == "LogTestResult":
+            progress(event.data.name, event.data.index, event.data.num_models)
+
+    try:
+        outcome = dbtRunner(callbacks=[watch]).invoke(arguments)
+    finally:
+        environment = DuckDBConnectionManager._ENV  # noqa: SLF001  dbt keeps the file open until the process ends
+        if environment is not None:
+            environment.close()
+        DuckDBConnectionManager.close_all_connections()
+    if isinstance(outcome.exception, KeyboardInterrupt | SystemExit):
+        raise outcome.exception
+    if outcome.exception is not None:
+        raise StateError(f"expected the models to compile, dbt said: {outcome.exception}") from outcome.exception
+    return list(getattr(outcome.result, "results", []))
+
+
+def _raise_failures(results: Iterable[Any], log: Path) -> None:
+    sentences = []
+    for result in results:
+        status = str(result.status)
+        if status in {"pass", "success"}:
+            continue
+        node = result.node
+        name = node.name
+        if str(node.resource_type) == "test":
+            model = (getattr(node, "attached_node", None) or node.fqn[-2]).rsplit(".", 1)[-1]
+            if status == "fail":
+                sentences.append(f"model {model}: test {name} found {result.failures} rows that break its rule")
+            elif status != "skipped":
+                sentences.append(f"model {model}: test {name} could not run: {_first_line(result.message)}")
+        elif status == "error":
+            sentences.append(f"model {name} failed: {_first_line(result.message)}")
+    if sentences:
+        raise StateError(
+            f"expected every model to build and every test to pass: {'; '.join(sentences)}."
+            f" The reports stay as they were; see {log}"
+        )
+
+
+def _first_line(message: str | None) -> str:
+    lines = [line.strip() for line in (message or "no message").splitlines() if line.strip()]
+    return " ".join(lines[:3])
+
+
+def _summary(target: Path) -> tuple[dict[str, int], int, int]:
+    with duckdb.connect(target, read_only=True) as connection:
+        marts = connection.execute(
+            "select table_name from information_schema.tables where table_schema = 'main' order by table_name"
+        ).fetchall()
+        rows = {name: connection.table(name).count("*").fetchall()[0][0] for (name,) in marts}
+        scope = None
+        if "report_scope" in rows:
+            scope = connection.execute("select events, duplicates from report_scope").fetchone()
+    events, duplicates = scope or (0, 0)
+    return rows, events, duplicates
