@@ -1,6 +1,10 @@
 """Settings of incidents and notifications."""
 
-from pydantic import BaseModel, ConfigDict
+from datetime import timedelta
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+from shopstream.detection.detection import Severity
 
 __all__ = ["AlertingSettings"]
 
@@ -8,4 +12,38 @@ __all__ = ["AlertingSettings"]
 class AlertingSettings(BaseModel):
     """Settings of incidents and notifications."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    retention: timedelta = Field(
+        default=timedelta(days=90),
+        ge=timedelta(hours=1),
+        description="Closed incidents are forgotten this long (event time) after their last window.",
+    )
+    notify_urls: tuple[SecretStr, ...] = Field(
+        default=(),
+        description="Where notifications go, as Apprise addresses (json://…, slack://…, mailto://…). Secret.",
+    )
+    notify_severity: Severity = Field(
+        default=Severity.HIGH, description="The least severity of an incident that somebody is told of."
+    )
+    notify_closed: bool = Field(default=False, description="Tell also when an incident closes, with its summary.")
+    notify_keys: bool = Field(
+        default=False,
+        description="Put the user, address or session into notifications; they are personal data.",
+    )
+    notify_interval: timedelta = Field(
+        default=timedelta(seconds=10),
+        ge=timedelta(0),
+        description="At most one message per address in this time; what gathers meanwhile goes out as one digest.",
+    )
+    notify_attempts: int = Field(
+        default=20, ge=1, description="Attempts to deliver a notification before it is given up as failed."
+    )
+    notify_backoff_max: timedelta = Field(
+        default=timedelta(minutes=15), gt=timedelta(0), description="The longest wait between two attempts."
+    )
+
+    @field_validator("notify_urls", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value

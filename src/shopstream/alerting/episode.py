@@ -1,0 +1,231 @@
+"""The algebra of incidents: detections of one rule and key, close in time, join into one episode.
+
+An episode is a join of its detections: minimum, maximum and set union, so it does not matter in which order or in how
+many batches they came, or whether some came twice. Two episodes are linked, and become one, when their windows overlap
+or lie no further apart than `suppress_ms`.
+
+What must not depend on the moment (when it was detected, the peak) is taken from final detections as soon as there is
+one; until then the provisional ones stand in. An open window's detection is followed by a final one of the same window,
+with at least its span, so the provisional values never outlive the episode.
+
+How many windows fired cannot be counted by adding, because detections come again after a crash; and remembering every
+window is unbounded. The watermark gives the middle way: windows that end after `settled_ms` are remembered one by one,
+those before are counted and forgotten, and a detection from before `settled_ms` is a repetition.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal, InvalidOperation
+
+from shopstream.detection.detection import Detection, Severity
+
+__all__ = ["NEVER_SETTLED", "SEVERITIES", "Episode", "Peak", "Words", "gather", "join", "linked", "scope_of", "settle"]
+
+NEVER_SETTLED = -(1 << 62)
+
+SEVERITIES: tuple[Severity, ...] = tuple(Severity)
+"""From harmless to bad; the place is the rank that is stored."""
+
+_RANK = {severity: rank for rank, severity in enumerate(SEVERITIES)}
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """The strongest window: the one whose first measure is the largest, then the next measures, then the earliest."""
+
+    start_ms: int
+    end_ms: int
+    measures: Mapping[str, object]
+
+    def rank(self) -> tuple[object, ...]:
+        """What peaks are compared by; total, so that the same windows give the same peak."""
+        values = tuple(_number(value) for value in self.measures.values())
+        return values, -self.start_ms, json.dumps(self.measures, sort_keys=True, default=str)
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What the rule said in the newest window; a rule may be edited while its incident is open."""
+
+    end_ms: int
+    rule_version: str
+    title: str
+    tags: tuple[str, ...]
+    threshold: str
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """Detections of one rule and key, joined.
+
+    Args:
+        start_ms, end_ms: hull of the windows.
+        window_ms: the longest window.
+        suppress_ms: quiet time that parts episodes.
+        first_event_ms, last_event_ms: span of the events in the windows.
+        severity: rank in SEVERITIES, the highest seen.
+        detected_ms, detected_early_ms: smallest window end over final, and over open windows.
+        peak, peak_early: likewise.
+        settled_ms, settled: windows that ended up to `settled_ms` were `settled` many.
+        pending: start of each later window → its end, and whether it is final.
+    """
+
+    start_ms: int
+    end_ms: int
+    window_ms: int
+    suppress_ms: int
+    first_event_ms: int
+    last_event_ms: int
+    severity: int
+    words: Words
+    detected_ms: int | None
+    detected_early_ms: int | None
+    peak: Peak | None
+    peak_early: Peak | None
+    pending: Mapping[int, tuple[int, bool]]
+    settled_ms: int = NEVER_SETTLED
+    settled: int = 0
+
+    @property
+    def closes_ms(self) -> int:
+        """The watermark that closes it: no window that ends later can be linked any more."""
+        return self.end_ms + self.suppress_ms + self.window_ms
+
+    @property
+    def windows(self) -> int:
+        """How many windows fired so far."""
+        return self.settled + len(self.pending)
+
+
+def scope_of(detection: Detection) -> str:
+    """Names rule and key, whatever the order of the key's columns: 32 hex characters."""
+    text = json.dumps([detection.rule_id, sorted(detection.key.items())], ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def linked(one: Episode, other: Episode) -> bool:
+    """Whether two episodes are one: windows overlap, or the quiet time between them is not over `suppress_ms`."""
+    quiet = max(one.suppress_ms, other.suppress_ms)
+    return one.start_ms - other.end_ms <= quiet and other.start_ms - one.end_ms <= quiet
+
+
+def gather(detections: Iterable[Detection]) -> list[Episode]:
+    """The episodes of detections of one scope, in order of time."""
+    ordered = sorted(detections, key=lambda d: (d.start_ms, d.end_ms, d.final))
+    groups: list[list[Detection]] = []
+    end_ms = 0
+    for detection in ordered:
+        quiet = max(detection.suppress_for_ms, groups[-1][0].suppress_for_ms) if groups else 0
+        if groups and detection.start_ms - end_ms <= quiet:
+            groups[-1].append(detection)
+            end_ms = max(end_ms, detection.end_ms)
+        else:
+            groups.append([detection])
+            end_ms = detection.end_ms
+    return [_episode(group) for group in groups]
+
+
+def _episode(detections: Sequence[Detection]) -> Episode:
+    final = [d for d in detections if d.final]
+    early = [d for d in detections if not d.final]
+    newest = max(detections, key=lambda d: (d.end_ms, d.rule_version))
+    pending: dict[int, tuple[int, bool]] = {}
+    for d in detections:
+        known = pending.get(d.start_ms)
+        pending[d.start_ms] = max(known, (d.end_ms, d.final), key=_settledness) if known else (d.end_ms, d.final)
+    return Episode(
+        start_ms=min(d.start_ms for d in detections),
+        end_ms=max(d.end_ms for d in detections),
+        window_ms=max(d.end_ms - d.start_ms for d in detections),
+        suppress_ms=max(d.suppress_for_ms for d in detections),
+        first_event_ms=min(d.first_event_ms for d in detections),
+        last_event_ms=max(d.last_event_ms for d in detections),
+        severity=max(_RANK[d.severity] for d in detections),
+        words=Words(newest.end_ms, newest.rule_version, newest.title, newest.tags, newest.threshold),
+        detected_ms=min((d.end_ms for d in final), default=None),
+        detected_early_ms=min((d.end_ms for d in early), default=None),
+        peak=_strongest(final),
+        peak_early=_strongest(early),
+        pending=pending,
+    )
+
+
+def join(one: Episode, other: Episode) -> Episode:
+    """The episode of both's detections; commutative, associative, and joining the same again changes nothing."""
+    settled_ms = max(one.settled_ms, other.settled_ms)
+    if NEVER_SETTLED not in (one.settled_ms, other.settled_ms):
+        one, other = settle(one, settled_ms), settle(other, settled_ms)
+    pending = {start: (end, final) for start, (end, final) in one.pending.items() if end > settled_ms}
+    for start, window in other.pending.items():
+        if window[0] > settled_ms:
+            pending[start] = max(pending.get(start, window), window, key=_settledness)
+    return Episode(
+        start_ms=min(one.start_ms, other.start_ms),
+        end_ms=max(one.end_ms, other.end_ms),
+        window_ms=max(one.window_ms, other.window_ms),
+        suppress_ms=max(one.suppress_ms, other.suppress_ms),
+        first_event_ms=min(one.first_event_ms, other.first_event_ms),
+        last_event_ms=max(one.last_event_ms, other.last_event_ms),
+        severity=max(one.severity, other.severity),
+        words=max(one.words, other.words, key=lambda words: (words.end_ms, words.rule_version)),
+        detected_ms=_least(one.detected_ms, other.detected_ms),
+        detected_early_ms=_least(one.detected_early_ms, other.detected_early_ms),
+        peak=_stronger(one.peak, other.peak),
+        peak_early=_stronger(one.peak_early, other.peak_early),
+        pending=pending,
+        settled_ms=settled_ms,
+        settled=one.settled + other.settled,
+    )
+
+
+def settle(episode: Episode, watermark_ms: int) -> Episode:
+    """Count the windows that ended up to the watermark, and forget them one by one.
+
+    An open window there was followed by a final one, maybe with an earlier start (a session that grew backwards):
+    only final ones count.
+    """
+    if watermark_ms <= episode.settled_ms:
+        return episode
+    over = [final for end, final in episode.pending.values() if end <= watermark_ms]
+    return replace(
+        episode,
+        settled_ms=watermark_ms,
+        settled=episode.settled + sum(over),
+        pending={start: window for start, window in episode.pending.items() if window[0] > watermark_ms},
+    )
+
+
+def _settledness(window: tuple[int, bool]) -> tuple[bool, int]:
+    end_ms, final = window
+    return final, end_ms
+
+
+def _least(one: int | None, other: int | None) -> int | None:
+    return min((value for value in (one, other) if value is not None), default=None)
+
+
+def _strongest(detections: Sequence[Detection]) -> Peak | None:
+    peaks = [Peak(d.start_ms, d.end_ms, d.measures) for d in detections]
+    return max(peaks, key=Peak.rank) if len(peaks) > 1 else next(iter(peaks), None)
+
+
+def _stronger(one: Peak | None, other: Peak | None) -> Peak | None:
+    if one is None or other is None:
+        return one or other
+    return max(one, other, key=Peak.rank)
+
+
+def _number(value: object) -> float | Decimal:
+    """A measure's rank; what is no number (text, null, NaN) stands below all numbers."""
+    if isinstance(value, int | float):
+        return -math.inf if value != value else value  # noqa: PLR0124  the definition of NaN
+    if isinstance(value, str):
+        try:
+            number = Decimal(value)
+        except InvalidOperation:
+            return -math.inf
+        return number if number.is_finite() else -math.inf
+    return -math.inf

@@ -1,0 +1,130 @@
+"""What a person looks at: one incident per episode, not one alarm per window."""
+
+import hashlib
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from shopstream.detection.detection import Severity
+from shopstream.events.schema import EVENT_FIELDS
+
+__all__ = ["Change", "Handling", "Incident", "IncidentChange", "State", "incident_id"]
+
+_NUMBERS = frozenset(field.name for field in EVENT_FIELDS if field.duckdb == "BIGINT")
+
+
+class State(StrEnum):
+    """An incident in one word: what a person did comes before what the traffic does."""
+
+    OPEN = "open"
+    ACKNOWLEDGED = "acknowledged"
+    CLOSED = "closed"
+    RESOLVED = "resolved"
+
+
+class Handling(StrEnum):
+    """What a person did about it."""
+
+    NONE = "none"
+    ACKNOWLEDGED = "acknowledged"
+    RESOLVED = "resolved"
+
+
+class Change(StrEnum):
+    """What happened to an incident."""
+
+    OPENED = "opened"
+    UPDATED = "updated"
+    RAISED = "raised"
+    ABSORBED = "absorbed"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """Detections of one rule and key, close in time.
+
+    Args:
+        id: 16 hex characters, from rule, key and the ordinal of the episode.
+        keys: key column → value as text; empty for the site.
+        ongoing: more may come; False once the quiet time of the rule is over.
+        handling, handled_at, comment: what a person did and said; it leaves `ongoing` alone.
+        first_event_time, last_event_time: span of the events in the windows.
+        detected_at_event_time: end of the first window that met the condition, which the final detections alone decide
+            as soon as there is one: the moment in event time by which anybody could have known. A condition that only
+            grows is seen earlier than that inside its window, by at most the window's slide.
+        windows: how many windows met the condition.
+        peak_start, peak_end, peak: the strongest window and its measures.
+        threshold: the rule's condition.
+    """
+
+    id: str
+    rule: str
+    rule_version: str
+    title: str
+    severity: Severity
+    tags: tuple[str, ...]
+    key_kind: str
+    keys: Mapping[str, str]
+    ongoing: bool
+    handling: Handling
+    handled_at: datetime | None
+    comment: str
+    first_event_time: datetime
+    last_event_time: datetime
+    detected_at_event_time: datetime
+    windows: int
+    peak_start: datetime
+    peak_end: datetime
+    peak: Mapping[str, object]
+    threshold: str
+
+    @property
+    def state(self) -> State:
+        """One word: resolved, else closed once it is over, else acknowledged, else open."""
+        if self.handling is Handling.RESOLVED:
+            return State.RESOLVED
+        if not self.ongoing:
+            return State.CLOSED
+        return State.ACKNOWLEDGED if self.handling is Handling.ACKNOWLEDGED else State.OPEN
+
+    @property
+    def duration(self) -> timedelta:
+        """From its first to its last event."""
+        return self.last_event_time - self.first_event_time
+
+    @property
+    def evidence_sql(self) -> str:
+        """The query that shows the events, at most a thousand."""
+        conditions = [f"{column} = {_literal(column, value)}" for column, value in self.keys.items()]
+        conditions.append(f"event_time between '{_text(self.first_event_time)}' and '{_text(self.last_event_time)}'")
+        return f"select * from events where {' and '.join(conditions)} order by event_time limit 1000"
+
+    @property
+    def evidence_command(self) -> str:
+        """The one command that shows the events, safe to paste into a shell."""
+        return f"shopstream query {shlex.quote(self.evidence_sql)}"
+
+
+@dataclass(frozen=True, slots=True)
+class IncidentChange:
+    """What one call changed; an absorbed incident is now part of `into`."""
+
+    change: Change
+    incident: Incident
+    into: str | None = None
+
+
+def incident_id(scope: str, ordinal: int) -> str:
+    """The id of the n-th episode of a rule and key; it does not move when earlier events are found."""
+    return hashlib.sha256(f"{scope}:{ordinal}".encode()).hexdigest()[:16]
+
+
+def _literal(column: str, value: str) -> str:
+    return value if column in _NUMBERS else "'" + value.replace("'", "''") + "'"
+
+
+def _text(moment: datetime) -> str:
+    return moment.isoformat(sep=" ", timespec="milliseconds")
