@@ -7,7 +7,11 @@ from typing import Annotated
 
 import typer
 
+from shopstream.cli.build import build
 from shopstream.cli.output import err
+from shopstream.cli.query import query
+from shopstream.cli.report import report
+from shopstream.cli.synthesise import synthesise
 from shopstream.config import load_settings
 from shopstream.errors import RetryableError, ShopstreamError
 
@@ -34,6 +38,12 @@ def root(
 ) -> None:
     """Live shopper journeys, alarms on attacks and trusted reports from one event stream."""
     ctx.obj = load_settings(config, {"home": home} if home else None)
+
+
+app.command()(synthesise)
+app.command()(build)
+app.command()(query)
+app.command()(report)
 
 
 def main() -> None:

@@ -26,8 +26,8 @@ import duckdb
 from filelock import FileLock, Timeout
 
 from shopstream.errors import ConfigurationError, RetryableError, StateError
-from shopstream.lakehouse.ports import Lakehouse
-from shopstream.models.source import create_source
+from shopstream.lakehouse.ports import Lakehouse, LakeTable
+from shopstream.lakehouse.views import view_sql
 
 __all__ = ["PROJECT", "BuildResult", "Progress", "build"]
 
@@ -99,7 +99,9 @@ def build(
             if reports_path.exists():
                 shutil.copyfile(reports_path, target)
         with duckdb.connect(scratch / "staging.duckdb") as staging:
-            create_source(staging, lakehouse)
+            files = lakehouse.data_files(LakeTable.EVENTS)
+            staging.execute("create schema lake")
+            staging.execute(f"create view lake.events as {view_sql(LakeTable.EVENTS, files)}")
         _write_profile(work, target, scratch, memory_mib)
         arguments = _arguments(work, home / "logs", timezone, select, costly_tests=costly_tests)
         results = _run_dbt(arguments, progress)
@@ -161,6 +163,7 @@ def _write_profile(work: Path, target: Path, scratch: Path, memory_mib: int) -> 
             "temp_directory": str(scratch / "spill"),
             "preserve_insertion_order": "false",
             "autoinstall_known_extensions": "false",
+            "TimeZone": "UTC",
         },
     }
     profile = {"shopstream": {"target": "embedded", "outputs": {"embedded": output}}}
@@ -243,7 +246,8 @@ def _first_line(message: str | None) -> str:
 def _summary(target: Path) -> tuple[dict[str, int], int, int]:
     with duckdb.connect(target, read_only=True) as connection:
         marts = connection.execute(
-            "select table_name from information_schema.tables where table_schema = 'main' order by table_name"
+            "select table_name from information_schema.tables"
+            " where table_schema = 'main' and table_type = 'BASE TABLE' order by table_name"
         ).fetchall()
         rows = {name: connection.table(name).count("*").fetchall()[0][0] for (name,) in marts}
         scope = None

@@ -14,9 +14,10 @@
     (cast({{ part }} as double) / nullif(cast({{ whole }} as double), 0))
 {%- endmacro %}
 
-{# One end of the 95 % Wilson score interval of hits out of trials: a rate from few trials gets a wide interval. #}
+{# One end of the 99 % Wilson score interval of hits out of trials: a rate from few trials gets a wide interval.
+   99 % and not 95 %, because thousands of brands are judged at once. #}
 {% macro wilson_bound(hits, trials, sign) -%}
-    {%- set z = 1.959964 -%}
+    {%- set z = 2.575829 -%}
     {%- set p = ratio(hits, trials) -%}
     {%- set n = 'cast(' ~ trials ~ ' as double)' -%}
     (({{ p }} + {{ z * z / 2 }} / {{ n }}

@@ -1,0 +1,76 @@
+"""`shopstream build`: marts from the lake."""
+
+from typing import Annotated
+
+import typer
+
+from shopstream.cli.output import Format, FormatOption, emit_object, err, settings_of
+
+__all__ = ["build"]
+
+
+def build(
+    ctx: typer.Context,
+    select: Annotated[
+        list[str] | None,
+        typer.Option(help="Build this model and what it is made from; the other marts stay. Repeat for several."),
+    ] = None,
+    memory_mib: Annotated[
+        int, typer.Option("--memory-mib", min=256, help="Memory for the models; beyond it they use the disk.")
+    ] = 2048,
+    all_tests: Annotated[
+        bool, typer.Option("--all-tests", help="Also run the tests that read every event once more.")
+    ] = False,
+    fmt: FormatOption = Format.TABLE,
+) -> None:
+    """Build the reports from the lake.
+
+    dbt builds and tests every model into a new file, which then takes the place of the old one: whoever reads the
+    reports sees the old ones or the new ones, never half of them. When a test fails, the old ones stay.
+    Days and hours are counted in the shop's time zone (setting `timezone`).
+
+    [bold]Examples[/]
+
+    Build everything:
+    [cyan]shopstream build[/]
+
+    In the time zone of the shop:
+    [cyan]SHOPSTREAM_TIMEZONE=Asia/Almaty shopstream build[/]
+
+    One mart again, result for a program:
+    [cyan]shopstream build --select brand_marketing --format json[/]
+    """
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415  start-up time
+
+    from shopstream.lakehouse.embedded import EmbeddedLakehouse  # noqa: PLC0415  start-up time
+    from shopstream.models import build as build_models  # noqa: PLC0415  start-up time
+
+    settings = settings_of(ctx)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    with Progress(*columns, TimeElapsedColumn(), console=err, transient=True) as bar:
+        task = bar.add_task("reading the models", total=None)
+
+        def show(name: str, done: int, total: int) -> None:
+            bar.update(task, description=name, completed=done, total=total)
+
+        result = build_models(
+            EmbeddedLakehouse(settings.lake_path, settings.lakehouse),
+            settings.reports_path,
+            settings.timezone,
+            select,
+            show,
+            memory_mib=memory_mib,
+            costly_tests=all_tests,
+        )
+    if not result.events:
+        err.print("The lake holds no events yet, so the reports are empty; `shopstream run` fills it.")
+    summary: dict[str, object] = {
+        "reports": str(result.reports_path),
+        "timezone": settings.timezone,
+        "events": result.events,
+        "duplicates": result.duplicates,
+        "tests_passed": result.tests,
+        "seconds": round(result.elapsed.total_seconds(), 1),
+    }
+    marts: dict[str, object] = {f"rows_{name}": rows for name, rows in result.rows.items()}
+    emit_object(summary | marts, fmt, title="Reports built")

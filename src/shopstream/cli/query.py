@@ -1,0 +1,54 @@
+"""`shopstream query`: a user's own SQL."""
+
+from typing import Annotated
+
+import typer
+
+from shopstream.cli.output import Format, FormatOption, emit, err, settings_of
+
+__all__ = ["query"]
+
+_TABLE_ROWS = 100
+
+
+def query(
+    ctx: typer.Context,
+    sql: Annotated[str, typer.Argument(help="One SELECT in DuckDB's SQL.")],
+    limit: Annotated[
+        int | None,
+        typer.Option(min=0, help="Rows at most, 0 for all.", show_default=f"{_TABLE_ROWS} for a table, else all"),
+    ] = None,
+    fmt: FormatOption = Format.TABLE,
+) -> None:
+    """Ask the marts and the lake in SQL.
+
+    The marts are tables by their names (unique_visitors, abandoned_carts, abandoned_carts_daily, top_categories,
+    brand_marketing, report_scope), as of the last `shopstream build`; events, dead_letters and detections are the
+    lake's, as of now. Nothing can be written, and no other file can be read.
+
+    [bold]Examples[/]
+
+    What is there:
+    [cyan]shopstream query "show tables"[/]
+
+    The columns of a mart:
+    [cyan]shopstream query "describe unique_visitors"[/]
+
+    Conversion of yesterday's brands, for a spreadsheet:
+    [cyan]shopstream query "select brand, visitors, conversion from brand_marketing" --format csv > brands.csv[/]
+
+    Events per type:
+    [cyan]shopstream query "select event_type, count(*) as events from events group by all"[/]
+    """
+    from shopstream.lakehouse.embedded import EmbeddedLakehouse  # noqa: PLC0415  start-up time
+    from shopstream.models import query as run  # noqa: PLC0415  start-up time
+
+    settings = settings_of(ctx)
+    most = limit if limit is not None else _TABLE_ROWS if fmt is Format.TABLE else 0
+    result = run(sql, EmbeddedLakehouse(settings.lake_path, settings.lakehouse), settings.reports_path, most)
+    rows = result.rows
+    if fmt is Format.TABLE:  # ids are names, not quantities: no thousands separators
+        rows = [{name: str(v) if name.endswith("_id") and v is not None else v for name, v in row.items()} for row in rows]
+    emit(rows, fmt, empty="The query gives no rows.")
+    if result.cut:
+        err.print(f"These are the first {most:,} rows; --limit 0 prints all.")

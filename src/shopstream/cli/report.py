@@ -1,0 +1,47 @@
+"""`shopstream report`: the four reports."""
+
+from typing import Annotated
+
+import typer
+
+from shopstream.cli.output import Format, FormatOption, emit, err, out, settings_of
+from shopstream.models.reports import ReportName
+
+__all__ = ["report"]
+
+
+def report(
+    ctx: typer.Context,
+    name: Annotated[ReportName, typer.Argument(help="Which report.")],
+    limit: Annotated[
+        int | None, typer.Option(min=0, help="Rows at most, 0 for all.", show_default="what fits the report")
+    ] = None,
+    fmt: FormatOption = Format.TABLE,
+) -> None:
+    """Print one of the four reports, as of the last `shopstream build`.
+
+    unique_visitors: different shoppers each day, new and returning.
+    abandoned_carts: what was put in the cart and not bought, with its value.
+    top_categories: what shoppers look at, by hour and weekday.
+    brand_marketing: brands that need marketing, with the reason in numbers.
+
+    [bold]Examples[/]
+
+    The brands to talk about on Monday:
+    [cyan]shopstream report brand_marketing[/]
+
+    All carts of the lake for a mailing:
+    [cyan]shopstream report abandoned_carts --limit 0 --format csv > carts.csv[/]
+
+    The last week for a program:
+    [cyan]shopstream report unique_visitors --limit 7 --format json[/]
+    """
+    from shopstream.models.reports import report as read  # noqa: PLC0415  start-up time
+
+    found = read(name, settings_of(ctx).reports_path, limit)
+    if fmt is Format.TABLE:
+        out.print(f"[bold]{found.title}[/]: {found.headline}.", highlight=False)
+        out.print(found.description, style="dim", highlight=False)
+    emit(found.rows, fmt, empty="There are no rows yet.")
+    if len(found.rows) < found.total_rows:
+        err.print(f"{len(found.rows):,} of {found.total_rows:,} rows; --limit 0 prints all.", highlight=False)

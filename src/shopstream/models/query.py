@@ -1,0 +1,116 @@
+"""A user's own SQL over marts and lake: anything may be read there, nothing may be written or reached elsewhere."""
+
+import math
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import duckdb
+
+from shopstream.errors import ConfigurationError
+from shopstream.lakehouse.ports import Lakehouse, LakeTable
+from shopstream.lakehouse.views import create_views
+from shopstream.models.reports import open_reports
+
+__all__ = ["QueryResult", "query"]
+
+_READS = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
+_PLAIN = (bool, int, str, Decimal, datetime, date, bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class QueryResult:
+    """Rows of a query; `cut` says that there were more than the limit."""
+
+    rows: list[dict[str, object]]
+    cut: bool
+
+
+def query(sql: str, lakehouse: Lakehouse, reports_path: Path, limit: int = 0) -> QueryResult:
+    """Run one SELECT.
+
+    The marts stand there by name, and so do the lake's tables `events`, `dead_letters` and `detections`. Files outside
+    of them, extensions, the network and settings are out of reach.
+
+    Args:
+        sql: one statement in DuckDB's SQL.
+        lakehouse: whose tables to show.
+        reports_path: the marts; may not exist yet, then there are none.
+        limit: rows at most; 0 takes all.
+
+    Raises:
+        ConfigurationError: not one reading statement, or DuckDB cannot run it (the message is DuckDB's).
+    """
+    _check(sql)
+    with open_reports(reports_path) if reports_path.exists() else duckdb.connect() as connection:
+        _open(connection, lakehouse, reports_path)
+        try:
+            cursor = connection.execute(sql)
+            columns = _distinct([column[0] for column in cursor.description or []])
+            found = cursor.fetchmany(limit + 1) if limit else cursor.fetchall()
+        except duckdb.Error as error:
+            raise ConfigurationError(f"the query cannot run: {error}{_hint(error, reports_path)}") from error
+    kept = found[:limit] if limit else found
+    rows = [{name: _plain(value) for name, value in zip(columns, row, strict=True)} for row in kept]
+    return QueryResult(rows, cut=len(kept) < len(found))
+
+
+def _check(sql: str) -> None:
+    try:
+        statements = duckdb.extract_statements(sql)
+    except duckdb.Error as error:
+        raise ConfigurationError(f"the query cannot be read: {error}") from error
+    if len(statements) != 1:
+        raise ConfigurationError(f"expected one statement, got {len(statements)}; give one SELECT")
+    if statements[0].type not in _READS:
+        raise ConfigurationError(
+            f"expected a statement that reads (SELECT, DESCRIBE, SHOW, EXPLAIN), got {statements[0].type.name}; "
+            "to keep a result, redirect --format csv into a file"
+        )
+
+
+def _open(connection: duckdb.DuckDBPyConnection, lakehouse: Lakehouse, reports_path: Path) -> None:
+    """Views for everything that may be read; then close the doors and drop the key."""
+    connection.execute("set timezone = 'UTC'")
+    if reports_path.exists():
+        marts = connection.execute(
+            "select table_name from information_schema.tables where table_catalog = 'reports' and table_schema = 'main'"
+        ).fetchall()
+        for (mart,) in marts:
+            connection.execute(f'create temporary view "{mart}" as select * from reports.main."{mart}"')
+    create_views(connection, lakehouse)
+    spill = reports_path.resolve().parent / "build" / "query-spill"
+    files = [file for table in LakeTable for file in lakehouse.data_files(table)]
+    connection.execute("set temp_directory = ?", [str(spill)])
+    connection.execute("set allowed_paths = ?", [files])
+    connection.execute("set enable_external_access = false")
+    connection.execute("set lock_configuration = true")
+
+
+def _hint(error: duckdb.Error, reports_path: Path) -> str:
+    if isinstance(error, duckdb.CatalogException) and not reports_path.exists():
+        return "; there are no marts yet: run `shopstream build`"
+    return ""
+
+
+def _distinct(names: list[str]) -> list[str]:
+    seen: dict[str, int] = {}
+    result = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        result.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return result
+
+
+def _plain(value: object) -> object:
+    """Values that every output format can carry; types of DuckDB's own become text."""
+    if value is None or isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return str(value)

@@ -1,0 +1,224 @@
+"""The four reports, read from the marts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import duckdb
+
+from shopstream.errors import StateError
+
+__all__ = ["Report", "ReportName", "Scope", "open_reports", "report", "scope"]
+
+Row = Mapping[str, object]
+
+
+class ReportName(StrEnum):
+    """The reports."""
+
+    UNIQUE_VISITORS = "unique_visitors"
+    ABANDONED_CARTS = "abandoned_carts"
+    TOP_CATEGORIES = "top_categories"
+    BRAND_MARKETING = "brand_marketing"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One report, ready to be shown.
+
+    Args:
+        name: which one.
+        title: a few words.
+        description: how to read it, one or two sentences.
+        headline: its main figure as a sentence.
+        rows: column → value; ids are text, money is Decimal, times are the shop's wall clock.
+        total_rows: rows there are, of which `rows` may be the first.
+    """
+
+    name: ReportName
+    title: str
+    description: str
+    headline: str
+    rows: list[dict[str, object]]
+    total_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What the reports were built from; the values are those of the mart `report_scope`."""
+
+    timezone: str
+    built_at_utc: object
+    events: int
+    duplicates: int
+    visitors: int
+    first_event_at: object
+    last_event_at: object
+
+
+@dataclass(frozen=True, slots=True)
+class _Definition:
+    title: str
+    description: str
+    default_limit: int
+    headline: str  # SQL for one text
+    rows: str  # SQL for all rows, the best first
+    display_order: str = ""  # SQL order of the rows that are shown, where it is another one
+
+
+_DEFINITIONS: dict[ReportName, _Definition] = {
+    ReportName.UNIQUE_VISITORS: _Definition(
+        title="Unique visitors per day",
+        description="Different shoppers on each shop day; new ones are on no earlier day in the lake. "
+        "The first or last day may be incomplete: see its first and last event.",
+        default_limit=31,
+        headline="""
+            select format('{:,} visitors on {:,} days; the busiest day, {}, had {:,}', s.visitors, d.days, d.busiest, d.most)
+            from report_scope s cross join (
+                select count(*) as days, max(visitors) as most,
+                    coalesce(cast(arg_max(shop_date, visitors) as varchar), 'none yet') as busiest
+                from unique_visitors) d
+        """,
+        rows="""
+            select shop_date, visitors, new_visitors, returning_visitors, sessions, buyers, round(buyer_share, 4) as buyer_share,
+                events, views, carts, purchases, revenue, first_event_at, last_event_at
+            from unique_visitors order by shop_date desc
+        """,
+        display_order="shop_date",
+    ),
+    ReportName.ABANDONED_CARTS: _Definition(
+        title="Carts not bought",
+        description="Products put in the cart and neither bought nor removed since: abandoned after a pause, open before. "
+        "The value counts one piece each, for events carry no quantity. The mart abandoned_carts_daily sums up by day.",
+        default_limit=20,
+        headline="""
+            select format('{:,} cart lines abandoned, worth {:,.2f}; {:,} still open; {:,} of {:,} purchases had no cart event',
+                coalesce(sum(abandoned), 0)::bigint, coalesce(sum(abandoned_value), 0)::double,
+                coalesce(sum(still_open), 0)::bigint, coalesce(sum(purchases_without_cart), 0)::bigint,
+                coalesce(sum(purchases), 0)::bigint)
+            from abandoned_carts_daily
+        """,
+        rows="""
+            select cast(user_id as varchar) as user_id, cast(product_id as varchar) as product_id, category, brand, value,
+                times_carted, last_carted_at, state
+            from abandoned_carts order by state, value desc, last_carted_at desc, abandoned_carts.user_id, abandoned_carts.product_id
+        """,
+    ),
+    ReportName.TOP_CATEGORIES: _Definition(
+        title="Top categories by hour and weekday",
+        description="The three most viewed categories of each hour of each weekday, the busiest hours first; "
+        "days says how many such hours are added up. The mart top_categories has every category.",
+        default_limit=24,
+        headline="""
+            select coalesce(
+                (select format('{} leads on {} at {:02d}:00, the busiest hour, with {:,} of {:,} views',
+                    category, weekday_name, hour, views, slot_views)
+                from (select *, sum(views) over (partition by weekday, hour)::bigint as slot_views from top_categories)
+                where rank = 1 order by slot_views desc, weekday, hour limit 1),
+                'no events yet')
+        """,
+        rows="""
+            select weekday_name as weekday, hour, rank, category, views, round(views_share, 4) as views_share, visitors,
+                carts, purchases, revenue, days
+            from (select *, sum(views) over (partition by weekday, hour) as slot_views from top_categories) slots
+            where rank <= 3 order by slot_views desc, slots.weekday, hour, rank
+        """,
+    ),
+    ReportName.BRAND_MARKETING: _Definition(
+        title="Brands that need marketing",
+        description="Brands whose conversion (buyers among visitors) lies off the shop's median by more than chance: seen but "
+        "not bought, or bought but hardly seen. Missed revenue estimates what the median would have brought.",
+        default_limit=20,
+        headline="""
+            select format('{:,} of {:,} brands need marketing; about {:,.0f} in sales missed; {:,} have too few visitors to tell',
+                count(*) filter (needs_marketing), count(*), coalesce(sum(missed_revenue), 0)::double,
+                count(*) filter (verdict = 'too_few_visitors'))
+            from brand_marketing
+        """,
+        rows="""
+            select brand, needs_marketing, verdict, reason, missed_revenue, visitors, buyers,
+                round(conversion, 4) as conversion, views, purchases, revenue
+            from brand_marketing
+            order by brand_marketing.needs_marketing desc, missed_revenue desc, visitors desc, brand
+        """,
+    ),
+}
+
+
+def open_reports(path: Path) -> duckdb.DuckDBPyConnection:
+    """A connection in which the marts are the tables of the schema `reports`; nothing can be written.
+
+    The file is attached, not opened by name: within one process DuckDB would hand out an older file of the same name
+    as long as somebody has it open.
+
+    Raises:
+        StateError: there are no reports yet, or the file is none of ours.
+    """
+    if not path.is_file():
+        raise StateError(f"expected the reports in {path}, found none; run `shopstream build` first")
+    connection = duckdb.connect()
+    try:
+        connection.execute("set timezone = 'UTC'")
+        literal = str(path.resolve()).replace("'", "''")  # ATTACH takes no bound parameters
+        connection.execute(f"attach '{literal}' as reports (read_only)")
+    except duckdb.Error as error:
+        connection.close()
+        raise StateError(
+            f"expected a reports file in {path}, DuckDB says: {error}; remove it and run `shopstream build`"
+        ) from error
+    return connection
+
+
+def scope(reports_path: Path) -> Scope:
+    """What the reports were built from.
+
+    Raises:
+        StateError: there are no reports yet.
+    """
+    with open_reports(reports_path) as connection:
+        connection.execute("use reports")
+        row = connection.execute(
+            "select timezone, built_at_utc, events, duplicates, visitors, first_event_at, last_event_at from report_scope"
+        ).fetchone()
+    if row is None:
+        raise StateError(f"expected one row in report_scope of {reports_path}, found none; run `shopstream build`")
+    return Scope(*row)
+
+
+def report(name: ReportName, reports_path: Path, limit: int | None = None) -> Report:
+    """One report, from the marts as they were last built.
+
+    Args:
+        name: which one.
+        reports_path: the reports file.
+        limit: rows at most; None takes the report's own number, 0 takes all.
+
+    Raises:
+        StateError: there are no reports yet, or they were built by another version.
+    """
+    definition = _DEFINITIONS[name]
+    most = definition.default_limit if limit is None else limit
+    with open_reports(reports_path) as connection:
+        try:
+            connection.execute("use reports")
+            total = connection.execute(f"select count(*) from ({definition.rows})").fetchone()
+            headline = connection.execute(definition.headline).fetchone()
+            shown = f"select * from ({definition.rows} limit ?)"
+            if definition.display_order:
+                shown += f" order by {definition.display_order}"
+            cursor = connection.execute(shown, [most or None])
+            columns = [column[0] for column in cursor.description or []]
+            rows = [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
+        except duckdb.CatalogException as error:
+            raise StateError(
+                f"expected the mart of {name} in {reports_path}, DuckDB says: {error}; run `shopstream build`"
+            ) from error
+    return Report(
+        name=name,
+        title=definition.title,
+        description=definition.description,
+        headline=str(headline[0]) if headline else "",
+        rows=rows,
+        total_rows=int(total[0]) if total else 0,
+    )
