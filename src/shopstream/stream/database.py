@@ -75,11 +75,12 @@ def create(path: Path, rows: list[tuple[str, tuple[object, ...]]]) -> None:
         try:
             connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.executescript(_SCHEMA)
+            connection.executescript(f"BEGIN; {_SCHEMA}")
             for statement, values in rows:
                 connection.execute(statement, values)
             connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {_FORMAT}")
+            connection.execute("COMMIT")
         finally:
             connection.close()  # the last one to close folds the log of changes into the file
         draft.replace(path)
