@@ -1,12 +1,14 @@
 """Arrow IPC payloads to columns: the form in which shopstream's own writers send many events in one record."""
 
+from collections.abc import Callable
+
 import pyarrow as pa
 
 from shopstream.events.rows import Row, RowError, read_values
 from shopstream.events.schema import EVENT_FIELDS, WIRE_SCHEMA
 from shopstream.events.validation import Fault, Reason
 
-__all__ = ["ENCODED_SCHEMA", "MARKER", "ArrowBlock", "conform", "encode", "read_payload"]
+__all__ = ["ENCODED_SCHEMA", "MARKER", "ArrowBlock", "conform", "encode", "read_payload", "row_source"]
 
 MARKER = b"\xff\xff\xff\xff"
 """First bytes of an Arrow IPC stream."""
@@ -60,6 +62,25 @@ def read_payload(payload: bytes) -> ArrowBlock:
     return conform(table)
 
 
+def row_source(payload: bytes) -> Callable[[int], bytes]:
+    """For a readable payload: place → that row as a stream of its own, in its producer's types without dictionaries."""
+    table = pa.ipc.open_stream(pa.py_buffer(payload)).read_all()
+    plain = [field.with_type(_plain(field.type)) for field in table.schema]
+
+    def row_bytes(place: int) -> bytes:
+        row = table.slice(place, 1).cast(pa.schema(plain))
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, row.schema) as writer:
+            writer.write_table(row)
+        return bytes(sink.getvalue())
+
+    return row_bytes
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
 def conform(table: pa.Table) -> ArrowBlock:
     """Bring a table of any producer to `ENCODED_SCHEMA`; row by row where a column does not convert exactly."""
     try:
@@ -92,18 +113,18 @@ def _conform_column(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedA
         return column
     if pa.types.is_floating(column.type):
         # The shortest text of a float is what its writer meant: 489.07, not 489.06999999999999.
-        return column.cast(pa.string()).cast(wanted)
-    if pa.types.is_timestamp(column.type) and column.type.tz is None:
-        return column.cast(pa.timestamp("us"), safe=False).cast(pa.int64()).cast(wanted)  # no zone: UTC
-    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.string())
+    elif pa.types.is_timestamp(column.type) and column.type.tz is None:
+        column = column.cast(pa.timestamp("us"), safe=False).cast(pa.int64())  # no zone: UTC
+    elif pa.types.is_timestamp(column.type):
         return column.cast(wanted, safe=False)  # nanoseconds are cut
-    if pa.types.is_integer(column.type) or pa.types.is_decimal(column.type):
-        return column.cast(wanted)
-    raise pa.ArrowInvalid(f"{column.type} has no direct way to {wanted}")
+    elif not (pa.types.is_integer(column.type) or pa.types.is_decimal(column.type)):
+        raise pa.ArrowInvalid(f"{column.type} has no direct way to {wanted}")
+    return column.cast(wanted)
 
 
 def _has_blank(texts: pa.Array) -> bool:
-    return texts.null_count > 0 or pa.compute.index(texts, "").as_py() >= 0
+    return bool(texts.null_count > 0 or pa.compute.index(texts, "").as_py() >= 0)
 
 
 def _conform_rows(table: pa.Table) -> ArrowBlock:

@@ -9,7 +9,7 @@ reject with a named reason and its bytes; nothing is dropped and nothing raises.
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -37,6 +37,11 @@ REJECT_SCHEMA: pa.Schema = pa.schema(
 )
 
 _BINARY_PREFIX = 64
+_RUN_BYTES = 8 << 20
+_UNKNOWN_FORMAT = Fault(
+    Reason.UNKNOWN_FORMAT,
+    "expected an Arrow IPC stream, JSON lines or CSV, got bytes of something else or none; send one of these",
+)
 _IDENTITY_COLUMNS = (
     "event_type",
     "product_id",
@@ -92,18 +97,17 @@ class Decoder:
             ValueError: the two sequences differ in length.
         """
         if len(payloads) != len(arrival_ms):
-            raise ValueError(
-                f"expected one arrival time for each payload, got {len(arrival_ms)} for {len(payloads)}; pass both alike"
-            )
+            raise ValueError(f"expected one arrival time for each payload, got {len(arrival_ms)} for {len(payloads)}")
         parts = list(_parts(payloads))
         rejects = [reject for part in parts for reject in part.rejects]
         events = _together(parts)
         faults = first_faults(events, np.array(arrival_ms, dtype=np.int64) * 1000) if len(events) else {}
         if faults:
             records, places = events["record"].to_numpy(), events["place"].to_numpy()
+            sources = {record: _row_source(payloads[record]) for record in {int(records[row]) for row in faults}}
             for row, fault in faults.items():
                 record, place = int(records[row]), int(places[row])
-                rejects.append((record, place, fault, _row_bytes(payloads[record], place, events, row)))
+                rejects.append((record, place, fault, sources[record](place)))
             good = np.ones(len(events), dtype=bool)
             good[list(faults)] = False
             events = events.filter(pa.array(good))
@@ -174,43 +178,57 @@ def _price_text(price: Decimal) -> str:
 
 
 def _parts(payloads: Sequence[bytes]) -> Iterator[_Part]:
-    """Payloads by runs: neighbouring text payloads of one layout are read as one block."""
-    lines: list[bytes] = []
-    counts: list[tuple[int, int]] = []
-    layout: tuple[str, ...] | None = None
+    """Payloads by runs: neighbouring text payloads of one layout are read together, up to a few MiB at once."""
+    run = _Run()
     for record, payload in enumerate(payloads):
         if payload.startswith(arrow_ipc.MARKER):
-            yield from _text_part(lines, counts, layout)
-            lines, counts = [], []
+            yield from run.read()
             yield _arrow_part(record, payload)
             continue
         bare = payload.removeprefix(text.BYTE_ORDER_MARK)
         if not bare.strip() or b"\0" in bare[:_BINARY_PREFIX]:
-            yield from _text_part(lines, counts, layout)
-            lines, counts = [], []
-            fault = Fault(
-                Reason.UNKNOWN_FORMAT,
-                f"expected an Arrow IPC stream, JSON lines or CSV, got {len(payload)} bytes of something else; "
-                "encode events as one of these",
-            )
-            yield _Part(arrow_ipc.ENCODED_SCHEMA.empty_table(), *_indices(record, []), [(record, 0, fault, payload)])
+            yield from run.read()
+            yield _rejected_payload(record, payload, _UNKNOWN_FORMAT)
             continue
-        fresh, columns = _text_rows(payload)
-        if columns != layout:
-            yield from _text_part(lines, counts, layout)
-            lines, counts, layout = [], [], columns
-        lines += fresh
-        counts.append((record, len(fresh)))
-    yield from _text_part(lines, counts, layout)
+        body, columns = text.body_of(payload)
+        if columns != run.columns or run.size > _RUN_BYTES:
+            yield from run.read()
+            run.columns = columns
+        run.add(record, body)
+    yield from run.read()
 
 
-def _text_rows(payload: bytes) -> tuple[list[bytes], tuple[str, ...] | None]:
-    """Rows of a text payload and its CSV columns (None: JSON lines)."""
-    lines = text.event_lines(payload)
-    if lines and lines[0].lstrip().startswith(b"{"):
-        return lines, None
-    header = text.csv_columns(lines[0]) if lines else None
-    return (lines[1:], header) if header else (lines, REES46_COLUMNS)
+class _Run:
+    """Neighbouring text payloads of one layout."""
+
+    def __init__(self) -> None:
+        self.columns: tuple[str, ...] | None = None
+        self.size = 0
+        self._records: list[int] = []
+        self._bodies: list[bytes] = []
+
+    def add(self, record: int, body: bytes) -> None:
+        self.size += len(body)
+        self._records.append(record)
+        self._bodies.append(body)
+
+    def read(self) -> Iterator[_Part]:
+        """Read what was added, and begin anew."""
+        if not self._bodies:
+            return
+        block = text.read_block(self._bodies, self.columns)
+        records = np.repeat(np.array(self._records, dtype=np.int32), block.counts)
+        places = np.concatenate([np.arange(size, dtype=np.int32) for size in block.counts])
+        rejects = [(int(records[i]), int(places[i]), fault, line) for i, (fault, line) in block.faults.items()]
+        if block.kept is not None:
+            kept = np.array(block.kept, dtype=np.int64)
+            records, places = records[kept], places[kept]
+        self.size, self._records, self._bodies = 0, [], []
+        yield _Part(block.events, records, places, rejects)
+
+
+def _rejected_payload(record: int, payload: bytes, fault: Fault) -> _Part:
+    return _Part(arrow_ipc.ENCODED_SCHEMA.empty_table(), *_indices(record, []), [(record, 0, fault, payload)])
 
 
 def _indices(record: int, places: Sequence[int] | range) -> tuple[np.ndarray, np.ndarray]:
@@ -222,23 +240,10 @@ def _arrow_part(record: int, payload: bytes) -> _Part:
     try:
         events, kept, faults = arrow_ipc.read_payload(payload)
     except RowError as error:
-        return _Part(arrow_ipc.ENCODED_SCHEMA.empty_table(), *_indices(record, []), [(record, 0, error.fault, payload)])
-    rejects = [(record, place, fault, _arrow_row(payload, place)) for place, fault in faults.items()]
+        return _rejected_payload(record, payload, error.fault)
+    row_bytes = arrow_ipc.row_source(payload) if faults else None
+    rejects = [(record, place, fault, row_bytes(place)) for place, fault in faults.items()] if row_bytes else []
     return _Part(events, *_indices(record, kept), rejects)
-
-
-def _text_part(lines: list[bytes], counts: list[tuple[int, int]], columns: tuple[str, ...] | None) -> Iterator[_Part]:
-    if not lines:
-        return
-    block = text.read_block(lines, columns)
-    sizes = [size for _, size in counts]
-    records = np.repeat(np.array([record for record, _ in counts], dtype=np.int32), sizes)
-    places = np.concatenate([np.arange(size, dtype=np.int32) for size in sizes])
-    rejects = [(int(records[i]), int(places[i]), fault, lines[i]) for i, fault in block.faults.items()]
-    if block.faults:
-        kept = np.array(block.lines, dtype=np.int64)
-        records, places = records[kept], places[kept]
-    yield _Part(block.events, records, places, rejects)
 
 
 def _together(parts: list[_Part]) -> pa.Table:
@@ -252,18 +257,12 @@ def _together(parts: list[_Part]) -> pa.Table:
     return events.append_column("place", pa.array(np.concatenate([part.places for part in parts])))
 
 
-def _row_bytes(payload: bytes, place: int, events: pa.Table, row: int) -> bytes:
+def _row_source(payload: bytes) -> Callable[[int], bytes]:
+    """Gives rows as they came; an Arrow row has no bytes of its own and becomes a stream of one row."""
     if payload.startswith(arrow_ipc.MARKER):
-        return arrow_ipc.encode(events.slice(row, 1).select(WIRE_SCHEMA.names))
-    return _text_rows(payload)[0][place]
-
-
-def _arrow_row(payload: bytes, place: int) -> bytes:
-    table = pa.ipc.open_stream(pa.py_buffer(payload)).read_all().slice(place, 1)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())
+        return arrow_ipc.row_source(payload)
+    body, _ = text.body_of(payload)
+    return text.event_lines(body).__getitem__
 
 
 def _reject_table(rejects: list[tuple[int, int, Fault, bytes]]) -> pa.Table:

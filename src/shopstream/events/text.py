@@ -7,7 +7,8 @@ blocks.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import chain
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,11 +19,13 @@ from shopstream.events.rows import Row, RowError, read_csv_line, read_json_line
 from shopstream.events.schema import EVENT_FIELDS, PRICE_TYPE, REES46_COLUMNS, WIRE_SCHEMA
 from shopstream.events.validation import Fault
 
-__all__ = ["BYTE_ORDER_MARK", "TextBlock", "csv_columns", "event_lines", "read_block"]
+__all__ = ["BYTE_ORDER_MARK", "TextBlock", "body_of", "csv_columns", "event_lines", "read_block"]
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 _FEW = 64
+_BLOCK_BYTES = 1 << 20
+_MISFITS = (pa.ArrowException, UnicodeError, OverflowError)
 _SHORTEST_TIME = len("2019-11-01 00:00:00")
 _UTC_SUFFIX = " UTC"
 _INTEGERS_AS_TEXT_OR_NUMBER = pa.decimal128(20, 0)
@@ -47,28 +50,42 @@ _CSV_TYPES = {
 }
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class TextBlock:
-    """What came of a sequence of lines.
+    """What came of some text payloads of one layout.
 
     Args:
         events: `WIRE_SCHEMA` columns, `event_id` null where the tracker sent none.
-        lines: index of the line each event came from, ascending.
-        faults: line index → why it is no event.
+        counts: rows (events and faults) of each payload.
+        kept: which of the rows each event came from, ascending; None: all of them.
+        faults: row → why it is no event, and its line.
     """
 
     events: pa.Table
-    lines: list[int] | range
-    faults: dict[int, Fault] = field(default_factory=dict)
+    counts: list[int]
+    kept: list[int] | None
+    faults: dict[int, tuple[Fault, bytes]]
 
 
-def event_lines(payload: bytes) -> list[bytes]:
-    """Lines that are not blank, without line ends and byte order mark."""
-    text = payload.removeprefix(BYTE_ORDER_MARK)
-    lines = text.split(b"\n")
-    if b"\r" in text:
+def event_lines(body: bytes) -> list[bytes]:
+    """Lines that are not blank, without their line ends."""
+    lines = body.split(b"\n")
+    if b"\r" in body:
         lines = [line.removesuffix(b"\r") for line in lines]
     return list(filter(None, lines))
+
+
+def body_of(payload: bytes) -> tuple[bytes, tuple[str, ...] | None]:
+    """A text payload without byte order mark and header, and its CSV columns (None: JSON lines)."""
+    text = payload.removeprefix(BYTE_ORDER_MARK).lstrip(b"\r\n")
+    if text.lstrip().startswith(b"{"):
+        return text, None
+    end = text.find(b"\n")
+    first = text if end < 0 else text[:end]
+    header = csv_columns(first.removesuffix(b"\r"))
+    if header is None:
+        return text, REES46_COLUMNS
+    return (b"" if end < 0 else text[end + 1 :]), header
 
 
 def csv_columns(first_line: bytes) -> tuple[str, ...] | None:
@@ -79,57 +96,69 @@ def csv_columns(first_line: bytes) -> tuple[str, ...] | None:
     return names if "event_time" in names else None
 
 
-def read_block(lines: Sequence[bytes], columns: tuple[str, ...] | None) -> TextBlock:
-    """Read lines of one layout.
+def read_block(bodies: Sequence[bytes], columns: tuple[str, ...] | None) -> TextBlock:
+    """Read text payloads of one layout.
 
     Args:
-        lines: as `event_lines` gives them, without a header.
-        columns: CSV columns in order (`REES46_COLUMNS` without a header); None reads JSON lines.
+        bodies: as `body_of` gives them.
+        columns: CSV columns in order; None reads JSON lines.
     """
-    tables: list[pa.Table] = []
+    text = b"".join([body if body.endswith(b"\n") or not body else body + b"\n" for body in bodies])
+    if b"\r" not in text:
+        counts = [body.count(b"\n") + (not body.endswith(b"\n") and body != b"") for body in bodies]
+        try:
+            return TextBlock(_read_at_once(text, sum(counts), columns), counts, None, {})
+        except _MISFITS:
+            pass  # blank lines or misfits: line by line
+    lines = [event_lines(body) for body in bodies]
+    events, kept, faults = _read_by_halves(list(chain.from_iterable(lines)), columns)
+    return TextBlock(events, [len(part) for part in lines], kept, faults)
+
+
+def _read_by_halves(
+    lines: Sequence[bytes], columns: tuple[str, ...] | None
+) -> tuple[pa.Table, list[int], dict[int, tuple[Fault, bytes]]]:
+    tables: list[pa.Table] = [WIRE_SCHEMA.empty_table()]
     kept: list[int] = []
-    faults: dict[int, Fault] = {}
+    faults: dict[int, tuple[Fault, bytes]] = {}
     spans = [(0, len(lines))]
     while spans:
         start, end = spans.pop()
         try:
-            tables.append(_read_at_once(lines[start:end], columns))
+            tables.append(_read_at_once(b"\n".join(lines[start:end]) + b"\n", end - start, columns))
             kept.extend(range(start, end))
-        except (pa.ArrowException, UnicodeError, OverflowError):  # the reason is found line by line
+        except _MISFITS:  # which line, and why, is found further down
             if end - start > _FEW:
                 middle = (start + end) // 2
                 spans += [(middle, end), (start, middle)]
                 continue
             rows: list[Row] = []
             for place in range(start, end):
+                line = lines[place]
                 try:
-                    rows.append(
-                        read_json_line(lines[place]) if columns is None else read_csv_line(lines[place], columns)
-                    )
+                    rows.append(read_json_line(line) if columns is None else read_csv_line(line, columns))
                     kept.append(place)
                 except RowError as error:
-                    faults[place] = error.fault
+                    faults[place] = error.fault, line
             tables.append(pa.Table.from_pylist(rows, schema=WIRE_SCHEMA))
-    events = pa.concat_tables(tables) if tables else WIRE_SCHEMA.empty_table()
-    return TextBlock(events, kept if faults else range(len(lines)), faults)
+    return pa.concat_tables(tables), kept, faults
 
 
-def _read_at_once(lines: Sequence[bytes], columns: tuple[str, ...] | None) -> pa.Table:
+def _read_at_once(text: bytes, count: int, columns: tuple[str, ...] | None) -> pa.Table:
     """All lines as columns.
 
     Raises:
         ArrowInvalid: a line does not fit, or has a form whose meaning `events.rows` alone decides.
     """
-    text = b"\n".join(lines)
-    raw = _read_json(text, lines) if columns is None else _read_csv(text, columns)
-    if raw.num_rows != len(lines):
+    raw = _read_json(text, count) if columns is None else _read_csv(text, columns)
+    if raw.num_rows != count:
         raise pa.ArrowInvalid("lines and rows differ")
     arrays = []
     for column in WIRE_SCHEMA:
         if column.name not in raw.column_names:
             if not column.nullable:
                 raise pa.ArrowInvalid(f"no column {column.name}")
-            arrays.append(pa.nulls(len(lines), column.type))
+            arrays.append(pa.nulls(count, column.type))
             continue
         values = raw[column.name]
         if not column.nullable and values.null_count:
@@ -149,7 +178,7 @@ def _read_csv(text: bytes, columns: tuple[str, ...]) -> pa.Table:
         raise pa.ArrowInvalid("quotes, lone carriage returns and hexadecimal numbers are read line by line")
     return pa.csv.read_csv(
         pa.BufferReader(text),
-        read_options=pa.csv.ReadOptions(column_names=list(columns), block_size=max(1 << 20, _longest_block(text))),
+        read_options=pa.csv.ReadOptions(column_names=list(columns), block_size=_BLOCK_BYTES),
         parse_options=pa.csv.ParseOptions(quote_char=False),
         convert_options=pa.csv.ConvertOptions(
             column_types=_CSV_TYPES,
@@ -160,20 +189,15 @@ def _read_csv(text: bytes, columns: tuple[str, ...]) -> pa.Table:
     )
 
 
-def _read_json(text: bytes, lines: Sequence[bytes]) -> pa.Table:
-    if not all(line[:1] == b"{" and line[-1:] == b"}" for line in lines):
+def _read_json(text: bytes, count: int) -> pa.Table:
+    if not (text.startswith(b"{") and text.endswith(b"}\n") and text.count(b"}\n{") == count - 1):
         raise pa.ArrowInvalid("a line is no object")
     text.decode()  # Arrow's JSON parser does not look at the encoding
     return pa.json.read_json(
         pa.BufferReader(text),
-        read_options=pa.json.ReadOptions(block_size=max(1 << 20, _longest_block(text))),
+        read_options=pa.json.ReadOptions(block_size=_BLOCK_BYTES),
         parse_options=_JSON_PARSE,
     )
-
-
-def _longest_block(text: bytes) -> int:
-    """Arrow refuses a line longer than a block; a small payload is one block."""
-    return min(len(text) + 1, 1 << 24)
 
 
 def _times(values: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -198,6 +222,3 @@ def _moments(texts: pa.Array) -> pa.Array:
     return pc.if_else(zoned, texts, pc.binary_join_element_wise(texts, "Z", "")).cast(
         WIRE_SCHEMA.field("event_time").type
     )
-
-
-DEFAULT_CSV_COLUMNS = REES46_COLUMNS

@@ -165,7 +165,7 @@ def _check_time(events: pa.Table, arrival_us: npt.NDArray[np.int64], note: _Note
             times < _OLDEST_US,
             Reason.EVENT_TIME_TOO_OLD,
             lambda row: (
-                f"expected an event_time from 2000-01-01 on, got {_moment(times[row])}; check the tracker's clock or unit"
+                f"expected an event_time from 2000-01-01 on, got {_moment(times[row])}; check the tracker's clock"
             ),
         )
     if times.max() > arrival_us.min() + _DAY_US:
