@@ -1,0 +1,215 @@
+"""`shopstream synthesise`: a file of synthetic traffic and the truth about it."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from shopstream.cli.output import Format, FormatOption, emit, emit_object, err
+from shopstream.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from shopstream.simulation import OutOfOrder, Scenario, Synthesis, SynthesisSummary
+
+__all__ = ["synthesise"]
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def synthesise(
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .csv, .csv.gz or .parquet.")],
+    from_: Annotated[str, typer.Option("--from", metavar="DATE", help="First day, UTC.")] = "2019-11-05",
+    days: Annotated[int, typer.Option(help="Number of whole days.")] = 1,
+    events: Annotated[
+        int | None,
+        typer.Option(
+            help="Genuine events in the whole period, about; surges and attacks come on top.",
+            show_default="1,770,000 a day, as in the real shop",
+        ),
+    ] = None,
+    users: Annotated[
+        int | None, typer.Option(help="Shoppers who may come.", show_default="twice the events of a day")
+    ] = None,
+    products: Annotated[int, typer.Option(help="Products in the catalogue.")] = 166_794,
+    seed: Annotated[int, typer.Option(help="The same seed and options give the same file.")] = 1,
+    flash_sale: Annotated[
+        list[str] | None,
+        typer.Option(metavar="START,DURATION,FACTOR[,CATEGORY]", help="More genuine shoppers; repeatable."),
+    ] = None,
+    outage: Annotated[
+        list[str] | None, typer.Option(metavar="START,DURATION", help="Nothing is recorded; repeatable.")
+    ] = None,
+    flood: Annotated[
+        list[str] | None,
+        typer.Option(metavar="START,DURATION,FACTOR,IDS", help="FACTOR times the traffic, from many ids; repeatable."),
+    ] = None,
+    scraper: Annotated[
+        list[str] | None,
+        typer.Option(metavar="START,DURATION,BOTS,GAP", help="Bots with a page every GAP seconds; repeatable."),
+    ] = None,
+    out_of_order: Annotated[
+        str | None, typer.Option(metavar="SHARE,SECONDS", help="That share arrives up to SECONDS late.")
+    ] = None,
+    tracker: Annotated[bool, typer.Option("--tracker", help="Add event_id, ip, user_agent and url.")] = False,
+    fmt: FormatOption = Format.TABLE,
+) -> None:
+    """Write synthetic shop traffic that looks like the real one, with attacks whose truth is known.
+
+    Genuine shoppers follow figures of a real multi-category shop: hours, weekdays, session lengths, pauses, funnel,
+    best sellers, prices, missing values, duplicates. What was laid over them stands in OUT.truth.json (kind, time,
+    actors, number of events), never in the events.
+
+    START is a time of the first day (13:00) or a moment in UTC (2019-11-06T13:00); DURATION is like 90s, 10m, 2h or 1d.
+
+    [bold]Examples[/]
+
+    \b
+      shopstream synthesise --out day.csv
+      shopstream synthesise --out november.parquet --from 2019-11-01 --days 30 --events 60000000
+      shopstream synthesise --out sale.csv.gz --flash-sale 13:00,1h,10,electronics.smartphone
+      shopstream synthesise --out late.csv --events 100000 --out-of-order 0.05,30 --outage 03:00,20m
+      shopstream synthesise --out attack.csv --events 500000 --tracker \\
+          --flood 14:00,5m,10,2000 --scraper 09:00,2h,5,2
+    """
+    from shopstream.simulation import (  # noqa: PLC0415  start-up time
+        FlashSale,
+        Flood,
+        Outage,
+        Scraper,
+        Synthesis,
+        SynthesisSettings,
+    )
+
+    start = _date(from_)
+    scenarios: list[Scenario] = []
+    for text in flash_sale or ():
+        when, duration, factor, *category = _parts("--flash-sale", text, "START,DURATION,FACTOR[,CATEGORY]", 3, 4)
+        times = _moment(start, when), _duration(duration)
+        scenarios.append(FlashSale(*times, _number("--flash-sale", factor), category[0] if category else None))
+    for text in outage or ():
+        when, duration = _parts("--outage", text, "START,DURATION", 2)
+        scenarios.append(Outage(_moment(start, when), _duration(duration)))
+    for text in flood or ():
+        when, duration, factor, ids = _parts("--flood", text, "START,DURATION,FACTOR,IDS", 4)
+        times = _moment(start, when), _duration(duration)
+        scenarios.append(Flood(*times, _number("--flood", factor), _whole("--flood", ids)))
+    for text in scraper or ():
+        when, duration, bots, gap = _parts("--scraper", text, "START,DURATION,BOTS,GAP", 4)
+        times = _moment(start, when), _duration(duration)
+        scenarios.append(Scraper(*times, _whole("--scraper", bots), _number("--scraper", gap)))
+    settings = SynthesisSettings(
+        start=start,
+        days=days,
+        events=events,
+        users=users,
+        products=products,
+        seed=seed,
+        out_of_order=_disorder(out_of_order),
+        tracker=tracker,
+        scenarios=tuple(scenarios),
+    )
+    _print(_write(Synthesis(settings), out), fmt)
+
+
+def _write(synthesis: "Synthesis", out: Path) -> "SynthesisSummary":
+    columns = (
+        SpinnerColumn(),
+        TextColumn("synthesising"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("synthesising", total=round(synthesis.expected_events))
+
+        def progress(events: int, done: float) -> None:
+            bar.update(task, completed=events, total=max(round(events / done), events))
+
+        return synthesis.write(out, progress)
+
+
+def _print(summary: "SynthesisSummary", fmt: Format) -> None:
+    row = {
+        "file": str(summary.path),
+        "truth": str(summary.truth_path),
+        "events": summary.events,
+        "genuine_events": summary.genuine_events,
+        "first_event_time": summary.first_time,
+        "last_event_time": summary.last_time,
+    }
+    episodes: list[dict[str, object]] = [
+        {
+            "kind": episode.kind,
+            "attack": episode.hostile,
+            "from": episode.from_time,
+            "until": episode.until_time,
+            "actors": len(episode.actors),
+            "events": episode.events,
+        }
+        for episode in summary.episodes
+    ]
+    if fmt is Format.TABLE:
+        emit_object(row, fmt, title="Synthetic traffic")
+        if episodes:
+            emit(episodes, fmt, title="Laid over it")
+    elif fmt is Format.JSON:
+        emit_object(row | {"episodes": episodes}, fmt)
+    else:
+        emit_object(row, fmt)
+
+
+def _parts(option: str, text: str, form: str, least: int, most: int | None = None) -> list[str]:
+    parts = [part.strip() for part in text.split(",")]
+    if not least <= len(parts) <= (most or least) or not all(parts):
+        raise ConfigurationError(f"expected {option} {form}, got {text!r}; see `shopstream synthesise --help`")
+    return parts
+
+
+def _date(text: str) -> datetime:
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError:
+        raise ConfigurationError(f"expected --from as a date like 2019-11-05, got {text!r}") from None
+
+
+def _moment(start: datetime, text: str) -> datetime:
+    if re.fullmatch(r"\d{1,2}:\d{2}(:\d{2})?", text):
+        hours, minutes, *seconds = (int(part) for part in text.split(":"))
+        return start + timedelta(hours=hours, minutes=minutes, seconds=seconds[0] if seconds else 0)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigurationError(f"expected a start like 13:00 or 2019-11-06T13:00, got {text!r}") from None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _duration(text: str) -> timedelta:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
+    if match is None:
+        raise ConfigurationError(f"expected a duration like 90s, 10m, 2h or 1d, got {text!r}")
+    return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+
+
+def _number(option: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigurationError(f"expected a number in {option}, got {text!r}") from None
+
+
+def _whole(option: str, text: str) -> int:
+    if not text.isdecimal():
+        raise ConfigurationError(f"expected a whole number in {option}, got {text!r}")
+    return int(text)
+
+
+def _disorder(text: str | None) -> "OutOfOrder | None":
+    from shopstream.simulation import OutOfOrder  # noqa: PLC0415  start-up time
+
+    if text is None:
+        return None
+    share, seconds = _parts("--out-of-order", text, "SHARE,SECONDS", 2)
+    return OutOfOrder(_number("--out-of-order", share), _number("--out-of-order", seconds))

@@ -1,0 +1,124 @@
+"""How many sessions are expected in each minute."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from shopstream.clock import from_ms, to_ms
+from shopstream.simulation import calibration as real
+
+__all__ = ["Calendar", "Span"]
+
+MINUTE_MS = 60_000
+_DAY = 1_440  # minutes
+_WARM_UP = 180  # minutes before the start, so that sessions are already under way at the start
+_SLICE_EVENTS = 150_000  # expected; with the next it bounds memory, whatever the length
+_SLICE_MINUTES = 60
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A half-open range of time in milliseconds since the epoch; `number` counts the slices of one synthesis."""
+
+    number: int
+    from_ms: int
+    until_ms: int
+
+    def clip(self, from_ms: int, until_ms: int) -> "Span":
+        """The part inside the given range; empty (until ≤ from) where they do not meet."""
+        return Span(self.number, max(self.from_ms, from_ms), min(self.until_ms, until_ms))
+
+    @property
+    def empty(self) -> bool:
+        """Nothing in it."""
+        return self.until_ms <= self.from_ms
+
+
+@lru_cache(maxsize=1)
+def _day_profile() -> Floats:
+    """Share of a day's sessions per minute of the day, smooth, with each hour's share as measured."""
+    shares = np.array(real.HOUR_SHARES)
+    minute = np.arange(_DAY) + 0.5
+    nodes = shares.copy()
+    centres = np.arange(-1, 25) * 60.0 + 30
+    for _ in range(30):
+        curve = np.exp(np.interp(minute, centres, np.log(np.r_[nodes[-1], nodes, nodes[0]])))
+        sums = curve.reshape(24, 60).sum(axis=1)
+        nodes *= shares / sums
+    curve = np.exp(np.interp(minute, centres, np.log(np.r_[nodes[-1], nodes, nodes[0]])))
+    return np.asarray(curve / curve.sum(), np.float64)
+
+
+class Calendar:
+    """Expected genuine events per minute of a period, and its cut into slices of bounded size.
+
+    Args:
+        start: a midnight, UTC.
+        days: length of the period.
+        events: expected in the whole period, before surges and outages.
+        seed: of the day noise; a day has the same noise in every period that holds it.
+    """
+
+    def __init__(self, start: datetime, days: int, events: int, seed: int) -> None:
+        self.from_ms = to_ms(start)
+        self.until_ms = to_ms(start + timedelta(days=days))
+        self._zero_ms = self.from_ms - _WARM_UP * MINUTE_MS
+        dates = [start + timedelta(days=day) for day in range(-1, days)]
+        volume = np.concatenate([_day_profile() * _day_factor(date, seed) for date in dates])[_DAY - _WARM_UP :]
+        self._events = volume * (events / volume[_WARM_UP:].sum())
+
+    @property
+    def minutes_ms(self) -> npt.NDArray[np.int64]:
+        """Start of each minute, warm-up included."""
+        return self._zero_ms + np.arange(len(self._events), dtype=np.int64) * MINUTE_MS
+
+    def scale(self, factors: Floats) -> "Calendar":
+        """The same period with more or fewer events per minute."""
+        scaled = object.__new__(Calendar)
+        scaled.__dict__.update(self.__dict__)
+        scaled._events = self._events * factors  # noqa: SLF001  its own kind
+        return scaled
+
+    def slices(self) -> Sequence[Span]:
+        """The period (warm-up included), cut at whole minutes: an hour at most, fewer events than memory minds."""
+        spans: list[Span] = []
+        first, events = 0, 0.0
+        for minute, expected in enumerate(self._events):
+            if minute > first and (events + expected > _SLICE_EVENTS or minute - first == _SLICE_MINUTES):
+                spans.append(self._span(len(spans), first, minute))
+                first, events = minute, 0.0
+            events += expected
+        spans.append(self._span(len(spans), first, len(self._events)))
+        return spans
+
+    def _span(self, number: int, first: int, last: int) -> Span:
+        return Span(number, self._zero_ms + first * MINUTE_MS, self._zero_ms + last * MINUTE_MS)
+
+    def expected(self, span: Span) -> Floats:
+        """Expected events of each minute of a slice that begins and ends at whole minutes."""
+        first = (span.from_ms - self._zero_ms) // MINUTE_MS
+        return self._events[first : (span.until_ms - self._zero_ms) // MINUTE_MS]
+
+    def rate_at(self, moments_ms: npt.NDArray[np.int64]) -> Floats:
+        """Expected events per second at moments inside the period."""
+        return self._events[(moments_ms - self._zero_ms) // MINUTE_MS] / 60
+
+    def total(self) -> float:
+        """Expected events of the whole period, warm-up left out."""
+        return float(self._events[_WARM_UP:].sum())
+
+    def describe(self) -> str:
+        """From and until, for messages."""
+        return f"{from_ms(self.from_ms):%Y-%m-%d %H:%M} to {from_ms(self.until_ms):%Y-%m-%d %H:%M} UTC"
+
+
+def _day_factor(date: datetime, seed: int) -> float:
+    day = (date - datetime(1970, 1, 1, tzinfo=UTC)).days
+    noise = np.random.default_rng([seed, 0xDA7E, day % 2**32]).normal(0, real.DAY_NOISE_SD)
+    return float(real.WEEKDAY_FACTORS[date.weekday()] * np.exp(noise))

@@ -1,0 +1,134 @@
+"""What genuine traffic looks like: the figures that the synthetic shop follows.
+
+All are aggregates of the public REES46 data set "eCommerce behavior data from multi category store" (October 2019 to
+April 2020, 411.7 M events, 89.7 M sessions) or, where said so, of a contiguous slice of 17,434 events of it.
+"""
+
+from typing import Final
+
+__all__ = [
+    "BREAK_MU",
+    "BREAK_SIGMA",
+    "CART_ONLY_BY_LENGTH",
+    "CART_PURCHASE_FACTOR_BY_HOUR",
+    "CATEGORIES_CODED",
+    "CATEGORIES_UNCODED",
+    "DAILY_EVENTS",
+    "DAY_NOISE_SD",
+    "DUPLICATE_SHARES",
+    "GAP_BETWEEN_SIGMA",
+    "GAP_MAX_S",
+    "GAP_MU",
+    "GAP_WITHIN_SIGMA",
+    "HOUR_SHARES",
+    "LENGTH_CCDF",
+    "LENGTH_MAX",
+    "LENGTH_TAIL_EXPONENT",
+    "PRICE_QUANTILES",
+    "PRODUCT_EXPONENTS",
+    "PRODUCT_TOP_100_SHARE",
+    "PURCHASE_BY_LENGTH",
+    "RETURN_SHARE",
+    "REVISIT_SHARE",
+    "SECOND_CYCLE_SHARES",
+    "SWITCH_CATEGORY_SHARE",
+    "WEEKDAY_FACTORS",
+    "ZERO_PRICE_SHARE",
+]
+
+DAILY_EVENTS: Final = 1_770_000
+"""Median events of a day."""
+
+HOUR_SHARES: Final = (
+    *(0.00653, 0.01285, 0.02606, 0.03841, 0.04999, 0.05596, 0.05814, 0.05885),
+    *(0.06156, 0.06038, 0.05871, 0.0576, 0.05701, 0.06036, 0.06427, 0.06286),
+    *(0.05834, 0.05321, 0.03855, 0.02634, 0.01557, 0.00889, 0.00542, 0.00412),
+)
+"""Share of the sessions that start in each hour, UTC (November 2019, full)."""
+
+CART_PURCHASE_FACTOR_BY_HOUR: Final = tuple(
+    share / 1.4085
+    for share in (
+        *(0.6, 0.52, 0.68, 1.19, 1.44, 1.56, 1.63, 1.65, 1.81, 1.94, 1.88, 1.82),
+        *(1.67, 1.5, 1.35, 1.14, 1.02, 0.97, 0.73, 0.72, 0.74, 0.82, 0.91, 0.84),
+    )
+)
+"""Readiness to buy by start hour, UTC, against the mean (purchase events per event, November 2019, full)."""
+
+WEEKDAY_FACTORS: Final = (0.983, 0.9244, 0.9028, 0.9544, 1.017, 1.0134, 1.0348)
+"""Volume of Monday to Sunday against the week's mean."""
+
+DAY_NOISE_SD: Final = 0.0913
+"""Standard deviation of a day's log volume around weekday and trend."""
+
+LENGTH_CCDF: Final = ((1, 1.0), (2, 0.594429), (6, 0.227501), (11, 0.101959), (21, 0.032174), (51, 0.003634))
+"""(events, share of sessions with at least as many); a power law between two points."""
+
+LENGTH_TAIL_EXPONENT: Final = 2.963
+"""Of the power law beyond 51 events."""
+
+LENGTH_MAX: Final = 200
+"""No genuine session is longer; the few longer ones of the real data are mostly robots."""
+
+GAP_MU: Final = 3.5105
+"""Mean of ln(seconds between two events of a session); the slice."""
+
+GAP_BETWEEN_SIGMA: Final = 0.45
+"""Spread of that mean over sessions (hasty and slow shoppers); with the next it gives the slice's 0.968 in all."""
+
+GAP_WITHIN_SIGMA: Final = 0.857
+"""Spread of ln(gap) inside one session."""
+
+GAP_MAX_S: Final = 1_790
+"""A longer pause would start a new session (30 minutes)."""
+
+RETURN_SHARE: Final = 0.12
+"""After a session the shopper opens another one soon with this probability (1.125 sessions per user in the slice)."""
+
+BREAK_MU: Final = 6.6
+"""Mean of ln(seconds between two such sessions)."""
+
+BREAK_SIGMA: Final = 1.0
+"""Spread of it."""
+
+REVISIT_SHARE: Final = 0.36
+"""An event after a session's first shows a product of the session again, before chance repeats (0.28 of all views)."""
+
+SWITCH_CATEGORY_SHARE: Final = 0.19
+"""A product new to the session comes from another category (1.24 distinct categories per session in the slice)."""
+
+PURCHASE_BY_LENGTH: Final = (
+    *((1, 0.0015), (2, 0.033), (3, 0.102), (4, 0.128), (5, 0.138)),
+    *((6, 0.1418), (11, 0.1394), (21, 0.1404), (51, 0.1531)),
+)
+"""(events from, share of sessions that buy); 2 to 5 events together have 0.0765."""
+
+CART_ONLY_BY_LENGTH: Final = ((1, 0.0), (2, 0.065), (3, 0.115), (6, 0.14))
+"""(events from, share of sessions with a cart and no purchase); 0.065 of all sessions."""
+
+SECOND_CYCLE_SHARES: Final = (0.62, 0.30)
+"""Of the cart sessions with 6 events and more: share that fill the cart a second time, and that pay for that, too."""
+
+DUPLICATE_SHARES: Final = (0.0010, 0.0449, 0.0221)
+"""Share of view, cart and purchase events that the tracker sends twice, exactly alike."""
+
+PRICE_QUANTILES: Final = (
+    *((0.0, 0.77), (0.01, 6.01), (0.05, 18.64), (0.10, 30.63), (0.25, 65.0), (0.50, 161.83), (0.75, 358.18)),
+    *((0.90, 733.61), (0.95, 1003.86), (0.99, 1734.12), (0.999, 2545.36), (1.0, 2574.07)),
+)
+"""(share of events, price up to); October sample of 42,448 events, log-normal in shape, capped."""
+
+ZERO_PRICE_SHARE: Final = 0.0016
+"""Share of events with products that have no price yet."""
+
+PRODUCT_EXPONENTS: Final = ((30, 0.595), (500, 0.784))
+"""(rank up to, exponent of the power law of events by product rank); beyond, what gives the next figure."""
+
+PRODUCT_TOP_100_SHARE: Final = 0.2093
+"""Share of events of the hundred most seen products."""
+
+CATEGORIES_CODED: Final = 277
+"""Category ids that always come with a code."""
+
+CATEGORIES_UNCODED: Final = 414
+"""Category ids that never do."""

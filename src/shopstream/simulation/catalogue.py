@@ -1,0 +1,283 @@
+"""The synthetic shop's products: popularity, and attributes that never change.
+
+A category id always or never has a code; brand and price belong to the product. Shares are shares of the events a product
+gets, so the most seen products are drawn first and the many unseen ones fill what is missing.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from shopstream.simulation import calibration as real
+from shopstream.simulation import taxonomy
+
+__all__ = ["Catalogue"]
+
+_HEAD = 2_000  # products drawn one category richer: best sellers are mostly phones
+_BRANDS = 3_445
+_FIRST_CATEGORY_ID = 2_053_013_552_259_662_037
+_PRODUCTS_PER_CATEGORY = 100_000  # product ids of a category lie together, as in the real shop
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Catalogue:
+    """Products in the order of their category; a product is named by its place here.
+
+    Attributes:
+        product_id, category_id: int64.
+        code, brand: int32 places in `codes` and `brands`; -1 is none.
+        price: int64 ten-thousandths.
+        cumulative: float64, cumulative share of events, ends with 1.
+        category_from, category_until: float64, per product: the slice of `cumulative` of its category.
+        appeal: float32, readiness to buy against the mean; 0 where there is no price.
+    """
+
+    product_id: Ints
+    category_id: Ints
+    code: npt.NDArray[np.int32]
+    brand: npt.NDArray[np.int32]
+    price: Ints
+    cumulative: Floats
+    category_from: Floats
+    category_until: Floats
+    appeal: npt.NDArray[np.float32]
+    codes: tuple[str, ...]
+    brands: tuple[str, ...]
+
+    @staticmethod
+    @lru_cache(maxsize=4)
+    def build(products: int, seed: int) -> "Catalogue":
+        """The catalogue of that many products; the same for the same arguments."""
+        return _build(products, np.random.default_rng([seed, 0xCA7A]))
+
+    def __len__(self) -> int:
+        return len(self.product_id)
+
+    def draw(self, uniform: Floats) -> npt.NDArray[np.int32]:
+        """Products by popularity."""
+        found = np.searchsorted(self.cumulative, uniform, side="right")
+        return np.minimum(found, len(self) - 1).astype(np.int32)
+
+    def draw_alike(self, products: npt.NDArray[np.int32], uniform: Floats) -> npt.NDArray[np.int32]:
+        """Products by popularity, each of the category of the given one."""
+        lower = self.category_from[products]
+        return self.draw(lower + uniform * (self.category_until[products] - lower))
+
+    def of_code(self, code: str) -> npt.NDArray[np.int32]:
+        """Products of a category code; empty where there is none."""
+        if code not in self.codes:
+            return np.empty(0, np.int32)
+        return np.flatnonzero(self.code == self.codes.index(code)).astype(np.int32)
+
+    def csv_fields(self) -> pa.Array:
+        """Per product: `product_id,category_id,category_code,brand,price,`."""
+        codes, brands = (*self.codes, ""), (*self.brands, "")  # place -1 is the last
+        columns = zip(self.product_id, self.category_id, self.code, self.brand, self.price // 100, strict=True)
+        return pa.array(
+            [f"{p},{c},{codes[k]},{brands[b]},{cents // 100}.{cents % 100:02d}," for p, c, k, b, cents in columns]
+        )
+
+
+def _build(products: int, rng: np.random.Generator) -> Catalogue:
+    weights = _popularity(products)
+    category_ids, codes_of, codes, shares = _categories(rng)
+    category = _by_share(rng, weights, shares, codes_of)
+    brands = _brand_names(min(_BRANDS, products // 10 + 2))
+    brand = _brands(rng, weights, category, codes_of, codes, brands)
+    nan_brand = brands.index("nan")
+    brand[min(_HEAD, products - 1)] = nan_brand
+    price = _prices(rng, weights, category, codes_of, codes)
+    appeal = _appeal(rng, category, codes_of, codes, brand, price, weights)
+    # Within a category the best sellers come first.
+    order = np.lexsort((np.arange(products), category))
+    category, weights = category[order], weights[order]
+    starts = np.flatnonzero(np.r_[True, category[1:] != category[:-1]])
+    run = np.cumsum(np.r_[True, category[1:] != category[:-1]]) - 1
+    cumulative = np.cumsum(weights)
+    cumulative /= cumulative[-1]
+    bounds = np.r_[0.0, cumulative[starts[1:] - 1], 1.0]
+    product_id = np.empty(products, np.int64)
+    lengths = np.diff(np.r_[starts, products])
+    for start, length in zip(starts, lengths, strict=True):
+        span = max(_PRODUCTS_PER_CATEGORY, int(length))
+        product_id[start : start + length] = rng.permutation(span)[:length]
+    widths = np.maximum(lengths, _PRODUCTS_PER_CATEGORY)
+    product_id += (1_000_000 + np.r_[0, np.cumsum(widths)[:-1]])[run]
+    return Catalogue(
+        product_id=product_id,
+        category_id=category_ids[category],
+        code=codes_of[category].astype(np.int32),
+        brand=brand[order].astype(np.int32),
+        price=price[order],
+        cumulative=cumulative,
+        category_from=bounds[run],
+        category_until=bounds[run + 1],
+        appeal=appeal[order],
+        codes=codes,
+        brands=brands,
+    )
+
+
+def _popularity(products: int) -> Floats:
+    """Shares of events by rank: three power laws, the last one fitted to the share of the first hundred."""
+    (bend, first), (tail, second) = real.PRODUCT_EXPONENTS
+    ranks = np.arange(1, products + 1, dtype=np.float64)
+    weights = np.where(ranks <= bend, ranks**-first, bend ** (second - first) * ranks**-second)
+    if products > tail:
+        head, top = weights[:tail].sum(), weights[:100].sum()
+        wanted = top / real.PRODUCT_TOP_100_SHARE - head  # what the tail has to weigh
+        low, high = 0.0, 4.0
+        for _ in range(40):
+            middle = (low + high) / 2
+            heavier = (weights[tail - 1] * (ranks[tail:] / tail) ** -middle).sum() > wanted
+            low, high = (middle, high) if heavier else (low, middle)
+        weights[tail:] = weights[tail - 1] * (ranks[tail:] / tail) ** -low
+    return np.asarray(weights / weights.sum(), np.float64)
+
+
+def _categories(rng: np.random.Generator) -> tuple[Ints, Ints, tuple[str, ...], Floats]:
+    """Category ids, the place of their code (-1: none), the codes, and the share of events of each id."""
+    pairs = [
+        (f"{level}.{rest}", int(share))
+        for level, text in taxonomy.CODES.items()
+        for rest, share in (item.split(":") for item in text.split())
+    ]
+    pairs.sort(key=lambda pair: -pair[1])
+    codes = tuple(code for code, _ in pairs)
+    share = np.array([share for _, share in pairs], np.float64)
+    share *= (1 - taxonomy.NULL_CODE_SHARE) / share.sum()
+    # The greatest code has one id, the others share out what ids are left; a code's first id has most of it.
+    extra = rng.integers(1, len(codes), real.CATEGORIES_CODED - len(codes))
+    places = np.r_[np.arange(len(codes)), extra]
+    part = np.r_[np.full(len(codes), 3.0), rng.random(len(extra))]
+    coded = share[places] * part / np.bincount(places, part)[places]
+    uncoded = np.arange(1, real.CATEGORIES_UNCODED + 1, dtype=np.float64) ** -0.95
+    uncoded *= taxonomy.NULL_CODE_SHARE / uncoded.sum()
+    total = real.CATEGORIES_CODED + real.CATEGORIES_UNCODED
+    ids = _FIRST_CATEGORY_ID + np.sort(rng.choice(12_000_000_000 // 31, total, replace=False)) * 31
+    return rng.permutation(ids), np.r_[places, np.full(len(uncoded), -1)], codes, np.r_[coded, uncoded]
+
+
+def _by_share(rng: np.random.Generator, weights: Floats, shares: Floats, codes_of: Ints) -> Ints:
+    """A category per product: best sellers from the great coded ones, the rest so that the shares come out."""
+    head = min(_HEAD, len(weights) // 4)
+    rich = shares * np.where((codes_of >= 0) & (shares > shares.max() / 15), 1.5, 1.0)
+    first = rng.choice(len(shares), head, p=rich / rich.sum())
+    left = np.maximum(shares - np.bincount(first, weights[:head], len(shares)), shares * 0.02)
+    rest = rng.choice(len(shares), len(weights) - head, p=left / left.sum())
+    return np.r_[first, rest]
+
+
+def _group_of(code: str) -> str:
+    return "smartphone" if code == "electronics.smartphone" else code.partition(".")[0]
+
+
+def _brands(  # noqa: PLR0914  one fit, told in order
+    rng: np.random.Generator,
+    weights: Floats,
+    category: Ints,
+    codes_of: Ints,
+    codes: tuple[str, ...],
+    brands: tuple[str, ...],
+) -> Ints:
+    """A brand per product (-1: none), so that both the brands' and the groups' shares come out."""
+    names = ["", "smartphone", *taxonomy.CODES]
+    group_of_code = np.array([names.index(_group_of(code)) for code in codes] + [0])
+    group = group_of_code[codes_of[category]]
+    rows = np.bincount(group, weights, len(names))
+    none = rows * np.where(np.arange(len(names)) == 0, taxonomy.NULL_BRAND_SHARES[0], taxonomy.NULL_BRAND_SHARES[1])
+    columns = _brand_shares(len(brands)) * (rows - none).sum()
+    fit = np.full((len(names), len(brands)), 0.01)
+    home = rng.choice(len(names), len(brands), p=rows / rows.sum())
+    fit[home, np.arange(len(brands))] = 1.0
+    for place, name in enumerate(brands):
+        for known in taxonomy.BRAND_HOMES.get(name, ()):
+            fit[names.index(known), place] = 2.0
+    fit[:, brands.index("nan")] = 0.0
+    for _ in range(20):  # iterative proportional fitting
+        fit *= (columns / np.maximum(fit.sum(axis=0), 1e-300))[None, :]
+        fit *= ((rows - none) / np.maximum(fit.sum(axis=1), 1e-300))[:, None]
+    table = np.c_[fit, none]
+    head = min(_HEAD, len(weights) // 4)
+    chosen = np.empty(len(weights), np.int64)
+    assigned = np.zeros_like(table)
+    for part in (slice(0, head), slice(head, None)):
+        left = np.maximum(table - assigned, table * 0.02)
+        edges = np.cumsum(left, axis=1)
+        edges /= edges[:, -1:]
+        draws = rng.random(len(weights[part]))
+        for place in range(len(names)):
+            mine = np.flatnonzero(group[part] == place)
+            chosen[part][mine] = np.searchsorted(edges[place], draws[mine])
+        np.add.at(assigned, (group[part], chosen[part]), weights[part])
+    chosen[chosen >= len(brands)] = -1
+    return chosen
+
+
+def _brand_shares(count: int) -> Floats:
+    """Share of each brand of the events with brand, best first."""
+    knots = [(0, 0.0), *taxonomy.BRAND_SHARES, (max(count, 501), 1.0)]
+    # Straight in log rank between two knots; each brand has its step of the curve.
+    x = np.log1p([knot for knot, _ in knots])
+    curve = np.interp(np.log1p(np.arange(count + 1)), x, [share for _, share in knots])
+    steps = np.sort(np.diff(curve))[::-1]
+    return np.asarray(steps / steps.sum(), np.float64)
+
+
+def _brand_names(count: int) -> tuple[str, ...]:
+    """Known names, then made-up ones; `nan` is among them."""
+    rng = np.random.default_rng(0xB7A2D)
+    names = dict.fromkeys((*taxonomy.TOP_BRANDS[: max(count - 1, 1)], "nan"))
+    heads = ("b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "st", "tr", "br", "kr")
+    vowels = ("a", "e", "i", "o", "u")
+    tails = ("", "", "n", "r", "x", "s", "l", "t")
+    while len(names) < count:
+        syllables = (rng.choice(heads) + rng.choice(vowels) for _ in range(rng.integers(2, 4)))
+        names["".join(syllables) + str(rng.choice(tails))] = None
+    return tuple(names)
+
+
+def _prices(rng: np.random.Generator, weights: Floats, category: Ints, codes_of: Ints, codes: tuple[str, ...]) -> Ints:
+    """Ten-thousandths: levels by category, then the whole catalogue bent onto the real quantiles."""
+    levels = np.array([_price_level(code) for code in codes] + [taxonomy.PRICE_LEVELS[""]])[codes_of]
+    noise = rng.normal(0, np.where(codes_of < 0, 0.9, 0.25))
+    score = levels[category, 0] + noise[category] + levels[category, 1] * rng.standard_normal(len(category)) * 0.85
+    order = np.argsort(score, kind="stable")
+    share = np.empty(len(order))
+    share[order] = np.cumsum(weights[order]) - weights[order] / 2
+    at, prices = np.array(real.PRICE_QUANTILES).T
+    cents = np.rint(np.exp(np.interp(share, at, np.log(prices))) * 100).astype(np.int64)
+    unknown = rng.permutation(np.arange(min(_HEAD, len(weights) // 2), len(weights)))
+    cents[unknown[np.cumsum(weights[unknown]) <= real.ZERO_PRICE_SHARE]] = 0
+    return cents * 100
+
+
+def _price_level(code: str) -> tuple[float, float]:
+    return taxonomy.PRICE_LEVELS.get(code) or taxonomy.PRICE_LEVELS[code.partition(".")[0]]
+
+
+def _appeal(
+    rng: np.random.Generator,
+    category: Ints,
+    codes_of: Ints,
+    codes: tuple[str, ...],
+    brand: Ints,
+    price: Ints,
+    weights: Floats,
+) -> npt.NDArray[np.float32]:
+    """Phones and headphones sell best, products without brand or code worst; each brand has its own success."""
+    by_code = np.full(len(codes) + 1, 0.9)
+    by_code[-1] = 0.65
+    for code, factor in (("electronics.smartphone", 1.75), ("electronics.audio.headphone", 1.6)):
+        by_code[codes.index(code)] = factor
+    by_brand = np.exp(rng.normal(0, 0.35, int(brand.max(initial=0)) + 2))
+    by_brand[-1] = 0.6
+    appeal = by_code[codes_of[category]] * np.minimum(by_brand[brand], 2.0)
+    appeal[price == 0] = 0
+    return (appeal / (appeal * weights).sum()).astype(np.float32)

@@ -1,0 +1,159 @@
+"""What is laid over the genuine traffic: attacks, surges, gaps.
+
+A scenario is a frozen declaration (`Scenario`) whose `build` gives its running part (`Overlay`). An overlay may scale the
+number of visits (`surge`), add events of its own (`add`), and change or drop events (`alter`); the synthesis merges all by
+time. Genuine events are the same with and without an attack, and actors of attacks are no genuine users, so the truth
+about each event is known from its user id.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from shopstream.clock import from_ms, to_ms
+from shopstream.errors import ConfigurationError
+from shopstream.simulation.block import Block, Ints, mix
+from shopstream.simulation.calendar import Calendar, Span
+from shopstream.simulation.catalogue import Catalogue
+from shopstream.simulation.shoppers import Lead, Population
+
+__all__ = ["Episode", "Overlay", "Scenario", "World"]
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(slots=True)
+class World:
+    """What a scenario is built into.
+
+    Args:
+        calendar: before any surge.
+        catalogue: the products.
+        population: the genuine users.
+        seed: of the whole synthesis.
+    """
+
+    calendar: Calendar
+    catalogue: Catalogue
+    population: Population
+    seed: int
+    _strangers: int = field(default=0, init=False)
+
+    def strangers(self, count: int) -> Ints:
+        """Ids that nobody else has."""
+        ids = self.population.strangers(self._strangers, count)
+        self._strangers += count
+        return ids
+
+    def window(self, kind: str, start: datetime, duration: timedelta) -> Span:
+        """The scenario's time, cut at the end of the period.
+
+        Raises:
+            ConfigurationError: it begins outside of the period, or lasts no time.
+        """
+        begin, calendar = to_ms(start), self.calendar
+        if duration <= timedelta(0):
+            raise ConfigurationError(f"expected a {kind} to last longer than 0 s, got {duration}; change its duration")
+        if not calendar.from_ms <= begin < calendar.until_ms:
+            raise ConfigurationError(
+                f"expected the {kind} to begin inside the period {calendar.describe()}, got {start:%Y-%m-%d %H:%M:%S}; "
+                "change its start, or --from and --days"
+            )
+        return Span(0, begin, min(begin + duration // timedelta(milliseconds=1), calendar.until_ms))
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """Ground truth about one scenario.
+
+    Args:
+        kind: the scenario's name.
+        hostile: an attack; otherwise something that must not be called one.
+        from_time, until_time: UTC; until is exclusive.
+        actors: user ids that act in it and nowhere else.
+        events: how many it added (or concerns: written during a flash sale, missing from an outage).
+    """
+
+    kind: str
+    hostile: bool
+    from_time: datetime
+    until_time: datetime
+    actors: tuple[int, ...]
+    events: int
+
+
+class Overlay:
+    """The running part of a scenario; the base changes nothing.
+
+    Args:
+        kind: its name in the truth.
+        window: from when until when.
+        actors: user ids of its own.
+    """
+
+    hostile = True
+
+    def __init__(self, kind: str, window: Span, actors: Ints | None = None) -> None:
+        self.kind, self.window = kind, window
+        self.actors = np.empty(0, np.int64) if actors is None else actors
+        self.events = 0
+
+    def surge(self, minutes_ms: Ints) -> Floats:
+        """Factor on the visits that begin in each minute."""
+        return np.ones(len(minutes_ms))
+
+    def leads(self) -> Lead | None:
+        """What draws shoppers to a category, if anything."""
+        return None
+
+    def add(self, span: Span, calendar: Calendar, rng: np.random.Generator) -> Block:
+        """Events of its own in a slice of time, each once over all slices.
+
+        Args:
+            span: the slice, not cut to the window.
+            calendar: genuine traffic, surges included.
+            rng: a generator for this overlay and slice alone.
+        """
+        del span, calendar, rng
+        return Block.empty()
+
+    def alter(self, block: Block, *, genuine: bool) -> Block:
+        """Changes or drops events, its own and others'; sees each event once."""
+        del genuine
+        return block
+
+    def clients(self, users: Ints) -> Ints:
+        """Address (IPv4 as number) · 256 + place of the user agent, for each of its actors."""
+        nets = mix(users, 7) % np.uint64(4)  # it rented four networks; 198.18.0.0/15 belongs to nobody on the internet
+        address = np.uint64(0xC6120001) + (nets << np.uint64(8)) + mix(users, 8) % np.uint64(254)
+        return (address << np.uint64(8)).astype(np.int64)  # user agent 0, a headless browser
+
+    def inside(self, moments_ms: Ints) -> npt.NDArray[np.bool_]:
+        """Which moments lie in the window."""
+        return (moments_ms >= self.window.from_ms) & (moments_ms < self.window.until_ms)
+
+    def episode(self) -> Episode:
+        """What is true of it, complete when the last event is written."""
+        return Episode(
+            kind=self.kind,
+            hostile=self.hostile,
+            from_time=from_ms(self.window.from_ms),
+            until_time=from_ms(self.window.until_ms),
+            actors=tuple(self.actors.tolist()),
+            events=self.events,
+        )
+
+
+class Scenario(Protocol):
+    """A declaration of something to lay over the genuine traffic."""
+
+    def build(self, world: World) -> Overlay:
+        """Its running part.
+
+        Raises:
+            ConfigurationError: a figure does not fit; the message says which.
+        """
+        ...

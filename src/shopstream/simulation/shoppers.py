@@ -1,0 +1,243 @@
+"""Genuine shoppers: visits, sessions, gaps, products looked at, funnel; a slice of start times at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from shopstream.errors import ConfigurationError
+from shopstream.simulation import calibration as real
+from shopstream.simulation.block import Block
+from shopstream.simulation.calendar import MINUTE_MS, Calendar, Span
+from shopstream.simulation.catalogue import Catalogue
+
+__all__ = ["Lead", "Population", "Shoppers"]
+
+VIEW, CART, PURCHASE = 0, 1, 2
+_FIRST_USER_ID = 512_000_000
+_USER_IDS = 67_999_979  # prime, so that multiplying modulo it scatters ids without a collision
+_SCATTER = 41_234_567
+_REGULARS = (3.0, 0.115)  # how unevenly sessions fall on users: exponent, and the share that flattens the very top
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+class Lead(Protocol):
+    """Something that makes visits begin in the category of one product."""
+
+    product: int
+
+    def at(self, moments_ms: Ints) -> Floats:
+        """Share of the visits beginning at each moment that it draws to the category."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Population:
+    """Everybody who may come; ids lie in the range of the real shop, strangers (see `Overlay`) among them.
+
+    Args:
+        users: genuine ones.
+    """
+
+    users: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.users <= _USER_IDS // 2:
+            raise ConfigurationError(f"expected 1 to {_USER_IDS // 2:,} users, got {self.users:,}; change --users")
+
+    def draw(self, uniform: Floats) -> Ints:
+        """Ids of genuine users, some of them regulars."""
+        exponent, flat = _REGULARS
+        return self._ids((self.users * (flat + (1 - flat) * uniform) ** exponent).astype(np.int64))
+
+    def strangers(self, first: int, count: int) -> Ints:
+        """Ids that no genuine user has: numbers `first` to `first + count`."""
+        if self.users + first + count > _USER_IDS:
+            raise ConfigurationError(
+                f"expected at most {_USER_IDS - self.users - first:,} further ids, got {count:,}; ask for fewer"
+            )
+        return self._ids(self.users + first + np.arange(count, dtype=np.int64))
+
+    @staticmethod
+    def _ids(numbers: Ints) -> Ints:
+        return _FIRST_USER_ID + numbers * _SCATTER % _USER_IDS
+
+
+def _by_length(steps: tuple[tuple[int, float], ...]) -> Floats:
+    """Value per session length from (length from, value) steps."""
+    values = np.zeros(real.LENGTH_MAX + 1)
+    for length, value in steps:
+        values[length:] = value
+    return values
+
+
+def _length_table() -> npt.NDArray[np.int64]:
+    """Session lengths at 2¹⁶ evenly spaced points of their distribution."""
+    at, share = (np.array(column, np.float64) for column in zip(*real.LENGTH_CCDF, strict=True))
+    lengths = np.arange(1, real.LENGTH_MAX + 1)
+    ccdf = np.exp(np.interp(np.log(lengths), np.log(at), np.log(share)))
+    tail = lengths > at[-1]
+    ccdf[tail] = share[-1] * (lengths[tail] / at[-1]) ** -real.LENGTH_TAIL_EXPONENT
+    uniform = (np.arange(2**16) + 0.5) / 2**16
+    return np.searchsorted(-ccdf, -uniform, side="right").clip(1)
+
+
+_LENGTHS = _length_table()
+_MEAN_LENGTH = float(_LENGTHS.mean())
+_DUPLICATION = 1.0031  # events that the duplicate shares add, at the usual mix
+_BUYS, _CARTS_ONLY = _by_length(real.PURCHASE_BY_LENGTH), _by_length(real.CART_ONLY_BY_LENGTH)
+_BY_HOUR = np.array(real.CART_PURCHASE_FACTOR_BY_HOUR)
+
+
+class Shoppers:
+    """The genuine traffic.
+
+    Args:
+        calendar: how many come when.
+        catalogue: what they look at.
+        population: who comes.
+    """
+
+    def __init__(self, calendar: Calendar, catalogue: Catalogue, population: Population) -> None:
+        self._calendar, self._catalogue, self._population = calendar, catalogue, population
+
+    def events(self, span: Span, rng: np.random.Generator, leads: Sequence[Lead] = ()) -> Block:
+        """All events of the visits that begin in a slice; many of them lie behind its end.
+
+        Args:
+            span: whole minutes.
+            rng: all chance comes from here.
+            leads: what draws shoppers to one category.
+        """
+        expected = self._calendar.expected(span) / (_MEAN_LENGTH * _DUPLICATION) * (1 - real.RETURN_SHARE)
+        visits_per_minute = rng.poisson(expected)
+        minute = np.repeat(np.arange(len(expected)), visits_per_minute)
+        start = span.from_ms + minute * MINUTE_MS + (rng.random(len(minute)) * MINUTE_MS).astype(np.int64)
+        if not len(start):
+            return Block.empty()
+        sessions_of = rng.geometric(1 - real.RETURN_SHARE, len(start))
+        visit = np.repeat(np.arange(len(start)), sessions_of)
+        lengths = _LENGTHS[rng.integers(0, 2**16, len(visit), dtype=np.uint16)]
+        ends = np.cumsum(lengths)
+        first = ends - lengths
+        total = int(ends[-1])
+        opening = np.cumsum(sessions_of) - sessions_of  # the first session of each visit
+        time = self._times(rng, start, first, opening, visit, lengths)
+        product = self._products(rng, first, lengths, [(lead.at(start), lead.product) for lead in leads], visit)
+        kind = self._funnel(rng, time, first, lengths, product)
+        user = self._population.draw(rng.random(len(start)))[visit]
+        session = rng.integers(0, 2**63, len(visit))
+        block = Block(
+            arrival=time,
+            time=time,
+            kind=kind,
+            product=product,
+            user=np.repeat(user, lengths),
+            session=np.repeat(session, lengths),
+            key=np.arange(total) + (span.number << 32),
+        )
+        twice = np.flatnonzero(rng.random(total, np.float32) < np.array(real.DUPLICATE_SHARES, np.float32)[kind])
+        return Block.concat([block, block.take(twice)])
+
+    @staticmethod
+    def _times(rng: np.random.Generator, start: Ints, first: Ints, opening: Ints, visit: Ints, lengths: Ints) -> Ints:
+        """Log-normal gaps inside sessions, longer breaks between the sessions of a visit."""
+        pace = rng.normal(real.GAP_MU, real.GAP_BETWEEN_SIGMA, len(start)).astype(np.float32)[visit]
+        gap = rng.standard_normal(int(lengths.sum()), np.float32)
+        gap *= np.float32(real.GAP_WITHIN_SIGMA)
+        gap += np.repeat(pace, lengths)
+        np.exp(gap, out=gap)
+        np.minimum(gap, real.GAP_MAX_S, out=gap)
+        gap_ms = (gap * 1000).astype(np.int64)
+        breaks = np.exp(rng.normal(real.BREAK_MU, real.BREAK_SIGMA, len(first))) * 1000
+        gap_ms[first] = breaks.astype(np.int64) + 60_000
+        opens = first[opening]
+        gap_ms[opens] = 0
+        elapsed = np.cumsum(gap_ms)
+        return elapsed + np.repeat((start - elapsed[opens])[visit], lengths)
+
+    def _products(
+        self, rng: np.random.Generator, first: Ints, lengths: Ints, leads: Sequence[tuple[Floats, int]], visit: Ints
+    ) -> npt.NDArray[np.int32]:
+        """A first product by popularity; then one seen before, one of the same category, or any."""
+        total = int(lengths.sum())
+        opener = self._catalogue.draw(rng.random(len(first)))
+        for share, leader in leads:
+            led = np.flatnonzero(rng.random(len(first)) < share[visit])
+            opener[led] = self._catalogue.draw_alike(np.full(len(led), leader), rng.random(len(led)))
+        dice = rng.random(total, np.float32)
+        dice[first] = 2.0  # neither a revisit nor drawn again below
+        again = np.flatnonzero(dice < real.REVISIT_SHARE)
+        switch = real.REVISIT_SHARE + (1 - real.REVISIT_SHARE) * real.SWITCH_CATEGORY_SHARE
+        product = np.repeat(opener, lengths)
+        alike = np.flatnonzero((dice >= switch) & (dice < 1.0))
+        product[alike] = self._catalogue.draw_alike(product[alike], rng.random(len(alike)))
+        other = np.flatnonzero((dice >= real.REVISIT_SHARE) & (dice < switch))
+        product[other] = self._catalogue.draw(rng.random(len(other)))
+        start = np.repeat(first, lengths)[again]
+        seen = start + (dice[again] / real.REVISIT_SHARE * (again - start)).astype(np.int64)
+        source = np.arange(total)
+        source[again] = np.minimum(seen, again - 1)
+        while True:  # a revisit of a revisit: follow to the event that first showed the product
+            further = source[source[again]]
+            if np.array_equal(further, source[again]):
+                break
+            source[again] = further
+        product[again] = product[source[again]]
+        return product
+
+    def _funnel(
+        self, rng: np.random.Generator, time: Ints, first: Ints, lengths: Ints, product: npt.NDArray[np.int32]
+    ) -> npt.NDArray[np.uint8]:
+        """Turns views into carts and purchases of the product just viewed; writes the products of those, too."""
+        kind = np.zeros(len(time), np.uint8)
+        hour = time[first] // (60 * MINUTE_MS) % 24
+        appeal = self._catalogue.appeal[product[first]] * _BY_HOUR[hour]
+        dice = rng.random(len(first))
+        buys = dice < _BUYS[lengths] * appeal
+        carts = ~buys & (dice < (_BUYS[lengths] + _CARTS_ONLY[lengths]) * appeal)
+        alone = np.flatnonzero(buys & (lengths == 1))
+        kind[first[alone]] = PURCHASE
+        pair = np.flatnonzero(buys & (lengths == 2))
+        _follow(kind, product, first[pair] + 1, PURCHASE)
+        active = np.flatnonzero((buys & (lengths > 2)) | carts)
+        second = (lengths[active] >= 6) & (rng.random(len(active)) < real.SECOND_CYCLE_SHARES[0])
+        half = np.where(second, lengths[active] // 2, 0)
+        pays = buys[active]
+        self._cycle(rng, kind, product, first[active] + half, lengths[active] - half, pays)
+        early = np.flatnonzero(second)
+        pays_early = pays[early] & (rng.random(len(early)) < real.SECOND_CYCLE_SHARES[1])
+        self._cycle(rng, kind, product, first[active[early]], half[early], pays_early)
+        kind[self._catalogue.price[product] == 0] = VIEW
+        return kind
+
+    @staticmethod
+    def _cycle(
+        rng: np.random.Generator,
+        kind: npt.NDArray[np.uint8],
+        product: npt.NDArray[np.int32],
+        base: Ints,
+        length: Ints,
+        pays: npt.NDArray[np.bool_],
+    ) -> None:
+        """One cart per given stretch of a session, and its purchase right after where somebody pays."""
+        room = length - 1 - pays
+        cart = base + 1 + (rng.random(len(base)) * room).astype(np.int64)
+        _follow(kind, product, cart, CART)
+        end = base + length
+        # Some press the button again: the same product, more pieces.
+        more = rng.random(len(base)) < 0.35  # noqa: PLR2004  fitted: 1.78 carts per session with a cart
+        more &= cart + 1 + pays < end
+        _follow(kind, product, cart[more] + 1, CART)
+        paid = np.flatnonzero(pays)
+        _follow(kind, product, cart[paid] + 1 + more[paid], PURCHASE)
+
+
+def _follow(kind: npt.NDArray[np.uint8], product: npt.NDArray[np.int32], at: Ints, what: int) -> None:
+    """Events at these places are of that kind and concern the product of the event before."""
+    kind[at] = what
+    product[at] = product[at - 1]

@@ -1,0 +1,310 @@
+"""Synthetic traffic: genuine shoppers slice by slice, what is laid over them, merged by time, written with its truth."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shopstream.errors import ConfigurationError
+from shopstream.simulation import calibration as real
+from shopstream.simulation.block import Block
+from shopstream.simulation.calendar import Calendar, Span
+from shopstream.simulation.catalogue import Catalogue
+from shopstream.simulation.overlay import Episode, Overlay, Scenario, World
+from shopstream.simulation.render import Renderer
+from shopstream.simulation.shoppers import Population, Shoppers
+
+__all__ = [
+    "DEFAULT_START",
+    "OutOfOrder",
+    "Progress",
+    "Synthesis",
+    "SynthesisSettings",
+    "SynthesisSummary",
+    "truth_path",
+]
+
+DEFAULT_START = datetime(2019, 11, 5, tzinfo=UTC)
+"""An ordinary Tuesday, so that the same command always gives the same file."""
+
+_SUFFIXES = (".csv", ".csv.gz", ".parquet")
+_CHUNK = 65_536
+_USERS_PER_DAILY_EVENT = 2.0  # a month of it gives 14 events and 3 sessions per user that came
+_MIN_PRODUCTS = 1_000
+_MAX_EVENTS_A_DAY = 1_000_000_000
+
+Progress = Callable[[int, float], None]
+"""Called with (events written, share of the period done)."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfOrder:
+    """Some events arrive later than others that happened after them.
+
+    Args:
+        share: of the events, 0 to 1.
+        max_seconds: their delay is even between 0 and this.
+    """
+
+    share: float
+    max_seconds: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise ConfigurationError(f"expected an out-of-order share of 0 to 1, got {self.share}; e.g. 0.05")
+        if not 0 < self.max_seconds <= 86_400:  # noqa: PLR2004  a day
+            raise ConfigurationError(f"expected an out-of-order delay of 0 to 86400 s, got {self.max_seconds}; e.g. 30")
+
+
+@dataclass(frozen=True, slots=True)
+class SynthesisSettings:
+    """What to synthesise. The same settings give the same bytes.
+
+    Args:
+        start: a midnight, UTC.
+        days: whole days from there.
+        events: genuine events expected in the whole period, before scenarios; None takes the real shop's 1.77 M a day.
+        users: genuine users who may come; None takes twice the events of a day, as in the real shop.
+        products: in the catalogue.
+        seed: of all chance.
+        out_of_order: arrival that differs from event time; None keeps the order.
+        tracker: adds event_id, ip, user_agent and url.
+        scenarios: laid over the genuine traffic, in any order.
+    """
+
+    start: datetime = DEFAULT_START
+    days: int = 1
+    events: int | None = None
+    users: int | None = None
+    products: int = 166_794
+    seed: int = 1
+    out_of_order: OutOfOrder | None = None
+    tracker: bool = False
+    scenarios: tuple[Scenario, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.start.tzinfo is None or self.start.astimezone(UTC).time() != datetime.min.time():
+            raise ConfigurationError(f"expected a start at midnight UTC, got {self.start.isoformat()}; give a date")
+        if not 1 <= self.days <= 3660:  # noqa: PLR2004  ten years
+            raise ConfigurationError(f"expected 1 to 3660 days, got {self.days}; change --days")
+        if not 1 <= self.expected_events <= _MAX_EVENTS_A_DAY * self.days:
+            raise ConfigurationError(
+                f"expected 1 to {_MAX_EVENTS_A_DAY:,} events a day, got {self.expected_events:,} in {self.days} days; "
+                "change --events or --days"
+            )
+        if not _MIN_PRODUCTS <= self.products <= 5_000_000:  # noqa: PLR2004
+            raise ConfigurationError(
+                f"expected {_MIN_PRODUCTS:,} to 5,000,000 products, got {self.products:,}; change --products"
+            )
+        if self.seed < 0:
+            raise ConfigurationError(f"expected a seed of 0 or more, got {self.seed}; change --seed")
+
+    @property
+    def expected_events(self) -> int:
+        """Genuine events expected in the whole period."""
+        return real.DAILY_EVENTS * self.days if self.events is None else self.events
+
+    @property
+    def expected_users(self) -> int:
+        """Genuine users who may come."""
+        if self.users is not None:
+            return self.users
+        return min(max(int(self.expected_events / self.days * _USERS_PER_DAILY_EVENT), 100), 30_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class SynthesisSummary:
+    """What was written.
+
+    Args:
+        path, truth_path: the files.
+        events: lines of the file, duplicates and attacks included.
+        genuine_events: without attacks.
+        first_time, last_time: smallest and greatest event time; None without events.
+        episodes: the ground truth.
+    """
+
+    path: Path
+    truth_path: Path
+    events: int
+    genuine_events: int
+    first_time: datetime | None
+    last_time: datetime | None
+    episodes: tuple[Episode, ...]
+
+
+class Synthesis:
+    """One run of the synthetic shop; `batches` or `write` may be called once.
+
+    Args:
+        settings: what to make.
+
+    Raises:
+        ConfigurationError: a scenario lies outside of the period, or a figure does not fit.
+    """
+
+    def __init__(self, settings: SynthesisSettings) -> None:
+        self._settings = settings
+        calendar = Calendar(settings.start, settings.days, settings.expected_events, settings.seed)
+        catalogue = Catalogue.build(settings.products, settings.seed)
+        population = Population(settings.expected_users)
+        world = World(calendar, catalogue, population, settings.seed)
+        self._overlays: list[Overlay] = [scenario.build(world) for scenario in settings.scenarios]
+        for overlay in self._overlays:
+            calendar = calendar.scale(overlay.surge(calendar.minutes_ms))
+        self._calendar = calendar
+        self._shoppers = Shoppers(calendar, catalogue, population)
+        self._leads = [lead for lead in (overlay.leads() for overlay in self._overlays) if lead is not None]
+        self._renderer = Renderer(catalogue, self._overlays, settings.seed, tracker=settings.tracker)
+        self._started = False
+        self._events = self._genuine = 0
+        self._times: tuple[int, int] | None = None
+
+    @property
+    def expected_events(self) -> float:
+        """Genuine events, surges included."""
+        return self._calendar.total()
+
+    def batches(self, batch_events: int = _CHUNK) -> Iterator[pa.Table]:
+        """Tables of at most that many events in order of arrival; columns of WIRE_SCHEMA, texts dictionary-encoded."""
+        for block, _ in self._blocks():
+            for first in range(0, len(block), batch_events):
+                yield self._renderer.table(block.take(slice(first, first + batch_events)))
+
+    def write(self, path: Path, progress: Progress | None = None) -> SynthesisSummary:
+        """Writes .csv, .csv.gz or .parquet and the truth beside it; the file appears when it is complete.
+
+        Raises:
+            ConfigurationError: the suffix is unknown, or the folder is missing.
+        """
+        if not path.name.endswith(_SUFFIXES):
+            raise ConfigurationError(
+                f"expected a file name ending in {', '.join(_SUFFIXES)}, got {path.name}; rename it"
+            )
+        if not path.parent.is_dir():
+            raise ConfigurationError(f"expected a folder {path.parent}, found none; create it")
+        part = path.with_name(path.name + ".part")
+        try:
+            if path.suffix == ".parquet":
+                self._write_parquet(part, progress)
+            else:
+                self._write_csv(part, progress, "gzip" if path.suffix == ".gz" else None)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+        truth_path(path).write_text(json.dumps(self.truth(), indent=1) + "\n", encoding="utf-8")
+        first, last = self._times or (None, None)
+        return SynthesisSummary(
+            path=path,
+            truth_path=truth_path(path),
+            events=self._events,
+            genuine_events=self._genuine,
+            first_time=None if first is None else datetime.fromtimestamp(first // 1000, UTC),
+            last_time=None if last is None else datetime.fromtimestamp(last // 1000, UTC),
+            episodes=self.episodes(),
+        )
+
+    def episodes(self) -> tuple[Episode, ...]:
+        """Ground truth of each scenario; complete after the last event."""
+        return tuple(overlay.episode() for overlay in self._overlays)
+
+    def truth(self) -> dict[str, object]:
+        """Ground truth as it stands in the file beside the events."""
+        settings = self._settings
+        return {
+            "version": 1,
+            "seed": settings.seed,
+            "from": settings.start.isoformat(),
+            "until": (settings.start + timedelta(days=settings.days)).isoformat(),
+            "events": self._events,
+            "genuine_events": self._genuine,
+            "episodes": [
+                {
+                    "kind": episode.kind,
+                    "hostile": episode.hostile,
+                    "from": episode.from_time.isoformat(),
+                    "until": episode.until_time.isoformat(),
+                    "events": episode.events,
+                    "actors": list(episode.actors),
+                }
+                for episode in self.episodes()
+            ],
+        }
+
+    def _blocks(self) -> Iterator[tuple[Block, float]]:
+        """Events in order of arrival, a slice at a time, with the share of the period done."""
+        if self._started:
+            raise ConfigurationError(
+                "expected one run per Synthesis, got a second; make a new one with the same settings"
+            )
+        self._started = True
+        pending = Block.empty()
+        slices = self._calendar.slices()
+        for span in slices:
+            pending = Block.concat([pending, *self._slice(span)])
+            due, pending = pending.split(span.until_ms)
+            if span is slices[-1]:  # what is still to arrive; shoppers' events after the end were not even added
+                rest, _ = pending.split(np.iinfo(np.int64).max)
+                due = Block.concat([due, rest])
+            self._events += len(due)
+            if len(due):
+                first, last = int(due.time.min()), int(due.time.max())
+                known = self._times or (first, last)
+                self._times = min(known[0], first), max(known[1], last)
+            yield due, (span.number + 1) / len(slices)
+
+    def _slice(self, span: Span) -> list[Block]:
+        """New events of a slice: of genuine visits that begin in it, and of each overlay."""
+        seed = self._settings.seed
+        blocks = [self._shoppers.events(span, np.random.default_rng([seed, 0, span.number]), self._leads)]
+        for place, overlay in enumerate(self._overlays, 1):
+            block = overlay.add(span, self._calendar, np.random.default_rng([seed, place, span.number]))
+            block.key = (place << 56) + (span.number << 32) + np.arange(len(block))
+            blocks.append(block)
+        for place, block in enumerate(blocks):
+            inside = (block.time >= self._calendar.from_ms) & (block.time < self._calendar.until_ms)
+            kept = block if inside.all() else block.take(inside)
+            for overlay in self._overlays:
+                kept = overlay.alter(kept, genuine=place == 0)
+            if place:
+                self._overlays[place - 1].events += len(kept)
+            else:
+                self._genuine += len(kept)
+            blocks[place] = self._disorder(kept, np.random.default_rng([seed, 1_000_000 + place, span.number]))
+        return blocks
+
+    def _disorder(self, block: Block, rng: np.random.Generator) -> Block:
+        disorder = self._settings.out_of_order
+        if disorder is not None:
+            delay = rng.random(len(block)) * disorder.max_seconds * 1000
+            block.arrival = block.time + np.where(rng.random(len(block)) < disorder.share, delay, 0).astype(np.int64)
+        return block
+
+    def _write_csv(self, path: Path, progress: Progress | None, compression: str | None) -> None:
+        with pa.output_stream(path, compression=compression, buffer_size=1 << 20) as file:
+            file.write((",".join(self._renderer.columns) + "\n").encode())
+            for block, done in self._blocks():
+                for first in range(0, len(block), _CHUNK):
+                    file.write(self._renderer.csv(block.take(slice(first, first + _CHUNK))))
+                if progress is not None:
+                    progress(self._events, done)
+
+    def _write_parquet(self, path: Path, progress: Progress | None) -> None:
+        columns = list(self._renderer.columns)
+        schema = self._renderer.table(Block.empty()).select(columns).schema
+        with pq.ParquetWriter(path, schema, compression="zstd") as file:
+            for block, done in self._blocks():
+                for first in range(0, len(block), 1 << 20):
+                    file.write_table(self._renderer.table(block.take(slice(first, first + (1 << 20)))).select(columns))
+                if progress is not None:
+                    progress(self._events, done)
+
+
+def truth_path(path: Path) -> Path:
+    """Where the ground truth of a synthetic file lies."""
+    return path.with_name(path.name + ".truth.json")
