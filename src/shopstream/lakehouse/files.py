@@ -13,10 +13,10 @@ from shopstream.errors import PermanentError
 from shopstream.lakehouse.durable import sync_file
 from shopstream.lakehouse.tables import TableDeclaration
 
-__all__ = ["ParquetFile", "by_day", "conform", "day_folder", "write_file"]
+__all__ = ["ROW_GROUP", "ParquetFile", "by_day", "conform", "day_folder", "write_file"]
 
 _DAY_US = 86_400_000_000
-_ROW_GROUP = 262_144
+ROW_GROUP = 262_144
 """Rows of a row group: readers work on row groups in parallel."""
 
 _PLAIN_INTEGERS = frozenset({"event_time", "arrival_time", "product_id", "category_id", "user_id"})
@@ -94,7 +94,7 @@ class ParquetFile:
 
     def write(self, rows: pa.Table) -> None:
         """Add rows."""
-        self._writer.write_table(rows, row_group_size=_ROW_GROUP)
+        self._writer.write_table(rows, row_group_size=ROW_GROUP)
 
     def close(self, *, durable: bool) -> int:
         """Finish the file; bytes it has. `durable` forces it to the disk."""

@@ -19,8 +19,11 @@ class LakehouseSettings(BaseModel):
     target_file_bytes: int = Field(
         default=256 << 20, ge=1 << 20, description="Compaction merges smaller files of one day up to this size."
     )
+    compaction_memory: int = Field(
+        default=1 << 30, ge=128 << 20, description="Bytes that sorting may take; it goes on in temporary files beyond."
+    )
     keep_snapshots: int = Field(
-        default=20, ge=1, description="Snapshots that `lake expire` keeps where no other number is given."
+        default=20, ge=1, description="Snapshots of a table that are kept; commits forget older ones by themselves."
     )
     orphan_age: timedelta = Field(
         default=timedelta(days=1),

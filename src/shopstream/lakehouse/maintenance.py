@@ -1,0 +1,209 @@
+"""Housekeeping of the Iceberg tables: compaction, expiry of snapshots, removal of orphans.
+
+PyIceberg commits the metadata of these; moving rows and deleting files is done here. A crash at any step leaves the
+table as it was or as it will be, and at most files that no snapshot knows.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import duckdb
+import pyarrow as pa
+from pyiceberg.exceptions import ValidationException
+from pyiceberg.expressions import AlwaysTrue
+from pyiceberg.io.pyarrow import parquet_files_to_data_files
+from pyiceberg.manifest import DataFile, ManifestFile
+from pyiceberg.table import Table, Transaction
+from pyiceberg.table.snapshots import Snapshot
+
+from shopstream.clock import Clock
+from shopstream.errors import RetryableError, StateError
+from shopstream.lakehouse.catalog import LocalCatalog, add_nothing, carrier_of
+from shopstream.lakehouse.files import ROW_GROUP, ParquetFile, conform
+from shopstream.lakehouse.ports import LakeTable
+from shopstream.lakehouse.tables import TABLES
+from shopstream.lakehouse.views import view_sql
+
+__all__ = ["compact", "expire", "find_orphans", "remove"]
+
+_FULL_ENOUGH = 0.75
+"""A file of this share of the target size is not rewritten: it would only be moved."""
+
+
+def compact(catalog: LocalCatalog, table: LakeTable) -> int:
+    """Merge small files inside each partition, rows sorted; one snapshot. Returns how many files went away.
+
+    Memory is bounded by the setting `compaction_memory`: sorting goes on in temporary files beyond it. A concurrent
+    append is not disturbed: only the files that were merged are replaced.
+
+    Raises:
+        RetryableError: another program removed one of the files meanwhile; nothing was changed.
+    """
+    current = catalog.load(table)
+    groups = list(_groups(current, catalog.settings.target_file_bytes))
+    if not groups:
+        return 0
+    replaced = [file for group in groups for file in group]
+    merged: list[Path] = []
+
+    def replace(transaction: Transaction, summary: dict[str, str]) -> None:
+        with transaction.update_snapshot(snapshot_properties=summary).overwrite() as overwrite:
+            # Without a predicate PyIceberg looks for the files in no manifest of an unpartitioned table.
+            overwrite.delete_by_predicate(AlwaysTrue())
+            for file in replaced:
+                overwrite.delete_data_file(file)
+            for file in parquet_files_to_data_files(current.io, current.metadata, iter(map(str, merged))):
+                overwrite.append_data_file(file)
+
+    try:
+        for group in groups:
+            _merge(catalog, table, group, merged)
+        catalog.commit(table, replace)
+    except (ValidationException, RetryableError, duckdb.Error, OSError) as error:  # surely not committed
+        remove(merged)
+        if isinstance(error, ValidationException):
+            raise RetryableError(
+                f"files of {table} were replaced by another program meanwhile; nothing was changed, try again"
+            ) from error
+        raise
+    return len(replaced) - len(merged)
+
+
+def _groups(table: Table, target_bytes: int) -> Iterator[list[DataFile]]:
+    """Files to merge into one, each group from one partition and together not much larger than the target."""
+    partitions: dict[tuple[int, str], list[DataFile]] = defaultdict(list)
+    for task in table.scan().plan_files():
+        if task.file.file_size_in_bytes < _FULL_ENOUGH * target_bytes:
+            partitions[task.file.spec_id, str(task.file.partition)].append(task.file)
+    for key in sorted(partitions):
+        group: list[DataFile] = []
+        weight = 0
+        for file in sorted(partitions[key], key=lambda file: (file.file_size_in_bytes, file.file_path)):
+            if weight + file.file_size_in_bytes > target_bytes and group:
+                if len(group) > 1:
+                    yield group
+                group, weight = [], 0
+            group.append(file)
+            weight += file.file_size_in_bytes
+        if len(group) > 1:
+            yield group
+
+
+def _merge(catalog: LocalCatalog, table: LakeTable, group: list[DataFile], merged: list[Path]) -> None:
+    """Write the rows of several files into one, in order; its path is appended to `merged` as soon as it exists."""
+    declaration, settings = TABLES[table], catalog.settings
+    query = f"{view_sql(table, [file.file_path for file in group])} ORDER BY {', '.join(declaration.sort_by)}"
+    path = Path(group[0].file_path).with_name(f"{uuid4().hex}.parquet")
+    rows = 0
+    with duckdb.connect(config=_limits(catalog)) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        file: ParquetFile | None = None
+        for batch in connection.sql(query).to_arrow_reader(ROW_GROUP):
+            part = conform(pa.Table.from_batches([batch]), declaration)
+            if file is None:
+                merged.append(path)
+                file = ParquetFile(path, part.schema, declaration, settings.compression, packed=True)
+            file.write(part)
+            rows += part.num_rows
+        if file is not None:
+            file.close(durable=settings.durable)
+    expected = sum(file.record_count for file in group)
+    if rows != expected:
+        raise StateError(
+            f"expected {expected} rows in {len(group)} files of {table}, read {rows}; nothing was changed, "
+            "check the disk"
+        )
+
+
+def _limits(catalog: LocalCatalog) -> dict[str, str | bool | int | float | list[str]]:
+    return {
+        "memory_limit": f"{catalog.settings.compaction_memory >> 20}MiB",
+        "temp_directory": str(catalog.path / "tmp"),
+        "preserve_insertion_order": "true",
+    }
+
+
+def expire(catalog: LocalCatalog, table: LakeTable, keep_last: int, *, delete_data: bool = True) -> int:
+    """Forget all but the newest snapshots (and those a branch or tag names); returns how many files were deleted.
+
+    A file is deleted when only forgotten snapshots name it. With `delete_data` unset, only metadata goes: data files
+    that a compaction replaced stay for readers that planned on them, and become orphans.
+
+    The positions survive: where no kept snapshot carries them, an empty one that does is committed first.
+    """
+    current = catalog.load(table)
+    kept = _kept(current, keep_last)
+    carrier = carrier_of(current)
+    if carrier is not None and carrier.snapshot_id not in kept:
+        current = catalog.commit(table, add_nothing)
+        kept = _kept(current, keep_last)
+    forgotten = [snapshot for snapshot in current.snapshots() if snapshot.snapshot_id not in kept]
+    if not forgotten:
+        return 0
+    before = _Reachable(current, forgotten)
+    after = catalog.forget(table, [snapshot.snapshot_id for snapshot in forgotten])
+    # Files of snapshots committed meanwhile are new, or reachable from the newest one that was kept.
+    needed = _Reachable(after, after.snapshots())
+    gone = (before.metadata - needed.metadata) | (
+        before.data(needed.manifests) - needed.data() if delete_data else set()
+    )
+    return remove(map(Path, gone))
+
+
+def _kept(table: Table, keep_last: int) -> set[int]:
+    newest = sorted(table.snapshots(), key=lambda snapshot: snapshot.sequence_number or 0)[-keep_last:]
+    return {snapshot.snapshot_id for snapshot in newest} | {ref.snapshot_id for ref in table.refs().values()}
+
+
+class _Reachable:
+    """Files that some snapshots name."""
+
+    def __init__(self, table: Table, snapshots: Iterable[Snapshot]) -> None:
+        self._io = table.io
+        self.manifests: dict[str, ManifestFile] = {}
+        self.metadata: set[str] = set()
+        """Manifest lists and manifests."""
+        for snapshot in snapshots:
+            self.metadata.add(snapshot.manifest_list)
+            self.manifests.update({manifest.manifest_path: manifest for manifest in snapshot.manifests(self._io)})
+        self.metadata |= self.manifests.keys()
+
+    def data(self, besides: Collection[str] = ()) -> set[str]:
+        """Data files, those of some manifests left out."""
+        return {
+            entry.data_file.file_path
+            for path, manifest in self.manifests.items()
+            if path not in besides
+            for entry in manifest.fetch_manifest_entry(self._io, discard_deleted=True)
+        }
+
+
+def find_orphans(catalog: LocalCatalog, table: LakeTable, older_than: timedelta, clock: Clock) -> list[Path]:
+    """Files of a table that no snapshot names, e.g. of a commit that a crash cut short.
+
+    Files younger than `older_than` are left out: they may belong to a commit under way.
+    """
+    root = catalog.location(table)
+    newest = clock.now_ms() / 1000 - older_than.total_seconds()
+    # Listed before the table is loaded: what a commit adds in between is not in the list.
+    old = [path for path in sorted(root.rglob("*")) if path.is_file() and path.stat().st_mtime < newest]
+    current = catalog.load(table)
+    reachable = _Reachable(current, current.snapshots())
+    named = reachable.metadata | reachable.data() | {current.metadata_location}
+    named |= {entry.metadata_file for entry in current.metadata.metadata_log}
+    return [path for path in old if str(path) not in named]
+
+
+def remove(paths: Iterable[Path]) -> int:
+    """Delete files that nothing needs; returns how many were there. Folders stay: a writer may be about to use one."""
+    removed = 0
+    for path in sorted(paths):
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            continue  # a run that a crash cut short was here before
+        removed += 1
+    return removed
