@@ -82,10 +82,7 @@ def _sql(parsed: exp.Expression) -> str:
 
 def _outermost_aggregates(parsed: exp.Expression) -> list[exp.Expression]:
     """Aggregates together with their `filter (where …)`, which sqlglot puts around them."""
-    found: list[exp.Expression] = []
-    for node in parsed.find_all(*_AGGREGATES):
-        found.append(node.parent if isinstance(node.parent, exp.Filter) else node)
-    return found
+    return [node.parent if isinstance(node.parent, exp.Filter) else node for node in parsed.find_all(*_AGGREGATES)]
 
 
 class _Splitter:

@@ -37,6 +37,10 @@ class WindowOperator(Protocol):
         """Windows that newly meet the condition, given that no event before the watermark will come."""
         ...
 
+    def forget(self, watermark_ms: int) -> None:
+        """Move the watermark for the state's sake alone: drop what is too old, give no signals."""
+        ...
+
     def state_tables(self) -> tuple[str, ...]:
         """Tables that hold the keyed state; a checkpoint copies them out and back."""
         ...
@@ -181,14 +185,19 @@ class SlidingOperator(_Operator):
         if self._parts.monotone:
             self._connection.execute(f"""
                 CREATE OR REPLACE TABLE {self._fired} AS SELECT {keys}start_ms FROM hits WHERE NOT final""")
-        self._watermark_ms = watermark_ms
-        if watermark_ms - self._pruned_ms >= size:
+        self.forget(watermark_ms)
+        return signals
+
+    def forget(self, watermark_ms: int) -> None:
+        """Drop what no open window covers, each time a window's length has passed."""
+        size = self.declaration.size_ms
+        self._watermark_ms = max(watermark_ms, self._watermark_ms)
+        if self._watermark_ms - self._pruned_ms >= size:
             # rewriting leaves no tombstones behind, as deleting would
             self._connection.execute(f"""
                 CREATE OR REPLACE TABLE {self._state} AS
-                SELECT * FROM {self._state} WHERE {self._time} >= {watermark_ms - size}""")
-            self._pruned_ms = watermark_ms
-        return signals
+                SELECT * FROM {self._state} WHERE {self._time} >= {self._watermark_ms - size}""")
+            self._pruned_ms = self._watermark_ms
 
     def current(self, size_ms: int, now_ms: int) -> str:
         """Query: the measures by key over the last `size_ms` (up to the declared size) before `now_ms`."""
@@ -246,12 +255,12 @@ class SessionOperator(_Operator):
             SELECT {self._columns()} FROM (SELECT *, TRUE AS final FROM ({self.sessions()}))
             WHERE end_ms >= {self._watermark_ms} AND end_ms < {watermark_ms} AND ({self._parts.condition})
             ORDER BY start_ms""")
-        self._watermark_ms = watermark_ms
-        self._compact(watermark_ms)
+        self.forget(watermark_ms)
         return signals
 
-    def _compact(self, watermark_ms: int) -> None:
-        """One row a session (and distinct value); sessions past their retention go."""
+    def forget(self, watermark_ms: int) -> None:
+        """Join the pieces: one row a session (and distinct value); sessions past their retention go."""
+        self._watermark_ms = watermark_ms = max(watermark_ms, self._watermark_ms)
         merge = {"count": "sum", "sum": "sum", "min": "min", "max": "max"}
         partials = "".join(
             f", {merge[sql.split('(', 1)[0].lower()]}({alias}) AS {alias}"

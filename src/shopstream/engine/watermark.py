@@ -20,7 +20,7 @@ BEGINNING = -(1 << 62)
 
 @dataclass(slots=True)
 class ShardProgress:
-    """One shard: newest event time, and since when (clock, ms) it stands at its tip without news (None: it does not)."""
+    """One shard: newest event time, and since when (clock, ms) it has been at its tip without news."""
 
     newest_ms: int = BEGINNING
     quiet_since_ms: int | None = None

@@ -62,21 +62,29 @@ class WindowDeclaration:
     def __post_init__(self) -> None:
         """Check the parts against each other."""
         object.__setattr__(self, "measures", MappingProxyType(dict(self.measures)))
+        if self.kind is WindowKind.TUMBLING and not self.slide_ms:
+            object.__setattr__(self, "slide_ms", self.size_ms)
+        self._check_time()
+        self._check_names()
+
+    def _check_time(self) -> None:
         if self.kind is WindowKind.SESSION:
             if self.gap_ms <= 0 or self.size_ms or self.slide_ms:
                 raise RuleError(f"{self.name}: a session window takes a gap above zero, and neither size nor slide")
-        else:
-            if self.kind is WindowKind.TUMBLING and not self.slide_ms:
-                object.__setattr__(self, "slide_ms", self.size_ms)
-            if self.size_ms <= 0 or self.slide_ms <= 0 or self.gap_ms:
-                raise RuleError(f"{self.name}: a {self.kind} window takes a size (and a slide) above zero, and no gap")
-            if self.size_ms % self.slide_ms:
-                raise RuleError(
-                    f"{self.name}: expected a size that is a whole multiple of the slide, got {self.size_ms} ms by "
-                    f"{self.slide_ms} ms; there would be panes that belong to a window only in part"
-                )
-            if self.kind is WindowKind.TUMBLING and self.slide_ms != self.size_ms:
-                raise RuleError(f"{self.name}: a tumbling window has no slide of its own; say sliding, or drop it")
+            return
+        if self.size_ms <= 0 or self.slide_ms <= 0 or self.gap_ms:
+            raise RuleError(f"{self.name}: a {self.kind} window takes a size (and a slide) above zero, and no gap")
+        if self.size_ms % self.slide_ms:
+            raise RuleError(
+                f"{self.name}: expected a size that is a whole multiple of the slide, got {self.size_ms} ms by "
+                f"{self.slide_ms} ms; there would be panes that belong to a window only in part"
+            )
+        if self.kind is WindowKind.TUMBLING and self.slide_ms != self.size_ms:
+            raise RuleError(f"{self.name}: a tumbling window has no slide of its own; say sliding, or drop it")
+
+    def _check_names(self) -> None:
+        if not self.name.isidentifier() or not self.name.isascii():
+            raise RuleError(f"{self.name!r} cannot name a window; take letters, digits and _")
         for column in self.key:
             if column not in _COLUMNS:
                 raise RuleError(f"{self.name}: expected key columns among {sorted(_COLUMNS)}, got {column!r}")

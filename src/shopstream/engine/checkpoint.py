@@ -1,0 +1,156 @@
+"""Checkpoints: stream positions, watermarks, counters and keyed state, saved together.
+
+A generation is a folder: `state.duckdb` (the state tables), one Arrow file for each output that waits for the lake, and
+`manifest.json`, written last: a folder without it was cut short and means nothing. `CURRENT` names the generation that
+holds. A generation beyond it is *staged*: whether it holds is decided by the lake (see `pipeline`).
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import ipc
+
+from shopstream.errors import StateError
+
+__all__ = ["CheckpointStore", "Manifest"]
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a generation holds besides its tables.
+
+    Args:
+        generation: counts up from 1.
+        stream_id: the stream that the positions belong to.
+        positions: shard id → last sequence number taken.
+        watermark_ms: the engine's watermark.
+        newest_ms: shard id → newest event time seen.
+        counters: name → events since the beginning.
+        tables: state table → digest of the declaration it serves.
+    """
+
+    generation: int
+    stream_id: str
+    positions: Mapping[str, int]
+    watermark_ms: int
+    newest_ms: Mapping[str, int]
+    counters: Mapping[str, int]
+    tables: Mapping[str, str]
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and new names inside a folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+class CheckpointStore:
+    """Generations in a folder.
+
+    Raises:
+        StateError: the folder holds something else, or another format.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def _path(self, generation: int) -> Path:
+        return self._folder / f"generation-{generation:010d}"
+
+    def _load(self, folder: Path) -> Manifest | None:
+        try:
+            document = json.loads((folder / "manifest.json").read_text())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise StateError(
+                f"{folder}/manifest.json is damaged ({error}); restore it or remove {self._folder}"
+            ) from error
+        if document.pop("format", None) != _FORMAT:
+            raise StateError(f"{folder} was written by another version; finish its run there, or remove {self._folder}")
+        return Manifest(**document)
+
+    def current(self) -> Manifest | None:
+        """The generation that holds; None before the first."""
+        try:
+            generation = int((self._folder / "CURRENT").read_text())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise StateError(
+                f"{self._folder}/CURRENT is damaged; write the newest generation's number in it"
+            ) from error
+        manifest = self._load(self._path(generation))
+        if manifest is None:
+            raise StateError(f"{self._folder} lacks generation {generation} that CURRENT names; restore it from a copy")
+        return manifest
+
+    def staged(self) -> Manifest | None:
+        """A whole generation beyond the current one; None when there is none."""
+        held = self.current()
+        following = held.generation + 1 if held else 1
+        return self._load(self._path(following))
+
+    def stage(self, manifest: Manifest, write_state: Callable[[Path], None], outputs: Mapping[str, pa.Table]) -> None:
+        """Write a generation; `write_state` gets the path of a DuckDB file to make."""
+        folder = self._path(manifest.generation)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        write_state(folder / "state.duckdb")
+        _sync_file(folder / "state.duckdb")
+        for name, rows in outputs.items():
+            path = folder / f"{name}.arrow"
+            with path.open("wb") as file, ipc.new_file(file, rows.schema) as writer:
+                writer.write_table(rows)
+            _sync_file(path)
+        path = folder / "manifest.json"
+        temporary = folder / "manifest.tmp"
+        temporary.write_text(json.dumps({"format": _FORMAT, **asdict(manifest)}, indent=1))
+        _sync_file(temporary)
+        temporary.rename(path)
+        sync_folder(folder)
+        sync_folder(self._folder)
+
+    def output(self, manifest: Manifest, name: str) -> pa.Table:
+        """Rows that wait for the lake."""
+        with ipc.open_file(self._path(manifest.generation) / f"{name}.arrow") as reader:
+            return reader.read_all()
+
+    def state_file(self, manifest: Manifest) -> Path:
+        """The DuckDB file of a generation."""
+        return self._path(manifest.generation) / "state.duckdb"
+
+    def promote(self, manifest: Manifest) -> None:
+        """The generation holds from now on; older ones go."""
+        temporary = self._folder / "CURRENT.tmp"
+        temporary.write_text(str(manifest.generation))
+        _sync_file(temporary)
+        temporary.rename(self._folder / "CURRENT")
+        sync_folder(self._folder)
+        for path in self._folder.glob("generation-*"):
+            if path != self._path(manifest.generation):
+                shutil.rmtree(path)
+
+    def discard_staged(self) -> None:
+        """Drop whatever lies beyond the current generation."""
+        held = self.current()
+        keep = self._path(held.generation) if held else None
+        for path in self._folder.glob("generation-*"):
+            if path != keep:
+                shutil.rmtree(path)

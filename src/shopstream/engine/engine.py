@@ -1,0 +1,270 @@
+"""The engine: records in, events, dead letters and signals out, keyed state in between.
+
+One in-memory DuckDB database holds the current micro-batch and all state. `process` is pure with regard to the outside:
+it reads nothing and writes nothing but that state, so the pipeline decides when things become durable.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from shopstream.clock import Clock
+from shopstream.engine.operator import BATCH, WindowOperator, build_operator
+from shopstream.engine.settings import EngineSettings
+from shopstream.engine.signal import Signal
+from shopstream.engine.watermark import Watermarks
+from shopstream.engine.window import WindowDeclaration
+from shopstream.errors import StateError
+from shopstream.events.codec import Decoder
+from shopstream.events.schema import DEAD_LETTER_FIELDS, EVENT_FIELDS, LAKE_FIELDS, arrow_schema
+from shopstream.stream.ports import Record
+
+__all__ = ["Counters", "Engine", "Processed"]
+
+_MS = 1_000
+_SEEN = "seen"
+_LAKE_SCHEMA = arrow_schema(LAKE_FIELDS)
+_DEAD_LETTER_SCHEMA = arrow_schema(DEAD_LETTER_FIELDS)
+
+
+@dataclass(slots=True)
+class Counters:
+    """Rows since the beginning: read = kept + duplicates + dead letters; late ones are among the kept."""
+
+    events_read: int = 0
+    events_kept: int = 0
+    duplicates: int = 0
+    late: int = 0
+    dead_letters: int = 0
+
+    def add(self, other: "Counters") -> None:
+        """Sum up in place."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def as_dict(self) -> dict[str, int]:
+        """Name → value."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class Processed:
+    """What a micro-batch gave.
+
+    Args:
+        events: LAKE_FIELDS columns, duplicates removed; text may be dictionary-encoded.
+        dead_letters: DEAD_LETTER_FIELDS columns.
+        signals: of the rules' windows.
+        counters: of this batch.
+    """
+
+    events: pa.Table
+    dead_letters: pa.Table
+    signals: list[Signal]
+    counters: Counters
+
+
+class Engine:
+    """Decodes, deduplicates, windows.
+
+    Args:
+        settings: lateness, dedup horizon, threads.
+        declarations: windows whose signals `process` returns.
+        clock: tells when a shard is idle.
+    """
+
+    def __init__(self, settings: EngineSettings, declarations: Iterable[WindowDeclaration], clock: Clock) -> None:
+        self._clock = clock
+        self._dedup_horizon_ms = round(settings.dedup_horizon.total_seconds() * _MS)
+        self.connection = duckdb.connect()
+        self.connection.execute("SET TimeZone = 'UTC'")
+        self.connection.execute("SET memory_limit = ?", [f"{settings.memory_limit}B"])
+        if settings.threads:
+            self.connection.execute("SET threads = ?", [settings.threads])
+        self._decoder = Decoder(self.connection)
+        self.watermarks = Watermarks(
+            round(settings.out_of_orderness.total_seconds() * _MS), round(settings.idle_timeout.total_seconds() * _MS)
+        )
+        columns = ", ".join(f'"{field.name}" {field.duckdb}' for field in EVENT_FIELDS)
+        self.connection.execute(f"CREATE TEMP TABLE {BATCH} ({columns}, t BIGINT, h UBIGINT, late BOOLEAN, i BIGINT)")
+        self.connection.execute(f"CREATE TABLE {_SEEN} (t BIGINT, h UBIGINT)")
+        self._operators = [build_operator(self.connection, declaration) for declaration in declarations]
+        self._attached: list[WindowOperator] = []
+        self._seen_since_ms = -(1 << 62)
+
+    def attach(self, operator: WindowOperator) -> None:
+        """Feed another operator too; its owner advances it."""
+        self._attached.append(operator)
+
+    def process(self, records: Sequence[Record]) -> Processed:
+        """One micro-batch. Records of one shard stand together, in order."""
+        decoded = self._decoder.decode([r.payload for r in records], [r.arrival_ms for r in records])
+        place = decoded.events.column("record").to_numpy()
+        times = decoded.events.column("event_time").cast(pa.int64()).to_numpy() // _MS
+        late = self._observe(records, place, times)
+        duplicates = self._load(decoded.events, times, late)
+        arrivals = np.array([r.arrival_ms for r in records], dtype=np.int64) * _MS
+        arrival = pa.array(arrivals[place]).cast(pa.timestamp("us", "UTC"))
+        events = pa.table(
+            [*(decoded.events.column(field.name) for field in EVENT_FIELDS), arrival, pa.array(late)],
+            names=[field.name for field in LAKE_FIELDS],
+        )
+        if len(duplicates):
+            keep = np.ones(len(times), dtype=np.bool_)
+            keep[duplicates] = False
+            events, late = events.filter(pa.array(keep)), late[keep]
+        for operator in (*self._operators, *self._attached):
+            operator.absorb()
+        dead = self._dead_letters(records, decoded.rejects)
+        counters = Counters(
+            events_read=len(times) + dead.num_rows,
+            events_kept=events.num_rows,
+            duplicates=len(duplicates),
+            late=int(late.sum()),
+            dead_letters=dead.num_rows,
+        )
+        return Processed(events=events, dead_letters=dead, signals=self.advance(), counters=counters)
+
+    def advance(self, *, to_the_end: bool = False) -> list[Signal]:
+        """Move the watermark; `to_the_end` when every shard is known to be read to its tip."""
+        watermark_ms = self.watermarks.advance(self._clock.now_ms(), all_idle_count=to_the_end)
+        signals = [signal for operator in self._operators for signal in operator.advance(watermark_ms)]
+        horizon_ms = watermark_ms - self._dedup_horizon_ms
+        if horizon_ms - self._seen_since_ms > self._dedup_horizon_ms:
+            self.connection.execute(f"CREATE OR REPLACE TABLE {_SEEN} AS SELECT * FROM {_SEEN} WHERE t >= {horizon_ms}")
+            self._seen_since_ms = horizon_ms
+        return signals
+
+    def _observe(
+        self, records: Sequence[Record], place: npt.NDArray[np.int32], times: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.bool_]:
+        """Late flags; a shard's events are one slice because its records stand together."""
+        late = np.zeros(len(times), dtype=np.bool_)
+        first = 0
+        while first < len(records):
+            shard_id = records[first].shard_id
+            last = first
+            while last < len(records) and records[last].shard_id == shard_id:
+                last += 1
+            start, stop = np.searchsorted(place, [first, last])
+            late[start:stop] = self.watermarks.observe(shard_id, times[start:stop])
+            first = last
+        return late
+
+    def _load(
+        self, events: pa.Table, times: npt.NDArray[np.int64], late: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.int64]:
+        """Fill BATCH with what windows may see; return the rows of `events` that are duplicates."""
+        incoming = (
+            events.drop_columns(["record", "place"])
+            .append_column("t", pa.array(times))
+            .append_column("late", pa.array(late))
+            .append_column("i", pa.array(np.arange(len(times))))
+        )
+        columns = ", ".join(f'"{field.name}"' for field in EVENT_FIELDS)
+        self.connection.register("incoming", incoming)
+        self.connection.execute(f"""
+            CREATE OR REPLACE TEMP TABLE {BATCH} AS
+            SELECT {columns}, t, hash(event_id) AS h, late, i FROM incoming""")
+        self.connection.unregister("incoming")
+        since_ms = int(times.min()) if len(times) else 0
+        duplicates = self.connection.execute(f"""
+            WITH again AS (SELECT t, h FROM {BATCH} GROUP BY t, h HAVING count(*) > 1)
+            SELECT i FROM (SELECT i, row_number() OVER (PARTITION BY t, h ORDER BY i) AS nth
+                           FROM {BATCH} SEMI JOIN again USING (t, h)) WHERE nth > 1
+            UNION
+            SELECT i FROM {BATCH} SEMI JOIN (SELECT * FROM {_SEEN} WHERE t >= {since_ms}) USING (t, h)
+            """).fetchnumpy()["i"]
+        if len(duplicates):
+            self.connection.register("duplicates", pa.table({"i": duplicates}))
+            self.connection.execute(f"DELETE FROM {BATCH} USING duplicates WHERE {BATCH}.i = duplicates.i")
+            self.connection.unregister("duplicates")
+        self.connection.execute(f"INSERT INTO {_SEEN} SELECT t, h FROM {BATCH} WHERE t >= {self._seen_since_ms}")
+        if late.any():
+            self.connection.execute(f"DELETE FROM {BATCH} WHERE late")
+        return np.asarray(duplicates)
+
+    def _dead_letters(self, records: Sequence[Record], rejects: pa.Table) -> pa.Table:
+        rows = [
+            {
+                "dead_letter_id": _dead_letter_id(record, reject["place"]),
+                "reason": reject["reason"],
+                "detail": reject["detail"],
+                "payload": reject["payload"],
+                "shard_id": record.shard_id,
+                "sequence_number": str(record.sequence_number),
+                "place": reject["place"],
+                "arrival_time": record.arrival_ms * _MS,
+            }
+            for reject in rejects.to_pylist()
+            for record in (records[reject["record"]],)
+        ]
+        return pa.Table.from_pylist(rows, schema=_DEAD_LETTER_SCHEMA)
+
+    def state_rows(self) -> dict[str, int]:
+        """State table → rows."""
+        return {
+            table: int(self.connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+            for table in self._state_tables()
+        }
+
+    def _state_tables(self) -> dict[str, str]:
+        """State table → digest of what it means; a table whose digest changed is not restored."""
+        tables = {_SEEN: f"duckdb {duckdb.__version__}"}
+        for operator in (*self._operators, *self._attached):
+            digest = hashlib.sha256(repr(operator.declaration).encode()).hexdigest()[:16]
+            tables.update(dict.fromkeys(operator.state_tables(), digest))
+        return tables
+
+    def save(self, path: Path) -> dict[str, str]:
+        """Write all state tables into a new DuckDB file; returns table → digest."""
+        tables = self._state_tables()
+        self.connection.execute(f"ATTACH '{_literal(path)}' AS saved")
+        try:
+            for table in tables:
+                self.connection.execute(f"CREATE TABLE saved.{table} AS FROM {table}")
+        finally:
+            self.connection.execute("DETACH saved")
+        return tables
+
+    def restore(
+        self, path: Path, tables: Mapping[str, str], watermark_ms: int, newest_ms: Mapping[str, int]
+    ) -> list[str]:
+        """Take state back.
+
+        Returns:
+            Names of the tables that start empty because their declaration is new or has changed.
+
+        Raises:
+            StateError: the file cannot be read.
+        """
+        wanted = self._state_tables()
+        fresh = [table for table, digest in wanted.items() if tables.get(table) != digest]
+        try:
+            self.connection.execute(f"ATTACH '{_literal(path)}' AS saved (READ_ONLY)")
+            for table in wanted:
+                if table not in fresh:
+                    self.connection.execute(f"CREATE OR REPLACE TABLE {table} AS FROM saved.{table}")
+            self.connection.execute("DETACH saved")
+        except duckdb.Error as error:
+            raise StateError(f"state in {path} cannot be read: {error}") from error
+        self.watermarks.restore(watermark_ms, newest_ms)
+        for operator in (*self._operators, *self._attached):
+            operator.resume(watermark_ms)
+        return fresh
+
+
+def _dead_letter_id(record: Record, place: int) -> str:
+    where = f"{record.shard_id}:{record.sequence_number}:{place}"
+    return hashlib.md5(where.encode(), usedforsecurity=False).hexdigest()
+
+
+def _literal(path: Path) -> str:
+    """A path inside a SQL literal; ATTACH takes no bound parameter."""
+    return str(path).replace("'", "''")

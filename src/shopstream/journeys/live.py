@@ -1,0 +1,138 @@
+"""What shoppers do right now: active sessions, the funnel, open carts, top lists.
+
+All of it is read from window state that the engine keeps anyway; nothing here looks at single events. "Now" is the
+engine's watermark, so a replay of last year shows last year's afternoon.
+"""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from shopstream.clock import from_ms
+from shopstream.engine.engine import Engine
+from shopstream.engine.operator import SessionOperator, SlidingOperator
+from shopstream.engine.watermark import BEGINNING
+from shopstream.journeys.ports import LiveStore
+from shopstream.journeys.windows import CART_LINES, PRODUCTS, SESSIONS, SPANS
+
+__all__ = ["LiveJourneys"]
+
+_MS = timedelta(milliseconds=1)
+_SHOWN = 50
+_TOP = 10
+
+
+class LiveJourneys:
+    """Keeps the journey windows of an engine and publishes panels from them.
+
+    Args:
+        engine: absorbs each micro-batch into these windows too.
+        store: where panels go.
+    """
+
+    def __init__(self, engine: Engine, store: LiveStore) -> None:
+        self._engine = engine
+        self._store = store
+        self._connection = engine.connection
+        self._sessions = SessionOperator(self._connection, SESSIONS, retain_ms=max(SPANS) // _MS)
+        self._products = SlidingOperator(self._connection, PRODUCTS)
+        self._cart_lines = SlidingOperator(self._connection, CART_LINES)
+        for operator in (self._sessions, self._products, self._cart_lines):
+            engine.attach(operator)
+
+    def publish(self) -> None:
+        """Drop what is too old and publish what is left."""
+        now_ms = self._engine.watermarks.current_ms
+        if now_ms == BEGINNING:
+            return
+        for operator in (self._sessions, self._products, self._cart_lines):
+            operator.forget(now_ms)
+        self._store.publish(self.panels(now_ms), now_ms)
+
+    def panels(self, now_ms: int) -> dict[str, object]:
+        """Panel name → JSON-ready value, as of `now_ms` of event time."""
+        self._connection.execute(f"CREATE OR REPLACE TEMP TABLE live_sessions AS {self._sessions.sessions()}")
+        return {
+            "sessions": self._session_panel(now_ms),
+            "funnel": [self._funnel(now_ms, span) for span in SPANS],
+            "top": {f"{span // timedelta(minutes=1)}m": self._top(now_ms, span) for span in SPANS},
+            "carts": self._cart_panel(now_ms),
+        }
+
+    def _rows(self, query: str, parameters: Mapping[str, object]) -> list[dict[str, Any]]:
+        result = self._connection.execute(query, dict(parameters))
+        names = [column[0] for column in result.description]
+        return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+    def _session_panel(self, now_ms: int) -> dict[str, object]:
+        active = "FROM live_sessions WHERE end_ms > $now"
+        totals = self._rows(
+            f"""SELECT count(*) AS active, count(DISTINCT user_id) AS shoppers,
+                       count(*) FILTER (carts > 0 AND purchases = 0) AS with_cart,
+                       count(*) FILTER (purchases > 0) AS bought {active}""",
+            {"now": now_ms},
+        )[0]
+        newest = self._rows(
+            f"""SELECT user_id, user_session, start_ms, last_event_ms, events, views, carts, purchases,
+                       coalesce(spent, 0) AS spent,
+                       CASE WHEN purchases > 0 THEN 'bought' WHEN carts > 0 THEN 'cart' ELSE 'looking' END AS stage
+                {active} ORDER BY last_event_ms DESC, user_id LIMIT {_SHOWN}""",
+            {"now": now_ms},
+        )
+        for row in newest:
+            row["started"] = from_ms(row.pop("start_ms")).isoformat()
+            row["last_event"] = from_ms(row.pop("last_event_ms")).isoformat()
+        return {**totals, "newest": newest}
+
+    def _funnel(self, now_ms: int, span: timedelta) -> dict[str, object]:
+        """How far the sessions came that were active in the span."""
+        row = self._rows(
+            """SELECT count(*) AS sessions,
+                      count(*) FILTER (views > 0) AS viewed,
+                      count(*) FILTER (views > 0 AND carts > 0) AS carted,
+                      count(*) FILTER (views > 0 AND carts > 0 AND purchases > 0) AS bought_from_cart,
+                      count(*) FILTER (purchases > 0 AND carts = 0) AS bought_without_cart,
+                      count(*) FILTER (purchases > 0) AS bought
+               FROM live_sessions WHERE last_event_ms >= $since""",
+            {"since": now_ms - span // _MS},
+        )[0]
+        return {"minutes": span // timedelta(minutes=1), **row}
+
+    def _top(self, now_ms: int, span: timedelta) -> dict[str, object]:
+        self._connection.execute(
+            f"CREATE OR REPLACE TEMP TABLE live_products AS {self._products.current(span // _MS, now_ms)}"
+        )
+        sums = """sum(views)::BIGINT AS views, sum(carts)::BIGINT AS carts, sum(purchases)::BIGINT AS purchases,
+                  coalesce(sum(revenue), 0) AS revenue"""
+        order = f"ORDER BY views DESC, revenue DESC, 1 LIMIT {_TOP}"
+        return {
+            "products": self._rows(
+                f"""SELECT product_id, category, maker AS brand, views, carts, purchases,
+                           coalesce(revenue, 0) AS revenue FROM live_products {order}""",
+                {},
+            ),
+            "categories": self._rows(f"SELECT category, {sums} FROM live_products GROUP BY category {order}", {}),
+            "brands": self._rows(
+                f"SELECT maker AS brand, {sums} FROM live_products WHERE maker IS NOT NULL GROUP BY maker {order}", {}
+            ),
+        }
+
+    def _cart_panel(self, now_ms: int) -> dict[str, object]:
+        self._connection.execute(f"""
+            CREATE OR REPLACE TEMP TABLE live_carts AS
+            SELECT user_id, product_id, carted_at, worth
+            FROM ({self._cart_lines.current(CART_LINES.size_ms, now_ms)})
+            WHERE carted_at > coalesce(greatest(removed_at, bought_at), '-infinity'::TIMESTAMPTZ)""")
+        totals = self._rows(
+            """SELECT count(DISTINCT user_id) AS carts, count(*) AS lines, coalesce(sum(worth), 0) AS value
+               FROM live_carts""",
+            {},
+        )[0]
+        largest = self._rows(
+            f"""SELECT user_id, count(*) AS lines, sum(worth) AS value, max(epoch_ms(carted_at)) AS last_ms
+                FROM live_carts GROUP BY user_id ORDER BY value DESC, user_id LIMIT {_SHOWN}""",
+            {},
+        )
+        for row in largest:
+            row["last_cart"] = from_ms(row.pop("last_ms")).isoformat()
+        return {**totals, "largest": largest}
