@@ -10,7 +10,7 @@ from pathlib import Path
 
 from shopstream.alerting.database import open_reader, open_writer, transaction
 from shopstream.alerting.episode import SEVERITIES, Episode, gather, join, linked, scope_of, settle
-from shopstream.alerting.incident import Change, Handling, Incident, IncidentChange, State
+from shopstream.alerting.incident import Change, Handling, Incident, IncidentChange, State, incident_id
 from shopstream.alerting.rows import UPSERT, Stored, incident_of, stored_of, values_of
 from shopstream.alerting.settings import AlertingSettings
 from shopstream.clock import Clock
@@ -63,13 +63,13 @@ class EmbeddedIncidentStore:
         self._next_close_ms = self._read_next_close()
         return changes
 
-    def acknowledge(self, incident_id: str, comment: str | None = None) -> Incident:
+    def acknowledge(self, id_or_prefix: str, comment: str | None = None) -> Incident:
         """See `ports.IncidentStore.acknowledge`."""
-        return self._handle(incident_id, Handling.ACKNOWLEDGED, comment)
+        return self._handle(id_or_prefix, Handling.ACKNOWLEDGED, comment)
 
-    def resolve(self, incident_id: str, comment: str | None = None) -> Incident:
+    def resolve(self, id_or_prefix: str, comment: str | None = None) -> Incident:
         """See `ports.IncidentStore.resolve`."""
-        return self._handle(incident_id, Handling.RESOLVED, comment)
+        return self._handle(id_or_prefix, Handling.RESOLVED, comment)
 
     def close(self) -> None:
         """See `ports.IncidentStore.close`."""
@@ -93,26 +93,15 @@ class EmbeddedIncidentStore:
         changes: list[IncidentChange] = []
         written: list[Stored] = []
         for scope, found in scopes.items():
-            ordinal = last_ordinals.get(scope, 0)
-            for group in _components(known.get(scope, []), gather(found)):
-                stored, group_changes = self._join(group, watermark_ms)
-                if stored is None:
-                    continue
-                if stored.ordinal == 0:
+            ordinal = last_ordinals[scope]
+            for stored, fresh in _components(known.get(scope, []), gather(found)):
+                if stored:
+                    self._extend(stored, fresh, watermark_ms, written, changes)
+                else:
                     ordinal += 1
-                    first = found[0]
-                    stored = replace(
-                        stored,
-                        scope=scope,
-                        ordinal=ordinal,
-                        rule=first.rule_id,
-                        key_kind=first.key_kind,
-                        keys=first.key,
-                    )
-                    group_changes = [IncidentChange(Change.OPENED, incident_of(stored))]
-                written.append(stored)
-                changes += group_changes
-        self._connection.executemany(UPSERT, [values_of(stored) for stored in written])
+                    written.append(_opened(found[0], scope, ordinal, fresh[0], watermark_ms))
+                    changes.append(_change(Change.OPENED, written[-1]))
+        self._connection.executemany(UPSERT, map(values_of, written))
         return changes
 
     def _load(self, scopes: Iterable[str], start_ms: int) -> dict[str, list[Stored]]:
@@ -136,26 +125,29 @@ class EmbeddedIncidentStore:
         )
         return {str(scope): int(ordinal) for scope, ordinal in rows}
 
-    def _join(
-        self, group: tuple[list[Stored], list[Episode]], watermark_ms: int
-    ) -> tuple[Stored | None, list[IncidentChange]]:
-        """One incident of a group: the oldest takes in the others. None where nothing changed."""
-        stored, fresh = group
-        if not stored:
-            return Stored("", 0, "", "", {}, settle(fresh[0], watermark_ms)), []
-        oldest, *others = sorted(stored, key=lambda one: one.ordinal)
+    def _extend(
+        self,
+        stored: Sequence[Stored],
+        fresh: Sequence[Episode],
+        watermark_ms: int,
+        written: list[Stored],
+        changes: list[IncidentChange],
+    ) -> None:
+        """Join what is new to the incident it belongs to; where it links several, the oldest takes in the others."""
+        oldest, *others = sorted(stored, key=lambda one: one.ordinal) if len(stored) > 1 else stored
         episode = oldest.episode
         for other in (*(one.episode for one in others), *fresh):
             episode = join(episode, other)
         if episode == oldest.episode:
-            return None, []
+            return
         raised = episode.severity > oldest.episode.severity
         episode = settle(episode, watermark_ms)
         result = replace(oldest, episode=episode, closed=oldest.closed and episode.closes_ms <= watermark_ms)
-        result = self._absorb(result, others)
-        incident = incident_of(result)
-        changes = [IncidentChange(Change.ABSORBED, incident_of(other), into=result.id) for other in others]
-        return result, [*changes, IncidentChange(Change.RAISED if raised else Change.UPDATED, incident)]
+        if others:
+            result = self._absorb(result, others)
+            changes += [_change(Change.ABSORBED, other, into=result.id) for other in others]
+        written.append(result)
+        changes.append(_change(Change.RAISED if raised else Change.UPDATED, result))
 
     def _absorb(self, into: Stored, others: Sequence[Stored]) -> Stored:
         """Take away the incidents that turned out to be part of another, and keep what people said about them."""
@@ -186,7 +178,7 @@ class EmbeddedIncidentStore:
             for stored in map(stored_of, rows)
         ]
         self._connection.executemany(UPSERT, [values_of(stored) for stored in over])
-        return [IncidentChange(Change.CLOSED, incident_of(stored)) for stored in over]
+        return [_change(Change.CLOSED, stored) for stored in over]
 
     def _notify(self, changes: Sequence[IncidentChange]) -> None:
         if not self._targets:
@@ -194,16 +186,12 @@ class EmbeddedIncidentStore:
         told = {Change.OPENED, Change.RAISED} | ({Change.CLOSED} if self._settings.notify_closed else set())
         least = SEVERITIES.index(self._settings.notify_severity)
         now_ms = self._clock.now_ms()
-        rows = []
-        for change in changes:
-            rank = SEVERITIES.index(change.incident.severity)
-            if change.change in told and rank >= least:
-                raised = f":{change.incident.severity}" if change.change is Change.RAISED else ""
-                reference = f"{change.incident.id}:{change.change}{raised}"
-                rows += [
-                    (reference, target, change.incident.id, change.change, rank, now_ms, now_ms)
-                    for target in self._targets
-                ]
+        rows = [
+            (_reference(change), target, change.incident_id, change.change, rank, now_ms, now_ms)
+            for change in changes
+            if change.change in told and (rank := SEVERITIES.index(change.severity)) >= least
+            for target in self._targets
+        ]
         # A repetition after a crash, or an incident that closes a second time, is told once.
         self._connection.executemany(
             "INSERT INTO notifications (reference, target, incident_id, kind, severity, due_ms, created_ms) "
@@ -230,9 +218,9 @@ class EmbeddedIncidentStore:
         )
         self._connection.execute("DELETE FROM ordinals WHERE end_ms < ?", (old_ms - 2 * self._retention_ms,))
 
-    def _handle(self, incident_id: str, handling: Handling, comment: str | None) -> Incident:
+    def _handle(self, id_or_prefix: str, handling: Handling, comment: str | None) -> Incident:
         with transaction(self._connection, self._path):
-            stored = _find(self._connection, incident_id)
+            stored = _find(self._connection, id_or_prefix)
             stored = replace(
                 stored,
                 handling=handling,
@@ -248,6 +236,8 @@ class EmbeddedIncidentStore:
 
 def _components(stored: Sequence[Stored], fresh: Sequence[Episode]) -> list[tuple[list[Stored], list[Episode]]]:
     """Groups of linked episodes, in order of time, those left out that nothing new is linked to."""
+    if not stored:
+        return [([], [episode]) for episode in fresh]  # gathered: none is linked to another
     items: list[tuple[Episode, Stored | None]] = [(one.episode, one) for one in stored]
     items += [(episode, None) for episode in fresh]
     items.sort(key=lambda item: (item[0].start_ms, item[0].end_ms))
@@ -270,14 +260,36 @@ def _components(stored: Sequence[Stored], fresh: Sequence[Episode]) -> list[tupl
     return [group for group in groups if group[1]]
 
 
-def _find(connection: sqlite3.Connection, incident_id: str) -> Stored:
+def _opened(detection: Detection, scope: str, ordinal: int, episode: Episode, watermark_ms: int) -> Stored:
+    return Stored(
+        id=incident_id(scope, ordinal),
+        scope=scope,
+        ordinal=ordinal,
+        rule=detection.rule_id,
+        key_kind=detection.key_kind,
+        keys=detection.key,
+        episode=settle(episode, watermark_ms),
+    )
+
+
+def _change(change: Change, stored: Stored, into: str | None = None) -> IncidentChange:
+    return IncidentChange(change, stored.id, stored.rule, SEVERITIES[stored.episode.severity], into)
+
+
+def _reference(change: IncidentChange) -> str:
+    """What a receiver tells repetitions by; a severity is raised more than once, but to each height once."""
+    raised = f":{change.severity}" if change.change is Change.RAISED else ""
+    return f"{change.incident_id}:{change.change}{raised}"
+
+
+def _find(connection: sqlite3.Connection, id_or_prefix: str) -> Stored:
     rows = connection.execute(
-        "SELECT * FROM incidents WHERE substr(id, 1, length(?1)) = ?1 LIMIT 2", (incident_id,)
+        "SELECT * FROM incidents WHERE substr(id, 1, length(?1)) = ?1 LIMIT 2", (id_or_prefix,)
     ).fetchall()
-    if not incident_id or len(rows) != 1:
+    if not id_or_prefix or len(rows) != 1:
         found = "several" if rows else "none"
         raise StateError(
-            f"expected the id of one incident, got {incident_id!r}, which fits {found}; see `shopstream incidents list`"
+            f"expected the id of an incident, got {id_or_prefix!r}, it fits {found}; see `shopstream incidents list`"
         )
     return stored_of(rows[0])
 
@@ -324,7 +336,7 @@ def read_incidents(
     return [incident_of(stored_of(row)) for row in rows]
 
 
-def read_incident(path: Path, incident_id: str) -> Incident:
+def read_incident(path: Path, id_or_prefix: str) -> Incident:
     """One incident; its id may be cut short as long as it is unique.
 
     Raises:
@@ -332,9 +344,9 @@ def read_incident(path: Path, incident_id: str) -> Incident:
     """
     connection = open_reader(path)
     if connection is None:
-        raise StateError(f"expected an incident {incident_id!r}, but there are none yet; run the stream first")
+        raise StateError(f"expected an incident {id_or_prefix!r}, but there are none yet; run the stream first")
     try:
-        return incident_of(_find(connection, incident_id))
+        return incident_of(_find(connection, id_or_prefix))
     finally:
         connection.close()
 

@@ -42,8 +42,7 @@ class Peak:
 
     def rank(self) -> tuple[object, ...]:
         """What peaks are compared by; total, so that the same windows give the same peak."""
-        values = tuple(_number(value) for value in self.measures.values())
-        return values, -self.start_ms, json.dumps(self.measures, sort_keys=True, default=str)
+        return tuple(map(_number, self.measures.values())), -self.start_ms, str(self.measures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +101,7 @@ class Episode:
 
 def scope_of(detection: Detection) -> str:
     """Names rule and key, whatever the order of the key's columns: 32 hex characters."""
-    text = json.dumps([detection.rule_id, sorted(detection.key.items())], ensure_ascii=True, separators=(",", ":"))
+    text = json.dumps([detection.rule_id, sorted(detection.key.items())])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -129,24 +128,24 @@ def gather(detections: Iterable[Detection]) -> list[Episode]:
 
 
 def _episode(detections: Sequence[Detection]) -> Episode:
+    newest = max(detections, key=lambda d: (d.end_ms, d.rule_version)) if len(detections) > 1 else detections[0]
     final = [d for d in detections if d.final]
-    early = [d for d in detections if not d.final]
-    newest = max(detections, key=lambda d: (d.end_ms, d.rule_version))
+    early = detections if not final else [d for d in detections if not d.final]
     pending: dict[int, tuple[int, bool]] = {}
     for d in detections:
-        known = pending.get(d.start_ms)
-        pending[d.start_ms] = max(known, (d.end_ms, d.final), key=_settledness) if known else (d.end_ms, d.final)
+        window = (d.end_ms, d.final)
+        pending[d.start_ms] = max(pending.get(d.start_ms, window), window, key=_settledness)
     return Episode(
-        start_ms=min(d.start_ms for d in detections),
-        end_ms=max(d.end_ms for d in detections),
-        window_ms=max(d.end_ms - d.start_ms for d in detections),
-        suppress_ms=max(d.suppress_for_ms for d in detections),
-        first_event_ms=min(d.first_event_ms for d in detections),
-        last_event_ms=max(d.last_event_ms for d in detections),
-        severity=max(_RANK[d.severity] for d in detections),
+        start_ms=min([d.start_ms for d in detections]),
+        end_ms=newest.end_ms,
+        window_ms=max([d.end_ms - d.start_ms for d in detections]),
+        suppress_ms=max([d.suppress_for_ms for d in detections]),
+        first_event_ms=min([d.first_event_ms for d in detections]),
+        last_event_ms=max([d.last_event_ms for d in detections]),
+        severity=max([_RANK[d.severity] for d in detections]),
         words=Words(newest.end_ms, newest.rule_version, newest.title, newest.tags, newest.threshold),
-        detected_ms=min((d.end_ms for d in final), default=None),
-        detected_early_ms=min((d.end_ms for d in early), default=None),
+        detected_ms=min([d.end_ms for d in final], default=None),
+        detected_early_ms=min([d.end_ms for d in early], default=None),
         peak=_strongest(final),
         peak_early=_strongest(early),
         pending=pending,
@@ -213,7 +212,7 @@ def _strongest(detections: Sequence[Detection]) -> Peak | None:
 
 
 def _stronger(one: Peak | None, other: Peak | None) -> Peak | None:
-    if one is None or other is None:
+    if one is None or other is None or one == other:
         return one or other
     return max(one, other, key=Peak.rank)
 

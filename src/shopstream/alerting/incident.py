@@ -110,10 +110,12 @@ class Incident:
 
 @dataclass(frozen=True, slots=True)
 class IncidentChange:
-    """What one call changed; an absorbed incident is now part of `into`."""
+    """What one call did to one incident; an absorbed incident is now part of `into`."""
 
     change: Change
-    incident: Incident
+    incident_id: str
+    rule: str
+    severity: Severity
     into: str | None = None
 
 

@@ -30,7 +30,7 @@ class IncidentStore(Protocol):
         """
         ...
 
-    def acknowledge(self, incident_id: str, comment: str | None = None) -> Incident:
+    def acknowledge(self, id_or_prefix: str, comment: str | None = None) -> Incident:
         """Note that somebody looks after it. The id may be cut short as long as it is unique.
 
         Raises:
@@ -38,7 +38,7 @@ class IncidentStore(Protocol):
         """
         ...
 
-    def resolve(self, incident_id: str, comment: str | None = None) -> Incident:
+    def resolve(self, id_or_prefix: str, comment: str | None = None) -> Incident:
         """Note that nothing is left to do.
 
         Raises:

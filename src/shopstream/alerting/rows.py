@@ -1,11 +1,13 @@
 """Incidents as rows: between the episode algebra, the table, and what a person looks at."""
 
 import json
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from shopstream.alerting.episode import SEVERITIES, Episode, Peak, Words
-from shopstream.alerting.incident import Handling, Incident, incident_id
+from shopstream.alerting.incident import Handling, Incident
 from shopstream.clock import from_ms
 
 __all__ = ["UPSERT", "Stored", "incident_of", "stored_of", "values_of"]
@@ -46,6 +48,7 @@ UPSERT = (
 class Stored:
     """An episode with its name, as the store keeps it, and what a person did about it."""
 
+    id: str
     scope: str
     ordinal: int
     rule: str
@@ -57,11 +60,6 @@ class Stored:
     handled_ms: int | None = None
     comment: str = ""
 
-    @property
-    def id(self) -> str:
-        """The incident's id."""
-        return incident_id(self.scope, self.ordinal)
-
 
 def values_of(stored: Stored) -> dict[str, object]:
     """The parameters of UPSERT."""
@@ -72,10 +70,10 @@ def values_of(stored: Stored) -> dict[str, object]:
         "ordinal": stored.ordinal,
         "rule": stored.rule,
         "key_kind": stored.key_kind,
-        "keys": json.dumps(dict(stored.keys)),
+        "keys": json.dumps(stored.keys),
         "rule_version": episode.words.rule_version,
         "title": episode.words.title,
-        "tags": json.dumps(episode.words.tags),
+        "tags": _tags_text(episode.words.tags),
         "threshold": episode.words.threshold,
         "words_ms": episode.words.end_ms,
         "severity": episode.severity,
@@ -89,7 +87,7 @@ def values_of(stored: Stored) -> dict[str, object]:
         "detected_early_ms": episode.detected_early_ms,
         "peak": _peak_text(episode.peak),
         "peak_early": _peak_text(episode.peak_early),
-        "pending": json.dumps([[start, *window] for start, window in sorted(episode.pending.items())]),
+        "pending": json.dumps([(start, *window) for start, window in sorted(episode.pending.items())]),
         "settled_ms": episode.settled_ms,
         "settled": episode.settled,
         "closes_ms": episode.closes_ms,
@@ -97,52 +95,42 @@ def values_of(stored: Stored) -> dict[str, object]:
     }
 
 
-def stored_of(row: Mapping[str, object]) -> Stored:
+def stored_of(row: sqlite3.Row) -> Stored:
     """Read a row of `incidents` back."""
-    get: dict[str, object] = {name: row[name] for name in row.keys()}  # noqa: SIM118  sqlite3.Row iterates over values
-    return _stored(get)
-
-
-def _stored(row: Mapping[str, object]) -> Stored:
-    def number(name: str) -> int:
-        return int(str(row[name]))
-
-    def maybe(name: str) -> int | None:
-        return None if row[name] is None else number(name)
-
     return Stored(
-        scope=str(row["scope"]),
-        ordinal=number("ordinal"),
-        rule=str(row["rule"]),
-        key_kind=str(row["key_kind"]),
-        keys=json.loads(str(row["keys"])),
+        id=row["id"],
+        scope=row["scope"],
+        ordinal=row["ordinal"],
+        rule=row["rule"],
+        key_kind=row["key_kind"],
+        keys=json.loads(row["keys"]),
         episode=Episode(
-            start_ms=number("start_ms"),
-            end_ms=number("end_ms"),
-            window_ms=number("window_ms"),
-            suppress_ms=number("suppress_ms"),
-            first_event_ms=number("first_event_ms"),
-            last_event_ms=number("last_event_ms"),
-            severity=number("severity"),
+            start_ms=row["start_ms"],
+            end_ms=row["end_ms"],
+            window_ms=row["window_ms"],
+            suppress_ms=row["suppress_ms"],
+            first_event_ms=row["first_event_ms"],
+            last_event_ms=row["last_event_ms"],
+            severity=row["severity"],
             words=Words(
-                end_ms=number("words_ms"),
-                rule_version=str(row["rule_version"]),
-                title=str(row["title"]),
-                tags=tuple(json.loads(str(row["tags"]))),
-                threshold=str(row["threshold"]),
+                end_ms=row["words_ms"],
+                rule_version=row["rule_version"],
+                title=row["title"],
+                tags=_tags_of(row["tags"]),
+                threshold=row["threshold"],
             ),
-            detected_ms=maybe("detected_ms"),
-            detected_early_ms=maybe("detected_early_ms"),
+            detected_ms=row["detected_ms"],
+            detected_early_ms=row["detected_early_ms"],
             peak=_peak_of(row["peak"]),
             peak_early=_peak_of(row["peak_early"]),
-            pending={start: (end, final) for start, end, final in json.loads(str(row["pending"]))},
-            settled_ms=number("settled_ms"),
-            settled=number("settled"),
+            pending={start: (end, final) for start, end, final in json.loads(row["pending"])},
+            settled_ms=row["settled_ms"],
+            settled=row["settled"],
         ),
         closed=bool(row["closed"]),
-        handling=Handling(str(row["handling"])),
-        handled_ms=maybe("handled_ms"),
-        comment=str(row["comment"]),
+        handling=Handling(row["handling"]),
+        handled_ms=row["handled_ms"],
+        comment=row["comment"],
     )
 
 
@@ -177,9 +165,19 @@ def incident_of(stored: Stored) -> Incident:
     )
 
 
+@lru_cache
+def _tags_text(tags: tuple[str, ...]) -> str:
+    return json.dumps(tags)
+
+
+@lru_cache
+def _tags_of(text: str) -> tuple[str, ...]:
+    return tuple(json.loads(text))
+
+
 def _peak_text(peak: Peak | None) -> str | None:
     return None if peak is None else json.dumps([peak.start_ms, peak.end_ms, peak.measures])
 
 
-def _peak_of(text: object) -> Peak | None:
-    return None if text is None else Peak(*json.loads(str(text)))
+def _peak_of(text: str | None) -> Peak | None:
+    return None if text is None else Peak(*json.loads(text))
