@@ -24,6 +24,7 @@ PAGE_BYTES = 32768
 _APPLICATION_ID = 0x73687374  # "shst": other programs' SQLite files are refused, not written to
 _FORMAT = 1
 _BUSY_SECONDS = 10.0
+_FOLD_MS = 250
 _CACHE_KIB = 8192
 
 _SCHEMA = """
@@ -127,12 +128,28 @@ class Database:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
 
+    @property
+    def log(self) -> Path:
+        """The log of changes beside the file."""
+        return self.path.with_name(self.path.name + "-wal")
+
+    def disk_bytes(self) -> int:
+        """Size of the file and its log of changes."""
+        return _size(self.path) + _size(self.log)
+
     def log_bytes(self) -> int:
-        """Size of the log of changes beside the file."""
-        try:
-            return self.path.with_name(self.path.name + "-wal").stat().st_size
-        except FileNotFoundError:
-            return 0
+        """Size of the log of changes."""
+        return _size(self.log)
+
+    def fold_log(self) -> None:
+        """Fold the whole log of changes into the file and empty it, waiting a moment for readers of older states.
+
+        SQLite does this by itself after a commit, but only when no reader is at work; a busy consumer leaves no gap.
+        """
+        with self._writing, self._connection() as connection:
+            connection.execute(f"PRAGMA busy_timeout = {_FOLD_MS}")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            connection.execute(f"PRAGMA busy_timeout = {int(_BUSY_SECONDS * 1000)}")
 
     def close(self) -> None:
         """Close idle connections now and lent ones when they come back."""
@@ -209,3 +226,10 @@ class Database:
             f"the stream {self.path} cannot be used: {error}; if it is damaged, restore a copy, or move it away and "
             "start with a new one"
         )
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0

@@ -26,6 +26,7 @@ from shopstream.errors import BackpressureError, PermanentError, StateError
 from shopstream.stream.database import PAGE_BYTES, Database, create
 from shopstream.stream.limits import check_put
 from shopstream.stream.ports import (
+    MAX_PUT_BYTES,
     TRIM_HORIZON,
     NewRecord,
     Position,
@@ -63,6 +64,10 @@ class _FullError(BackpressureError):
     """No room for a put: the disk allowed is taken by records that retention keeps."""
 
 
+class _LogFullError(BackpressureError):
+    """No room for a put: a reader of an older state keeps the log of changes long."""
+
+
 class EmbeddedStream(AbstractContextManager["EmbeddedStream"]):
     """StreamWriter, StreamReader, StreamAdmin and ConsumerPositions on one SQLite file."""
 
@@ -72,6 +77,8 @@ class EmbeddedStream(AbstractContextManager["EmbeddedStream"]):
         self._clock = clock
         self._log_reserve = log_reserve
         self._routes = Routes(-1, [], [])
+        self._usual_log_bytes = database.checkpoint_bytes + MAX_PUT_BYTES
+        self._fold_above = self._usual_log_bytes
 
     @classmethod
     def open(cls, path: Path, settings: StreamSettings, clock: Clock) -> Self:
@@ -113,7 +120,9 @@ class EmbeddedStream(AbstractContextManager["EmbeddedStream"]):
         except _FullError:
             if not self.trim():
                 raise
-            return self._append(records)
+        except _LogFullError:
+            self._database.fold_log()
+        return self._append(records)
 
     def trim(self) -> int:
         """Drop all records older than the retention; returns how many. A put does a part of this each time."""
@@ -125,6 +134,9 @@ class EmbeddedStream(AbstractContextManager["EmbeddedStream"]):
         return dropped
 
     def _append(self, records: Sequence[NewRecord]) -> list[PutOutcome]:
+        if self._database.log_bytes() > self._fold_above:  # busy readers kept SQLite from folding it
+            self._database.fold_log()
+            self._fold_above = self._database.log_bytes() + self._usual_log_bytes
         with self._database.transaction() as connection:
             self._retire(connection, *_RETIRE_WITH_A_PUT)
             self._ensure_room(connection, records)
@@ -154,25 +166,28 @@ class EmbeddedStream(AbstractContextManager["EmbeddedStream"]):
         return [PutOutcome(shard_id_of(row[1]), row[0]) for row in rows]
 
     def _ensure_room(self, connection: Connection, records: Sequence[NewRecord]) -> None:
-        needed = _SPARE_PAGES + sum(map(_pages, records))
-        if self._disk_bytes(connection, used=True) + int(needed * PAGE_BYTES) <= self._settings.max_bytes:
+        needed = _pages(records)
+        pages: int = connection.execute("PRAGMA page_count").fetchone()[0]
+        free: int = connection.execute("PRAGMA freelist_count").fetchone()[0]
+        file_bytes = (pages + max(0, needed - free)) * PAGE_BYTES
+        log_bytes = self._database.log_bytes() + needed * PAGE_BYTES
+        if file_bytes + max(self._log_reserve, log_bytes) <= self._settings.max_bytes:
             return
+        if file_bytes + self._log_reserve <= self._settings.max_bytes:
+            raise _LogFullError(
+                f"a reader keeps the log of changes of {self._database.path} from being folded into the file; try "
+                "again, and end a process that is stuck while reading",
+                _RETRY_AT_LEAST,
+            )
         (oldest,) = connection.execute("SELECT arrival_ms FROM record ORDER BY sequence_number LIMIT 1").fetchone() or (
             self._clock.now_ms(),
         )
-        expires = timedelta(milliseconds=oldest - self._clock.now_ms()) + self._settings.retention
+        expires = timedelta(milliseconds=oldest + 1 - self._clock.now_ms()) + self._settings.retention
         raise _FullError(
             f"the stream {self._database.path} may take {self._settings.max_bytes} bytes of disk and is full of "
             f"records younger than {self._settings.retention}; wait, raise stream.max_bytes or lower stream.retention",
             min(max(expires, _RETRY_AT_LEAST), _RETRY_AT_MOST),
         )
-
-    def _disk_bytes(self, connection: Connection, *, used: bool) -> int:
-        pages: int = connection.execute("PRAGMA page_count").fetchone()[0]
-        free: int = connection.execute("PRAGMA freelist_count").fetchone()[0]
-        if used:
-            return (pages - free) * PAGE_BYTES + max(self._log_reserve, self._database.log_bytes())
-        return pages * PAGE_BYTES + self._database.log_bytes()
 
     def _retire(self, connection: Connection, records: int, size: int) -> tuple[int, bool]:
         """Drop expired records, about so many and so many bytes; returns how many, and whether there may be more."""
@@ -293,7 +308,7 @@ class EmbeddedStream(AbstractContextManager["EmbeddedStream"]):
         """Sizes and ages, without reading the records; closed shards until their records are gone."""
         with self._database.snapshot() as connection:
             shards = shard_statuses(connection)
-            disk_bytes = self._disk_bytes(connection, used=False)
+            disk_bytes = self._database.disk_bytes()
         records, size = sum(shard.records for shard in shards), sum(shard.bytes for shard in shards)
         return StreamStatus(shards, records, size, disk_bytes, self._settings.max_bytes)
 
@@ -337,10 +352,16 @@ class EmbeddedStream(AbstractContextManager["EmbeddedStream"]):
         return child
 
 
-def _pages(record: NewRecord) -> float:
-    """Pages a record may need at most, a little generous."""
-    size = len(record.payload) + len(record.partition_key.encode()) + _ROW_OVERHEAD
-    return size * 4 / 3 / PAGE_BYTES if size < _LARGE_RECORD else size // PAGE_BYTES + 2
+def _pages(records: Sequence[NewRecord]) -> int:
+    """Pages the records may need at most, a little generous."""
+    small, pages = 0, _SPARE_PAGES
+    for record in records:
+        size = len(record.payload) + len(record.partition_key.encode()) + _ROW_OVERHEAD
+        if size < _LARGE_RECORD:
+            small += size
+        else:
+            pages += size // PAGE_BYTES + 2
+    return pages + small * 4 // (3 * PAGE_BYTES)
 
 
 def _last_that_fits(connection: Connection, number: int, after: Position, max_records: int, max_bytes: int) -> Position:
