@@ -18,8 +18,8 @@ def build(
     memory_mib: Annotated[
         int, typer.Option("--memory-mib", min=256, help="Memory for the models; beyond it they use the disk.")
     ] = 2048,
-    all_tests: Annotated[
-        bool, typer.Option("--all-tests", help="Also run the tests that read every event once more.")
+    thorough: Annotated[
+        bool, typer.Option("--thorough", help="Also test the models on made-up rows, and every event once more.")
     ] = False,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
@@ -43,7 +43,7 @@ def build(
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415  start-up time
 
     from shopstream.lakehouse.embedded import EmbeddedLakehouse  # noqa: PLC0415  start-up time
-    from shopstream.models import build as build_models  # noqa: PLC0415  start-up time
+    from shopstream.models.runner import build as build_models  # noqa: PLC0415  start-up time
 
     settings = settings_of(ctx)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
@@ -60,7 +60,7 @@ def build(
             select,
             show,
             memory_mib=memory_mib,
-            costly_tests=all_tests,
+            thorough=thorough,
         )
     if not result.events:
         err.print("The lake holds no events yet, so the reports are empty; `shopstream run` fills it.")

@@ -41,14 +41,16 @@ def query(
     [cyan]shopstream query "select event_type, count(*) as events from events group by all"[/]
     """
     from shopstream.lakehouse.embedded import EmbeddedLakehouse  # noqa: PLC0415  start-up time
-    from shopstream.models import query as run  # noqa: PLC0415  start-up time
+    from shopstream.models.query import query as run  # noqa: PLC0415  start-up time
 
     settings = settings_of(ctx)
     most = limit if limit is not None else _TABLE_ROWS if fmt is Format.TABLE else 0
     result = run(sql, EmbeddedLakehouse(settings.lake_path, settings.lakehouse), settings.reports_path, most)
     rows = result.rows
     if fmt is Format.TABLE:  # ids are names, not quantities: no thousands separators
-        rows = [{name: str(v) if name.endswith("_id") and v is not None else v for name, v in row.items()} for row in rows]
+        rows = [
+            {name: str(v) if name.endswith("_id") and v is not None else v for name, v in row.items()} for row in rows
+        ]
     emit(rows, fmt, empty="The query gives no rows.")
     if result.cut:
         err.print(f"These are the first {most:,} rows; --limit 0 prints all.")

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from shopstream.cli.output import Format, FormatOption, emit, err, out, settings_of
-from shopstream.models.reports import ReportName
+from shopstream.models import ReportName
 
 __all__ = ["report"]
 

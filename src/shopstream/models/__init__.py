@@ -1,7 +1,8 @@
-"""What it means: the dbt project, its runner, the reports and a user's own queries."""
+"""What it means: the dbt project, its runner (`runner`), the reports (`reports`) and a user's own SQL (`query`).
 
-from shopstream.models.query import QueryResult, query
-from shopstream.models.reports import Report, ReportName, Scope, report, scope
-from shopstream.models.runner import BuildResult, build
+Only the names stand here: the command line needs them at every start, and dbt and DuckDB are heavy.
+"""
 
-__all__ = ["BuildResult", "QueryResult", "Report", "ReportName", "Scope", "build", "query", "report", "scope"]
+from shopstream.models.names import ReportName
+
+__all__ = ["ReportName"]

@@ -1,26 +1,15 @@
 """The four reports, read from the marts."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
+from datetime import datetime
 from pathlib import Path
 
 import duckdb
 
 from shopstream.errors import StateError
+from shopstream.models.names import ReportName
 
-__all__ = ["Report", "ReportName", "Scope", "open_reports", "report", "scope"]
-
-Row = Mapping[str, object]
-
-
-class ReportName(StrEnum):
-    """The reports."""
-
-    UNIQUE_VISITORS = "unique_visitors"
-    ABANDONED_CARTS = "abandoned_carts"
-    TOP_CATEGORIES = "top_categories"
-    BRAND_MARKETING = "brand_marketing"
+__all__ = ["Report", "Scope", "open_reports", "report", "scope"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +38,12 @@ class Scope:
     """What the reports were built from; the values are those of the mart `report_scope`."""
 
     timezone: str
-    built_at_utc: object
+    built_at_utc: datetime
     events: int
     duplicates: int
     visitors: int
-    first_event_at: object
-    last_event_at: object
+    first_event_at: datetime | None
+    last_event_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,35 +63,40 @@ _DEFINITIONS: dict[ReportName, _Definition] = {
         "The first or last day may be incomplete: see its first and last event.",
         default_limit=31,
         headline="""
-            select format('{:,} visitors on {:,} days; the busiest day, {}, had {:,}', s.visitors, d.days, d.busiest, d.most)
+            select format('{:,} visitors on {:,} days; the busiest day, {}, had {:,}',
+                s.visitors, d.days, d.busiest, coalesce(d.most, 0))
             from report_scope s cross join (
                 select count(*) as days, max(visitors) as most,
                     coalesce(cast(arg_max(shop_date, visitors) as varchar), 'none yet') as busiest
                 from unique_visitors) d
         """,
         rows="""
-            select shop_date, visitors, new_visitors, returning_visitors, sessions, buyers, round(buyer_share, 4) as buyer_share,
-                events, views, carts, purchases, revenue, first_event_at, last_event_at
+            select shop_date, visitors, new_visitors, returning_visitors, sessions, buyers,
+                round(buyer_share, 4) as buyer_share, events, views, carts, purchases, revenue,
+                first_event_at, last_event_at
             from unique_visitors order by shop_date desc
         """,
         display_order="shop_date",
     ),
     ReportName.ABANDONED_CARTS: _Definition(
         title="Carts not bought",
-        description="Products put in the cart and neither bought nor removed since: abandoned after a pause, open before. "
-        "The value counts one piece each, for events carry no quantity. The mart abandoned_carts_daily sums up by day.",
+        description="Products put in the cart and neither bought nor removed since: abandoned after a pause, open "
+        "before. The value counts one piece each, for events carry no quantity. The mart abandoned_carts_daily sums up "
+        "by day.",
         default_limit=20,
         headline="""
-            select format('{:,} cart lines abandoned, worth {:,.2f}; {:,} still open; {:,} of {:,} purchases had no cart event',
+            select format('{:,} cart lines abandoned, worth {:,.2f}; {:,} still open; '
+                || '{:,} of {:,} purchases had no cart event',
                 coalesce(sum(abandoned), 0)::bigint, coalesce(sum(abandoned_value), 0)::double,
                 coalesce(sum(still_open), 0)::bigint, coalesce(sum(purchases_without_cart), 0)::bigint,
                 coalesce(sum(purchases), 0)::bigint)
             from abandoned_carts_daily
         """,
         rows="""
-            select cast(user_id as varchar) as user_id, cast(product_id as varchar) as product_id, category, brand, value,
-                times_carted, last_carted_at, state
-            from abandoned_carts order by state, value desc, last_carted_at desc, abandoned_carts.user_id, abandoned_carts.product_id
+            select cast(user_id as varchar) as user_id, cast(product_id as varchar) as product_id, category, brand,
+                value, times_carted, last_carted_at, state
+            from abandoned_carts carts
+            order by state, value desc, last_carted_at desc, carts.user_id, carts.product_id
         """,
     ),
     ReportName.TOP_CATEGORIES: _Definition(
@@ -127,11 +121,12 @@ _DEFINITIONS: dict[ReportName, _Definition] = {
     ),
     ReportName.BRAND_MARKETING: _Definition(
         title="Brands that need marketing",
-        description="Brands whose conversion (buyers among visitors) lies off the shop's median by more than chance: seen but "
-        "not bought, or bought but hardly seen. Missed revenue estimates what the median would have brought.",
+        description="Brands whose conversion (buyers among visitors) lies off the shop's median by more than chance: "
+        "seen but not bought, or bought but hardly seen. Missed revenue estimates what the median would have brought.",
         default_limit=20,
         headline="""
-            select format('{:,} of {:,} brands need marketing; about {:,.0f} in sales missed; {:,} have too few visitors to tell',
+            select format('{:,} of {:,} brands need marketing; about {:,.0f} in sales missed; '
+                || '{:,} have too few visitors to tell',
                 count(*) filter (needs_marketing), count(*), coalesce(sum(missed_revenue), 0)::double,
                 count(*) filter (verdict = 'too_few_visitors'))
             from brand_marketing
@@ -179,7 +174,8 @@ def scope(reports_path: Path) -> Scope:
     with open_reports(reports_path) as connection:
         connection.execute("use reports")
         row = connection.execute(
-            "select timezone, built_at_utc, events, duplicates, visitors, first_event_at, last_event_at from report_scope"
+            "select timezone, built_at_utc, events, duplicates, visitors, first_event_at, last_event_at"
+            " from report_scope"
         ).fetchone()
     if row is None:
         raise StateError(f"expected one row in report_scope of {reports_path}, found none; run `shopstream build`")

@@ -12,7 +12,6 @@ Whoever has the old file open goes on reading it. A build that fails before step
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -69,7 +68,7 @@ def build(
     progress: Progress | None = None,
     *,
     memory_mib: int = _DEFAULT_MEMORY_MIB,
-    costly_tests: bool = False,
+    thorough: bool = False,
 ) -> BuildResult:
     """Build the marts from the lake's events and put them in place of the last ones.
 
@@ -80,7 +79,7 @@ def build(
         select: names of models to build (with what they are made from); the other marts stay as they are.
         progress: told about each finished step.
         memory_mib: what DuckDB may hold in memory; beyond it, it writes temporary files beside the reports.
-        costly_tests: also run the tests that read all events once more.
+        thorough: also run the models' unit tests, and the tests that read all events once more.
 
     Raises:
         ConfigurationError: `select` names no model.
@@ -103,7 +102,7 @@ def build(
             staging.execute("create schema lake")
             staging.execute(f"create view lake.events as {view_sql(LakeTable.EVENTS, files)}")
         _write_profile(work, target, scratch, memory_mib)
-        arguments = _arguments(work, home / "logs", timezone, select, costly_tests=costly_tests)
+        arguments = _arguments(work, home / "logs", timezone, select, thorough=thorough)
         results = _run_dbt(arguments, progress)
         _raise_failures(results, home / "logs" / "dbt.log")
         rows, events, duplicates = _summary(target)
@@ -144,7 +143,9 @@ def _scratch(path: Path) -> Iterator[Path]:
 
 
 def _check_names(select: Sequence[str]) -> None:
-    known = sorted(path.stem for folder in ("staging", "intermediate", "marts") for path in (PROJECT / folder).glob("*.sql"))
+    known = sorted(
+        path.stem for folder in ("staging", "intermediate", "marts") for path in (PROJECT / folder).glob("*.sql")
+    )
     unknown = [name for name in select if name not in known]
     if unknown:
         raise ConfigurationError(f"expected names of models, got {', '.join(unknown)}; there are {', '.join(known)}")
@@ -170,17 +171,15 @@ def _write_profile(work: Path, target: Path, scratch: Path, memory_mib: int) -> 
     (work / "profiles.yml").write_text(json.dumps(profile, indent=2), encoding="utf-8")
 
 
-def _arguments(
-    work: Path, logs: Path, timezone: str, select: Sequence[str] | None, *, costly_tests: bool
-) -> list[str]:
+def _arguments(work: Path, logs: Path, timezone: str, select: Sequence[str] | None, *, thorough: bool) -> list[str]:
     arguments = [
         *("--quiet", "--no-print", "--no-use-colors", "--log-level", "none", "--log-level-file", "info"),
         *("--log-path", str(logs), "--no-send-anonymous-usage-stats", "--no-version-check"),
         *("build", "--project-dir", str(PROJECT), "--profiles-dir", str(work), "--target-path", str(work / "target")),
-        *("--exclude-resource-type", "unit_test", "--vars", json.dumps({"timezone": timezone})),
+        *("--vars", json.dumps({"timezone": timezone})),
     ]
-    if not costly_tests:
-        arguments += ["--exclude", "tag:costly"]
+    if not thorough:
+        arguments += ["--exclude-resource-type", "unit_test", "--exclude", "tag:costly"]
     if select:
         arguments += ["--select", *(f"+{name}" for name in select)]
     return arguments
@@ -201,17 +200,18 @@ def _run_dbt(arguments: list[str], progress: Progress | None) -> list[Any]:
         elif progress and event.info.name == "LogTestResult":
             progress(event.data.name, event.data.index, event.data.num_models)
 
+    connections: Any = DuckDBConnectionManager
     try:
         outcome = dbtRunner(callbacks=[watch]).invoke(arguments)
     finally:
-        environment = DuckDBConnectionManager._ENV  # noqa: SLF001  dbt keeps the file open until the process ends
-        if environment is not None:
-            environment.close()
-        DuckDBConnectionManager.close_all_connections()
-    if isinstance(outcome.exception, KeyboardInterrupt | SystemExit):
-        raise outcome.exception
-    if outcome.exception is not None:
-        raise StateError(f"expected the models to compile, dbt said: {outcome.exception}") from outcome.exception
+        if connections._ENV is not None:  # noqa: SLF001  dbt would keep the file open until the process ends
+            connections._ENV.close()  # noqa: SLF001
+        connections.close_all_connections()
+    failure: BaseException | None = outcome.exception
+    if isinstance(failure, KeyboardInterrupt | SystemExit):
+        raise failure
+    if failure is not None:
+        raise StateError(f"expected the models to compile, dbt said: {failure}") from failure
     return list(getattr(outcome.result, "results", []))
 
 
