@@ -15,41 +15,21 @@ _BUSY = timedelta(seconds=10)
 
 _TABLES = """
 CREATE TABLE incidents (
-    id TEXT PRIMARY KEY,
-    scope TEXT NOT NULL,             -- digest of rule and key
+    scope TEXT NOT NULL,             -- digest of rule and key; the id is scope-ordinal
     ordinal INTEGER NOT NULL,        -- which episode of the scope
     rule TEXT NOT NULL,
-    key_kind TEXT NOT NULL,
-    keys TEXT NOT NULL,              -- JSON
-    rule_version TEXT NOT NULL,
-    title TEXT NOT NULL,
-    tags TEXT NOT NULL,              -- JSON
-    threshold TEXT NOT NULL,
-    words_ms INTEGER NOT NULL,       -- end of the window whose rule version, title, tags and threshold stand here
     severity INTEGER NOT NULL,       -- rank
-    start_ms INTEGER NOT NULL,
     end_ms INTEGER NOT NULL,
-    window_ms INTEGER NOT NULL,
-    suppress_ms INTEGER NOT NULL,
-    first_event_ms INTEGER NOT NULL,
     last_event_ms INTEGER NOT NULL,
-    detected_ms INTEGER,
-    detected_early_ms INTEGER,
-    peak TEXT,                       -- JSON
-    peak_early TEXT,                 -- JSON
-    pending TEXT NOT NULL,           -- JSON
-    settled_ms INTEGER NOT NULL,
-    settled INTEGER NOT NULL,
     closes_ms INTEGER NOT NULL,
     closed INTEGER NOT NULL,
+    facts TEXT NOT NULL,             -- JSON, see rows.py
     handling TEXT NOT NULL DEFAULT 'none',
     handled_ms INTEGER,
     comment TEXT NOT NULL DEFAULT '',
-    UNIQUE (scope, ordinal)
-);
-CREATE INDEX incidents_scope_end ON incidents (scope, end_ms);
-CREATE INDEX incidents_open ON incidents (closes_ms) WHERE closed = 0;
-CREATE INDEX incidents_last_event ON incidents (last_event_ms);
+    PRIMARY KEY (scope, ordinal)
+) WITHOUT ROWID;
+CREATE INDEX incidents_open ON incidents (closed) WHERE closed = 0;
 CREATE TABLE ordinals (              -- of scopes whose incidents retention took away
     scope TEXT PRIMARY KEY,
     ordinal INTEGER NOT NULL,

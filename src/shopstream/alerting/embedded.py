@@ -1,28 +1,23 @@
-"""Incidents in one SQLite file: the embedded adapter of `IncidentStore`, and reading for other processes."""
+"""Incidents in one SQLite file: the embedded adapter of `IncidentStore`."""
 
 import json
-import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-from shopstream.alerting.database import open_reader, open_writer, transaction
+from shopstream.alerting.database import open_writer, transaction
 from shopstream.alerting.episode import SEVERITIES, Episode, gather, join, linked, scope_of, settle
-from shopstream.alerting.incident import Change, Handling, Incident, IncidentChange, State, incident_id
+from shopstream.alerting.incident import Change, Handling, Incident, IncidentChange
+from shopstream.alerting.reading import find
 from shopstream.alerting.rows import UPSERT, Stored, incident_of, stored_of, values_of
 from shopstream.alerting.settings import AlertingSettings
 from shopstream.clock import Clock
-from shopstream.detection.detection import Detection, Severity
-from shopstream.errors import StateError
+from shopstream.detection.detection import Detection
 
-__all__ = ["EmbeddedIncidentStore", "count_incidents", "read_incident", "read_incidents"]
+__all__ = ["EmbeddedIncidentStore"]
 
-_STATE_SQL = (
-    "CASE WHEN handling = 'resolved' THEN 'resolved' WHEN closed THEN 'closed' "
-    "WHEN handling = 'acknowledged' THEN 'acknowledged' ELSE 'open' END"
-)
 _PURGES = 100
 """Retention is looked after this many times in its own length."""
 
@@ -54,13 +49,18 @@ class EmbeddedIncidentStore:
         if not detections and watermark_ms < min(self._next_close_ms, self._next_purge_ms):
             return []
         with transaction(self._connection, self._path):
-            changes = self._merge(detections, watermark_ms) if detections else []
-            changes += self._close_over(watermark_ms)
+            changes: list[IncidentChange] = []
+            written = self._merge(detections, watermark_ms, changes) if detections else []
+            # A lower bound: what has been extended since closes later, which is found when the bound is reached.
+            next_close_ms = min([self._next_close_ms, *(stored.episode.closes_ms for stored in written)])
+            if watermark_ms >= next_close_ms:
+                self._close_over(watermark_ms, changes)
+                next_close_ms = self._read_next_close()
             self._notify(changes)
             if watermark_ms >= self._next_purge_ms:
                 self._purge(watermark_ms)
                 self._next_purge_ms = watermark_ms + self._retention_ms // _PURGES
-        self._next_close_ms = self._read_next_close()
+        self._next_close_ms = next_close_ms
         return changes
 
     def acknowledge(self, id_or_prefix: str, comment: str | None = None) -> Incident:
@@ -79,7 +79,7 @@ class EmbeddedIncidentStore:
         row = self._connection.execute("SELECT min(closes_ms) FROM incidents WHERE closed = 0").fetchone()
         return 1 << 62 if row[0] is None else int(row[0])
 
-    def _merge(self, detections: Sequence[Detection], watermark_ms: int) -> list[IncidentChange]:
+    def _merge(self, detections: Sequence[Detection], watermark_ms: int, changes: list[IncidentChange]) -> list[Stored]:
         scopes: dict[str, list[Detection]] = defaultdict(list)
         names: dict[tuple[str, tuple[tuple[str, str], ...]], str] = {}
         for detection in detections:
@@ -88,28 +88,26 @@ class EmbeddedIncidentStore:
             if scope is None:
                 scope = names[name] = scope_of(detection)
             scopes[scope].append(detection)
-        known = self._load(scopes, min(d.start_ms for d in detections))
+        known = self._load(scopes, min(d.start_ms - d.suppress_for_ms for d in detections))
         last_ordinals = self._last_ordinals(scopes)
-        changes: list[IncidentChange] = []
         written: list[Stored] = []
         for scope, found in scopes.items():
             ordinal = last_ordinals[scope]
-            for stored, fresh in _components(known.get(scope, []), gather(found)):
+            for stored, fresh in _components(known.get(scope, ()), gather(found)):
                 if stored:
-                    self._extend(stored, fresh, watermark_ms, written, changes)
+                    written += self._extend(stored, fresh, watermark_ms, changes)
                 else:
                     ordinal += 1
                     written.append(_opened(found[0], scope, ordinal, fresh[0], watermark_ms))
                     changes.append(_change(Change.OPENED, written[-1]))
         self._connection.executemany(UPSERT, map(values_of, written))
-        return changes
+        return written
 
-    def _load(self, scopes: Iterable[str], start_ms: int) -> dict[str, list[Stored]]:
-        """The incidents that detections from `start_ms` on may touch."""
+    def _load(self, scopes: Iterable[str], from_ms: int) -> dict[str, list[Stored]]:
+        """The incidents that detections may touch; windows or their quiet time reach back to `from_ms`."""
         rows = self._connection.execute(
-            "SELECT i.* FROM json_each(?) AS wanted JOIN incidents AS i ON i.scope = wanted.value "
-            "AND i.end_ms >= ? - i.suppress_ms",
-            (json.dumps(list(scopes)), start_ms),
+            "SELECT i.* FROM json_each(?) AS wanted JOIN incidents AS i ON i.scope = wanted.value AND i.closes_ms >= ?",
+            (json.dumps(list(scopes)), from_ms),
         )
         known: dict[str, list[Stored]] = defaultdict(list)
         for row in rows:
@@ -126,33 +124,30 @@ class EmbeddedIncidentStore:
         return {str(scope): int(ordinal) for scope, ordinal in rows}
 
     def _extend(
-        self,
-        stored: Sequence[Stored],
-        fresh: Sequence[Episode],
-        watermark_ms: int,
-        written: list[Stored],
-        changes: list[IncidentChange],
-    ) -> None:
+        self, stored: Sequence[Stored], fresh: Sequence[Episode], watermark_ms: int, changes: list[IncidentChange]
+    ) -> list[Stored]:
         """Join what is new to the incident it belongs to; where it links several, the oldest takes in the others."""
         oldest, *others = sorted(stored, key=lambda one: one.ordinal) if len(stored) > 1 else stored
         episode = oldest.episode
         for other in (*(one.episode for one in others), *fresh):
             episode = join(episode, other)
         if episode == oldest.episode:
-            return
+            return []
         raised = episode.severity > oldest.episode.severity
         episode = settle(episode, watermark_ms)
         result = replace(oldest, episode=episode, closed=oldest.closed and episode.closes_ms <= watermark_ms)
         if others:
             result = self._absorb(result, others)
             changes += [_change(Change.ABSORBED, other, into=result.id) for other in others]
-        written.append(result)
         changes.append(_change(Change.RAISED if raised else Change.UPDATED, result))
+        return [result]
 
     def _absorb(self, into: Stored, others: Sequence[Stored]) -> Stored:
         """Take away the incidents that turned out to be part of another, and keep what people said about them."""
         for other in others:
-            self._connection.execute("DELETE FROM incidents WHERE id = ?", (other.id,))
+            self._connection.execute(
+                "DELETE FROM incidents WHERE scope = ? AND ordinal = ?", (other.scope, other.ordinal)
+            )
             self._connection.execute(
                 "DELETE FROM notifications WHERE incident_id = ? AND state = 'pending'", (other.id,)
             )
@@ -163,22 +158,19 @@ class EmbeddedIncidentStore:
             )
             if into.handling is Handling.NONE and other.handling is not Handling.NONE:
                 into = replace(into, handling=other.handling, handled_ms=other.handled_ms, comment=other.comment)
-                self._connection.execute(
-                    "UPDATE incidents SET handling = ?, handled_ms = ?, comment = ? WHERE id = ?",
-                    (into.handling, into.handled_ms, into.comment, into.id),
-                )
+                self._write_handling(into)
         return into
 
-    def _close_over(self, watermark_ms: int) -> list[IncidentChange]:
+    def _close_over(self, watermark_ms: int, changes: list[IncidentChange]) -> None:
         rows = self._connection.execute(
-            "SELECT * FROM incidents WHERE closed = 0 AND closes_ms <= ? ORDER BY closes_ms, id", (watermark_ms,)
+            "SELECT * FROM incidents WHERE closed = 0 AND closes_ms <= ? ORDER BY closes_ms, scope", (watermark_ms,)
         ).fetchall()
         over = [
             replace(stored, closed=True, episode=settle(stored.episode, watermark_ms))
             for stored in map(stored_of, rows)
         ]
-        self._connection.executemany(UPSERT, [values_of(stored) for stored in over])
-        return [_change(Change.CLOSED, stored) for stored in over]
+        self._connection.executemany(UPSERT, map(values_of, over))
+        changes += [_change(Change.CLOSED, stored) for stored in over]
 
     def _notify(self, changes: Sequence[IncidentChange]) -> None:
         if not self._targets:
@@ -202,36 +194,29 @@ class EmbeddedIncidentStore:
     def _purge(self, watermark_ms: int) -> None:
         """Forget what is over for longer than the retention; ids are not given again for another two retentions."""
         old_ms = watermark_ms - self._retention_ms
-        self._connection.execute(
-            "INSERT INTO ordinals SELECT scope, max(ordinal), max(end_ms) FROM incidents "
-            "WHERE closed = 1 AND last_event_ms < ?1 AND end_ms < ?1 GROUP BY scope "
-            "ON CONFLICT (scope) DO UPDATE SET ordinal = max(ordinal, excluded.ordinal), end_ms = excluded.end_ms",
-            (old_ms,),
-        )
-        self._connection.execute(
-            "DELETE FROM notifications WHERE incident_id IN "
-            "(SELECT id FROM incidents WHERE closed = 1 AND last_event_ms < ?1 AND end_ms < ?1)",
-            (old_ms,),
-        )
-        self._connection.execute(
-            "DELETE FROM incidents WHERE closed = 1 AND last_event_ms < ?1 AND end_ms < ?1", (old_ms,)
-        )
-        self._connection.execute("DELETE FROM ordinals WHERE end_ms < ?", (old_ms - 2 * self._retention_ms,))
+        old = "FROM incidents WHERE closed = 1 AND closes_ms < ?1"
+        for statement in (
+            f"""INSERT INTO ordinals SELECT scope, max(ordinal), max(end_ms) {old} GROUP BY scope
+            ON CONFLICT (scope) DO UPDATE SET ordinal = max(ordinal, excluded.ordinal), end_ms = excluded.end_ms""",
+            f"DELETE FROM notifications WHERE incident_id IN (SELECT scope || '-' || ordinal {old})",
+            f"DELETE {old}",
+            f"DELETE FROM ordinals WHERE end_ms < ?1 - {2 * self._retention_ms}",
+        ):
+            self._connection.execute(statement, (old_ms,))
 
     def _handle(self, id_or_prefix: str, handling: Handling, comment: str | None) -> Incident:
         with transaction(self._connection, self._path):
-            stored = _find(self._connection, id_or_prefix)
-            stored = replace(
-                stored,
-                handling=handling,
-                handled_ms=self._clock.now_ms(),
-                comment=stored.comment if comment is None else comment,
-            )
-            self._connection.execute(
-                "UPDATE incidents SET handling = ?, handled_ms = ?, comment = ? WHERE id = ?",
-                (stored.handling, stored.handled_ms, stored.comment, stored.id),
-            )
+            stored = replace(find(self._connection, id_or_prefix), handling=handling, handled_ms=self._clock.now_ms())
+            if comment is not None:
+                stored = replace(stored, comment=comment)
+            self._write_handling(stored)
         return incident_of(stored)
+
+    def _write_handling(self, stored: Stored) -> None:
+        self._connection.execute(
+            "UPDATE incidents SET handling = ?, handled_ms = ?, comment = ? WHERE scope = ? AND ordinal = ?",
+            (stored.handling, stored.handled_ms, stored.comment, stored.scope, stored.ordinal),
+        )
 
 
 def _components(stored: Sequence[Stored], fresh: Sequence[Episode]) -> list[tuple[list[Stored], list[Episode]]]:
@@ -262,7 +247,6 @@ def _components(stored: Sequence[Stored], fresh: Sequence[Episode]) -> list[tupl
 
 def _opened(detection: Detection, scope: str, ordinal: int, episode: Episode, watermark_ms: int) -> Stored:
     return Stored(
-        id=incident_id(scope, ordinal),
         scope=scope,
         ordinal=ordinal,
         rule=detection.rule_id,
@@ -280,85 +264,3 @@ def _reference(change: IncidentChange) -> str:
     """What a receiver tells repetitions by; a severity is raised more than once, but to each height once."""
     raised = f":{change.severity}" if change.change is Change.RAISED else ""
     return f"{change.incident_id}:{change.change}{raised}"
-
-
-def _find(connection: sqlite3.Connection, id_or_prefix: str) -> Stored:
-    rows = connection.execute(
-        "SELECT * FROM incidents WHERE substr(id, 1, length(?1)) = ?1 LIMIT 2", (id_or_prefix,)
-    ).fetchall()
-    if not id_or_prefix or len(rows) != 1:
-        found = "several" if rows else "none"
-        raise StateError(
-            f"expected the id of an incident, got {id_or_prefix!r}, it fits {found}; see `shopstream incidents list`"
-        )
-    return stored_of(rows[0])
-
-
-def read_incidents(
-    path: Path,
-    *,
-    states: Iterable[State] = (),
-    severities: Iterable[Severity] = (),
-    rules: Iterable[str] = (),
-    limit: int | None = None,
-) -> list[Incident]:
-    """Incidents with the newest events first; none as long as there is no store. Safe while the engine writes.
-
-    Args:
-        path: the SQLite file.
-        states: take only these; empty takes all.
-        severities: likewise.
-        rules: likewise.
-        limit: at most so many; None takes all.
-
-    Raises:
-        StateError: the file is no incident store, or of another version.
-    """
-    connection = open_reader(path)
-    if connection is None:
-        return []
-    wheres, values = ["TRUE"], list[object]()
-    for column, wanted in (
-        (_STATE_SQL, [str(state) for state in states]),
-        ("severity", [SEVERITIES.index(severity) for severity in severities]),
-        ("rule", list(rules)),
-    ):
-        if wanted:
-            wheres.append(f"{column} IN ({', '.join('?' * len(wanted))})")
-            values += wanted
-    try:
-        rows = connection.execute(
-            f"SELECT * FROM incidents WHERE {' AND '.join(wheres)} ORDER BY last_event_ms DESC, id LIMIT ?",
-            (*values, -1 if limit is None else limit),
-        ).fetchall()
-    finally:
-        connection.close()
-    return [incident_of(stored_of(row)) for row in rows]
-
-
-def read_incident(path: Path, id_or_prefix: str) -> Incident:
-    """One incident; its id may be cut short as long as it is unique.
-
-    Raises:
-        StateError: no such incident, or several.
-    """
-    connection = open_reader(path)
-    if connection is None:
-        raise StateError(f"expected an incident {id_or_prefix!r}, but there are none yet; run the stream first")
-    try:
-        return incident_of(_find(connection, id_or_prefix))
-    finally:
-        connection.close()
-
-
-def count_incidents(path: Path) -> dict[State, int]:
-    """How many incidents there are in each state; every state is named."""
-    counts = dict.fromkeys(State, 0)
-    connection = open_reader(path)
-    if connection is not None:
-        try:
-            for state, count in connection.execute(f"SELECT {_STATE_SQL}, count(*) FROM incidents GROUP BY 1"):
-                counts[State(state)] = count
-        finally:
-            connection.close()
-    return counts

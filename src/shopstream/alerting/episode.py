@@ -16,7 +16,7 @@ those before are counted and forgotten, and a detection from before `settled_ms`
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 
@@ -100,9 +100,9 @@ class Episode:
 
 
 def scope_of(detection: Detection) -> str:
-    """Names rule and key, whatever the order of the key's columns: 32 hex characters."""
+    """Names rule and key, whatever the order of the key's columns: 16 hex characters."""
     text = json.dumps([detection.rule_id, sorted(detection.key.items())])
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def linked(one: Episode, other: Episode) -> bool:
@@ -111,8 +111,10 @@ def linked(one: Episode, other: Episode) -> bool:
     return one.start_ms - other.end_ms <= quiet and other.start_ms - one.end_ms <= quiet
 
 
-def gather(detections: Iterable[Detection]) -> list[Episode]:
+def gather(detections: Sequence[Detection]) -> list[Episode]:
     """The episodes of detections of one scope, in order of time."""
+    if len(detections) == 1:
+        return [_episode(detections)]
     ordered = sorted(detections, key=lambda d: (d.start_ms, d.end_ms, d.final))
     groups: list[list[Detection]] = []
     end_ms = 0

@@ -1,6 +1,5 @@
 """What a person looks at: one incident per episode, not one alarm per window."""
 
-import hashlib
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,7 +46,7 @@ class Incident:
     """Detections of one rule and key, close in time.
 
     Args:
-        id: 16 hex characters, from rule, key and the ordinal of the episode.
+        id: names rule, key and the ordinal of the episode; see `incident_id`.
         keys: key column → value as text; empty for the site.
         ongoing: more may come; False once the quiet time of the rule is over.
         handling, handled_at, comment: what a person did and said; it leaves `ongoing` alone.
@@ -120,8 +119,11 @@ class IncidentChange:
 
 
 def incident_id(scope: str, ordinal: int) -> str:
-    """The id of the n-th episode of a rule and key; it does not move when earlier events are found."""
-    return hashlib.sha256(f"{scope}:{ordinal}".encode()).hexdigest()[:16]
+    """The id of the n-th episode of a rule and key, e.g. `3fa9c1d2e4b70a55-2`.
+
+    It does not move when earlier events of the episode are found, and it shows that somebody comes again.
+    """
+    return f"{scope}-{ordinal}"
 
 
 def _literal(column: str, value: str) -> str:
