@@ -20,6 +20,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def synthesise(
+    *,
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .csv, .csv.gz or .parquet.")],
     from_: Annotated[str, typer.Option("--from", metavar="DATE", help="First day, UTC.")] = "2019-11-05",
     days: Annotated[int, typer.Option(help="Number of whole days.")] = 1,
@@ -56,7 +57,7 @@ def synthesise(
     tracker: Annotated[bool, typer.Option("--tracker", help="Add event_id, ip, user_agent and url.")] = False,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
-    """Write synthetic shop traffic that looks like the real one, with attacks whose truth is known.
+    r"""Write synthetic shop traffic that looks like the real one, with attacks whose truth is known.
 
     Genuine shoppers follow figures of a real multi-category shop: hours, weekdays, session lengths, pauses, funnel,
     best sellers, prices, missing values, duplicates. What was laid over them stands in OUT.truth.json (kind, time,
@@ -71,7 +72,7 @@ def synthesise(
       shopstream synthesise --out november.parquet --from 2019-11-01 --days 30 --events 60000000
       shopstream synthesise --out sale.csv.gz --flash-sale 13:00,1h,10,electronics.smartphone
       shopstream synthesise --out late.csv --events 100000 --out-of-order 0.05,30 --outage 03:00,20m
-      shopstream synthesise --out attack.csv --events 500000 --tracker \\
+      shopstream synthesise --out attack.csv --events 500000 --tracker \
           --flood 14:00,5m,10,2000 --scraper 09:00,2h,5,2
     """
     from shopstream.simulation import (  # noqa: PLC0415  start-up time
@@ -125,8 +126,8 @@ def _write(synthesis: "Synthesis", out: Path) -> "SynthesisSummary":
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task("synthesising", total=round(synthesis.expected_events))
 
-        def progress(events: int, done: float) -> None:
-            bar.update(task, completed=events, total=max(round(events / done), events))
+        def progress(events: int, _: float) -> None:
+            bar.update(task, completed=events, total=max(round(synthesis.expected_events), events))
 
         return synthesis.write(out, progress)
 

@@ -63,9 +63,10 @@ class Block:
             return Block.empty(), self
         base = int(self.arrival[due].min())
         # One integer per event, so that the order is total and the fast unstable sort gives the same on every machine.
-        keys = (self.arrival[due] - base) << 24 | np.arange(len(due))
+        bits = len(due).bit_length()
+        keys = (self.arrival[due] - base) << bits | np.arange(len(due))
         keys.sort()
-        return self.take(due[keys & 0xFFFFFF]), self.take(np.flatnonzero(self.arrival >= until_ms))
+        return self.take(due[keys & ((1 << bits) - 1)]), self.take(np.flatnonzero(self.arrival >= until_ms))
 
 
 def mix(values: Ints | npt.NDArray[np.uint64], salt: int) -> npt.NDArray[np.uint64]:

@@ -1,6 +1,6 @@
 """How many sessions are expected in each minute."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from shopstream.clock import from_ms, to_ms
 from shopstream.simulation import calibration as real
 
-__all__ = ["Calendar", "Span"]
+__all__ = ["MINUTE_MS", "Calendar", "Span"]
 
 MINUTE_MS = 60_000
 _DAY = 1_440  # minutes
@@ -33,6 +33,11 @@ class Span:
     def clip(self, from_ms: int, until_ms: int) -> "Span":
         """The part inside the given range; empty (until ≤ from) where they do not meet."""
         return Span(self.number, max(self.from_ms, from_ms), min(self.until_ms, until_ms))
+
+    def minutes(self) -> Iterator["Span"]:
+        """The same range minute by minute."""
+        for begin in range(self.from_ms, self.until_ms, MINUTE_MS):
+            yield Span(self.number, begin, min(begin + MINUTE_MS, self.until_ms))
 
     @property
     def empty(self) -> bool:
@@ -82,7 +87,7 @@ class Calendar:
         """The same period with more or fewer events per minute."""
         scaled = object.__new__(Calendar)
         scaled.__dict__.update(self.__dict__)
-        scaled._events = self._events * factors  # noqa: SLF001  its own kind
+        scaled._events = self._events * factors
         return scaled
 
     def slices(self) -> Sequence[Span]:
@@ -103,11 +108,11 @@ class Calendar:
     def expected(self, span: Span) -> Floats:
         """Expected events of each minute of a slice that begins and ends at whole minutes."""
         first = (span.from_ms - self._zero_ms) // MINUTE_MS
-        return self._events[first : (span.until_ms - self._zero_ms) // MINUTE_MS]
+        return np.asarray(self._events[first : (span.until_ms - self._zero_ms) // MINUTE_MS], np.float64)
 
     def rate_at(self, moments_ms: npt.NDArray[np.int64]) -> Floats:
         """Expected events per second at moments inside the period."""
-        return self._events[(moments_ms - self._zero_ms) // MINUTE_MS] / 60
+        return np.asarray(self._events[(moments_ms - self._zero_ms) // MINUTE_MS] / 60, np.float64)
 
     def total(self) -> float:
         """Expected events of the whole period, warm-up left out."""

@@ -19,11 +19,14 @@ __all__ = [
     "GAP_BETWEEN_SIGMA",
     "GAP_MAX_S",
     "GAP_MU",
+    "GAP_TAILS",
     "GAP_WITHIN_SIGMA",
     "HOUR_SHARES",
     "LENGTH_CCDF",
     "LENGTH_MAX",
     "LENGTH_TAIL_EXPONENT",
+    "LOOK_AGAIN_SHARE",
+    "MORE_PIECES_SHARE",
     "PRICE_QUANTILES",
     "PRODUCT_EXPONENTS",
     "PRODUCT_TOP_100_SHARE",
@@ -79,6 +82,9 @@ GAP_BETWEEN_SIGMA: Final = 0.45
 GAP_WITHIN_SIGMA: Final = 0.857
 """Spread of ln(gap) inside one session."""
 
+GAP_TAILS: Final = (0.93, 0.03)
+"""A normal z becomes z · (first + second · z²): both tails a little heavier than log-normal, as in the slice."""
+
 GAP_MAX_S: Final = 1_790
 """A longer pause would start a new session (30 minutes)."""
 
@@ -91,10 +97,10 @@ BREAK_MU: Final = 6.6
 BREAK_SIGMA: Final = 1.0
 """Spread of it."""
 
-REVISIT_SHARE: Final = 0.36
+REVISIT_SHARE: Final = 0.25
 """An event after a session's first shows a product of the session again, before chance repeats (0.28 of all views)."""
 
-SWITCH_CATEGORY_SHARE: Final = 0.19
+SWITCH_CATEGORY_SHARE: Final = 0.15
 """A product new to the session comes from another category (1.24 distinct categories per session in the slice)."""
 
 PURCHASE_BY_LENGTH: Final = (
@@ -106,8 +112,14 @@ PURCHASE_BY_LENGTH: Final = (
 CART_ONLY_BY_LENGTH: Final = ((1, 0.0), (2, 0.065), (3, 0.115), (6, 0.14))
 """(events from, share of sessions with a cart and no purchase); 0.065 of all sessions."""
 
-SECOND_CYCLE_SHARES: Final = (0.62, 0.30)
+SECOND_CYCLE_SHARES: Final = (0.72, 0.60)
 """Of the cart sessions with 6 events and more: share that fill the cart a second time, and that pay for that, too."""
+
+MORE_PIECES_SHARE: Final = 0.40
+"""Of the carts: share that put the same product in again (1.78 carts per session with a cart)."""
+
+LOOK_AGAIN_SHARE: Final = 0.5
+"""Of the purchases: share with another view between cart and purchase (116 s from first view to purchase)."""
 
 DUPLICATE_SHARES: Final = (0.0010, 0.0449, 0.0221)
 """Share of view, cart and purchase events that the tracker sends twice, exactly alike."""

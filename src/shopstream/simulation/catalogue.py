@@ -1,7 +1,7 @@
 """The synthetic shop's products: popularity, and attributes that never change.
 
-A category id always or never has a code; brand and price belong to the product. Shares are shares of the events a product
-gets, so the most seen products are drawn first and the many unseen ones fill what is missing.
+A category id always or never has a code; brand and price belong to the product. Shares are shares of the events that a
+product gets, so the most seen products are drawn first and the many unseen ones fill what is missing.
 """
 
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from shopstream.simulation import calibration as real
 from shopstream.simulation import taxonomy
@@ -77,11 +78,17 @@ class Catalogue:
 
     def csv_fields(self) -> pa.Array:
         """Per product: `product_id,category_id,category_code,brand,price,`."""
-        codes, brands = (*self.codes, ""), (*self.brands, "")  # place -1 is the last
-        columns = zip(self.product_id, self.category_id, self.code, self.brand, self.price // 100, strict=True)
-        return pa.array(
-            [f"{p},{c},{codes[k]},{brands[b]},{cents // 100}.{cents % 100:02d}," for p, c, k, b, cents in columns]
-        )
+        codes, brands = pa.array((*self.codes, "")), pa.array((*self.brands, ""))  # place -1 is the last
+        cents = self.price // 100
+        pieces = [
+            pa.array(self.product_id).cast(pa.string()),
+            pa.array(self.category_id).cast(pa.string()),
+            codes.take(pa.array(self.code % len(codes))),
+            brands.take(pa.array(self.brand % len(brands))),
+            pa.array(cents // 100).cast(pa.string()),
+        ]
+        hundredths = pa.array([f".{number:02d}," for number in range(100)]).take(pa.array(cents % 100))
+        return pc.binary_join_element_wise(pc.binary_join_element_wise(*pieces, ","), hundredths, "")
 
 
 def _build(products: int, rng: np.random.Generator) -> Catalogue:
@@ -89,11 +96,11 @@ def _build(products: int, rng: np.random.Generator) -> Catalogue:
     category_ids, codes_of, codes, shares = _categories(rng)
     category = _by_share(rng, weights, shares, codes_of)
     brands = _brand_names(min(_BRANDS, products // 10 + 2))
-    brand = _brands(rng, weights, category, codes_of, codes, brands)
+    brand = _brands(rng, weights, category, codes_of=codes_of, codes=codes, brands=brands)
     nan_brand = brands.index("nan")
     brand[min(_HEAD, products - 1)] = nan_brand
     price = _prices(rng, weights, category, codes_of, codes)
-    appeal = _appeal(rng, category, codes_of, codes, brand, price, weights)
+    appeal = _appeal(rng, category=category, codes_of=codes_of, codes=codes, brand=brand, price=price, weights=weights)
     # Within a category the best sellers come first.
     order = np.lexsort((np.arange(products), category))
     category, weights = category[order], weights[order]
@@ -171,17 +178,18 @@ def _by_share(rng: np.random.Generator, weights: Floats, shares: Floats, codes_o
     first = rng.choice(len(shares), head, p=rich / rich.sum())
     left = np.maximum(shares - np.bincount(first, weights[:head], len(shares)), shares * 0.02)
     rest = rng.choice(len(shares), len(weights) - head, p=left / left.sum())
-    return np.r_[first, rest]
+    return np.concatenate([first, rest]).astype(np.int64)
 
 
 def _group_of(code: str) -> str:
     return "smartphone" if code == "electronics.smartphone" else code.partition(".")[0]
 
 
-def _brands(  # noqa: PLR0914  one fit, told in order
+def _brands(
     rng: np.random.Generator,
     weights: Floats,
     category: Ints,
+    *,
     codes_of: Ints,
     codes: tuple[str, ...],
     brands: tuple[str, ...],
@@ -251,11 +259,12 @@ def _prices(rng: np.random.Generator, weights: Floats, category: Ints, codes_of:
     order = np.argsort(score, kind="stable")
     share = np.empty(len(order))
     share[order] = np.cumsum(weights[order]) - weights[order] / 2
+    share = real.ZERO_PRICE_SHARE + (1 - real.ZERO_PRICE_SHARE) * share
     at, prices = np.array(real.PRICE_QUANTILES).T
     cents = np.rint(np.exp(np.interp(share, at, np.log(prices))) * 100).astype(np.int64)
     unknown = rng.permutation(np.arange(min(_HEAD, len(weights) // 2), len(weights)))
     cents[unknown[np.cumsum(weights[unknown]) <= real.ZERO_PRICE_SHARE]] = 0
-    return cents * 100
+    return np.asarray(cents * 100, np.int64)
 
 
 def _price_level(code: str) -> tuple[float, float]:
@@ -264,6 +273,7 @@ def _price_level(code: str) -> tuple[float, float]:
 
 def _appeal(
     rng: np.random.Generator,
+    *,
     category: Ints,
     codes_of: Ints,
     codes: tuple[str, ...],
@@ -280,4 +290,4 @@ def _appeal(
     by_brand[-1] = 0.6
     appeal = by_code[codes_of[category]] * np.minimum(by_brand[brand], 2.0)
     appeal[price == 0] = 0
-    return (appeal / (appeal * weights).sum()).astype(np.float32)
+    return np.asarray(appeal / (appeal * weights).sum(), np.float32)

@@ -1,9 +1,9 @@
 """What is laid over the genuine traffic: attacks, surges, gaps.
 
-A scenario is a frozen declaration (`Scenario`) whose `build` gives its running part (`Overlay`). An overlay may scale the
-number of visits (`surge`), add events of its own (`add`), and change or drop events (`alter`); the synthesis merges all by
-time. Genuine events are the same with and without an attack, and actors of attacks are no genuine users, so the truth
-about each event is known from its user id.
+A scenario is a frozen declaration (`Scenario`) whose `build` gives its running part (`Overlay`). An overlay may scale
+the number of visits (`surge`), add events of its own (`add`), and change or drop events (`alter`); the synthesis merges
+all by time. Genuine events are the same with and without an attack, and actors of attacks are no genuine users, so the
+truth about each event is known from its user id.
 """
 
 from dataclasses import dataclass, field
@@ -110,12 +110,12 @@ class Overlay:
         return None
 
     def add(self, span: Span, calendar: Calendar, rng: np.random.Generator) -> Block:
-        """Events of its own in a slice of time, each once over all slices.
+        """Events of its own in a stretch of time, each once over all stretches.
 
         Args:
-            span: the slice, not cut to the window.
+            span: a whole minute or more, not cut to the window.
             calendar: genuine traffic, surges included.
-            rng: a generator for this overlay and slice alone.
+            rng: a generator for this overlay and stretch alone.
         """
         del span, calendar, rng
         return Block.empty()

@@ -21,15 +21,17 @@ _TRACKER_COLUMNS = tuple(field.name for field in EVENT_FIELDS if field.name not 
 _HEX = np.array([[ord(c) for c in f"{byte:02x}"] for byte in range(256)], np.uint8)
 _UUID_DASHES = np.array([8, 13, 18, 23])
 _UUID_DIGITS = np.setdiff1d(np.arange(36), _UUID_DASHES)
+_WEBKIT = "AppleWebKit/537.36 (KHTML, like Gecko)"
+_SAFARI = "AppleWebKit/605.1.15 (KHTML, like Gecko)"
 _AGENTS = (
-    "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) HeadlessChrome/78.0.3904.70 Safari/537.36",
-    "Mozilla/5.0 (Linux; Android 9; SM-A505F) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/78.0.3904.62 Mobile Safari/537.36",
-    "Mozilla/5.0 (Linux; Android 8.1.0; Redmi 5) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/77.0.3865.116 Mobile Safari/537.36",
-    "Mozilla/5.0 (iPhone; CPU iPhone OS 13_1_3 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/13.0.1 Mobile/15E148 Safari/604.1",
-    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/78.0.3904.70 Safari/537.36",
-    "Mozilla/5.0 (Windows NT 6.1; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/77.0.3865.120 Safari/537.36",
+    f"Mozilla/5.0 (X11; Linux x86_64) {_WEBKIT} HeadlessChrome/78.0.3904.70 Safari/537.36",
+    f"Mozilla/5.0 (Linux; Android 9; SM-A505F) {_WEBKIT} Chrome/78.0.3904.62 Mobile Safari/537.36",
+    f"Mozilla/5.0 (Linux; Android 8.1.0; Redmi 5) {_WEBKIT} Chrome/77.0.3865.116 Mobile Safari/537.36",
+    f"Mozilla/5.0 (iPhone; CPU iPhone OS 13_1_3 like Mac OS X) {_SAFARI} Version/13.0.1 Mobile/15E148 Safari/604.1",
+    f"Mozilla/5.0 (Windows NT 10.0; Win64; x64) {_WEBKIT} Chrome/78.0.3904.70 Safari/537.36",
+    f"Mozilla/5.0 (Windows NT 6.1; Win64; x64) {_WEBKIT} Chrome/77.0.3865.120 Safari/537.36",
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:70.0) Gecko/20100101 Firefox/70.0",
-    "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/13.0.2 Safari/605.1.15",
+    f"Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15) {_SAFARI} Version/13.0.2 Safari/605.1.15",
 )
 
 

@@ -16,6 +16,7 @@ from shopstream.simulation.shoppers import Lead
 __all__ = ["FlashSale", "Flood", "Outage", "Scraper"]
 
 Floats = npt.NDArray[np.float64]
+_MAX_FACTOR = 100  # memory grows with the events of one minute
 _RAMP_MS = 3 * MINUTE_MS  # word of a sale spreads within minutes
 
 
@@ -41,7 +42,7 @@ class FlashSale:
 
     def build(self, world: World) -> Overlay:
         """Its running part."""
-        _check(1 < self.factor <= 1000, "flash sale", "a factor above 1, at most 1000,", self.factor)  # noqa: PLR2004
+        _check(1 < self.factor <= _MAX_FACTOR, "flash sale", f"a factor above 1, at most {_MAX_FACTOR},", self.factor)
         window = world.window("flash sale", self.start, self.duration)
         if self.category is None:
             return _FlashSale(window, self.factor, None)
@@ -126,7 +127,7 @@ class Flood:
 
     def build(self, world: World) -> Overlay:
         """Its running part."""
-        _check(1 < self.factor <= 1000, "flood", "a factor above 1, at most 1000,", self.factor)  # noqa: PLR2004
+        _check(1 < self.factor <= _MAX_FACTOR, "flood", f"a factor above 1, at most {_MAX_FACTOR},", self.factor)
         _check(self.ids >= 1, "flood", "at least 1 id", self.ids)
         window = world.window("flood", self.start, self.duration)
         return _Flood(window, self.factor, world.strangers(self.ids), world.catalogue)

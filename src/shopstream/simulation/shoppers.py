@@ -15,7 +15,8 @@ from shopstream.simulation.catalogue import Catalogue
 
 __all__ = ["Lead", "Population", "Shoppers"]
 
-VIEW, CART, PURCHASE = 0, 1, 2
+VIEW, CART, PURCHASE = 0, 1, 2  # places in KINDS
+_SHORT, _LONG = 2, 6  # events of a session: no room for a cart before the purchase; room for two carts
 _FIRST_USER_ID = 512_000_000
 _USER_IDS = 67_999_979  # prime, so that multiplying modulo it scatters ids without a collision
 _SCATTER = 41_234_567
@@ -28,7 +29,10 @@ Floats = npt.NDArray[np.float64]
 class Lead(Protocol):
     """Something that makes visits begin in the category of one product."""
 
-    product: int
+    @property
+    def product(self) -> int:
+        """A product of that category, by its place in the catalogue."""
+        ...
 
     def at(self, moments_ms: Ints) -> Floats:
         """Share of the visits beginning at each moment that it draws to the category."""
@@ -90,6 +94,7 @@ _LENGTHS = _length_table()
 _MEAN_LENGTH = float(_LENGTHS.mean())
 _DUPLICATION = 1.0031  # events that the duplicate shares add, at the usual mix
 _BUYS, _CARTS_ONLY = _by_length(real.PURCHASE_BY_LENGTH), _by_length(real.CART_ONLY_BY_LENGTH)
+_SENT_TWICE = np.array([share / (1 - share) for share in real.DUPLICATE_SHARES], np.float32)
 _BY_HOUR = np.array(real.CART_PURCHASE_FACTOR_BY_HOUR)
 
 
@@ -113,62 +118,42 @@ class Shoppers:
             rng: all chance comes from here.
             leads: what draws shoppers to one category.
         """
-        expected = self._calendar.expected(span) / (_MEAN_LENGTH * _DUPLICATION) * (1 - real.RETURN_SHARE)
-        visits_per_minute = rng.poisson(expected)
-        minute = np.repeat(np.arange(len(expected)), visits_per_minute)
-        start = span.from_ms + minute * MINUTE_MS + (rng.random(len(minute)) * MINUTE_MS).astype(np.int64)
-        if not len(start):
+        visits = self._visits(span, rng)
+        if not len(visits.start):
             return Block.empty()
-        sessions_of = rng.geometric(1 - real.RETURN_SHARE, len(start))
-        visit = np.repeat(np.arange(len(start)), sessions_of)
-        lengths = _LENGTHS[rng.integers(0, 2**16, len(visit), dtype=np.uint16)]
-        ends = np.cumsum(lengths)
-        first = ends - lengths
-        total = int(ends[-1])
-        opening = np.cumsum(sessions_of) - sessions_of  # the first session of each visit
-        time = self._times(rng, start, first, opening, visit, lengths)
-        product = self._products(rng, first, lengths, [(lead.at(start), lead.product) for lead in leads], visit)
-        kind = self._funnel(rng, time, first, lengths, product)
-        user = self._population.draw(rng.random(len(start)))[visit]
-        session = rng.integers(0, 2**63, len(visit))
+        time = visits.times(rng)
+        product = self._products(rng, visits, leads)
+        kind = self._funnel(rng, visits, time, product)
+        user = self._population.draw(rng.random(len(visits.start)))[visits.visit]
+        session = rng.integers(0, 2**63, len(visits.visit))
         block = Block(
             arrival=time,
             time=time,
             kind=kind,
             product=product,
-            user=np.repeat(user, lengths),
-            session=np.repeat(session, lengths),
-            key=np.arange(total) + (span.number << 32),
+            user=np.repeat(user, visits.lengths),
+            session=np.repeat(session, visits.lengths),
+            key=np.arange(visits.total) + (span.number << 32),
         )
-        twice = np.flatnonzero(rng.random(total, np.float32) < np.array(real.DUPLICATE_SHARES, np.float32)[kind])
+        twice = np.flatnonzero(rng.random(visits.total, np.float32) < _SENT_TWICE[kind])
         return Block.concat([block, block.take(twice)])
 
-    @staticmethod
-    def _times(rng: np.random.Generator, start: Ints, first: Ints, opening: Ints, visit: Ints, lengths: Ints) -> Ints:
-        """Log-normal gaps inside sessions, longer breaks between the sessions of a visit."""
-        pace = rng.normal(real.GAP_MU, real.GAP_BETWEEN_SIGMA, len(start)).astype(np.float32)[visit]
-        gap = rng.standard_normal(int(lengths.sum()), np.float32)
-        gap *= np.float32(real.GAP_WITHIN_SIGMA)
-        gap += np.repeat(pace, lengths)
-        np.exp(gap, out=gap)
-        np.minimum(gap, real.GAP_MAX_S, out=gap)
-        gap_ms = (gap * 1000).astype(np.int64)
-        breaks = np.exp(rng.normal(real.BREAK_MU, real.BREAK_SIGMA, len(first))) * 1000
-        gap_ms[first] = breaks.astype(np.int64) + 60_000
-        opens = first[opening]
-        gap_ms[opens] = 0
-        elapsed = np.cumsum(gap_ms)
-        return elapsed + np.repeat((start - elapsed[opens])[visit], lengths)
+    def _visits(self, span: Span, rng: np.random.Generator) -> "_Visits":
+        expected = self._calendar.expected(span) / (_MEAN_LENGTH * _DUPLICATION) * (1 - real.RETURN_SHARE)
+        minute = np.repeat(np.arange(len(expected)), rng.poisson(expected))
+        start = span.from_ms + minute * MINUTE_MS + (rng.random(len(minute)) * MINUTE_MS).astype(np.int64)
+        sessions = rng.geometric(1 - real.RETURN_SHARE, len(start))
+        visit = np.repeat(np.arange(len(start)), sessions)
+        lengths = _LENGTHS[rng.integers(0, 2**16, len(visit), dtype=np.uint16)]
+        return _Visits(start, np.cumsum(sessions) - sessions, visit, np.cumsum(lengths) - lengths, lengths)
 
-    def _products(
-        self, rng: np.random.Generator, first: Ints, lengths: Ints, leads: Sequence[tuple[Floats, int]], visit: Ints
-    ) -> npt.NDArray[np.int32]:
+    def _products(self, rng: np.random.Generator, visits: "_Visits", leads: Sequence[Lead]) -> npt.NDArray[np.int32]:
         """A first product by popularity; then one seen before, one of the same category, or any."""
-        total = int(lengths.sum())
+        first, lengths, total = visits.first, visits.lengths, visits.total
         opener = self._catalogue.draw(rng.random(len(first)))
-        for share, leader in leads:
-            led = np.flatnonzero(rng.random(len(first)) < share[visit])
-            opener[led] = self._catalogue.draw_alike(np.full(len(led), leader), rng.random(len(led)))
+        for lead in leads:
+            led = np.flatnonzero(rng.random(len(first)) < lead.at(visits.start)[visits.visit])
+            opener[led] = self._catalogue.draw_alike(np.full(len(led), lead.product), rng.random(len(led)))
         dice = rng.random(total, np.float32)
         dice[first] = 2.0  # neither a revisit nor drawn again below
         again = np.flatnonzero(dice < real.REVISIT_SHARE)
@@ -191,9 +176,10 @@ class Shoppers:
         return product
 
     def _funnel(
-        self, rng: np.random.Generator, time: Ints, first: Ints, lengths: Ints, product: npt.NDArray[np.int32]
+        self, rng: np.random.Generator, visits: "_Visits", time: Ints, product: npt.NDArray[np.int32]
     ) -> npt.NDArray[np.uint8]:
         """Turns views into carts and purchases of the product just viewed; writes the products of those, too."""
+        first, lengths = visits.first, visits.lengths
         kind = np.zeros(len(time), np.uint8)
         hour = time[first] // (60 * MINUTE_MS) % 24
         appeal = self._catalogue.appeal[product[first]] * _BY_HOUR[hour]
@@ -202,39 +188,82 @@ class Shoppers:
         carts = ~buys & (dice < (_BUYS[lengths] + _CARTS_ONLY[lengths]) * appeal)
         alone = np.flatnonzero(buys & (lengths == 1))
         kind[first[alone]] = PURCHASE
-        pair = np.flatnonzero(buys & (lengths == 2))
+        pair = np.flatnonzero(buys & (lengths == _SHORT))
         _follow(kind, product, first[pair] + 1, PURCHASE)
-        active = np.flatnonzero((buys & (lengths > 2)) | carts)
-        second = (lengths[active] >= 6) & (rng.random(len(active)) < real.SECOND_CYCLE_SHARES[0])
-        half = np.where(second, lengths[active] // 2, 0)
-        pays = buys[active]
-        self._cycle(rng, kind, product, first[active] + half, lengths[active] - half, pays)
-        early = np.flatnonzero(second)
-        pays_early = pays[early] & (rng.random(len(early)) < real.SECOND_CYCLE_SHARES[1])
-        self._cycle(rng, kind, product, first[active[early]], half[early], pays_early)
+        active = np.flatnonzero((buys & (lengths > _SHORT)) | carts)
+        base, length, pays = first[active], lengths[active], buys[active]
+        twice = (length >= _LONG) & (rng.random(len(active)) < real.SECOND_CYCLE_SHARES[0])
+        half = np.where(twice, length // 2, 0)
+        _fill_cart(rng, kind, product, stretches=(base + half, length - half), pays=pays)
+        pays_early = pays[twice] & (rng.random(twice.sum()) < real.SECOND_CYCLE_SHARES[1])
+        _fill_cart(rng, kind, product, stretches=(base[twice], half[twice]), pays=pays_early)
         kind[self._catalogue.price[product] == 0] = VIEW
         return kind
 
-    @staticmethod
-    def _cycle(
-        rng: np.random.Generator,
-        kind: npt.NDArray[np.uint8],
-        product: npt.NDArray[np.int32],
-        base: Ints,
-        length: Ints,
-        pays: npt.NDArray[np.bool_],
-    ) -> None:
-        """One cart per given stretch of a session, and its purchase right after where somebody pays."""
-        room = length - 1 - pays
-        cart = base + 1 + (rng.random(len(base)) * room).astype(np.int64)
-        _follow(kind, product, cart, CART)
-        end = base + length
-        # Some press the button again: the same product, more pieces.
-        more = rng.random(len(base)) < 0.35  # noqa: PLR2004  fitted: 1.78 carts per session with a cart
-        more &= cart + 1 + pays < end
-        _follow(kind, product, cart[more] + 1, CART)
-        paid = np.flatnonzero(pays)
-        _follow(kind, product, cart[paid] + 1 + more[paid], PURCHASE)
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Visits:
+    """Visits of a slice, their sessions in order, the events of those in order.
+
+    Args:
+        start: per visit, ms.
+        opening: per visit, the place of its first session.
+        visit: per session, the place of its visit.
+        first: per session, the place of its first event.
+        lengths: per session, number of events.
+    """
+
+    start: Ints
+    opening: Ints
+    visit: Ints
+    first: Ints
+    lengths: Ints
+
+    @property
+    def total(self) -> int:
+        """Number of events."""
+        return int(self.lengths.sum())
+
+    def times(self, rng: np.random.Generator) -> Ints:
+        """Per event, ms: log-normal gaps inside sessions, longer breaks between the sessions of a visit."""
+        pace = rng.normal(real.GAP_MU, real.GAP_BETWEEN_SIGMA, len(self.start)).astype(np.float32)[self.visit]
+        gap = rng.standard_normal(self.total, np.float32)
+        straight, bent = (np.float32(share * real.GAP_WITHIN_SIGMA) for share in real.GAP_TAILS)
+        gap *= straight + bent * np.square(gap)
+        gap += np.repeat(pace, self.lengths)
+        np.exp(gap, out=gap)
+        np.minimum(gap, real.GAP_MAX_S, out=gap)
+        gap_ms = (gap * 1000).astype(np.int64)
+        breaks = np.exp(rng.normal(real.BREAK_MU, real.BREAK_SIGMA, len(self.first))) * 1000
+        gap_ms[self.first] = breaks.astype(np.int64) + MINUTE_MS
+        opens = self.first[self.opening]
+        gap_ms[opens] = 0
+        elapsed = np.cumsum(gap_ms)
+        return elapsed + np.repeat((self.start - elapsed[opens])[self.visit], self.lengths)
+
+
+def _fill_cart(
+    rng: np.random.Generator,
+    kind: npt.NDArray[np.uint8],
+    product: npt.NDArray[np.int32],
+    *,
+    stretches: tuple[Ints, Ints],
+    pays: npt.NDArray[np.bool_],
+) -> None:
+    """One product into the cart per stretch (first event, number of events), and its purchase where somebody pays."""
+    base, length = stretches
+    room = length - 1 - pays
+    cart = base + 1 + (rng.random(len(base)) * room).astype(np.int64)
+    _follow(kind, product, cart, CART)
+    end = base + length
+    # Some press the button again: the same product, more pieces.
+    more = (rng.random(len(base)) < real.MORE_PIECES_SHARE) & (cart + 1 + pays < end)
+    _follow(kind, product, cart[more] + 1, CART)
+    look = (rng.random(len(base)) < real.LOOK_AGAIN_SHARE) & (cart + 1 + more + pays < end)
+    paid = np.flatnonzero(pays)
+    purchase = (cart + 1 + more + look)[paid]
+    kind[purchase] = PURCHASE
+    product[purchase] = product[cart[paid]]
 
 
 def _follow(kind: npt.NDArray[np.uint8], product: npt.NDArray[np.int32], at: Ints, what: int) -> None:

@@ -1,4 +1,4 @@
-"""Synthetic traffic: genuine shoppers slice by slice, what is laid over them, merged by time, written with its truth."""
+"""Synthetic traffic: genuine shoppers and what is laid over them, slice by slice, merged by time, with its truth."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from shopstream.errors import ConfigurationError
 from shopstream.simulation import calibration as real
 from shopstream.simulation.block import Block
-from shopstream.simulation.calendar import Calendar, Span
+from shopstream.simulation.calendar import MINUTE_MS, Calendar, Span
 from shopstream.simulation.catalogue import Catalogue
 from shopstream.simulation.overlay import Episode, Overlay, Scenario, World
 from shopstream.simulation.render import Renderer
@@ -34,9 +34,10 @@ DEFAULT_START = datetime(2019, 11, 5, tzinfo=UTC)
 
 _SUFFIXES = (".csv", ".csv.gz", ".parquet")
 _CHUNK = 65_536
+_ROW_GROUP = 131_072
 _USERS_PER_DAILY_EVENT = 2.0  # a month of it gives 14 events and 3 sessions per user that came
 _MIN_PRODUCTS = 1_000
-_MAX_EVENTS_A_DAY = 1_000_000_000
+_MAX_EVENTS_A_DAY = 200_000_000
 
 Progress = Callable[[int, float], None]
 """Called with (events written, share of the period done)."""
@@ -246,43 +247,57 @@ class Synthesis:
         pending = Block.empty()
         slices = self._calendar.slices()
         for span in slices:
-            pending = Block.concat([pending, *self._slice(span)])
-            due, pending = pending.split(span.until_ms)
-            if span is slices[-1]:  # what is still to arrive; shoppers' events after the end were not even added
-                rest, _ = pending.split(np.iinfo(np.int64).max)
-                due = Block.concat([due, rest])
-            self._events += len(due)
-            if len(due):
-                first, last = int(due.time.min()), int(due.time.max())
-                known = self._times or (first, last)
-                self._times = min(known[0], first), max(known[1], last)
-            yield due, (span.number + 1) / len(slices)
+            visits = self._shoppers.events(
+                span, np.random.default_rng([self._settings.seed, 0, span.number]), self._leads
+            )
+            pending = Block.concat([pending, self._admit(visits, 0, span)])
+            for part in self._parts(span):
+                pending = Block.concat([pending, *self._attacks(part)])
+                due, pending = pending.split(part.until_ms)
+                yield self._count(due), (span.number + 1) / len(slices)
+        # Nothing happens after the end of the period, but what happened before may arrive late.
+        late, _ = pending.split(np.iinfo(np.int64).max)
+        yield self._count(late), 1.0
 
-    def _slice(self, span: Span) -> list[Block]:
-        """New events of a slice: of genuine visits that begin in it, and of each overlay."""
-        seed = self._settings.seed
-        blocks = [self._shoppers.events(span, np.random.default_rng([seed, 0, span.number]), self._leads)]
+    def _parts(self, span: Span) -> Iterator[Span]:
+        """The slice as one, or by minutes where an attack adds to it: a flood of any size fits into memory."""
+        adding = (overlay.window for overlay in self._overlays if len(overlay.actors))
+        if all(span.clip(window.from_ms, window.until_ms).empty for window in adding):
+            yield span
+        else:
+            yield from span.minutes()
+
+    def _attacks(self, part: Span) -> Iterator[Block]:
+        minute = part.from_ms // MINUTE_MS
         for place, overlay in enumerate(self._overlays, 1):
-            block = overlay.add(span, self._calendar, np.random.default_rng([seed, place, span.number]))
-            block.key = (place << 56) + (span.number << 32) + np.arange(len(block))
-            blocks.append(block)
-        for place, block in enumerate(blocks):
-            inside = (block.time >= self._calendar.from_ms) & (block.time < self._calendar.until_ms)
-            kept = block if inside.all() else block.take(inside)
-            for overlay in self._overlays:
-                kept = overlay.alter(kept, genuine=place == 0)
-            if place:
-                self._overlays[place - 1].events += len(kept)
-            else:
-                self._genuine += len(kept)
-            blocks[place] = self._disorder(kept, np.random.default_rng([seed, 1_000_000 + place, span.number]))
-        return blocks
+            rng = np.random.default_rng([self._settings.seed, place, minute])
+            block = overlay.add(part, self._calendar, rng)
+            block.key = (place << 56) + (minute << 28) + np.arange(len(block))
+            yield self._admit(block, place, part)
 
-    def _disorder(self, block: Block, rng: np.random.Generator) -> Block:
+    def _admit(self, block: Block, place: int, part: Span) -> Block:
+        """What lies inside the period, as the overlays leave it, with its arrival; place 0 is the genuine traffic."""
+        inside = (block.time >= self._calendar.from_ms) & (block.time < self._calendar.until_ms)
+        kept = block if inside.all() else block.take(inside)
+        for overlay in self._overlays:
+            kept = overlay.alter(kept, genuine=place == 0)
+        if place:
+            self._overlays[place - 1].events += len(kept)
+        else:
+            self._genuine += len(kept)
         disorder = self._settings.out_of_order
-        if disorder is not None:
-            delay = rng.random(len(block)) * disorder.max_seconds * 1000
-            block.arrival = block.time + np.where(rng.random(len(block)) < disorder.share, delay, 0).astype(np.int64)
+        if disorder is not None and len(kept):
+            rng = np.random.default_rng([self._settings.seed, 1_000_000 + place, part.from_ms // MINUTE_MS])
+            delay = rng.random(len(kept)) * disorder.max_seconds * 1000
+            kept.arrival = kept.time + np.where(rng.random(len(kept)) < disorder.share, delay, 0).astype(np.int64)
+        return kept
+
+    def _count(self, block: Block) -> Block:
+        self._events += len(block)
+        if len(block):
+            first, last = int(block.time.min()), int(block.time.max())
+            known = self._times or (first, last)
+            self._times = min(known[0], first), max(known[1], last)
         return block
 
     def _write_csv(self, path: Path, progress: Progress | None, compression: str | None) -> None:
@@ -298,11 +313,23 @@ class Synthesis:
         columns = list(self._renderer.columns)
         schema = self._renderer.table(Block.empty()).select(columns).schema
         with pq.ParquetWriter(path, schema, compression="zstd") as file:
-            for block, done in self._blocks():
-                for first in range(0, len(block), 1 << 20):
-                    file.write_table(self._renderer.table(block.take(slice(first, first + (1 << 20)))).select(columns))
+            for block, done in _gather(self._blocks(), _ROW_GROUP):
+                file.write_table(self._renderer.table(block).select(columns))
                 if progress is not None:
                     progress(self._events, done)
+
+
+def _gather(blocks: Iterator[tuple[Block, float]], least: int) -> Iterator[tuple[Block, float]]:
+    """Fewer, larger blocks: of at least that many events, except for the last."""
+    held: list[Block] = []
+    done = 0.0
+    for block, done in blocks:
+        held.append(block)
+        if sum(map(len, held)) >= least:
+            yield Block.concat(held), done
+            held.clear()
+    if held:
+        yield Block.concat(held), done
 
 
 def truth_path(path: Path) -> Path:
