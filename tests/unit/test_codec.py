@@ -1,3 +1,4 @@
+import random
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -419,3 +420,19 @@ if SHARED.is_dir():
         ).fetchall()
         assert ours == theirs
         assert len(ours) == {"2019-11-01-first-minutes": 683, "2019-oct-nov-random-sample": 10_912}[path.stem]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_arrow_payloads_with_flipped_bytes_never_raise(seed):
+    events = read("\n".join([GOOD, changed(brand="", price="0.1"), changed(category_code="", user_id="7")] * 30)).events
+    payload = encode_arrow(events)
+    dice = random.Random(seed)  # noqa: S311  a test's dice
+    damaged = []
+    for _ in range(250):
+        copy = bytearray(payload)
+        for _ in range(dice.randint(1, 6)):
+            copy[dice.randrange(4, len(copy))] = dice.randrange(256)
+        damaged.append(bytes(copy))
+    decoded = read(*damaged)
+    seen = set(decoded.events["record"].to_pylist()) | set(decoded.rejects["record"].to_pylist())
+    assert seen == set(range(250))

@@ -1,5 +1,6 @@
 """Arrow IPC payloads to columns: the form in which shopstream's own writers send many events in one record."""
 
+import re
 from collections.abc import Callable
 
 import pyarrow as pa
@@ -19,6 +20,20 @@ ENCODED_SCHEMA: pa.Schema = pa.schema(
     [pa.field(f.name, _TEXT if f.arrow == pa.string() else f.arrow, nullable=True) for f in EVENT_FIELDS]
 )
 """`WIRE_SCHEMA` with dictionary-encoded text, as it travels and as the decoder hands it on."""
+
+_DAMAGED = (pa.ArrowException, OSError, ValueError, ArithmeticError, MemoryError, KeyError)
+"""What Arrow raises on bytes that were changed on their way (UnicodeError is a ValueError)."""
+
+_ZONE = re.compile(r"[A-Za-z0-9_+:/-]{1,64}")
+_PLAUSIBLE = (
+    pa.types.is_integer,
+    pa.types.is_floating,
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_boolean,
+    pa.types.is_date,
+    pa.types.is_null,
+)
 
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 _READ = pa.ipc.IpcReadOptions(use_threads=False)
@@ -52,19 +67,41 @@ def read_payload(payload: bytes) -> ArrowBlock:
         RowError: the payload as a whole is damaged.
     """
     try:
-        table = pa.ipc.open_stream(pa.py_buffer(payload), options=_READ).read_all()
+        table = _known_columns(pa.ipc.open_stream(pa.py_buffer(payload), options=_READ).read_all())
         table.validate(full=True)  # bytes from outside: no offset or index may point out of its buffer
-    except (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError, KeyError, UnicodeError) as error:
+        return conform(table)
+    except _DAMAGED as error:
         raise RowError(
             Reason.MALFORMED_ARROW,
             f"expected an Arrow IPC stream, got {len(payload)} damaged bytes ({str(error)[:200]}); send it again whole",
         ) from error
-    return conform(table)
+
+
+def _known_columns(table: pa.Table) -> pa.Table:
+    """The columns an event has.
+
+    Raises:
+        ArrowInvalid: a column's type is none a field can come in. A damaged schema message can declare types, such as a
+            decimal of scale 10^9, on which Arrow's own conversions do not return.
+    """
+    known = table.select([name for name in dict.fromkeys(table.column_names) if name in WIRE_SCHEMA.names])
+    for field in known.schema:
+        if not _is_plausible(_plain(field.type)):
+            raise pa.ArrowInvalid(f"column {field.name} has a type no event field can come in")
+    return known
+
+
+def _is_plausible(kind: pa.DataType) -> bool:
+    if pa.types.is_decimal(kind):
+        return bool(0 <= kind.scale <= kind.precision)
+    if pa.types.is_timestamp(kind):
+        return kind.tz is None or bool(_ZONE.fullmatch(kind.tz))
+    return any(test(kind) for test in _PLAUSIBLE)
 
 
 def row_source(payload: bytes) -> Callable[[int], bytes]:
     """For a readable payload: place → that row as a stream of its own, in its producer's types without dictionaries."""
-    table = pa.ipc.open_stream(pa.py_buffer(payload)).read_all()
+    table = _known_columns(pa.ipc.open_stream(pa.py_buffer(payload), options=_READ).read_all())
     plain = [field.with_type(_plain(field.type)) for field in table.schema]
 
     def row_bytes(place: int) -> bytes:
@@ -85,7 +122,7 @@ def conform(table: pa.Table) -> ArrowBlock:
     """Bring a table of any producer to `ENCODED_SCHEMA`; row by row where a column does not convert exactly."""
     try:
         return _conform_columns(table), range(len(table)), {}
-    except (pa.ArrowException, KeyError, UnicodeError, OverflowError):  # the reason is found row by row
+    except (pa.ArrowException, KeyError, UnicodeError, ArithmeticError):  # the reason is found row by row
         return _conform_rows(table)
 
 
@@ -146,6 +183,6 @@ def _values(row: pa.Table) -> dict[str, object]:
         if name in WIRE_SCHEMA.names:
             try:
                 values[name] = column[0].as_py()
-            except (ValueError, OverflowError, UnicodeError, pa.ArrowException):
+            except (ValueError, ArithmeticError, pa.ArrowException):
                 values[name] = str(column[0])  # out of Python's range: judged, and refused, as text
     return values
