@@ -21,6 +21,7 @@ from pydantic_settings import (
 
 from shopstream.alerting.settings import AlertingSettings
 from shopstream.dashboard.settings import DashboardSettings
+from shopstream.detection.settings import DetectionSettings
 from shopstream.engine.settings import EngineSettings
 from shopstream.errors import ConfigurationError
 from shopstream.lakehouse.settings import LakehouseSettings
@@ -43,6 +44,7 @@ class Settings(BaseSettings):
     stream: StreamSettings = Field(default_factory=StreamSettings, description="The embedded stream.")
     engine: EngineSettings = Field(default_factory=EngineSettings, description="Windows, watermarks and checkpoints.")
     lakehouse: LakehouseSettings = Field(default_factory=LakehouseSettings, description="The Iceberg tables.")
+    detection: DetectionSettings = Field(default_factory=DetectionSettings, description="Rules.")
     alerting: AlertingSettings = Field(default_factory=AlertingSettings, description="Incidents and notifications.")
     dashboard: DashboardSettings = Field(default_factory=DashboardSettings, description="The web page.")
 

@@ -7,10 +7,14 @@ from typing import Annotated
 
 import typer
 
+from shopstream.cli import journeys
 from shopstream.cli.build import build
+from shopstream.cli.config import config as show_config
 from shopstream.cli.output import err
 from shopstream.cli.query import query
 from shopstream.cli.report import report
+from shopstream.cli.run import run
+from shopstream.cli.status import status
 from shopstream.cli.synthesise import synthesise
 from shopstream.config import load_settings
 from shopstream.errors import RetryableError, ShopstreamError
@@ -41,9 +45,13 @@ def root(
 
 
 app.command()(synthesise)
+app.command()(run)
+app.command()(status)
+app.add_typer(journeys.app, name="journeys")
 app.command()(build)
 app.command()(query)
 app.command()(report)
+app.command(name="config")(show_config)
 
 
 def main() -> None:

@@ -28,7 +28,6 @@ class Manifest:
 
     Args:
         generation: counts up from 1.
-        stream_id: the stream that the positions belong to.
         positions: shard id → last sequence number taken.
         watermark_ms: the engine's watermark.
         newest_ms: shard id → newest event time seen.
@@ -37,7 +36,6 @@ class Manifest:
     """
 
     generation: int
-    stream_id: str
     positions: Mapping[str, int]
     watermark_ms: int
     newest_ms: Mapping[str, int]
@@ -45,7 +43,7 @@ class Manifest:
     tables: Mapping[str, str]
 
 
-def sync_folder(folder: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     """Make renames and new names inside a folder survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -124,8 +122,8 @@ class CheckpointStore:
         temporary.write_text(json.dumps({"format": _FORMAT, **asdict(manifest)}, indent=1))
         _sync_file(temporary)
         temporary.rename(path)
-        sync_folder(folder)
-        sync_folder(self._folder)
+        _sync_folder(folder)
+        _sync_folder(self._folder)
 
     def output(self, manifest: Manifest, name: str) -> pa.Table:
         """Rows that wait for the lake."""
@@ -142,7 +140,7 @@ class CheckpointStore:
         temporary.write_text(str(manifest.generation))
         _sync_file(temporary)
         temporary.rename(self._folder / "CURRENT")
-        sync_folder(self._folder)
+        _sync_folder(self._folder)
         for path in self._folder.glob("generation-*"):
             if path != self._path(manifest.generation):
                 shutil.rmtree(path)

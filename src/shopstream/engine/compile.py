@@ -56,7 +56,7 @@ class Compiled:
     min_events: int
 
 
-def _parse(declaration: WindowDeclaration, what: str, text: str) -> exp.Expression:
+def _parse(declaration: WindowDeclaration, what: str, text: str) -> exp.Expr:
     try:
         parsed = sqlglot.parse_one(text, dialect="duckdb", into=exp.Condition)
     except sqlglot.errors.SqlglotError as error:
@@ -67,20 +67,18 @@ def _parse(declaration: WindowDeclaration, what: str, text: str) -> exp.Expressi
     return parsed
 
 
-def _check_columns(
-    declaration: WindowDeclaration, what: str, parsed: exp.Expression, known: frozenset[str]
-) -> set[str]:
+def _check_columns(declaration: WindowDeclaration, what: str, parsed: exp.Expr, known: frozenset[str]) -> set[str]:
     used = {column.name for column in parsed.find_all(exp.Column)}
     if unknown := used - known:
         raise RuleError(f"{declaration.name}: {what} names {sorted(unknown)}; known are {sorted(known)}")
     return used
 
 
-def _sql(parsed: exp.Expression) -> str:
+def _sql(parsed: exp.Expr) -> str:
     return parsed.sql(dialect="duckdb", identify=True)
 
 
-def _outermost_aggregates(parsed: exp.Expression) -> list[exp.Expression]:
+def _outermost_aggregates(parsed: exp.Expr) -> list[exp.Expr]:
     """Aggregates together with their `filter (where …)`, which sqlglot puts around them."""
     return [node.parent if isinstance(node.parent, exp.Filter) else node for node in parsed.find_all(*_AGGREGATES)]
 
@@ -109,7 +107,7 @@ class _Splitter:
         self.extra_keys[alias] = expression
         return alias
 
-    def merge(self, measure: str, parsed: exp.Expression) -> str:
+    def merge(self, measure: str, parsed: exp.Expr) -> str:
         """The measure as an aggregate over panes."""
         aggregates = _outermost_aggregates(parsed)
         covered = {id(node) for aggregate in aggregates for node in aggregate.walk()}
@@ -124,7 +122,7 @@ class _Splitter:
             aggregate.replace(sqlglot.parse_one(self._merge_one(aggregate), dialect="duckdb"))
         return _sql(root.this)
 
-    def _merge_one(self, node: exp.Expression) -> str:
+    def _merge_one(self, node: exp.Expr) -> str:
         inner = node.this if isinstance(node, exp.Filter) else node
         where = node.expression if isinstance(node, exp.Filter) else None
         if inner.find(*_AGGREGATES) is not inner or any(n is not inner for n in inner.find_all(*_AGGREGATES)):
@@ -144,36 +142,37 @@ class _Splitter:
             total = self._partial(f"SUM({value}){suffix}")
             count = self._partial(f"COUNT({value}){suffix}")
             return f"(CAST(sum({total}) AS DOUBLE) / nullif(sum({count}), 0))"
-        function = {exp.Sum: "sum", exp.Min: "min", exp.Max: "max"}[type(inner)]
+        function = inner.key  # sum, min or max
         return f"{function}({self._partial(_sql(node))})"
 
 
-def _conjuncts(parsed: exp.Expression) -> list[exp.Expression]:
+def _conjuncts(parsed: exp.Expr) -> list[exp.Expr]:
     parsed = parsed.unnest()
     if isinstance(parsed, exp.And):
         return _conjuncts(parsed.left) + _conjuncts(parsed.right)
     return [parsed]
 
 
-def _lower_bound(parsed: exp.Expression) -> tuple[str, int] | None:
+def _lower_bound(parsed: exp.Expr) -> tuple[str, int] | None:
     """`name > 5` or `name >= 6` → (name, 6); the mirrored forms too; anything else → None."""
-    sides = {exp.GT: (True, 1), exp.GTE: (True, 0), exp.LT: (False, 1), exp.LTE: (False, 0)}
-    if type(parsed) not in sides:
+    if isinstance(parsed, exp.GT | exp.GTE):
+        name, number = parsed.left, parsed.right
+    elif isinstance(parsed, exp.LT | exp.LTE):
+        name, number = parsed.right, parsed.left
+    else:
         return None
-    name_left, strict = sides[type(parsed)]
-    name, number = (parsed.left, parsed.right) if name_left else (parsed.right, parsed.left)
     if not isinstance(name, exp.Column) or not isinstance(number, exp.Literal) or number.is_string:
         return None
     value = float(number.this)
-    least = math.floor(value) + 1 if strict else math.ceil(value)
+    least = math.floor(value) + 1 if isinstance(parsed, exp.GT | exp.LT) else math.ceil(value)
     return name.name, least
 
 
-def _is_count(parsed: exp.Expression) -> bool:
+def _is_count(parsed: exp.Expr) -> bool:
     return isinstance(parsed, exp.Count) or (isinstance(parsed, exp.Filter) and isinstance(parsed.this, exp.Count))
 
 
-def _only_grows(parsed: exp.Expression, growing: frozenset[str]) -> bool:
+def _only_grows(parsed: exp.Expr, growing: frozenset[str]) -> bool:
     parsed = parsed.unnest()
     if isinstance(parsed, exp.And | exp.Or):
         return _only_grows(parsed.left, growing) and _only_grows(parsed.right, growing)

@@ -167,7 +167,8 @@ class Engine:
             .append_column("late", pa.array(late))
             .append_column("i", pa.array(np.arange(len(times))))
         )
-        columns = ", ".join(f'"{field.name}"' for field in EVENT_FIELDS)
+        used = {"event_time"}.union(*(operator.columns for operator in (*self._operators, *self._attached)))
+        columns = ", ".join(f'"{column}"' for column in sorted(used))
         self.connection.register("incoming", incoming)
         self.connection.execute(f"""
             CREATE OR REPLACE TEMP TABLE {BATCH} AS
@@ -209,12 +210,10 @@ class Engine:
 
     def state_rows(self) -> dict[str, int]:
         """State table → rows."""
-        return {
-            table: int(self.connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
-            for table in self._state_tables()
-        }
+        counts = " UNION ALL ".join(f"SELECT '{table}', count(*) FROM {table}" for table in self.state_tables())
+        return dict(self.connection.execute(counts).fetchall())
 
-    def _state_tables(self) -> dict[str, str]:
+    def state_tables(self) -> dict[str, str]:
         """State table → digest of what it means; a table whose digest changed is not restored."""
         tables = {_SEEN: f"duckdb {duckdb.__version__}"}
         for operator in (*self._operators, *self._attached):
@@ -222,16 +221,14 @@ class Engine:
             tables.update(dict.fromkeys(operator.state_tables(), digest))
         return tables
 
-    def save(self, path: Path) -> dict[str, str]:
-        """Write all state tables into a new DuckDB file; returns table → digest."""
-        tables = self._state_tables()
+    def save(self, path: Path) -> None:
+        """Write all state tables into a new DuckDB file."""
         self.connection.execute(f"ATTACH '{_literal(path)}' AS saved")
         try:
-            for table in tables:
+            for table in self.state_tables():
                 self.connection.execute(f"CREATE TABLE saved.{table} AS FROM {table}")
         finally:
             self.connection.execute("DETACH saved")
-        return tables
 
     def restore(
         self, path: Path, tables: Mapping[str, str], watermark_ms: int, newest_ms: Mapping[str, int]
@@ -244,7 +241,7 @@ class Engine:
         Raises:
             StateError: the file cannot be read.
         """
-        wanted = self._state_tables()
+        wanted = self.state_tables()
         fresh = [table for table, digest in wanted.items() if tables.get(table) != digest]
         try:
             self.connection.execute(f"ATTACH '{_literal(path)}' AS saved (READ_ONLY)")

@@ -18,7 +18,7 @@ from shopstream.engine.window import WindowDeclaration, WindowKind
 __all__ = ["BATCH", "SessionOperator", "SlidingOperator", "WindowOperator", "build_operator"]
 
 BATCH: Final = "batch"
-"""Table of the current micro-batch: the event columns and `t`, event time in epoch milliseconds."""
+"""Table of the current micro-batch: the columns that operators read and `t`, event time in epoch milliseconds."""
 
 _ACTORS: Final = frozenset({"user_id", "user_session", "ip"})
 _RAW_LIMIT_MS: Final = 600_000
@@ -28,6 +28,7 @@ class WindowOperator(Protocol):
     """One declaration at work."""
 
     declaration: WindowDeclaration
+    columns: tuple[str, ...]
 
     def absorb(self) -> None:
         """Take the events of the table BATCH into the state."""
@@ -64,6 +65,7 @@ class _Operator:
         self.declaration = declaration
         self._connection = connection
         self._parts: Compiled = compile_window(declaration)
+        self.columns = self._parts.columns
         self._watermark_ms = BEGINNING
         self._keys = "".join(f"{key}, " for key in self._parts.keys)
         self._merges = ", ".join(f'{sql} AS "{name}"' for name, sql in self._parts.merges.items())

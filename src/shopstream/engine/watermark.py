@@ -68,11 +68,6 @@ class Watermarks:
         shard = self._shards.get(shard_id)
         return shard.newest_ms if shard else BEGINNING
 
-    def slowest_ms(self, now_ms: int) -> int | None:
-        """Newest event time of the slowest shard that holds the watermark back; None when no shard does."""
-        times = [shard.newest_ms for shard in self._shards.values() if not self._is_idle(shard, now_ms)]
-        return min(times, default=None)
-
     def advance(self, now_ms: int, *, all_idle_count: bool = False) -> int:
         """Move and return the engine's watermark; it never goes back.
 
@@ -97,9 +92,9 @@ class Watermarks:
     def _is_idle(self, shard: ShardProgress, now_ms: int) -> bool:
         return shard.quiet_since_ms is not None and now_ms - shard.quiet_since_ms >= self._idle_timeout_ms
 
-    def snapshot(self) -> dict[str, object]:
-        """Plain values for a checkpoint."""
-        return {"current_ms": self.current_ms, "newest_ms": {k: s.newest_ms for k, s in self._shards.items()}}
+    def newest(self) -> dict[str, int]:
+        """Shard id → newest event time, for a checkpoint."""
+        return {shard_id: shard.newest_ms for shard_id, shard in self._shards.items()}
 
     def restore(self, current_ms: int, newest_ms: Mapping[str, int]) -> None:
         """Take such values back; idleness starts anew."""

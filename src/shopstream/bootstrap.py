@@ -1,0 +1,73 @@
+"""Chooses the adapters and puts the stages together; nothing else knows which adapter it talks to."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+
+from filelock import FileLock, Timeout
+
+from shopstream.alerting.embedded import EmbeddedIncidentStore
+from shopstream.clock import Clock, SystemClock
+from shopstream.config import Settings
+from shopstream.detection import load_rules
+from shopstream.engine.checkpoint import CheckpointStore
+from shopstream.engine.engine import Engine
+from shopstream.errors import RetryableError
+from shopstream.journeys.embedded import EmbeddedLiveStore
+from shopstream.journeys.live import LiveJourneys
+from shopstream.lakehouse.embedded import EmbeddedLakehouse
+from shopstream.pipeline import Pipeline
+from shopstream.stream.embedded import EmbeddedStream
+
+__all__ = ["open_lakehouse", "open_pipeline", "open_stream"]
+
+
+def open_stream(settings: Settings, clock: Clock | None = None) -> EmbeddedStream:
+    """The stream; made where there is none. Close it."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    return EmbeddedStream.open(settings.stream_path, settings.stream, clock or SystemClock())
+
+
+def open_lakehouse(settings: Settings) -> EmbeddedLakehouse:
+    """The lakehouse; made where there is none. Close it."""
+    return EmbeddedLakehouse(settings.lake_path, settings.lakehouse)
+
+
+@contextmanager
+def open_pipeline(
+    settings: Settings, *, clock: Clock | None = None, with_lake: bool = True, with_journeys: bool = True
+) -> Iterator[Pipeline]:
+    """The whole flow over one data home, recovered to where it stopped.
+
+    Raises:
+        RetryableError: another process runs this home's pipeline.
+        StateError: checkpoint and lake do not belong together.
+        RuleError: a rule file is wrong.
+    """
+    clock = clock or SystemClock()
+    settings.home.mkdir(parents=True, exist_ok=True)
+    rules = {rule_id: rule for rule_id, rule in load_rules(settings.detection.rules_path).items() if rule.enabled}
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(settings.home / "engine.lock", timeout=0))
+        except Timeout as error:
+            raise RetryableError(
+                f"another process runs the engine of {settings.home}; stop it first, or give this one another --home"
+            ) from error
+        stream = stack.enter_context(open_stream(settings, clock))
+        incidents = stack.enter_context(
+            closing(EmbeddedIncidentStore(settings.incidents_path, settings.alerting, clock))
+        )
+        engine = Engine(settings.engine, [rule.window_declaration() for rule in rules.values()], clock)
+        stack.enter_context(closing(engine.connection))
+        yield Pipeline(
+            stream=stream,
+            consumers=stream,
+            engine=engine,
+            rules=rules,
+            incidents=incidents,
+            checkpoints=CheckpointStore(settings.checkpoint_path),
+            lakehouse=stack.enter_context(closing(open_lakehouse(settings))) if with_lake else None,
+            journeys=LiveJourneys(engine, EmbeddedLiveStore(settings.live_path)) if with_journeys else None,
+            settings=settings.engine,
+            clock=clock,
+        )

@@ -1,0 +1,82 @@
+"""`shopstream journeys`: what shoppers do, now and one by one."""
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from shopstream.cli.output import Format, FormatOption, emit, err, out, settings_of
+from shopstream.clock import from_ms
+
+__all__ = ["app"]
+
+app = typer.Typer(help="What shoppers do: live overview, and one shopper's timeline.", invoke_without_command=True)
+
+
+@app.callback()
+def overview(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
+    """Active sessions, funnel, open carts and top lists, as of the engine's event time.
+
+    \b
+    Examples:
+      shopstream journeys
+      shopstream journeys --format json
+      shopstream journeys show 512345678
+    """
+    if ctx.invoked_subcommand:
+        return
+    from shopstream.journeys.embedded import EmbeddedLiveStore  # noqa: PLC0415  start-up time
+
+    panels: dict[str, Any] = EmbeddedLiveStore(settings_of(ctx).live_path).read()
+    if fmt is Format.JSON:
+        sys.stdout.write(json.dumps(panels, indent=2) + "\n")
+        return
+    if not panels:
+        err.print("Nothing live yet: start `shopstream run` and send events, e.g. with `shopstream simulate`.")
+        return
+    if fmt is Format.CSV:
+        emit(panels["funnel"], fmt)
+        return
+    sessions, carts = panels["sessions"], panels["carts"]
+    out.print(f"As of {from_ms(panels['as_of_ms']):%Y-%m-%d %H:%M:%S} UTC", style="bold")
+    out.print(
+        f"{sessions['active']:,} active sessions of {sessions['shoppers']:,} shoppers: {sessions['with_cart']:,} with "
+        f"something in the cart, {sessions['bought']:,} bought; {carts['lines']:,} products in {carts['carts']:,} open "
+        f"carts, worth {float(carts['value']):,.2f}"
+    )
+    emit(panels["funnel"], fmt, title="Funnel of the sessions active in the last minutes")
+    top = panels["top"]["60m"]
+    for what in ("products", "categories", "brands"):
+        rows = [{**row, "product_id": str(row["product_id"])} if "product_id" in row else row for row in top[what]]
+        emit(rows, fmt, title=f"Top {what} of the last 60 minutes")
+
+
+@app.command()
+def show(
+    ctx: typer.Context,
+    user: Annotated[int, typer.Argument(help="The shopper's user_id.")],
+    limit: Annotated[int, typer.Option(min=1, help="Newest events to show.")] = 100,
+    fmt: FormatOption = Format.TABLE,
+) -> None:
+    """Print one shopper's timeline from the lake, oldest first, with the time since the event before.
+
+    \b
+    Examples:
+      shopstream journeys show 512345678
+      shopstream journeys show 512345678 --limit 1000 --format csv
+    """
+    import duckdb  # noqa: PLC0415  start-up time
+
+    from shopstream.bootstrap import open_lakehouse  # noqa: PLC0415  start-up time
+    from shopstream.journeys.timeline import timeline  # noqa: PLC0415  start-up time
+    from shopstream.lakehouse.views import create_views  # noqa: PLC0415  start-up time
+
+    lakehouse = open_lakehouse(settings_of(ctx))
+    try:
+        with duckdb.connect() as connection:
+            create_views(connection, lakehouse)
+            rows = timeline(connection, user, limit)
+    finally:
+        lakehouse.close()
+    emit(rows, fmt, title=f"Shopper {user}", empty=f"No event of {user} in the lake (the newest seconds come later).")

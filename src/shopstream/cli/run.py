@@ -1,0 +1,81 @@
+"""`shopstream run`."""
+
+import signal
+from datetime import UTC, datetime
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from shopstream.cli.output import err, settings_of
+
+__all__ = ["run"]
+
+
+def run(
+    ctx: typer.Context,
+    until_caught_up: Annotated[
+        bool, typer.Option("--until-caught-up", help="End when the stream is read to its tip, instead of waiting.")
+    ] = False,
+    lake: Annotated[bool, typer.Option(help="Keep events in the lake; off only to measure.")] = True,
+    journeys: Annotated[bool, typer.Option(help="Keep the live journeys.")] = True,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Process the stream: windows, incidents, live journeys, lake.
+
+    Runs until Ctrl-C or SIGTERM, then commits and ends; started again, it goes on where it stopped. Killed at any
+    moment, it still loses and doubles nothing.
+
+    \b
+    Examples:
+      shopstream run                      process for ever
+      shopstream run --until-caught-up    process what is there, then end
+    """
+    from shopstream.bootstrap import open_pipeline  # noqa: PLC0415  start-up time
+    from shopstream.pipeline import Progress as Where  # noqa: PLC0415  start-up time
+
+    settings = settings_of(ctx)
+    stopped = False
+
+    def stop(_signum: int, _frame: FrameType | None) -> None:
+        nonlocal stopped
+        stopped = True
+
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, stop)
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.fields[read]:>13,} events"),
+        TextColumn("{task.fields[rate]:>9,.0f}/s"),
+        TextColumn("event time {task.fields[watermark]}"),
+        BarColumn(bar_width=None),
+        TextColumn("behind {task.fields[behind]:,.1f} s"),
+        TimeElapsedColumn(),
+    )
+    with (
+        open_pipeline(settings, with_lake=lake, with_journeys=journeys) as pipeline,
+        Progress(*columns, console=err, disable=quiet, transient=True) as bar,
+    ):
+        first = pipeline.progress().counters["events_read"]
+        task = bar.add_task("run", total=None, read=first, rate=0.0, watermark="-", behind=0.0)
+
+        def show(where: Where) -> None:
+            read = where.counters["events_read"]
+            elapsed = bar.tasks[task].elapsed or 1e-9
+            moment = where.watermark_ms
+            bar.update(
+                task,
+                read=read,
+                rate=(read - first) / elapsed,
+                watermark=f"{datetime.fromtimestamp(moment / 1000, UTC):%Y-%m-%d %H:%M:%S}" if moment else "-",
+                behind=where.behind_ms / 1000,
+            )
+
+        last = pipeline.run(until_caught_up=until_caught_up, stop=lambda: stopped, progress=show)
+    if not quiet:
+        counters = last.counters
+        err.print(
+            f"{counters['events_read']:,} events read: {counters['events_kept']:,} kept ({counters['late']:,} late), "
+            f"{counters['duplicates']:,} duplicates, {counters['dead_letters']:,} dead letters"
+        )

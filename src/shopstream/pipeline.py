@@ -1,0 +1,290 @@
+"""READ FIRST: the whole way of an event through one process.
+
+    stream ──records──► engine ──signals──► detection ──detections──► incidents ──► notifications
+                          │  └─ windows ──► journeys (live panels)
+                          └──events, dead letters──► lakehouse
+
+`step` takes one micro-batch through; incidents and live panels are up to date when it returns. `commit` makes what has
+gathered durable, in this order:
+
+1. Stage a checkpoint: positions, watermarks, counters, keyed state, and the rows that step 3 will write.
+2. Append the events to the lake, as one snapshot that names positions and checkpoint. **This decides**: from here on
+   the staged checkpoint holds, even if the process dies before it can say so.
+3. Append dead letters and final detections to the lake, each unless its newest snapshot names this checkpoint already.
+4. Promote the checkpoint.
+5. Tell the stream how far this consumer has come.
+
+A process that starts again looks at the lake: if its events name the staged checkpoint, it goes on at step 3, else it
+drops the staged one and reads the same records again from the one before. Incidents need no place in this order: their
+store gives the same incidents for detections that come again.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import pyarrow as pa
+
+from shopstream.alerting.ports import IncidentStore
+from shopstream.clock import Clock
+from shopstream.detection import Detection, Rule, detect
+from shopstream.engine.checkpoint import CheckpointStore, Manifest
+from shopstream.engine.engine import Counters, Engine
+from shopstream.engine.settings import EngineSettings
+from shopstream.engine.signal import Signal
+from shopstream.engine.watermark import BEGINNING
+from shopstream.errors import StateError
+from shopstream.events.schema import DEAD_LETTER_FIELDS, LAKE_FIELDS, arrow_schema
+from shopstream.journeys.live import LiveJourneys
+from shopstream.lakehouse.detections import detection_rows
+from shopstream.lakehouse.ports import Lakehouse, LakeTable
+from shopstream.stream.ports import TRIM_HORIZON, ConsumerPositions, Record, Shard, StreamReader
+
+__all__ = ["CONSUMER", "Pipeline", "Progress"]
+
+CONSUMER = "engine"
+_CHECKPOINT = "checkpoint"
+"""Beside the shards' positions, a lake snapshot carries the generation of the checkpoint it belongs to."""
+
+_MS = timedelta(milliseconds=1)
+_PUBLISH_MS = 1_000
+_SHARE_OF_TIME = 10
+"""Publishing and committing on time take at most a tenth of it: each waits ten times as long as it last took."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where the pipeline is, after a step."""
+
+    counters: Mapping[str, int]
+    watermark_ms: int | None
+    behind_ms: int
+
+
+class Pipeline:
+    """One consumer of the stream.
+
+    Args:
+        stream: gives records.
+        consumers: remembers how far this consumer has come.
+        engine: windows, deduplication, keyed state.
+        rules: rule id → rule; their windows are the engine's declarations.
+        incidents: where detections go.
+        checkpoints: where state goes.
+        lakehouse: where events go; None keeps none (for measuring).
+        journeys: live panels; None has none.
+        settings: batch sizes and intervals.
+        clock: processing time.
+    """
+
+    def __init__(
+        self,
+        *,
+        stream: StreamReader,
+        consumers: ConsumerPositions,
+        engine: Engine,
+        rules: Mapping[str, Rule],
+        incidents: IncidentStore,
+        checkpoints: CheckpointStore,
+        lakehouse: Lakehouse | None,
+        journeys: LiveJourneys | None,
+        settings: EngineSettings,
+        clock: Clock,
+    ) -> None:
+        self._stream = stream
+        self._consumers = consumers
+        self._engine = engine
+        self._rules = rules
+        self._incidents = incidents
+        self._checkpoints = checkpoints
+        self._lakehouse = lakehouse
+        self._journeys = journeys
+        self._settings = settings
+        self._clock = clock
+        self._generation = 0
+        self._positions: dict[str, int] = {}
+        self._counters = Counters()
+        self._events: list[pa.Table] = []
+        self._dead_letters: list[pa.Table] = []
+        self._detections: list[Detection] = []
+        self._at_tip: set[str] = set()
+        self._ended: set[str] = set()
+        self._behind_ms = 0
+        self._commit_at_ms = clock.now_ms() + settings.commit_interval // _MS
+        self._publish_at_ms = 0
+        self._recover()
+
+    def run(
+        self,
+        *,
+        until_caught_up: bool = False,
+        stop: Callable[[], bool] = lambda: False,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Progress:
+        """Step until told to stop, or (`until_caught_up`) until every shard is read to its tip; then commit."""
+        while not stop():
+            moved = self.step()
+            if progress:
+                progress(self.progress())
+            if not moved:
+                if until_caught_up:
+                    break
+                self._clock.sleep(self._settings.poll_interval)
+        if until_caught_up and not stop():
+            self._judge(self._engine.advance(to_the_end=True))
+        self.commit()
+        if self._journeys:
+            self._journeys.publish()
+        return self.progress()
+
+    def step(self) -> bool:
+        """One micro-batch; returns whether there was anything to read."""
+        records = self._read()
+        if records:
+            processed = self._engine.process(records)
+            self._counters.add(processed.counters)
+            self._events.append(processed.events)
+            if processed.dead_letters.num_rows:
+                self._dead_letters.append(processed.dead_letters)
+            signals = processed.signals
+        else:
+            signals = self._engine.advance()
+        self._judge(signals)
+        waiting = sum(table.num_rows for table in self._events)
+        if self._clock.now_ms() >= self._commit_at_ms or waiting >= self._settings.commit_events:
+            self.commit()
+        if self._journeys and self._clock.now_ms() >= self._publish_at_ms:
+            started_ms = self._clock.now_ms()
+            self._journeys.publish()
+            self._publish_at_ms = self._next(started_ms, _PUBLISH_MS)
+        return bool(records)
+
+    def _next(self, started_ms: int, interval_ms: int) -> int:
+        now_ms = self._clock.now_ms()
+        return now_ms + max(interval_ms, _SHARE_OF_TIME * (now_ms - started_ms))
+
+    def _judge(self, signals: Sequence[Signal]) -> None:
+        detections = detect(signals, self._rules)
+        self._incidents.apply(detections, self._engine.watermarks.current_ms)
+        self._detections += [detection for detection in detections if detection.final]
+
+    def progress(self) -> Progress:
+        """Where things are."""
+        watermark_ms = self._engine.watermarks.current_ms
+        return Progress(
+            counters=self._counters.as_dict(),
+            watermark_ms=None if watermark_ms == BEGINNING else watermark_ms,
+            behind_ms=self._behind_ms,
+        )
+
+    # reading
+
+    def _readable(self, shards: Sequence[Shard]) -> list[Shard]:
+        """Shards to read now: no child before its parents' end, none far ahead of the slowest in event time."""
+        listed = {shard.shard_id for shard in shards}
+        open_parents = listed - self._ended
+        ready = [
+            shard
+            for shard in shards
+            if shard.shard_id not in self._ended and not open_parents.intersection(shard.parent_ids)
+        ]
+        newest_ms = {shard.shard_id: self._engine.watermarks.newest_ms(shard.shard_id) for shard in ready}
+        behind = [ms for shard_id, ms in newest_ms.items() if shard_id not in self._at_tip and ms > BEGINNING]
+        limit_ms = min(behind, default=-BEGINNING) + self._settings.max_drift // _MS
+        return [shard for shard in ready if newest_ms[shard.shard_id] <= limit_ms]
+
+    def _read(self) -> list[Record]:
+        shards = self._readable(self._stream.shards())
+        records: list[Record] = []
+        behind_ms = []
+        for shard in shards:
+            batch = self._stream.read(
+                shard.shard_id,
+                self._positions.get(shard.shard_id, TRIM_HORIZON),
+                max_records=max(1, self._settings.batch_events // len(shards)),
+                max_bytes=max(1, self._settings.batch_bytes // len(shards)),
+            )
+            behind_ms.append(batch.behind_ms)
+            if batch.records:
+                self._positions[shard.shard_id] = batch.position
+                self._at_tip.discard(shard.shard_id)
+                records += batch.records
+            else:
+                self._at_tip.add(shard.shard_id)
+                self._engine.watermarks.at_tip(shard.shard_id, self._clock.now_ms(), ended=batch.ended)
+            if batch.ended:
+                self._ended.add(shard.shard_id)
+        self._behind_ms = max(behind_ms, default=0)
+        return records
+
+    # committing
+
+    def commit(self) -> None:
+        """Make everything so far durable; the order stands at the top of this module."""
+        started_ms = self._clock.now_ms()
+        if self._events or self._detections:
+            manifest = self._stage()
+            if self._lakehouse:
+                events = pa.concat_tables(self._events) if self._events else arrow_schema(LAKE_FIELDS).empty_table()
+                self._events.clear()
+                self._lakehouse.append(LakeTable.EVENTS, events, _lake_positions(manifest))
+            self._finish(manifest)
+            self._events.clear()
+            self._dead_letters.clear()
+            self._detections.clear()
+        self._commit_at_ms = self._next(started_ms, self._settings.commit_interval // _MS)
+
+    def _stage(self) -> Manifest:
+        """Step 1."""
+        watermarks = self._engine.watermarks
+        manifest = Manifest(
+            generation=self._generation + 1,
+            positions=dict(self._positions),
+            watermark_ms=watermarks.current_ms,
+            newest_ms=watermarks.newest(),
+            counters=self._counters.as_dict(),
+            tables=self._engine.state_tables(),
+        )
+        dead_letters = arrow_schema(DEAD_LETTER_FIELDS).empty_table()
+        outputs: dict[str, pa.Table] = {
+            LakeTable.DEAD_LETTERS: pa.concat_tables([dead_letters, *self._dead_letters]),
+            LakeTable.DETECTIONS: detection_rows(self._detections),
+        }
+        self._checkpoints.stage(manifest, self._engine.save, outputs)
+        return manifest
+
+    def _finish(self, manifest: Manifest) -> None:
+        """Steps 3 to 5."""
+        if self._lakehouse:
+            for table in (LakeTable.DEAD_LETTERS, LakeTable.DETECTIONS):
+                rows = self._checkpoints.output(manifest, table)
+                if rows.num_rows and self._lakehouse.positions(table).get(_CHECKPOINT) != manifest.generation:
+                    self._lakehouse.append(table, rows, _lake_positions(manifest))
+        self._checkpoints.promote(manifest)
+        self._generation = manifest.generation
+        self._consumers.commit(CONSUMER, manifest.positions)
+
+    def _recover(self) -> None:
+        """Go on where the last process stopped, wherever that was."""
+        staged, held = self._checkpoints.staged(), self._checkpoints.current()
+        in_lake = self._lakehouse.positions(LakeTable.EVENTS).get(_CHECKPOINT) if self._lakehouse else None
+        if staged and (self._lakehouse is None or in_lake == staged.generation):
+            self._finish(staged)
+            held = staged
+        else:
+            self._checkpoints.discard_staged()
+        if self._lakehouse and (in_lake or 0) != (held.generation if held else 0):
+            raise StateError(
+                f"the lake belongs to checkpoint {in_lake or 'none'}, the checkpoint folder holds "
+                f"{held.generation if held else 'none'}: restore both from the same copy, or start with an empty home"
+            )
+        if held is None:
+            return
+        self._engine.restore(self._checkpoints.state_file(held), held.tables, held.watermark_ms, held.newest_ms)
+        self._generation = held.generation
+        self._positions = dict(held.positions)
+        self._counters = Counters(**held.counters)
+
+
+def _lake_positions(manifest: Manifest) -> dict[str, int]:
+    return {**manifest.positions, _CHECKPOINT: manifest.generation}
