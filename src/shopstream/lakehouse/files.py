@@ -16,8 +16,11 @@ from shopstream.lakehouse.tables import TableDeclaration
 __all__ = ["ROW_GROUP", "ParquetFile", "by_day", "conform", "day_folder", "write_file"]
 
 _DAY_US = 86_400_000_000
-ROW_GROUP = 262_144
+ROW_GROUP = 524_288
 """Rows of a row group: readers work on row groups in parallel."""
+
+_DICTIONARY_BYTES = 8 << 20
+"""Sessions repeat: their dictionary may be large."""
 
 _PLAIN_INTEGERS = frozenset({"event_time", "arrival_time", "product_id", "category_id", "user_id"})
 """Delta-encoded: half the work of a dictionary for columns of many values, and smaller."""
@@ -29,6 +32,8 @@ def conform(rows: pa.Table, declaration: TableDeclaration) -> pa.Table:
     Raises:
         PermanentError: a column is missing, or null where it must not be.
     """
+    if any(pa.types.is_dictionary(field.type) for field in rows.schema):
+        rows = rows.unify_dictionaries()  # a dictionary that changes midway makes the Parquet writer give it up
     columns, fields = [], []
     for field in declaration.arrow():
         place = rows.schema.get_field_index(field.name)
@@ -43,10 +48,17 @@ def conform(rows: pa.Table, declaration: TableDeclaration) -> pa.Table:
                 f"expected no null in {declaration.table}.{field.name}, got {column.null_count}; "
                 "such rows belong to the dead letters"
             )
-        encoded = pa.types.is_dictionary(column.type) and column.type.value_type == field.type
-        columns.append(column if encoded or column.type == field.type else column.cast(field.type))
+        fits = column.type == field.type or _is_frugal(column, field.type)
+        columns.append(column if fits else column.cast(field.type))
         fields.append(field.with_type(columns[-1].type))
     return pa.table(columns, schema=pa.schema(fields))
+
+
+def _is_frugal(column: pa.ChunkedArray, text: pa.DataType) -> bool:
+    """Whether a dictionary is worth keeping: all of it goes into each row group, also what a slice does not use."""
+    if not (pa.types.is_dictionary(column.type) and column.type.value_type == text):
+        return False
+    return column.num_chunks > 0 and len(column.chunk(0).dictionary) <= max(len(column) // 2, 64)
 
 
 def by_day(rows: pa.Table, column: str) -> Iterator[tuple[int, pa.Table]]:
@@ -88,6 +100,7 @@ class ParquetFile:
             use_dictionary=text,
             column_encoding={name: "DELTA_BINARY_PACKED" for name in names if name in _PLAIN_INTEGERS},
             write_statistics=[name for name in names if name in declaration.bounds],
+            dictionary_pagesize_limit=_DICTIONARY_BYTES,
             store_decimal_as_integer=True,
             store_schema=False,
         )

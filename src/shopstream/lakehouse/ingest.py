@@ -1,0 +1,247 @@
+"""Bulk load: files straight into the lakehouse, past the stream.
+
+Blocks of a file are decoded by the same codec and the same rules as records of the stream, and written as Parquet
+files in parallel. Each commit of events records in a property of the table how far the file has come, in the same
+atomic step as the rows: a load that was cut short goes on there, and a file that is complete is not loaded again.
+Rejected rows are committed first, under a mark of their own, so that they neither vanish nor double.
+
+Duplicates are dropped inside a block; blocks are cut between two times, so that in a file sorted by time none escapes.
+"""
+
+import json
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from hashlib import md5
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+from filelock import FileLock
+
+from shopstream.clock import Clock
+from shopstream.errors import RetryableError
+from shopstream.events.codec import Decoder
+from shopstream.events.schema import DEAD_LETTER_FIELDS, arrow_schema
+from shopstream.events.validation import time_us
+from shopstream.lakehouse.embedded import EmbeddedLakehouse
+from shopstream.lakehouse.maintenance import remove
+from shopstream.lakehouse.ports import LakeTable
+from shopstream.lakehouse.sources import Block, Source, identify, open_blocks
+
+__all__ = ["IngestResult", "ingest"]
+
+_WORKERS = 2
+_BLOCKS_A_COMMIT = 8
+_DEAD_LETTERS = arrow_schema(DEAD_LETTER_FIELDS)
+
+
+@dataclass(frozen=True, slots=True)
+class IngestResult:
+    """What became of a file so far; rows = events + duplicates + dead letters.
+
+    Args:
+        source: path or URL, as it was given.
+        offset: where to go on.
+        rows, events, duplicates, dead_letters: counts since the beginning of the file, earlier runs included.
+        complete: whether the file was read to its end.
+        skipped: whether it was complete before, so that nothing was done.
+    """
+
+    source: str
+    offset: int = 0
+    rows: int = 0
+    events: int = 0
+    duplicates: int = 0
+    dead_letters: int = 0
+    complete: bool = False
+    skipped: bool = False
+
+    def plus(self, part: "_Part") -> Self:
+        """With one more block."""
+        return replace(
+            self,
+            offset=part.end,
+            rows=self.rows + part.events + part.duplicates + part.dead.num_rows,
+            events=self.events + part.events,
+            duplicates=self.duplicates + part.duplicates,
+            dead_letters=self.dead_letters + part.dead.num_rows,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One block, written but not committed."""
+
+    files: list[Path]
+    events: int
+    duplicates: int
+    dead: pa.Table
+    start: int
+    end: int
+    consumed: int
+
+
+def ingest(
+    lakehouse: EmbeddedLakehouse,
+    location: str,
+    clock: Clock,
+    progress: Callable[[int, int, IngestResult], None] = lambda _consumed, _size, _result: None,
+) -> IngestResult:
+    """Load a file into the tables `events` and `dead_letters`.
+
+    Args:
+        lakehouse: where to.
+        location: path or fsspec URL of CSV, CSV.gz, JSON lines (.gz) or Parquet.
+        clock: tells `arrival_time`.
+        progress: called after every block with stored bytes consumed, size, and the result so far (not yet committed).
+
+    Raises:
+        PermanentError: the file is missing, damaged, or of another kind; what was committed before stays.
+        RetryableError: another process loads the same file, or keeps the tables busy.
+    """
+    source = identify(location)
+    key = f"shopstream.ingest.{source.digest[:32]}"
+    lock = FileLock(lakehouse.catalog.path / f"ingest-{source.digest[:32]}.lock", timeout=0)
+    try:
+        lock.acquire()
+    except TimeoutError as error:
+        raise RetryableError(f"{location} is being loaded by another process; wait for it") from error
+    try:
+        state = _state(lakehouse, key, location)
+        if state.complete:
+            return replace(state, skipped=True)
+        return _Load(lakehouse, source, key, clock, progress).run(state)
+    finally:
+        lock.release()
+
+
+def _state(lakehouse: EmbeddedLakehouse, key: str, location: str) -> IngestResult:
+    text = lakehouse.catalog.load(LakeTable.EVENTS).properties.get(key)
+    return replace(IngestResult(**json.loads(text)), source=location) if text else IngestResult(location)
+
+
+class _Load:
+    """One run over one file."""
+
+    def __init__(
+        self,
+        lakehouse: EmbeddedLakehouse,
+        source: Source,
+        key: str,
+        clock: Clock,
+        progress: Callable[[int, int, IngestResult], None],
+    ) -> None:
+        self._lakehouse = lakehouse
+        self._source = source
+        self._key = key
+        self._clock = clock
+        self._progress = progress
+        self._local = threading.local()
+        dead = lakehouse.catalog.load(LakeTable.DEAD_LETTERS).properties.get(key)
+        self._dead_until = int(dead) if dead else 0
+
+    def run(self, state: IngestResult) -> IngestResult:
+        waiting: list[_Part] = []
+        seen = state
+        try:
+            for part in self._parts(state.offset):
+                waiting.append(part)
+                seen = seen.plus(part)
+                self._progress(part.consumed, self._source.size, seen)
+                if len(waiting) == _BLOCKS_A_COMMIT:
+                    state = self._commit(waiting, seen)
+                    waiting = []
+        except BaseException:
+            for part in waiting:
+                remove(part.files)
+            raise
+        state = self._commit(waiting, replace(seen, complete=True))
+        self._progress(self._source.size, self._source.size, state)
+        return state
+
+    def _commit(self, parts: list[_Part], state: IngestResult) -> IngestResult:
+        dead = [part.dead for part in parts if part.start >= self._dead_until and part.dead.num_rows]
+        if dead:
+            files = self._lakehouse.write(LakeTable.DEAD_LETTERS, pa.concat_tables(dead))
+            self._dead_until = state.offset
+            self._lakehouse.add(LakeTable.DEAD_LETTERS, files, {}, {self._key: str(state.offset)})
+        text = json.dumps(asdict(replace(state, source=Path(state.source).name)))
+        self._lakehouse.add(LakeTable.EVENTS, [file for part in parts for file in part.files], {}, {self._key: text})
+        return state
+
+    def _parts(self, start: int) -> Iterator[_Part]:
+        """Blocks decoded and written by workers, in order; no more than a few in memory at once."""
+        pending: deque[Future[_Part]] = deque()
+        with open_blocks(self._source, start) as blocks, ThreadPoolExecutor(_WORKERS) as workers:
+            try:
+                for block in blocks:
+                    pending.append(workers.submit(self._write, block))
+                    del block
+                    if len(pending) > _WORKERS:
+                        yield pending.popleft().result()
+                while pending:
+                    yield pending.popleft().result()
+            finally:
+                for future in pending:
+                    if not future.cancel() and future.exception() is None:
+                        remove(future.result().files)
+
+    def _write(self, block: Block) -> _Part:
+        if not hasattr(self._local, "decoder"):
+            self._local.decoder = Decoder()
+        now_ms = self._clock.now_ms()
+        decoded = self._local.decoder.decode([block.payload], [now_ms])
+        events = _without_duplicates(decoded.events)
+        duplicates = decoded.events.num_rows - events.num_rows
+        arrival = pa.scalar(now_ms * 1000, pa.timestamp("us", "UTC"))
+        events = events.append_column("arrival_time", pa.repeat(arrival, events.num_rows))
+        events = events.append_column("is_late", pa.repeat(pa.scalar(False), events.num_rows))
+        return _Part(
+            files=self._lakehouse.write(LakeTable.EVENTS, events),
+            events=events.num_rows,
+            duplicates=duplicates,
+            dead=self._dead_letters(decoded.rejects, block.start, now_ms),
+            start=block.start,
+            end=block.end,
+            consumed=block.consumed,
+        )
+
+    def _dead_letters(self, rejects: pa.Table, start: int, now_ms: int) -> pa.Table:
+        shard = f"file-{self._source.digest[:32]}"
+        rows = [
+            {
+                "dead_letter_id": md5(f"{shard}:{start}:{row['place']}".encode(), usedforsecurity=False).hexdigest(),
+                "reason": row["reason"],
+                "detail": row["detail"],
+                "payload": row["payload"],
+                "shard_id": shard,
+                "sequence_number": str(start),
+                "place": row["place"],
+                "arrival_time": now_ms * 1000,
+            }
+            for row in rejects.to_pylist()
+        ]
+        return pa.Table.from_pylist(rows, schema=_DEAD_LETTERS)
+
+
+def _without_duplicates(events: pa.Table) -> pa.Table:
+    """The first of each (event_time, event_id)."""
+    ids = events["event_id"].combine_chunks()
+    encoded = (
+        ids.dictionary_encode() if not isinstance(ids, pa.ChunkedArray) else ids.dictionary_encode().combine_chunks()
+    )
+    if len(encoded.dictionary) == len(events):
+        return events
+    codes = encoded.indices.to_numpy()
+    suspects = np.flatnonzero(np.bincount(codes)[codes] > 1)
+    times = time_us(events)[suspects]
+    # lexsort is stable: inside equal (time, id) the rows stay in order, so the first stays first.
+    order = np.lexsort((times, codes[suspects]))
+    same = (np.diff(codes[suspects][order]) == 0) & (np.diff(times[order]) == 0)
+    keep = np.ones(len(events), dtype=bool)
+    keep[suspects[order][1:][same]] = False
+    return events.filter(pa.array(keep))
