@@ -193,7 +193,9 @@ class EmbeddedIncidentStore:
 
     def _purge(self, watermark_ms: int) -> None:
         """Forget what is over for longer than the retention; ids are not given again for another two retentions."""
-        old_ms = watermark_ms - self._retention_ms
+        # Measured from the newest incident: a watermark that is set far ahead to close all must not erase all.
+        newest_ms = self._connection.execute("SELECT max(closes_ms) FROM incidents").fetchone()[0] or 0
+        old_ms = min(watermark_ms, newest_ms) - self._retention_ms
         old = "FROM incidents WHERE closed = 1 AND closes_ms < ?1"
         for statement in (
             f"""INSERT INTO ordinals SELECT scope, max(ordinal), max(end_ms) {old} GROUP BY scope
