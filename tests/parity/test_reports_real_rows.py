@@ -82,7 +82,7 @@ def test_unique_visitors_equal_plain_counts(case):
     expected = case.plain("""
         select day, count(distinct shopper), count(distinct (shopper, coalesce(visit, ''))),
             count(distinct case when kind = 'purchase' then shopper end),
-            (select count(*) from (select shopper, min(day) as first from raw group by shopper) s where s.first = r.day),
+            (select count(*) from (select min(day) as first from raw group by shopper) s where s.first = r.day),
             count(*), count(*) filter (kind = 'view'), count(*) filter (kind = 'cart'),
             count(*) filter (kind = 'purchase'), coalesce(sum(price) filter (kind = 'purchase'), 0), min(t), max(t)
         from raw r group by day order by 1""")

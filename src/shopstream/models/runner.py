@@ -12,6 +12,7 @@ Whoever has the old file open goes on reading it. A build that fails before step
 """
 
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -174,7 +175,7 @@ def _write_profile(work: Path, target: Path, scratch: Path, memory_mib: int) -> 
 def _arguments(work: Path, logs: Path, timezone: str, select: Sequence[str] | None, *, thorough: bool) -> list[str]:
     arguments = [
         *("--quiet", "--no-print", "--no-use-colors", "--log-level", "none", "--log-level-file", "info"),
-        *("--log-path", str(logs), "--no-send-anonymous-usage-stats", "--no-version-check"),
+        *("--log-path", str(logs), "--no-send-anonymous-usage-stats", "--no-version-check", "--no-write-json"),
         *("build", "--project-dir", str(PROJECT), "--profiles-dir", str(work), "--target-path", str(work / "target")),
         *("--vars", json.dumps({"timezone": timezone})),
     ]
@@ -207,6 +208,10 @@ def _run_dbt(arguments: list[str], progress: Progress | None) -> list[Any]:
         if connections._ENV is not None:  # noqa: SLF001  dbt would keep the file open until the process ends
             connections._ENV.close()  # noqa: SLF001
         connections.close_all_connections()
+        log = logging.getLogger("file_log")  # dbt's name for it; dbt never closes the file
+        for handler in tuple(log.handlers):
+            log.removeHandler(handler)
+            handler.close()
     failure: BaseException | None = outcome.exception
     if isinstance(failure, KeyboardInterrupt | SystemExit):
         raise failure

@@ -1,0 +1,97 @@
+from datetime import datetime
+from decimal import Decimal
+
+import pyarrow as pa
+import pytest
+
+from shopstream.events.schema import LAKE_FIELDS, arrow_schema
+from shopstream.lakehouse.embedded import EmbeddedLakehouse
+from shopstream.lakehouse.ports import LakeTable
+from shopstream.models.runner import BuildResult, build
+
+
+def make_event(number, at, kind, user, *, product=1, brand="acme", price="10.00", session="s"):
+    moment = datetime.fromisoformat(at + "+00:00")
+    row = dict.fromkeys(field.name for field in LAKE_FIELDS)
+    row |= {
+        "event_time": moment,
+        "event_type": kind,
+        "product_id": product,
+        "category_id": 2053013555631882655 + product % 2,
+        "category_code": "electronics.smartphone" if product % 2 else None,
+        "brand": brand,
+        "price": Decimal(price),
+        "user_id": user,
+        "user_session": session,
+        "event_id": f"{number:032x}",
+        "arrival_time": moment,
+        "is_late": False,
+    }
+    return row
+
+
+# One shop day and a bit: shopper 1 buys, 2 leaves the cart, 3 fills one at the end, 4 only looks.
+EVENTS = [
+    make_event(1, "2019-11-01 08:00:00", "view", 1),
+    make_event(2, "2019-11-01 08:01:00", "cart", 1),
+    make_event(3, "2019-11-01 08:02:00", "purchase", 1),
+    make_event(4, "2019-11-01 09:00:00", "view", 2, product=2, brand="nan"),
+    make_event(5, "2019-11-01 09:01:00", "cart", 2, product=2, brand="nan", price="25.50"),
+    make_event(5, "2019-11-01 09:01:00", "cart", 2, product=2, brand="nan", price="25.50"),
+    make_event(6, "2019-11-01 23:30:00", "view", 4, brand=None, session=None),
+    make_event(7, "2019-11-02 10:00:00", "cart", 3),
+    make_event(8, "2019-11-02 10:10:00", "view", 1),
+]
+
+
+def append_to(lakehouse, events, sequence_number=1):
+    rows = pa.Table.from_pylist(events, schema=arrow_schema(LAKE_FIELDS))
+    lakehouse.append(LakeTable.EVENTS, rows, {"shard-0": sequence_number})
+
+
+@pytest.fixture
+def event():
+    """Makes one row of the lake."""
+    return make_event
+
+
+@pytest.fixture
+def append():
+    """Commits rows to a lakehouse."""
+    return append_to
+
+
+@pytest.fixture
+def shop_events():
+    """A shop day and a bit, as rows of the lake."""
+    return list(EVENTS)
+
+
+@pytest.fixture
+def lakehouse(tmp_path):
+    lake = EmbeddedLakehouse(tmp_path / "lake")
+    yield lake
+    lake.close()
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A home with a lake and thoroughly tested reports, for tests that only read."""
+    home = tmp_path_factory.mktemp("home")
+    lake = EmbeddedLakehouse(home / "lake")
+    append_to(lake, EVENTS)
+    steps: list[tuple[str, int, int]] = []
+    result = build(
+        lake, home / "reports.duckdb", "Asia/Almaty", progress=lambda *step: steps.append(step), thorough=True
+    )
+    yield Built(home, lake, result, steps)
+    lake.close()
+
+
+class Built:
+    def __init__(self, home, lakehouse, result: BuildResult, steps):
+        self.home = home
+        self.lakehouse = lakehouse
+        self.result = result
+        self.steps = steps
+        self.reports = home / "reports.duckdb"
