@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from shopstream.events.rows import Row, RowError, read_values
 from shopstream.events.schema import EVENT_FIELDS, WIRE_SCHEMA
+from shopstream.events.text import read_times
 from shopstream.events.validation import Fault, Reason
 
 __all__ = ["ENCODED_SCHEMA", "MARKER", "ArrowBlock", "conform", "encode", "read_payload", "row_source"]
@@ -51,7 +52,8 @@ def encode(events: pa.Table) -> bytes:
         if column.type == pa.string():
             column = column.dictionary_encode()
         elif pa.types.is_dictionary(column.type):
-            column = column.cast(pa.string()).dictionary_encode()  # drops entries that no row uses
+            used = column.indices.dictionary_encode()  # drops entries that no row uses
+            column = pa.DictionaryArray.from_arrays(used.indices, column.dictionary.take(used.dictionary))
         columns.append(column)
     table = pa.table(columns, schema=pa.schema([ENCODED_SCHEMA.field(name) for name in names]))
     sink = pa.BufferOutputStream()
@@ -148,6 +150,8 @@ def _conform_column(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedA
         return pa.compute.if_else(pa.compute.equal(texts, ""), None, texts).dictionary_encode()
     if column.type == wanted:
         return column
+    if pa.types.is_string(column.type) and pa.types.is_timestamp(wanted):
+        return read_times(column)
     if pa.types.is_floating(column.type):
         # The shortest text of a float is what its writer meant: 489.07, not 489.06999999999999.
         column = column.cast(pa.string())

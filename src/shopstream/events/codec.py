@@ -90,8 +90,13 @@ class Decoder:
         self._sql = connection.cursor() if connection is not None else duckdb.connect()
         self._sql.execute("SET TimeZone = 'UTC'")
 
-    def decode(self, payloads: Sequence[bytes], arrival_ms: Sequence[int]) -> Decoded:
+    def decode(self, payloads: Sequence[bytes], arrival_ms: Sequence[int], *, identify: bool = True) -> Decoded:
         """Decode payloads that arrived at the given epoch milliseconds.
+
+        Args:
+            payloads: any mixture of formats.
+            arrival_ms: one for each payload.
+            identify: False leaves `event_id` null where the tracker sent none.
 
         Raises:
             ValueError: the two sequences differ in length.
@@ -112,7 +117,7 @@ class Decoder:
             good[list(faults)] = False
             events = events.filter(pa.array(good))
         rejects.sort(key=lambda reject: reject[:2])
-        return Decoded(self._identified(events), _reject_table(rejects))
+        return Decoded(self._identified(events) if identify else events, _reject_table(rejects))
 
     def _identified(self, events: pa.Table) -> pa.Table:
         column = events["event_id"]

@@ -19,7 +19,7 @@ from shopstream.events.rows import Row, RowError, read_csv_line, read_json_line
 from shopstream.events.schema import EVENT_FIELDS, PRICE_TYPE, REES46_COLUMNS, WIRE_SCHEMA
 from shopstream.events.validation import Fault
 
-__all__ = ["BYTE_ORDER_MARK", "TextBlock", "body_of", "csv_columns", "event_lines", "read_block"]
+__all__ = ["BYTE_ORDER_MARK", "TextBlock", "body_of", "csv_columns", "event_lines", "read_block", "read_times"]
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -164,7 +164,7 @@ def _read_at_once(text: bytes, count: int, columns: tuple[str, ...] | None) -> p
         if not column.nullable and values.null_count:
             raise pa.ArrowInvalid(f"{column.name} is required")
         if column.name == "event_time":
-            values = _times(values)
+            values = read_times(values)
         elif values.type != column.type:
             values = values.cast(column.type)
         elif columns is None and values.type == pa.string() and pc.any(pc.equal(values, "")).as_py():
@@ -200,7 +200,12 @@ def _read_json(text: bytes, count: int) -> pa.Table:
     )
 
 
-def _times(values: pa.ChunkedArray) -> pa.ChunkedArray:
+def read_times(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Texts of event times as timestamps.
+
+    Raises:
+        ArrowInvalid: one is no time, or has a form that `events.rows` alone reads.
+    """
     lengths = pc.min_max(pc.binary_length(values)).as_py()
     if lengths["min"] is not None and lengths["min"] < _SHORTEST_TIME:
         raise pa.ArrowInvalid("short times are read line by line")

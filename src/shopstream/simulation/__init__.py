@@ -1,6 +1,9 @@
-"""Who sends events: synthetic shoppers and attacks with ground truth."""
+"""Who sends events: replays of files, synthetic shoppers and attacks with ground truth."""
 
 from shopstream.simulation.overlay import Episode, Overlay, Scenario, World
+from shopstream.simulation.partitioning import PartitionKey
+from shopstream.simulation.replay import Replay, ReplayTarget, replay
+from shopstream.simulation.replay_settings import ReplayProgress, ReplaySettings, ReplaySummary
 from shopstream.simulation.scenarios import FlashSale, Flood, Outage, Scraper
 from shopstream.simulation.synthesis import (
     OutOfOrder,
@@ -17,11 +20,18 @@ __all__ = [
     "OutOfOrder",
     "Outage",
     "Overlay",
+    "PartitionKey",
+    "Replay",
+    "ReplayProgress",
+    "ReplaySettings",
+    "ReplaySummary",
+    "ReplayTarget",
     "Scenario",
     "Scraper",
     "Synthesis",
     "SynthesisSettings",
     "SynthesisSummary",
     "World",
+    "replay",
     "truth_path",
 ]

@@ -216,7 +216,7 @@ def _brands(
     chosen = np.empty(len(weights), np.int64)
     assigned = np.zeros_like(table)
     for part in (slice(0, head), slice(head, None)):
-        left = np.maximum(table - assigned, table * 0.02)
+        left = np.maximum(table - assigned, table * 0.02 + 1e-12)
         edges = np.cumsum(left, axis=1)
         edges /= edges[:, -1:]
         draws = rng.random(len(weights[part]))

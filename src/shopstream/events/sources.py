@@ -1,0 +1,211 @@
+"""Files of events: opened from a path or URL, recognised by content, cut into blocks of whole rows.
+
+A block is a payload that `events.codec` decodes. Where blocks are cut depends on the content, the block size and the
+place alone, so that whoever was interrupted cuts the same blocks when going on.
+"""
+
+import gzip
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shopstream.errors import PermanentError
+from shopstream.events.schema import WIRE_SCHEMA
+
+__all__ = ["Block", "Source", "identify", "open_blocks"]
+
+BLOCK_BYTES = 48 << 20
+"""Text of one block for bulk loads: some 350,000 events. Two workers hold three or four of them, several times over."""
+
+PARQUET_ROWS = 262_144
+"""Rows of one block of a Parquet file for bulk loads."""
+
+_SAMPLES = 64
+_SAMPLE_BYTES = 1 << 16
+_SAME_TIME_BYTES = 4 << 20
+_REMOTE_BLOCK_BYTES = 8 << 20
+_GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file to load.
+
+    Args:
+        location: path or URL, as it was given.
+        digest: identity of the content; see `identify`.
+        size: bytes, as stored.
+    """
+
+    location: str
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Whole rows of a source.
+
+    Args:
+        payload: for the codec: CSV with the file's header, JSON lines or an Arrow IPC stream.
+        header: the file's own header line, with its end; empty without one.
+        start: where it begins: bytes of (unpacked) text, rows of Parquet.
+        end: where the next one begins.
+        consumed: bytes of the stored file read so far, for progress.
+    """
+
+    payload: bytes
+    header: bytes
+    start: int
+    end: int
+    consumed: int
+
+
+def identify(location: str) -> Source:
+    """Name a file by its content: SHA-256 over its size and up to 64 samples of 64 KiB, evenly spread.
+
+    Two files of the same size that differ only between the samples would be taken for one.
+
+    Raises:
+        PermanentError: there is no such file, or it is empty or of an unknown kind.
+    """
+    with _opened(location, ahead=0) as stream:
+        size = stream.seek(0, os.SEEK_END)
+        digest = sha256(str(size).encode())
+        step = max(_SAMPLE_BYTES, size // _SAMPLES)
+        for offset in [*range(0, size, step), max(0, size - _SAMPLE_BYTES)]:
+            stream.seek(offset)
+            digest.update(stream.read(_SAMPLE_BYTES))
+        stream.seek(0)
+        first = stream.read(64)
+        if not first.strip() or (b"\0" in first and not first.startswith((_GZIP, _PARQUET))):
+            raise PermanentError(
+                f"expected CSV, CSV.gz, JSON lines or Parquet in {location}, got "
+                f"{'nothing' if not first.strip() else 'something else'}; check the file"
+            )
+    return Source(location, digest.hexdigest(), size)
+
+
+@contextmanager
+def _opened(location: str, *, ahead: int = _REMOTE_BLOCK_BYTES) -> Iterator[BinaryIO]:
+    """A seekable stream of a path or fsspec URL, as stored; a remote one fetches so many bytes ahead."""
+    try:
+        if "://" in location:
+            files, path = fsspec.url_to_fs(location)
+            options = {"block_size": ahead, "cache_type": "readahead"} if ahead else {"cache_type": "none"}
+            opened = files.open(path, "rb", **options)
+        else:
+            opened = Path(location).open("rb")  # noqa: SIM115  closed below
+        with opened as stream:
+            yield cast("BinaryIO", stream)
+    except FileNotFoundError as error:
+        raise PermanentError(f"expected a file at {location}, found none; check the path or URL") from error
+    except (IsADirectoryError, PermissionError) as error:
+        raise PermanentError(f"expected a readable file at {location}, got {error.strerror}; name a file") from error
+
+
+@contextmanager
+def open_blocks(
+    source: Source, start: int = 0, *, block_bytes: int = BLOCK_BYTES, parquet_rows: int = PARQUET_ROWS
+) -> Iterator[Iterator[Block]]:
+    """Blocks from a place on, which is 0 or the `end` of an earlier block.
+
+    Raises:
+        PermanentError: the file is damaged, or has no line end for a whole block.
+    """
+    with _opened(source.location) as stream:
+        magic = stream.read(4)
+        stream.seek(0)
+        if magic.startswith(_PARQUET):
+            yield _parquet_blocks(source, stream, start, parquet_rows)
+        elif magic.startswith(_GZIP):
+            with gzip.GzipFile(fileobj=stream) as unpacked:
+                yield _text_blocks(source, cast("BinaryIO", unpacked), stream, start, block_bytes)
+        else:
+            yield _text_blocks(source, stream, stream, start, block_bytes)
+
+
+def _text_blocks(source: Source, text: BinaryIO, stored: BinaryIO, start: int, size: int) -> Iterator[Block]:
+    try:
+        first = text.readline(1 << 16)
+        header = first.removeprefix(_BYTE_ORDER_MARK) if b"event_time" in first and b"{" not in first else b""
+        place = max(start, len(first) if header else 0)
+        text.seek(place)
+        carry = b""
+        while True:
+            block = b"".join([carry, *_read(text, size - len(carry))])
+            if not block:
+                return
+            cut = len(block) if len(block) < size else _cut(block, source, place)
+            rows, carry = block[:cut], block[cut:]
+            if rows.strip():
+                yield Block(header + rows, header, place, place + cut, stored.tell())
+            place += cut
+    except (EOFError, gzip.BadGzipFile, OSError) as error:
+        raise PermanentError(
+            f"{source.location} cannot be read on from byte {text.tell()}: {error}; get it again whole: "
+            "reading goes on where it stopped"
+        ) from error
+
+
+def _read(text: BinaryIO, size: int) -> Iterator[bytes]:
+    """That many bytes in pieces, fewer only at the end of the file."""
+    while size and (piece := text.read(size)):
+        yield piece
+        size -= len(piece)
+
+
+def _cut(block: bytes, source: Source, place: int) -> int:
+    """Where to cut: at a line end, and so that rows of one time (duplicates among them) stay together."""
+    end = block.rfind(b"\n") + 1
+    if not end:
+        raise PermanentError(
+            f"expected lines in {source.location}, got none in {len(block)} bytes from byte {place} on; check the file"
+        )
+    last = block.rfind(b"\n", 0, end - 1) + 1
+    time, comma, _ = block[last:end].partition(b",")
+    if not comma or not last:
+        return end
+    earliest = block.find(b"\n" + time + b",", max(0, end - _SAME_TIME_BYTES), end)
+    return earliest + 1 if earliest > len(block) // 2 else end
+
+
+def _parquet_blocks(source: Source, stream: BinaryIO, start: int, batch_rows: int) -> Iterator[Block]:
+    try:
+        with pq.ParquetFile(stream) as file:
+            total = max(1, file.metadata.num_rows)
+            names = [name for name in file.schema_arrow.names if name in WIRE_SCHEMA.names]
+            if "event_time" not in names:
+                raise PermanentError(
+                    f"expected a column event_time in {source.location}, got {', '.join(file.schema_arrow.names)}; "
+                    "name the columns as a REES46 file does"
+                )
+            place = 0
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                if place + rows <= start:
+                    place += rows
+                    continue
+                for batch in file.iter_batches(batch_rows, row_groups=[group], columns=names):
+                    if place >= start:
+                        end = place + batch.num_rows
+                        yield Block(_ipc(batch), b"", place, end, source.size * end // total)
+                    place += batch.num_rows
+    except pa.ArrowException as error:
+        raise PermanentError(f"{source.location} cannot be read as Parquet: {error}; get it again whole") from error
+
+
+def _ipc(batch: pa.RecordBatch) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return bytes(sink.getvalue())
