@@ -177,7 +177,7 @@ def _date(text: str) -> datetime:
 
 
 def _moment(start: datetime, text: str) -> datetime:
-    if re.fullmatch(r"\d{1,2}:\d{2}(:\d{2})?", text):
+    if re.fullmatch(r"([01]?\d|2[0-3]):[0-5]\d(:[0-5]\d)?", text):
         hours, minutes, *seconds = (int(part) for part in text.split(":"))
         return start + timedelta(hours=hours, minutes=minutes, seconds=seconds[0] if seconds else 0)
     try:

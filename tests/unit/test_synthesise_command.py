@@ -1,0 +1,65 @@
+"""`shopstream synthesise` as a user meets it."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from shopstream.cli.main import app
+from shopstream.errors import ConfigurationError
+
+FLAGS = ["--events", "20000", "--products", "2000"]
+
+
+def _run(*arguments):
+    return CliRunner().invoke(app, ["synthesise", *arguments])
+
+
+def test_the_command_writes_a_file_its_truth_and_a_summary(tmp_path):
+    path = tmp_path / "day.csv"
+    laid = ["--flood", "14:00,5m,10,200", "--scraper", "2019-11-05T09:00,1h,2,5", "--outage", "3:00,90s"]
+    result = _run("--out", str(path), *FLAGS, *laid, "--flash-sale", "18:00,30m,3", "--format", "json")
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    truth = json.loads((tmp_path / "day.csv.truth.json").read_text())
+    assert summary["events"] == truth["events"] == len(path.read_text().splitlines()) - 1
+    assert [episode["kind"] for episode in summary["episodes"]] == ["flash_sale", "outage", "flood", "scraper"]
+    assert [episode["events"] for episode in summary["episodes"]] == [e["events"] for e in truth["episodes"]]
+    assert [episode["attack"] for episode in summary["episodes"]] == [False, False, True, True]
+    assert truth["episodes"][1]["until"] == "2019-11-05T03:01:30+00:00"
+
+
+def test_the_table_is_for_people(tmp_path):
+    result = _run(
+        "--out", str(tmp_path / "a.parquet"), *FLAGS, "--out-of-order", "0.1,30", "--tracker", "--from", "2019-10-01"
+    )
+    assert result.exit_code == 0, result.output
+    assert "genuine events" in result.stdout
+    assert "2019-10-01" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--from", "yesterday"], "a date like 2019-11-05, got 'yesterday'"),
+        (["--flood", "14:00,5m,10"], "expected --flood START,DURATION,FACTOR,IDS, got '14:00,5m,10'"),
+        (["--flood", "14:00,5,10,10"], "a duration like 90s, 10m, 2h or 1d, got '5'"),
+        (["--flood", "noon,5m,10,10"], "a start like 13:00 or 2019-11-06T13:00, got 'noon'"),
+        (["--flood", "25:70,5m,10,10"], "a start like 13:00 or 2019-11-06T13:00, got '25:70'"),
+        (["--flood", "12:00,5m,ten,10"], "a number in --flood, got 'ten'"),
+        (["--scraper", "12:00,5m,many,10"], "a whole number in --scraper, got 'many'"),
+        (["--flash-sale", "12:00,5m"], "expected --flash-sale START,DURATION,FACTOR[,CATEGORY], got '12:00,5m'"),
+        (["--outage", "2019-11-09,5m"], "expected the outage to begin inside the period"),
+        (["--out-of-order", "0.1"], "expected --out-of-order SHARE,SECONDS, got '0.1'"),
+    ],
+)
+def test_a_wrong_flag_is_answered_with_what_was_expected(tmp_path, flags, message):
+    result = _run("--out", str(tmp_path / "a.csv"), *FLAGS, *flags)
+    assert isinstance(result.exception, ConfigurationError)
+    assert message in str(result.exception)
+
+
+def test_the_help_shows_examples():
+    result = _run("--help")
+    assert "Examples" in result.stdout
+    assert "--scraper 09:00,2h,5,2" in result.stdout
