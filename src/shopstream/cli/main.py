@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
-from shopstream.cli import journeys
+from shopstream.cli import deadletters, incidents, journeys, lake, notify, rules
 from shopstream.cli.build import build
 from shopstream.cli.config import config as show_config
 from shopstream.cli.output import err
 from shopstream.cli.query import query
 from shopstream.cli.report import report
 from shopstream.cli.run import run
+from shopstream.cli.shards import shards
+from shopstream.cli.simulate import simulate
 from shopstream.cli.status import status
 from shopstream.cli.synthesise import synthesise
 from shopstream.config import load_settings
@@ -44,10 +46,17 @@ def root(
     ctx.obj = load_settings(config, {"home": home} if home else None)
 
 
+app.command()(simulate)
 app.command()(synthesise)
+app.command()(shards)
 app.command()(run)
 app.command()(status)
 app.add_typer(journeys.app, name="journeys")
+app.add_typer(incidents.app, name="incidents")
+app.add_typer(notify.app, name="notify")
+app.add_typer(rules.app, name="rules")
+app.add_typer(lake.app, name="lake")
+app.add_typer(deadletters.app, name="deadletters")
 app.command()(build)
 app.command()(query)
 app.command()(report)
