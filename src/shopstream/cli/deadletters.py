@@ -37,10 +37,7 @@ def _moment(ms: int | None) -> object:
 @app.command(name="list")
 def list_(
     ctx: typer.Context,
-    reason: _SHORT_ID = 10
-"""Characters that name a dead letter in practice; `show` and `replay` take them."""
-
-ReasonOption = None,
+    reason: ReasonOption = None,
     by_reason: Annotated[bool, typer.Option("--by-reason", help="One line a reason, with its count.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="Newest dead letters to list.")] = 50,
     fmt: FormatOption = Format.TABLE,
@@ -110,10 +107,7 @@ def replay(
     ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Ids, or the first characters of each.")] = None,
     *,
     all_: Annotated[bool, typer.Option("--all", help="All that were not sent again before.")] = False,
-    reason: _SHORT_ID = 10
-"""Characters that name a dead letter in practice; `show` and `replay` take them."""
-
-ReasonOption = None,
+    reason: ReasonOption = None,
     payload_file: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Corrected bytes to send for the one ID given.")
     ] = None,
