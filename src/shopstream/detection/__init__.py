@@ -1,8 +1,30 @@
 """What is wrong: rules as data, and their verdicts on windows."""
 
-from shopstream.detection.detect import detect, detection_id
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from shopstream.detection.detection import Detection, Severity
-from shopstream.detection.loader import RuleProblem, load_rules, read_rules
-from shopstream.detection.rule import Rule
+
+if TYPE_CHECKING:
+    from shopstream.detection.judge import detect, detection_id
+    from shopstream.detection.loader import RuleProblem, load_rules, read_rules
+    from shopstream.detection.rule import Rule
 
 __all__ = ["Detection", "Rule", "RuleProblem", "Severity", "detect", "detection_id", "load_rules", "read_rules"]
+
+# Rules need a SQL parser, which takes a second to load; the settings tree, and so every command, imports this package.
+_HOMES = {
+    "Rule": "rule",
+    "RuleProblem": "loader",
+    "detect": "judge",
+    "detection_id": "judge",
+    "load_rules": "loader",
+    "read_rules": "loader",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from its module when it is first asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
