@@ -1,0 +1,109 @@
+"""The words of a notification: one incident in detail, or many in a digest."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from shopstream.alerting.episode import SEVERITIES
+from shopstream.alerting.incident import Incident
+from shopstream.detection.detection import Severity
+
+__all__ = ["Message", "Notice", "describe_length", "digest", "notice_of"]
+
+_NAMED = 5
+"""A digest names so many incidents; the rest is counted, and `shopstream incidents list` has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One notification that waits, with what it is about.
+
+    Args:
+        reference: the same whenever this notification is sent again.
+        kind: opened, raised or closed.
+        severity: when it was queued.
+    """
+
+    reference: str
+    kind: str
+    severity: Severity
+    incident: Incident
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What goes out."""
+
+    title: str
+    body: str
+    severity: Severity
+
+
+def notice_of(notice: Notice, *, keys: bool) -> Message:
+    """One incident.
+
+    Args:
+        notice: what to tell.
+        keys: whether the actor is named; user ids and addresses are personal data.
+    """
+    incident = notice.incident
+    going = "goes on" if incident.ongoing else "over"
+    kind = "" if notice.kind == "opened" else f"{notice.kind}: "
+    lines = [
+        f"Rule {incident.rule}, {_scope(incident, keys=keys)}: {incident.threshold}",
+        f"Strongest in {describe_length(incident.peak_end - incident.peak_start)}: {_measures(incident)}",
+        f"First event {_moment(incident.first_event_time)}, last {_moment(incident.last_event_time)}, {going}",
+        f"Evidence: shopstream incidents show {incident.id}",
+        f"Reference: {notice.reference}",
+    ]
+    return Message(f"[{incident.severity}] {kind}{incident.title}", "\n".join(lines), incident.severity)
+
+
+def digest(notices: Sequence[Notice], *, keys: bool) -> Message:
+    """Many incidents in one message: counts per rule, and the gravest by name.
+
+    Args:
+        notices: what to tell, at least one.
+        keys: whether actors are named.
+    """
+    ordered = sorted(notices, key=lambda notice: -SEVERITIES.index(notice.severity))  # stable: then oldest first
+    worst = ordered[0].severity
+    per_rule = Counter((notice.incident.rule, notice.kind) for notice in ordered)
+    lines = [f"{count:,} {kind} by rule {rule}" for (rule, kind), count in per_rule.most_common()]
+    lines += [
+        f"[{notice.severity}] {notice.incident.title}; {_scope(notice.incident, keys=keys)}; "
+        f"{_measures(notice.incident)}; {notice.incident.id}"
+        for notice in ordered[:_NAMED]
+    ]
+    if len(ordered) > _NAMED:
+        lines.append(f"… and {len(ordered) - _NAMED:,} more: shopstream incidents list")
+    references = "\n".join(sorted(notice.reference for notice in ordered))
+    lines.append(f"Reference: digest:{hashlib.sha256(references.encode()).hexdigest()[:16]}")
+    return Message(f"[{worst}] {len(ordered):,} incidents", "\n".join(lines), worst)
+
+
+def describe_length(length: timedelta) -> str:
+    """A length of time as people say it: `10 s`, `4 min 5 s`, `3 h`, `2 d 4 h`."""
+    seconds = round(length.total_seconds())
+    parts = []
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")):
+        amount, seconds = divmod(seconds, size)
+        if amount:
+            parts.append(f"{amount} {unit}")
+    return " ".join(parts[:2]) or "0 s"
+
+
+def _scope(incident: Incident, *, keys: bool) -> str:
+    if not incident.keys:
+        return "whole site"
+    return ", ".join(f"{name} {value}" for name, value in incident.keys.items()) if keys else f"one {incident.key_kind}"
+
+
+def _measures(incident: Incident) -> str:
+    return ", ".join(f"{name} {value}" for name, value in incident.peak.items())
+
+
+def _moment(moment: object) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"

@@ -1,0 +1,160 @@
+"""Notifications that wait, and what became of them: a table written in the transaction that opened the incident."""
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+
+from shopstream.alerting.database import open_reader, open_writer, transaction
+from shopstream.alerting.episode import SEVERITIES
+from shopstream.alerting.message import Notice
+from shopstream.alerting.rows import incident_of, stored_of
+from shopstream.clock import from_ms
+from shopstream.detection.detection import Severity
+
+__all__ = ["DeliveryState", "Notification", "Outbox", "Waiting", "read_notifications", "retry_failed"]
+
+
+class DeliveryState(StrEnum):
+    """What became of a notification."""
+
+    PENDING = "pending"
+    SENT = "sent"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """One notification to one target, as people see it.
+
+    Args:
+        reference: what a receiver tells repetitions by.
+        target: the channel's name; addresses are secret.
+        due: when the next attempt is made; None once it is sent or given up.
+        error: why the last attempt failed.
+    """
+
+    reference: str
+    target: str
+    incident_id: str
+    kind: str
+    severity: Severity
+    state: DeliveryState
+    attempts: int
+    created: datetime
+    due: datetime | None
+    finished: datetime | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A due notification and how often it was tried."""
+
+    notice: Notice
+    attempts: int
+
+
+class Outbox:
+    """The sender's side of the table. One object belongs to one thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection = open_writer(path)
+
+    def due(self, target: str, now_ms: int) -> list[Waiting]:
+        """What should go to a target now, oldest first."""
+        rows = self._connection.execute(
+            "SELECT n.reference, n.kind, n.severity AS told, n.attempts, i.* FROM notifications AS n "
+            "JOIN incidents AS i ON i.scope = substr(n.incident_id, 1, 16) "
+            "AND n.incident_id = i.scope || '-' || i.ordinal "
+            "WHERE n.state = 'pending' AND n.target = ? AND n.due_ms <= ? ORDER BY n.created_ms, n.reference",
+            (target, now_ms),
+        )
+        return [
+            Waiting(
+                Notice(row["reference"], row["kind"], SEVERITIES[row["told"]], incident_of(stored_of(row))),
+                row["attempts"],
+            )
+            for row in rows
+        ]
+
+    def sent(self, target: str, references: Sequence[str], now_ms: int) -> None:
+        """Note a delivery."""
+        self._note("state = 'sent', finished_ms = ?, error = ?", (now_ms, None), target, references)
+
+    def failed(self, target: str, references: Sequence[str], error: str, due_ms: int) -> None:
+        """Note a failed attempt; the next is due then."""
+        self._note("due_ms = ?, error = ?", (due_ms, error), target, references)
+
+    def given_up(self, target: str, references: Sequence[str], error: str, now_ms: int) -> None:
+        """Note that nobody will be told."""
+        self._note("state = 'failed', finished_ms = ?, error = ?", (now_ms, error), target, references)
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._connection.close()
+
+    def _note(self, assignments: str, values: tuple[int, str | None], target: str, references: Sequence[str]) -> None:
+        with transaction(self._connection, self._path):
+            self._connection.executemany(
+                f"UPDATE notifications SET attempts = attempts + 1, {assignments} WHERE target = ? AND reference = ?",
+                [(*values, target, reference) for reference in references],
+            )
+
+
+def read_notifications(path: Path, *, incident_id: str | None = None, limit: int | None = None) -> list[Notification]:
+    """Notifications, newest first; none as long as there is no store.
+
+    Args:
+        path: the incident store's file.
+        incident_id: only those about this one.
+        limit: at most so many; None takes all.
+    """
+    connection = open_reader(path)
+    if connection is None:
+        return []
+    try:
+        rows = connection.execute(
+            "SELECT * FROM notifications WHERE ?1 IS NULL OR incident_id = ?1 "
+            "ORDER BY created_ms DESC, reference, target LIMIT ?2",
+            (incident_id, -1 if limit is None else limit),
+        ).fetchall()
+    finally:
+        connection.close()
+    return [_notification(row) for row in rows]
+
+
+def retry_failed(path: Path, now_ms: int) -> int:
+    """Let notifications that were given up be tried again; returns how many."""
+    if not path.is_file():
+        return 0
+    connection = open_writer(path)
+    try:
+        with transaction(connection, path):
+            return connection.execute(
+                "UPDATE notifications SET state = 'pending', attempts = 0, due_ms = ?, finished_ms = NULL "
+                "WHERE state = 'failed'",
+                (now_ms,),
+            ).rowcount
+    finally:
+        connection.close()
+
+
+def _notification(row: sqlite3.Row) -> Notification:
+    pending = row["state"] == DeliveryState.PENDING
+    return Notification(
+        reference=row["reference"],
+        target=row["target"],
+        incident_id=row["incident_id"],
+        kind=row["kind"],
+        severity=SEVERITIES[row["severity"]],
+        state=DeliveryState(row["state"]),
+        attempts=row["attempts"],
+        created=from_ms(row["created_ms"]),
+        due=from_ms(row["due_ms"]) if pending else None,
+        finished=None if row["finished_ms"] is None else from_ms(row["finished_ms"]),
+        error=row["error"],
+    )

@@ -1,0 +1,225 @@
+"""`shopstream incidents`."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from shopstream.alerting.incident import Incident, State
+from shopstream.alerting.message import describe_length
+from shopstream.cli.output import Format, FormatOption, emit, emit_object, out, settings_of
+from shopstream.detection.detection import Severity
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="See what was found, and note what was done about it.")
+
+_ID = Annotated[str, typer.Argument(metavar="ID", help="The incident's id; its beginning is enough.")]
+_COMMENT = Annotated[str | None, typer.Option("--comment", "-m", help="What you found or did.")]
+
+_COLOURS = {
+    Severity.CRITICAL: "bold red",
+    Severity.HIGH: "red",
+    Severity.MEDIUM: "yellow",
+    Severity.LOW: "cyan",
+    Severity.INFORMATIONAL: "dim",
+}
+
+
+def _record(incident: Incident) -> dict[str, object]:
+    """For programs: every field."""
+    return {
+        "id": incident.id,
+        "rule": incident.rule,
+        "title": incident.title,
+        "key_kind": incident.key_kind,
+        "keys": dict(incident.keys),
+        "severity": str(incident.severity),
+        "first_event_time": incident.first_event_time,
+        "last_event_time": incident.last_event_time,
+        "detected_at_event_time": incident.detected_at_event_time,
+        "state": str(incident.state),
+        "ongoing": incident.ongoing,
+        "handling": str(incident.handling),
+        "handled_at": incident.handled_at,
+        "comment": incident.comment,
+        "windows": incident.windows,
+        "peak_start": incident.peak_start,
+        "peak_end": incident.peak_end,
+        "peak": dict(incident.peak),
+        "threshold": incident.threshold,
+        "tags": list(incident.tags),
+        "rule_version": incident.rule_version,
+        "evidence": incident.evidence_command,
+    }
+
+
+def _line(incident: Incident) -> dict[str, object]:
+    """For people: one line."""
+    colour = _COLOURS[incident.severity]
+    return {
+        "id": incident.id,
+        "severity": f"[{colour}]{incident.severity}[/]",
+        "state": str(incident.state),
+        "rule": incident.rule,
+        "who": escape(_who(incident)),
+        "began": incident.first_event_time,
+        "lasted": describe_length(incident.duration),
+        "peak": escape(_measures(incident)),
+    }
+
+
+def _who(incident: Incident) -> str:
+    return ", ".join(f"{name} {value}" for name, value in incident.keys.items()) or "whole site"
+
+
+def _measures(incident: Incident) -> str:
+    length = describe_length(incident.peak_end - incident.peak_start)
+    return ", ".join(f"{_number(value)} {name}" for name, value in incident.peak.items()) + f" in {length}"
+
+
+def _number(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int | float) else str(value)
+
+
+@app.command("list")
+def list_incidents(
+    ctx: typer.Context,
+    *,
+    state: Annotated[list[State] | None, typer.Option(help="Only these states.")] = None,
+    severity: Annotated[list[Severity] | None, typer.Option(help="Only these severities.")] = None,
+    rule: Annotated[list[str] | None, typer.Option(help="Only these rules.")] = None,
+    limit: Annotated[int, typer.Option(min=0, help="At most so many; 0 shows all.")] = 0,
+    fmt: FormatOption = Format.TABLE,
+) -> None:
+    """List incidents, those with the newest events first.
+
+    An incident is one episode: detections of one rule and one key that are no further apart than the rule's
+    suppress_for. It is open until it has been quiet that long, then closed; you can acknowledge and resolve it.
+
+    \b
+    Examples:
+      shopstream incidents list
+      shopstream incidents list --state open --severity critical --severity high
+      shopstream incidents list --rule user_burst --limit 20 --format json
+    """
+    from shopstream.alerting import read_incidents  # noqa: PLC0415  start-up time
+
+    incidents = read_incidents(
+        settings_of(ctx).incidents_path,
+        states=state or (),
+        severities=severity or (),
+        rules=rule or (),
+        limit=limit or None,
+    )
+    if fmt is Format.TABLE:
+        emit([_line(incident) for incident in incidents], fmt, empty="No incidents: nothing met a rule.")
+    else:
+        records = [_record(incident) for incident in incidents]
+        emit([_flat(record) for record in records] if fmt is Format.CSV else records, fmt)
+
+
+def _flat(record: dict[str, object]) -> dict[str, object]:
+    """A CSV cell holds text: `user_id=7`, `a b`."""
+    flat = dict(record)
+    for name in ("keys", "peak"):
+        mapping = record[name]
+        flat[name] = " ".join(f"{key}={value}" for key, value in mapping.items()) if isinstance(mapping, dict) else ""
+    tags = record["tags"]
+    flat["tags"] = " ".join(map(str, tags)) if isinstance(tags, Iterable) else ""
+    return flat
+
+
+@app.command()
+def show(ctx: typer.Context, incident_id: _ID, fmt: FormatOption = Format.TABLE) -> None:
+    """Show one incident with its evidence, and who was told.
+
+    \b
+    Examples:
+      shopstream incidents show 3fa9c1d2e4b70a55-1
+      shopstream incidents show 3fa9 --format json
+    """
+    from shopstream.alerting import read_incident, read_notifications  # noqa: PLC0415  start-up time
+
+    path = settings_of(ctx).incidents_path
+    incident = read_incident(path, incident_id)
+    notifications = read_notifications(path, incident_id=incident.id)
+    if fmt is not Format.TABLE:
+        record = _record(incident)
+        told = [
+            {"target": one.target, "kind": one.kind, "state": str(one.state), "attempts": one.attempts}
+            for one in notifications
+        ]
+        emit_object({**record, "notifications": told} if fmt is Format.JSON else _flat(record), fmt)
+        return
+    colour = _COLOURS[incident.severity]
+    out.print(f"[{colour}]{incident.severity}[/]  [bold]{escape(incident.title)}[/]  ({incident.state})")
+    rows = {
+        "id": incident.id,
+        "rule": f"{incident.rule}, version {incident.rule_version}",
+        "who": _who(incident),
+        "began": _moment(incident.first_event_time),
+        "detected": f"{_moment(incident.detected_at_event_time)}, "
+        f"{describe_length(incident.detected_at_event_time - incident.first_event_time)} after its first event",
+        "last event": f"{_moment(incident.last_event_time)}"
+        + (", goes on" if incident.ongoing else f", lasted {describe_length(incident.duration)}"),
+        "peak": f"{_measures(incident)}, from {_moment(incident.peak_start)}",
+        "line": f"{incident.threshold}; met by {incident.windows:,} {'window' if incident.windows == 1 else 'windows'}",
+        "labels": ", ".join(incident.tags),
+        "handled": f"{incident.handling} {_moment(incident.handled_at)}" if incident.handled_at else "",
+        "comment": incident.comment,
+        "told": "; ".join(f"{one.target}: {one.kind}, {one.state}" for one in notifications),
+    }
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        if value:
+            out.print(f"  [bold]{name:<{width}}[/]  {escape(value)}", highlight=False, soft_wrap=True)
+    out.print("\nThe events:", highlight=False)
+    out.print(f"  {escape(incident.evidence_command)}", highlight=False, soft_wrap=True)
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+@app.command()
+def ack(ctx: typer.Context, incident_id: _ID, comment: _COMMENT = None, fmt: FormatOption = Format.TABLE) -> None:
+    """Acknowledge: somebody looks after it. Its episode goes on being counted.
+
+    \b
+    Examples:
+      shopstream incidents ack 3fa9c1d2e4b70a55-1
+      shopstream incidents ack 3fa9 --comment "price comparison site, we write to them"
+    """
+    _handle(ctx, incident_id, comment, fmt, resolved=False)
+
+
+@app.command()
+def resolve(ctx: typer.Context, incident_id: _ID, comment: _COMMENT = None, fmt: FormatOption = Format.TABLE) -> None:
+    """Resolve: nothing is left to do.
+
+    \b
+    Examples:
+      shopstream incidents resolve 3fa9c1d2e4b70a55-1 --comment "blocked at the edge"
+    """
+    _handle(ctx, incident_id, comment, fmt, resolved=True)
+
+
+def _handle(ctx: typer.Context, incident_id: str, comment: str | None, fmt: Format, *, resolved: bool) -> None:
+    from shopstream.alerting import EmbeddedIncidentStore, read_incident  # noqa: PLC0415  start-up time
+    from shopstream.clock import SystemClock  # noqa: PLC0415  start-up time
+
+    settings = settings_of(ctx)
+    read_incident(settings.incidents_path, incident_id)  # so that a wrong --home makes no store
+    store = EmbeddedIncidentStore(settings.incidents_path, settings.alerting, SystemClock())
+    try:
+        incident = store.resolve(incident_id, comment) if resolved else store.acknowledge(incident_id, comment)
+    finally:
+        store.close()
+    if fmt is Format.TABLE:
+        out.print(f"Incident {incident.id} is {incident.handling}.", highlight=False)
+    else:
+        record = _record(incident)
+        emit_object(_flat(record) if fmt is Format.CSV else record, fmt)

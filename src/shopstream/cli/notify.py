@@ -1,0 +1,99 @@
+"""`shopstream notify`."""
+
+from typing import Annotated
+
+import typer
+
+from shopstream.cli.output import Format, FormatOption, emit, err, out, settings_of
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Who is told of incidents, and whether it worked.")
+
+
+@app.command("test")
+def send_test(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
+    """Send a test message to every address of alerting.notify_urls. Ends with status 1 when one fails.
+
+    Addresses are those of Apprise (https://appriseit.com): json://host/path for a webhook, slack://, mailto://, and
+    a hundred more. They are secret, so targets are shown by service and a digest.
+
+    \b
+    Examples:
+      SHOPSTREAM_ALERTING__NOTIFY_URLS='["json://localhost:8080/alarm"]' shopstream notify test
+      shopstream notify test --format json
+    """
+    from shopstream.alerting import targets_of  # noqa: PLC0415  start-up time
+    from shopstream.alerting.channel import open_channels  # noqa: PLC0415  likewise
+    from shopstream.detection.detection import Severity  # noqa: PLC0415  likewise
+    from shopstream.errors import ConfigurationError, RetryableError  # noqa: PLC0415  likewise
+
+    settings = settings_of(ctx).alerting
+    targets = targets_of(settings)
+    if not targets:
+        raise ConfigurationError(
+            "alerting.notify_urls is empty, so nobody is told; set it in shopstream.toml, or by "
+            "SHOPSTREAM_ALERTING__NOTIFY_URLS"
+        )
+    rows: list[dict[str, object]] = []
+    for channel in open_channels(settings.notify_urls, targets):
+        try:
+            channel.send(
+                "shopstream: a test", "If you can read this, incidents will reach you.", Severity.INFORMATIONAL
+            )
+            rows.append({"target": channel.target, "result": "sent", "error": None})
+        except RetryableError as error:
+            rows.append({"target": channel.target, "result": "failed", "error": str(error)})
+    emit(rows, fmt)
+    if any(row["result"] == "failed" for row in rows):
+        err.print("Check address, token and network; the incidents of failed targets wait and are tried again.")
+        raise typer.Exit(1)
+
+
+@app.command("list")
+def list_notifications(
+    ctx: typer.Context,
+    limit: Annotated[int, typer.Option(min=0, help="At most so many; 0 shows all.")] = 50,
+    fmt: FormatOption = Format.TABLE,
+) -> None:
+    """List notifications, newest first: sent, pending (with the next attempt), failed (given up).
+
+    \b
+    Examples:
+      shopstream notify list
+      shopstream notify list --limit 0 --format json
+    """
+    from shopstream.alerting import read_notifications  # noqa: PLC0415  start-up time
+
+    found = read_notifications(settings_of(ctx).incidents_path, limit=limit or None)
+    rows: list[dict[str, object]] = [
+        {
+            "created": one.created,
+            "incident": one.incident_id,
+            "kind": one.kind,
+            "severity": str(one.severity),
+            "target": one.target,
+            "state": str(one.state),
+            "attempts": one.attempts,
+            "due": one.due,
+            "finished": one.finished,
+            "error": one.error,
+        }
+        for one in found
+    ]
+    emit(rows, fmt, empty="No notifications: nothing happened, or alerting.notify_urls is empty.")
+
+
+@app.command()
+def retry(ctx: typer.Context) -> None:
+    """Let notifications that were given up be tried again; a running engine sends them.
+
+    \b
+    Examples:
+      shopstream notify retry
+    """
+    from shopstream.alerting import retry_failed  # noqa: PLC0415  start-up time
+    from shopstream.clock import SystemClock  # noqa: PLC0415  likewise
+
+    count = retry_failed(settings_of(ctx).incidents_path, SystemClock().now_ms())
+    out.print(f"{count:,} {'notification is' if count == 1 else 'notifications are'} tried again.", highlight=False)

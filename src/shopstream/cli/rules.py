@@ -1,0 +1,102 @@
+"""`shopstream rules`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shopstream.cli.output import Format, FormatOption, emit, out, settings_of
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Look at rules, and check your own.")
+
+
+@app.command("list")
+def list_rules(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
+    """List the rules that are in force: the shipped ones, and yours over them.
+
+    Your own live in the folder that detection.rules_path names, one file a rule; a file with the id of a shipped rule
+    replaces it, and `status: unsupported` in it switches the rule off.
+
+    \b
+    Examples:
+      shopstream rules list
+      shopstream rules list --format json
+    """
+    from shopstream.detection import load_rules  # noqa: PLC0415  start-up time
+    from shopstream.detection.duration import format_duration  # noqa: PLC0415  likewise
+
+    rows: list[dict[str, object]] = []
+    for rule in load_rules(settings_of(ctx).detection.rules_path).values():
+        window = rule.window
+        parts = [("size", window.size), ("slide", window.slide), ("gap", window.gap)]
+        row: dict[str, object] = {
+            "id": rule.id,
+            "level": str(rule.level),
+            "status": str(rule.status),
+            "key": rule.key_kind,
+            "window": f"{window.kind} " + " ".join(f"{name} {format_duration(ms)}" for name, ms in parts if ms),
+            "condition": rule.condition,
+            "title": rule.title,
+        }
+        if fmt is not Format.TABLE:
+            row |= {
+                "enabled": rule.enabled,
+                "filter": rule.filter,
+                "measures": dict(rule.measures),
+                "suppress_for": format_duration(rule.suppress_for),
+                "verdict": rule.verdict,
+                "tags": list(rule.tags),
+                "falsepositives": list(rule.falsepositives),
+                "description": rule.description.strip(),
+                "version": rule.version,
+                "source": rule.source,
+            }
+        rows.append(row)
+    emit(rows, fmt)
+
+
+@app.command()
+def check(
+    ctx: typer.Context,
+    path: Annotated[
+        Path | None, typer.Argument(help="A rule file or a folder of them.", show_default="detection.rules_path")
+    ] = None,
+    fmt: FormatOption = Format.TABLE,
+) -> None:
+    """Check rule files: words, values, expressions, types. Ends with status 1 when something is wrong.
+
+    Each problem is one line: file:line: rule: what was expected, what came, what to do.
+
+    \b
+    Examples:
+      shopstream rules check
+      shopstream rules check my_rules/
+      shopstream rules check my_rules/night_crawler.yml --format json
+    """
+    from shopstream.detection.loader import read_rule, read_rules, shipped_rules  # noqa: PLC0415  start-up time
+
+    place = path or settings_of(ctx).detection.rules_path or shipped_rules()
+    if place.is_file():
+        rule, problems = read_rule(place)
+        good = [rule.id] if rule else []
+    else:
+        rules, problems = read_rules(place)
+        good = list(rules)
+    if fmt is Format.TABLE:
+        for problem in problems:
+            out.print(str(problem), highlight=False, markup=False, soft_wrap=True)
+        out.print(
+            f"{len(good)} good, {len(problems)} {'problem' if len(problems) == 1 else 'problems'}", highlight=False
+        )
+    else:
+        emit(
+            [
+                {"file": problem.file, "line": problem.line, "rule": problem.rule, "problem": problem.problem}
+                for problem in problems
+            ],
+            fmt,
+        )
+    if problems:
+        raise typer.Exit(1)
