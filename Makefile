@@ -31,13 +31,19 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.run
 	@$(UV) install --quiet --python $(BIN)/python --require-hashes -r $<
 	@touch $@
 
+READER := .venv-reader
+$(READER)/.done: requirements/iceberg-reader.txt $(BIN)/uv  # another program that reads the lake's tables; used by tests
+	@test -x $(READER)/bin/python || $(PYTHON) -m venv --without-pip $(READER)
+	@$(UV) install --quiet --python $(READER)/bin/python --require-hashes -r $<
+	@touch $@
+
 demo: $(VENV)/.run ## replay a shop day (or EVENTS=file.csv), report on it, serve the page (SERVE=0: do not)
 	@$(BIN)/shopstream demo $(if $(EVENTS),--events "$(EVENTS)") $(if $(filter 0,$(SERVE)),--no-serve)
 
-test: lint ## lint, types, import contract, tests (under 15 minutes on two cores)
+test: lint $(READER)/.done ## lint, types, import contract, tests (under 15 minutes on two cores)
 	@$(BIN)/pytest -n 2 -m "not slow"
 
-test-all: $(VENV)/.dev ## the slow proofs
+test-all: $(VENV)/.dev $(READER)/.done ## the slow proofs
 	@$(BIN)/pytest -m slow
 
 lint: $(VENV)/.dev
@@ -57,6 +63,7 @@ lock: $(BIN)/uv ## renew the lock files
 	@$(UV) compile -q --universal --python-version 3.11 --generate-hashes --no-header --upgrade requirements/bootstrap.in -o requirements/bootstrap.txt
 	@$(UV) compile -q --universal --python-version 3.11 --generate-hashes --no-header --upgrade pyproject.toml --group build -o requirements/run.txt
 	@$(UV) compile -q --universal --python-version 3.11 --generate-hashes --no-header --upgrade pyproject.toml --group dev -o requirements/dev.txt
+	@$(UV) compile -q --universal --python-version 3.11 --generate-hashes --no-header --upgrade requirements/iceberg-reader.in -o requirements/iceberg-reader.txt
 
 clean: ## remove environments and the data home
-	@rm -rf $(VENV) .shopstream benchmarks/.work
+	@rm -rf $(VENV) $(READER) .shopstream benchmarks/.work
