@@ -6,6 +6,7 @@ from contextlib import ExitStack, closing, contextmanager
 from filelock import FileLock, Timeout
 
 from shopstream.alerting.embedded import EmbeddedIncidentStore
+from shopstream.alerting.notify import BackgroundSender, Sender, targets_of
 from shopstream.clock import Clock, SystemClock
 from shopstream.config import Settings
 from shopstream.detection import load_rules
@@ -18,7 +19,7 @@ from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.pipeline import Pipeline
 from shopstream.stream.embedded import EmbeddedStream
 
-__all__ = ["open_lakehouse", "open_pipeline", "open_stream"]
+__all__ = ["open_lakehouse", "open_pipeline", "open_sender", "open_stream"]
 
 
 def open_stream(settings: Settings, clock: Clock | None = None) -> EmbeddedStream:
@@ -30,6 +31,18 @@ def open_stream(settings: Settings, clock: Clock | None = None) -> EmbeddedStrea
 def open_lakehouse(settings: Settings) -> EmbeddedLakehouse:
     """The lakehouse; made where there is none. Close it."""
     return EmbeddedLakehouse(settings.lake_path, settings.lakehouse)
+
+
+def open_sender(settings: Settings, clock: Clock) -> Sender:
+    """Delivers notifications to the addresses of the settings.
+
+    Raises:
+        ConfigurationError: an address is none that can be sent to.
+    """
+    from shopstream.alerting.channel import open_channels  # noqa: PLC0415  Apprise takes seconds to load
+
+    channels = open_channels(settings.alerting.notify_urls, targets_of(settings.alerting))
+    return Sender(settings.incidents_path, channels, settings.alerting, clock)
 
 
 @contextmanager
@@ -54,9 +67,14 @@ def open_pipeline(
                 f"another process runs the engine of {settings.home}; stop it first, or give this one another --home"
             ) from error
         stream = stack.enter_context(open_stream(settings, clock))
+        targets = targets_of(settings.alerting)
         incidents = stack.enter_context(
-            closing(EmbeddedIncidentStore(settings.incidents_path, settings.alerting, clock))
+            closing(EmbeddedIncidentStore(settings.incidents_path, settings.alerting, clock, targets))
         )
+        if targets:
+            sender = BackgroundSender(lambda: open_sender(settings, clock))
+            stack.callback(sender.stop)
+            sender.start()
         engine = Engine(settings.engine, [rule.window_declaration() for rule in rules.values()], clock)
         stack.enter_context(closing(engine.connection))
         yield Pipeline(

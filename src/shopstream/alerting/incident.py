@@ -7,11 +7,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from shopstream.detection.detection import Severity
-from shopstream.events.schema import EVENT_FIELDS
 
 __all__ = ["Change", "Handling", "Incident", "IncidentChange", "State", "incident_id"]
-
-_NUMBERS = frozenset(field.name for field in EVENT_FIELDS if field.duckdb == "BIGINT")
 
 
 class State(StrEnum):
@@ -127,7 +124,10 @@ def incident_id(scope: str, ordinal: int) -> str:
 
 
 def _literal(column: str, value: str) -> str:
-    return value if column in _NUMBERS else "'" + value.replace("'", "''") + "'"
+    from shopstream.events.schema import EVENT_FIELDS  # noqa: PLC0415  start-up time: every command imports this module
+
+    numbers = {field.name for field in EVENT_FIELDS if field.duckdb == "BIGINT"}
+    return value if column in numbers else "'" + value.replace("'", "''") + "'"
 
 
 def _text(moment: datetime) -> str:
