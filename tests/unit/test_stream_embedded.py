@@ -419,6 +419,12 @@ def test_a_read_loads_no_payload_beyond_max_bytes(open_stream):
     assert f"sequence_number <= {batch.position} " in loading[0]
 
 
+def test_a_read_is_filled_up_to_exactly_max_bytes(open_stream):
+    stream = open_stream()
+    put(stream, *[bytes(1000)] * 5)
+    assert len(stream.read(SHARD, TRIM_HORIZON, max_records=10, max_bytes=2000).records) == 2
+
+
 # Status
 
 

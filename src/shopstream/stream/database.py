@@ -19,7 +19,7 @@ from shopstream.errors import BackpressureError, PermanentError, ShopstreamError
 __all__ = ["PAGE_BYTES", "Database", "create"]
 
 PAGE_BYTES = 32768
-"""Large pages keep the chains of 256 KiB payloads short; 64 KiB pages were no faster and waste more."""
+"""Large pages keep the chains of 256 KiB payloads short; 64 KiB pages are hardly faster and waste more."""
 
 _APPLICATION_ID = 0x73687374  # "shst": other programs' SQLite files are refused, not written to
 _FORMAT = 1
