@@ -56,6 +56,18 @@ DECLARATIONS = (
         gap_ms=3_000,
         condition="n > 1",
     ),
+    WindowDeclaration(
+        "stays",
+        WindowKind.SESSION,
+        ("user_id",),
+        {
+            "n": "count(*)",
+            "mean": "avg(price)",
+            "low": "min(price)",
+            "bought": "count(*) filter (where event_type = 'purchase')",
+        },
+        gap_ms=2_000,
+    ),
 )
 
 event = st.fixed_dictionaries(

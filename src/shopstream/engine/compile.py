@@ -38,7 +38,9 @@ class Compiled:
         extra_keys: pane key columns for distinct counts, alias → expression.
         measures: measure name → aggregate over events, as declared.
         partials: alias → aggregate over events.
+        rejoins: alias → the same partial over several panes' partials.
         merges: measure name → aggregate over panes.
+        singles: measure name → expression over one pane alone (of use where there are no extra keys).
         condition: condition over measure names, `TRUE` when none was declared.
         monotone: once true in an open window, the condition stays true: it may fire before the window closes.
         min_events: no window of fewer events can meet the condition (0: unknown).
@@ -50,7 +52,9 @@ class Compiled:
     extra_keys: dict[str, str]
     measures: dict[str, str]
     partials: dict[str, str]
+    rejoins: dict[str, str]
     merges: dict[str, str]
+    singles: dict[str, str]
     condition: str
     monotone: bool
     min_events: int
@@ -90,13 +94,15 @@ class _Splitter:
         self._declaration = declaration
         self.extra_keys: dict[str, str] = {}
         self.partials: dict[str, str] = {}
+        self.rejoins: dict[str, str] = {}
 
-    def _partial(self, aggregate: str) -> str:
+    def _partial(self, aggregate: str, function: str) -> str:
         for alias, known in self.partials.items():
             if known == aggregate:
                 return alias
         alias = f"p{len(self.partials)}"
         self.partials[alias] = aggregate
+        self.rejoins[alias] = f"{function}({alias})"
         return alias
 
     def _extra_key(self, expression: str) -> str:
@@ -107,8 +113,8 @@ class _Splitter:
         self.extra_keys[alias] = expression
         return alias
 
-    def merge(self, measure: str, parsed: exp.Expr) -> str:
-        """The measure as an aggregate over panes."""
+    def merge(self, measure: str, parsed: exp.Expr) -> tuple[str, str]:
+        """The measure as an aggregate over panes, and as an expression over one pane."""
         aggregates = _outermost_aggregates(parsed)
         covered = {id(node) for aggregate in aggregates for node in aggregate.walk()}
         outside = [node for node in parsed.find_all(exp.Column) if id(node) not in covered]
@@ -117,33 +123,42 @@ class _Splitter:
                 f"{self._declaration.name}: measure {measure!r} = {_sql(parsed)} needs every column inside one of "
                 "count, sum, min, max, avg"
             )
-        root = exp.Paren(this=parsed.copy())
-        for aggregate in _outermost_aggregates(root):
-            aggregate.replace(sqlglot.parse_one(self._merge_one(aggregate), dialect="duckdb"))
-        return _sql(root.this)
+        merged, single = exp.Paren(this=parsed.copy()), exp.Paren(this=parsed.copy())
+        pairs = zip(_outermost_aggregates(merged), _outermost_aggregates(single), strict=True)
+        for in_merged, in_single in pairs:
+            over_panes, over_one = self._merge_one(in_merged)
+            in_merged.replace(sqlglot.parse_one(over_panes, dialect="duckdb"))
+            in_single.replace(sqlglot.parse_one(over_one, dialect="duckdb"))
+        return _sql(merged.this), _sql(single.this)
 
-    def _merge_one(self, node: exp.Expr) -> str:
+    def _merge_one(self, node: exp.Expr) -> tuple[str, str]:
         inner = node.this if isinstance(node, exp.Filter) else node
         where = node.expression if isinstance(node, exp.Filter) else None
-        if inner.find(*_AGGREGATES) is not inner or any(n is not inner for n in inner.find_all(*_AGGREGATES)):
+        if any(n is not inner for n in inner.find_all(*_AGGREGATES)):
             raise RuleError(f"{self._declaration.name}: {_sql(node)} puts an aggregate into an aggregate")
+        if isinstance(inner, exp.Count) and isinstance(inner.this, exp.Distinct):
+            if len(inner.this.expressions) != 1:
+                raise RuleError(f"{self._declaration.name}: {_sql(node)}: count(distinct …) takes one expression")
+            value = _sql(inner.this.expressions[0])
+            if where is not None:
+                value = f"CASE WHEN {_sql(where.this)} THEN {value} END"
+            alias = self._extra_key(value)
+            return f"count(DISTINCT {alias})", f"CAST({alias} IS NOT NULL AS BIGINT)"
         if isinstance(inner, exp.Count):
-            if isinstance(inner.this, exp.Distinct):
-                if len(inner.this.expressions) != 1:
-                    raise RuleError(f"{self._declaration.name}: {_sql(node)}: count(distinct …) takes one expression")
-                value = _sql(inner.this.expressions[0])
-                if where is not None:
-                    value = f"CASE WHEN {_sql(where.this)} THEN {value} END"
-                return f"count(DISTINCT {self._extra_key(value)})"
-            return f"CAST(coalesce(sum({self._partial(_sql(node))}), 0) AS BIGINT)"
+            alias = self._partial(_sql(node), "sum")
+            return f"CAST(coalesce(sum({alias}), 0) AS BIGINT)", f"CAST({alias} AS BIGINT)"
         if isinstance(inner, exp.Avg):
             suffix = f" FILTER({_sql(where)})" if where is not None else ""
             value = _sql(inner.this)
-            total = self._partial(f"SUM({value}){suffix}")
-            count = self._partial(f"COUNT({value}){suffix}")
-            return f"(CAST(sum({total}) AS DOUBLE) / nullif(sum({count}), 0))"
+            total = self._partial(f"SUM({value}){suffix}", "sum")
+            count = self._partial(f"COUNT({value}){suffix}", "sum")
+            return (
+                f"(CAST(sum({total}) AS DOUBLE) / nullif(sum({count}), 0))",
+                f"(CAST({total} AS DOUBLE) / nullif({count}, 0))",
+            )
         function = inner.key  # sum, min or max
-        return f"{function}({self._partial(_sql(node))})"
+        alias = self._partial(_sql(node), function)
+        return f"{function}({alias})", alias
 
 
 def _conjuncts(parsed: exp.Expr) -> list[exp.Expr]:
@@ -189,6 +204,7 @@ def compile_window(declaration: WindowDeclaration) -> Compiled:
     splitter = _Splitter(declaration)
     used: set[str] = set(declaration.key)
     merges: dict[str, str] = {}
+    singles: dict[str, str] = {}
     measures: dict[str, str] = {}
     counts: set[str] = set()
     growing: set[str] = set()
@@ -196,7 +212,7 @@ def compile_window(declaration: WindowDeclaration) -> Compiled:
         parsed = _parse(declaration, "measure", text)
         used |= _check_columns(declaration, f"measure {name!r}", parsed, _COLUMNS)
         measures[name] = _sql(parsed)
-        merges[name] = splitter.merge(name, parsed)
+        merges[name], singles[name] = splitter.merge(name, parsed)
         if _is_count(parsed):
             counts.add(name)
             growing.add(name)
@@ -223,7 +239,9 @@ def compile_window(declaration: WindowDeclaration) -> Compiled:
         extra_keys=splitter.extra_keys,
         measures=measures,
         partials=splitter.partials,
+        rejoins=splitter.rejoins,
         merges=merges,
+        singles=singles,
         condition=condition,
         monotone=monotone,
         min_events=max(min_events, 0),

@@ -227,28 +227,66 @@ class SessionOperator(_Operator):
         super().__init__(connection, declaration)
         self._retain_ms = retain_ms
         self._incoming = self._pane_query(f"t // {declaration.gap_ms}")
+        self._dirty = True  # pieces may have to be joined
         self._create(self._state, self._incoming)
 
     def absorb(self) -> None:
         """Append the batch's pieces."""
         self._connection.execute(f"INSERT INTO {self._state} {self._incoming}")
+        self._dirty = True
 
-    def _numbered(self) -> str:
-        """State rows with the ordinal of their session within the key."""
+    def _numbered(self, pieces: str) -> str:
+        """Pieces with the ordinal of their session within the key."""
         partition = f"PARTITION BY {', '.join(self._parts.keys)} " if self._parts.keys else ""
         before = f"max(t_max) OVER ({partition}ORDER BY t_min, t_max ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
         return f"""
             SELECT * EXCLUDE (opens), sum(opens) OVER (
                        {partition}ORDER BY t_min, t_max ROWS UNBOUNDED PRECEDING) AS session_no
             FROM (SELECT *, CASE WHEN t_min - {before} <= {self.declaration.gap_ms} THEN 0 ELSE 1 END AS opens
-                  FROM {self._state})"""
+                  FROM {pieces})"""
+
+    def _join(self, rows: str, by: str) -> str:
+        """Pieces put together: the columns of the state, one row for each value of `by` (and distinct value)."""
+        partials = "".join(f", {sql} AS {alias}" for alias, sql in self._parts.rejoins.items())
+        extra = "".join(f"{alias}, " for alias in self._parts.extra_keys)
+        group = ", ".join([*self._parts.keys, *self._parts.extra_keys, *([by] if by else [])])
+        group_by = f" GROUP BY {group}" if group else ""
+        return f"""
+            SELECT {self._keys}{extra}min(pane) AS pane, min(t_min) AS t_min, max(t_max) AS t_max{partials}
+            FROM {rows}{group_by}"""
+
+    def _joined(self) -> str:
+        """The state as one row a session (and distinct value).
+
+        Nearly every key has pieces within one gap's length: one session, found by grouping alone. Only the others need
+        their pieces put in order.
+        """
+        if self._parts.extra_keys or not self._parts.keys:
+            return self._join(f"({self._numbered(self._state)})", "session_no")
+        keys = ", ".join(self._parts.keys)
+        gap = self.declaration.gap_ms
+        self._connection.execute(f"CREATE OR REPLACE TEMP TABLE pieces AS {self._join(self._state, '')}")
+        spread = f"SELECT {keys} FROM pieces WHERE t_max - t_min > {gap}"
+        ordered = self._numbered(f"(SELECT * FROM {self._state} SEMI JOIN ({spread}) USING ({keys}))")
+        return f"""
+            SELECT * FROM pieces WHERE t_max - t_min <= {gap}
+            UNION ALL {self._join(f"({ordered})", "session_no")}"""
 
     def sessions(self) -> str:
         """Query: every session of the state: key, start_ms, end_ms, first_event_ms, last_event_ms, measures."""
+        times = f"""min(t_min) AS start_ms, max(t_max) + {self.declaration.gap_ms} AS end_ms,
+                    min(t_min) AS first_event_ms, max(t_max) AS last_event_ms"""
+        if self._parts.extra_keys:
+            return f"""
+                SELECT {self._keys}{times}, {self._merges}
+                FROM ({self._numbered(self._state)}) GROUP BY {self._keys}session_no"""
+        if self._dirty:
+            self._connection.execute(f"CREATE OR REPLACE TABLE {self._state} AS {self._joined()}")
+            self._dirty = False
+        singles = ", ".join(f'{sql} AS "{name}"' for name, sql in self._parts.singles.items())
         return f"""
-            SELECT {self._keys}min(t_min) AS start_ms, max(t_max) + {self.declaration.gap_ms} AS end_ms,
-                   min(t_min) AS first_event_ms, max(t_max) AS last_event_ms, {self._merges}
-            FROM ({self._numbered()}) GROUP BY {self._keys}session_no"""
+            SELECT {self._keys}t_min AS start_ms, t_max + {self.declaration.gap_ms} AS end_ms,
+                   t_min AS first_event_ms, t_max AS last_event_ms, {singles} FROM {self._state}"""
 
     def advance(self, watermark_ms: int) -> list[Signal]:
         """Sessions that the watermark closes; their condition may shrink again until then, so none fires early."""
@@ -263,20 +301,16 @@ class SessionOperator(_Operator):
     def forget(self, watermark_ms: int) -> None:
         """Join the pieces: one row a session (and distinct value); sessions past their retention go."""
         self._watermark_ms = watermark_ms = max(watermark_ms, self._watermark_ms)
-        merge = {"count": "sum", "sum": "sum", "min": "min", "max": "max"}
-        partials = "".join(
-            f", {merge[sql.split('(', 1)[0].lower()]}({alias}) AS {alias}"
-            for alias, sql in self._parts.partials.items()
-        )
-        extra = "".join(f"{alias}, " for alias in self._parts.extra_keys)
-        keys = ", ".join(self._parts.keys)
-        over = f"OVER (PARTITION BY {keys}{', ' if keys else ''}session_no)"
-        self._connection.execute(f"""
-            CREATE OR REPLACE TABLE {self._state} AS
-            SELECT {self._keys}{extra}min(pane) AS pane, min(t_min) AS t_min, max(t_max) AS t_max{partials}
-            FROM (SELECT *, max(t_max) {over} AS newest FROM ({self._numbered()}))
-            WHERE newest + {self.declaration.gap_ms + self._retain_ms} >= {watermark_ms}
-            GROUP BY {self._keys}{extra}session_no""")
+        oldest_ms = watermark_ms - self.declaration.gap_ms - self._retain_ms
+        if self._parts.extra_keys:
+            over = f"OVER (PARTITION BY {self._keys}session_no)"
+            rows = f"(SELECT *, max(t_max) {over} AS newest FROM ({self._numbered(self._state)}))"
+            query = self._join(f"(SELECT * FROM {rows} WHERE newest >= {oldest_ms})", "session_no")
+        else:
+            source = f"({self._joined()})" if self._dirty else self._state
+            query = f"SELECT * FROM {source} WHERE t_max >= {oldest_ms}"
+            self._dirty = False
+        self._connection.execute(f"CREATE OR REPLACE TABLE {self._state} AS {query}")
 
     def state_tables(self) -> tuple[str, ...]:
         """The pieces of sessions."""

@@ -1,0 +1,77 @@
+"""Pipelines that can be killed: each JSON line on stdin forks a process that runs one over a data home.
+
+{"home": path, "die": [point, when, nth] or null}: the process kills itself (SIGKILL) before or after the nth call of
+the point. Prints "pid <pid>" and then, when it is gone, "status <wait status>". Forking saves the start-up time of
+Python.
+"""
+
+import functools
+import json
+import os
+import signal
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+from shopstream.alerting.embedded import EmbeddedIncidentStore
+from shopstream.bootstrap import open_pipeline
+from shopstream.config import Settings
+from shopstream.engine.checkpoint import CheckpointStore
+from shopstream.engine.settings import EngineSettings
+from shopstream.lakehouse.embedded import EmbeddedLakehouse
+from shopstream.stream.embedded import EmbeddedStream
+
+POINTS = {
+    "judge": (EmbeddedIncidentStore, "apply"),
+    "stage": (CheckpointStore, "stage"),
+    "append": (EmbeddedLakehouse, "append"),
+    "promote": (CheckpointStore, "promote"),
+    "acknowledge": (EmbeddedStream, "commit"),
+}
+
+
+def settings_of(home: Path) -> Settings:
+    """Small batches and many commits; idleness, which needs a clock, never decides."""
+    engine = EngineSettings(
+        batch_bytes=60_000, commit_events=1_500, idle_timeout=timedelta(hours=9), commit_interval=timedelta(hours=1)
+    )
+    return Settings(home=home, engine=engine)
+
+
+def die_at(point: str, when: str, nth: int) -> None:
+    """Make this process kill itself there."""
+    owner, name = POINTS[point]
+    original = getattr(owner, name)
+    calls = 0
+
+    @functools.wraps(original)
+    def wrapped(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        if calls == nth and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = original(*args, **kwargs)
+        if calls == nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def main() -> None:
+    for line in sys.stdin:
+        order = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            if order["die"]:
+                die_at(*order["die"])
+            with open_pipeline(settings_of(Path(order["home"]))) as pipeline:
+                pipeline.run(until_caught_up=True)
+            os._exit(0)
+        os.write(1, f"pid {pid}\n".encode())
+        _, status = os.waitpid(pid, 0)
+        os.write(1, f"status {status}\n".encode())
+
+
+if __name__ == "__main__":
+    main()
