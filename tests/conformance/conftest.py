@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from shopstream.clock import Clock, ManualClock
+from shopstream.lakehouse import Lakehouse
+from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.stream import (
     ConsumerPositions,
     EmbeddedStream,
@@ -53,3 +55,19 @@ def make_stream(request, tmp_path) -> Iterator[Callable[[int], StreamUnderTest]]
 @pytest.fixture
 def stream(make_stream) -> StreamUnderTest:
     return make_stream(4)
+
+
+LakehouseFactory = Callable[[Path], Lakehouse]
+
+LAKEHOUSES: dict[str, LakehouseFactory] = {"embedded": lambda folder: EmbeddedLakehouse(folder / "lake")}
+"""Name → the lakehouse of a folder: empty at first, the same one when asked again, as another process would open it."""
+
+
+@pytest.fixture(params=sorted(LAKEHOUSES))
+def open_lakehouse(request, tmp_path) -> Callable[[], Lakehouse]:
+    return lambda: LAKEHOUSES[request.param](tmp_path)
+
+
+@pytest.fixture
+def lakehouse(open_lakehouse) -> Lakehouse:
+    return open_lakehouse()
