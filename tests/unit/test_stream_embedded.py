@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from shopstream.clock import ManualClock, SystemClock
 from shopstream.errors import BackpressureError, PermanentError, StateError
@@ -400,6 +401,22 @@ def test_another_process_that_holds_the_file_is_pushed_back_on(open_stream, path
     other.close()
     put(stream, b"x")
     assert payloads(stream) == [b"x"]
+
+
+def test_a_full_disk_is_pushed_back_on_and_takes_nothing(open_stream):
+    stream = open_stream()
+    put(stream, b"kept")
+    with stream._database.snapshot() as connection:  # the one idle connection, which the next put takes
+        connection.execute("PRAGMA max_page_count = 1")  # SQLite fails as it does without room on the disk
+    with pytest.raises(BackpressureError, match="disk"):
+        put(stream, bytes(MIB - 10))
+    assert payloads(stream) == [b"kept"]
+
+
+@pytest.mark.parametrize("wrong", [{"max_bytes": 63 * MIB}, {"retention": timedelta(0)}, {"shards": 0}])
+def test_settings_that_cannot_work_are_refused(wrong):
+    with pytest.raises(ValidationError):
+        StreamSettings(**wrong)
 
 
 # Reading

@@ -14,7 +14,11 @@ class StreamSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     shards: int = Field(default=4, ge=1, le=1024, description="Shards of a new stream.")
-    retention: timedelta = Field(default=timedelta(hours=24), description="Records older than this are dropped.")
+    retention: timedelta = Field(
+        default=timedelta(hours=24),
+        gt=timedelta(0),
+        description="Records older than this are dropped, whether they were read or not.",
+    )
     max_bytes: ByteSize = Field(
         default=ByteSize(8 << 30),
         ge=64 << 20,
