@@ -92,16 +92,23 @@ class Incident:
         return self.last_event_time - self.first_event_time
 
     @property
-    def evidence_sql(self) -> str:
-        """The query that shows the events, at most a thousand."""
+    def events_sql(self) -> str:
+        """The condition that the incident's events meet, over the columns of `events`."""
         conditions = [f"{column} = {_literal(column, value)}" for column, value in self.keys.items()]
         conditions.append(f"event_time between '{_text(self.first_event_time)}' and '{_text(self.last_event_time)}'")
-        return f"select * from events where {' and '.join(conditions)} order by event_time limit 1000"
+        return " and ".join(conditions)
+
+    @property
+    def evidence_sql(self) -> str:
+        """The query that shows the events, at most a thousand."""
+        return f"select * from events where {self.events_sql} order by event_time limit 1000"
 
     @property
     def evidence_command(self) -> str:
         """The one command that shows the events, safe to paste into a shell."""
-        return f"shopstream query {shlex.quote(self.evidence_sql)}"
+        sql = self.evidence_sql
+        plain = not set(sql) & set('"$`\\!')  # double quotes keep the single ones of SQL readable
+        return f'shopstream query "{sql}"' if plain else f"shopstream query {shlex.quote(sql)}"
 
 
 @dataclass(frozen=True, slots=True)

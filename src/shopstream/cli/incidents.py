@@ -10,9 +10,10 @@ from rich.markup import escape
 from shopstream.alerting.incident import Incident, State
 from shopstream.alerting.message import describe_length
 from shopstream.cli.output import Format, FormatOption, emit, emit_object, out, settings_of
+from shopstream.config import Settings
 from shopstream.detection.detection import Severity
 
-__all__ = ["app"]
+__all__ = ["app", "incident_line"]
 
 app = typer.Typer(no_args_is_help=True, help="See what was found, and note what was done about it.")
 
@@ -56,7 +57,7 @@ def _record(incident: Incident) -> dict[str, object]:
     }
 
 
-def _line(incident: Incident) -> dict[str, object]:
+def incident_line(incident: Incident) -> dict[str, object]:
     """For people: one line."""
     colour = _COLOURS[incident.severity]
     return {
@@ -115,7 +116,7 @@ def list_incidents(
         limit=limit or None,
     )
     if fmt is Format.TABLE:
-        emit([_line(incident) for incident in incidents], fmt, empty="No incidents: nothing met a rule.")
+        emit([incident_line(incident) for incident in incidents], fmt, empty="No incidents: nothing met a rule.")
     else:
         records = [_record(incident) for incident in incidents]
         emit([_flat(record) for record in records] if fmt is Format.CSV else records, fmt)
@@ -127,6 +128,9 @@ def _flat(record: dict[str, object]) -> dict[str, object]:
     for name in ("keys", "peak"):
         mapping = record[name]
         flat[name] = " ".join(f"{key}={value}" for key, value in mapping.items()) if isinstance(mapping, dict) else ""
+    if "events" in record:
+        events = record["events"]
+        flat["events"] = events.get("events") if isinstance(events, dict) else None
     tags = record["tags"]
     flat["tags"] = " ".join(map(str, tags)) if isinstance(tags, Iterable) else ""
     return flat
@@ -136,6 +140,8 @@ def _flat(record: dict[str, object]) -> dict[str, object]:
 def show(ctx: typer.Context, incident_id: _ID, fmt: FormatOption = Format.TABLE) -> None:
     """Show one incident with its evidence, and who was told.
 
+    The events of its whole span are counted in the lake, which the engine writes every few seconds.
+
     \b
     Examples:
       shopstream incidents show 3fa9c1d2e4b70a55-1
@@ -143,8 +149,10 @@ def show(ctx: typer.Context, incident_id: _ID, fmt: FormatOption = Format.TABLE)
     """
     from shopstream.alerting import read_incident, read_notifications  # noqa: PLC0415  start-up time
 
-    path = settings_of(ctx).incidents_path
+    settings = settings_of(ctx)
+    path = settings.incidents_path
     incident = read_incident(path, incident_id)
+    events = _events_of(settings, incident)
     notifications = read_notifications(path, incident_id=incident.id)
     if fmt is not Format.TABLE:
         record = _record(incident)
@@ -152,6 +160,7 @@ def show(ctx: typer.Context, incident_id: _ID, fmt: FormatOption = Format.TABLE)
             {"target": one.target, "kind": one.kind, "state": str(one.state), "attempts": one.attempts}
             for one in notifications
         ]
+        record |= {"events": events}
         emit_object({**record, "notifications": told} if fmt is Format.JSON else _flat(record), fmt)
         return
     colour = _COLOURS[incident.severity]
@@ -166,6 +175,7 @@ def show(ctx: typer.Context, incident_id: _ID, fmt: FormatOption = Format.TABLE)
         "last event": f"{_moment(incident.last_event_time)}"
         + (", goes on" if incident.ongoing else f", lasted {describe_length(incident.duration)}"),
         "peak": f"{_measures(incident)}, from {_moment(incident.peak_start)}",
+        "events": _composition(events) if events else "",
         "line": f"{incident.threshold}; met by {incident.windows:,} {'window' if incident.windows == 1 else 'windows'}",
         "labels": ", ".join(incident.tags),
         "handled": f"{incident.handling} {_moment(incident.handled_at)}" if incident.handled_at else "",
@@ -178,6 +188,29 @@ def show(ctx: typer.Context, incident_id: _ID, fmt: FormatOption = Format.TABLE)
             out.print(f"  [bold]{name:<{width}}[/]  {escape(value)}", highlight=False, soft_wrap=True)
     out.print("\nThe events:", highlight=False)
     out.print(f"  {escape(incident.evidence_command)}", highlight=False, soft_wrap=True)
+
+
+def _events_of(settings: Settings, incident: Incident) -> dict[str, int] | None:
+    """How many events of each kind the lake has of it; None where there is no lake."""
+    from shopstream.lakehouse.embedded import EmbeddedLakehouse  # noqa: PLC0415  start-up time
+    from shopstream.models.query import query  # noqa: PLC0415  likewise
+
+    if not settings.lake_path.exists():
+        return None
+    result = query(
+        "select count(*) as events, count(distinct user_id) as users, "
+        "count(*) filter (where event_type = 'view') as views, count(*) filter (where event_type = 'cart') as carts, "
+        "count(*) filter (where event_type = 'purchase') as purchases, count(distinct product_id) as products "
+        f"from events where {incident.events_sql}",
+        EmbeddedLakehouse(settings.lake_path, settings.lakehouse),
+        settings.reports_path,
+    )
+    return {name: int(str(value)) for name, value in result.rows[0].items()}
+
+
+def _composition(events: dict[str, int]) -> str:
+    parts = ", ".join(f"{events[name]:,} {name}" for name in ("views", "carts", "purchases"))
+    return f"{events['events']:,} by {events['users']:,} users, {events['products']:,} products: {parts}"
 
 
 def _moment(moment: datetime) -> str:
