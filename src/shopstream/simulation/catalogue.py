@@ -113,7 +113,7 @@ def _build(products: int, rng: np.random.Generator) -> Catalogue:
     lengths = np.diff(np.r_[starts, products])
     for start, length in zip(starts, lengths, strict=True):
         span = max(_PRODUCTS_PER_CATEGORY, int(length))
-        product_id[start : start + length] = rng.permutation(span)[:length]
+        product_id[start : start + length] = rng.choice(span, length, replace=False)
     widths = np.maximum(lengths, _PRODUCTS_PER_CATEGORY)
     product_id += (1_000_000 + np.r_[0, np.cumsum(widths)[:-1]])[run]
     return Catalogue(
@@ -176,7 +176,10 @@ def _by_share(rng: np.random.Generator, weights: Floats, shares: Floats, codes_o
     head = min(_HEAD, len(weights) // 4)
     rich = shares * np.where((codes_of >= 0) & (shares > shares.max() / 15), 1.5, 1.0)
     first = rng.choice(len(shares), head, p=rich / rich.sum())
-    left = np.maximum(shares - np.bincount(first, weights[:head], len(shares)), shares * 0.02)
+    given = np.bincount(first, weights[:head], len(shares))
+    left = np.maximum(shares - given, shares * 0.02)
+    for part in (codes_of >= 0, codes_of < 0):  # best sellers may have too much of one category, never of all
+        left[part] *= max((shares - given)[part].sum(), 0.01) / left[part].sum()
     rest = rng.choice(len(shares), len(weights) - head, p=left / left.sum())
     return np.concatenate([first, rest]).astype(np.int64)
 
@@ -217,6 +220,8 @@ def _brands(
     assigned = np.zeros_like(table)
     for part in (slice(0, head), slice(head, None)):
         left = np.maximum(table - assigned, table * 0.02 + 1e-12)
+        owed = np.maximum((table - assigned)[:, :-1].sum(axis=1), 1e-12)
+        left[:, :-1] *= (owed / left[:, :-1].sum(axis=1))[:, None]
         edges = np.cumsum(left, axis=1)
         edges /= edges[:, -1:]
         draws = rng.random(len(weights[part]))
@@ -246,8 +251,10 @@ def _brand_names(count: int) -> tuple[str, ...]:
     vowels = ("a", "e", "i", "o", "u")
     tails = ("", "", "n", "r", "x", "s", "l", "t")
     while len(names) < count:
-        syllables = (rng.choice(heads) + rng.choice(vowels) for _ in range(rng.integers(2, 4)))
-        names["".join(syllables) + str(rng.choice(tails))] = None
+        dice = rng.integers(0, 2**16, 8).tolist()  # up to three syllables, and an ending
+        places = range(0, 2 * (2 + dice[7] % 2), 2)
+        syllables = (heads[dice[at] % len(heads)] + vowels[dice[at + 1] % len(vowels)] for at in places)
+        names["".join(syllables) + tails[dice[6] % len(tails)]] = None
     return tuple(names)
 
 
