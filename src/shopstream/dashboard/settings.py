@@ -1,6 +1,8 @@
 """Settings of the web page."""
 
-from pydantic import BaseModel, ConfigDict
+from datetime import timedelta
+
+from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = ["DashboardSettings"]
 
@@ -9,3 +11,15 @@ class DashboardSettings(BaseModel):
     """Settings of the web page."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on; others than loopback need --allow-remote.")
+    port: int = Field(default=8787, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    names: tuple[str, ...] = Field(
+        default=(), description="Further host names that browsers reach the page by, e.g. behind a proxy."
+    )
+    refresh: timedelta = Field(
+        default=timedelta(seconds=1), gt=timedelta(0), description="How often the data home is looked at for changes."
+    )
+    heartbeat: timedelta = Field(
+        default=timedelta(seconds=15), gt=timedelta(0), description="Longest silence on the live feed."
+    )

@@ -32,8 +32,11 @@ class EmbeddedLiveStore:
             connection.execute("COMMIT")
 
     def read(self) -> dict[str, object]:
-        """All panels; empty when nothing was published yet."""
+        """All panels; empty when nothing was published yet. Cannot write, and does not hold up who does."""
         if not self._path.exists():
             return {}
-        with closing(self._connect()) as connection:
+        uri = f"{self._path.resolve().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True, timeout=5, isolation_level=None)) as connection:
+            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'panel'").fetchone():
+                return {}  # another process is just making it
             return {name: json.loads(body) for name, body in connection.execute("SELECT name, body FROM panel")}

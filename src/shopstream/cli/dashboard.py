@@ -1,0 +1,67 @@
+"""`shopstream dashboard`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shopstream.cli.output import err, settings_of
+from shopstream.config import Settings
+
+if TYPE_CHECKING:
+    from shopstream.dashboard.home import Home
+
+__all__ = ["dashboard", "home_of"]
+
+
+def dashboard(
+    ctx: typer.Context,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.", show_default="8787")
+    ] = None,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    allow_remote: Annotated[
+        bool, typer.Option("--allow-remote", help="Listen on an address that other machines can connect to.")
+    ] = False,
+) -> None:
+    """Serve the live page: incidents, shoppers, the four reports and the pipeline's health.
+
+    Reads what `run` and `build` write, from this home, while they write it; nothing is held up. The address that is
+    printed holds a token that lets people in; the page keeps it in a cookie for 30 days. Ends with Ctrl-C.
+    For Prometheus, /metrics takes the same token as `Authorization: Bearer`; it stands in dashboard.token in the home.
+
+    \b
+    Examples:
+      shopstream dashboard
+      shopstream dashboard --port 0 --open
+      curl -H "Authorization: Bearer $(cat .shopstream/dashboard.token)" http://127.0.0.1:8787/metrics
+    """
+    from shopstream.dashboard.server import is_loopback, open_page, serve  # noqa: PLC0415  start-up time
+
+    settings = settings_of(ctx)
+    chosen = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    page = settings.dashboard.model_copy(update=chosen)
+    if allow_remote and not is_loopback(page.host):
+        err.print(
+            f"[bold yellow]warning:[/] {page.host} can be reached from other machines, and what they send and get is not "
+            "encrypted, the token neither; put a TLS proxy in front, or use an SSH tunnel to 127.0.0.1",
+            highlight=False,
+            soft_wrap=True,
+        )
+    home = home_of(settings)
+
+    def ready(address: str) -> None:
+        err.print(f"The page is at [bold]{address}[/]", highlight=False, soft_wrap=True)
+        err.print("Ctrl-C ends it.", style="dim")
+        if open_browser:
+            open_page(address, settings.home)
+
+    serve(home, page, ready=ready, allow_remote=allow_remote)
+
+
+def home_of(settings: Settings) -> "Home":
+    """The files of these settings' home, for the page."""
+    from shopstream.dashboard.home import Home  # noqa: PLC0415  start-up time
+
+    return Home.at(settings.home, usual=Path(".shopstream"))

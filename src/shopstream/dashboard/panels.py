@@ -1,0 +1,174 @@
+"""What the page shows, as JSON-ready panels, read again only when the files behind them changed."""
+
+import json
+import logging
+import sqlite3
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from decimal import Decimal
+from pathlib import Path
+from shlex import quote
+from typing import Final
+
+import duckdb
+
+from shopstream.alerting import Incident, State, count_incidents, read_incidents
+from shopstream.clock import from_ms
+from shopstream.dashboard.health import read_health
+from shopstream.dashboard.home import Home
+from shopstream.dashboard.reports import reports_panel
+from shopstream.errors import ShopstreamError
+from shopstream.journeys.embedded import EmbeddedLiveStore
+
+__all__ = ["Panels", "incidents_panel", "live_panel"]
+
+_log = logging.getLogger(__name__)
+
+_INCIDENTS: Final = 200
+_ONGOING: Final = (State.OPEN, State.ACKNOWLEDGED)
+_OVER: Final = (State.CLOSED, State.RESOLVED)
+
+Signature = tuple[tuple[int, int, int] | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """How one panel is read, and the files whose change makes that worth while; no files: every time."""
+
+    read: Callable[[], object]
+    files: tuple[Path, ...] = ()
+
+
+@dataclass
+class Panels:
+    """All panels of a home; not for several threads at once.
+
+    Args:
+        home: the files.
+    """
+
+    home: Home
+    _texts: dict[str, str] = field(default_factory=dict)
+    _signatures: dict[str, Signature] = field(default_factory=dict)
+
+    def read(self) -> dict[str, str]:
+        """Panel name → JSON text. A panel that cannot be read says so in `error`; the others are not held up."""
+        for name, source in self._sources().items():
+            signature = tuple(_signature(file) for file in source.files)
+            if source.files and name in self._texts and self._signatures.get(name) == signature:
+                continue
+            self._texts[name] = self._text(name, source)
+            self._signatures[name] = signature
+        return dict(self._texts)
+
+    def _sources(self) -> dict[str, _Source]:
+        home = self.home
+        return {
+            "health": _Source(lambda: _health_panel(home)),
+            "incidents": _Source(lambda: incidents_panel(home), _with_log(home.incidents)),
+            "live": _Source(lambda: live_panel(home.live), _with_log(home.live)),
+            "reports": _Source(lambda: reports_panel(home.reports), (home.reports,)),
+        }
+
+    def _text(self, name: str, source: _Source) -> str:
+        try:
+            body = source.read()
+        except (ShopstreamError, duckdb.Error, sqlite3.Error, OSError) as error:
+            text = json.dumps({"error": str(error)})
+            if self._texts.get(name) != text:
+                _log.warning("the panel %s cannot be read: %s", name, error)
+            return text
+        return json.dumps(body, default=_plain, separators=(",", ":"))
+
+
+def incidents_panel(home: Home) -> dict[str, object]:
+    """Incidents, those that go on first, the newest first among them; at most 200, `total` says of how many."""
+    counts = count_incidents(home.incidents)
+    found = read_incidents(home.incidents, states=_ONGOING, limit=_INCIDENTS)
+    found += read_incidents(home.incidents, states=_OVER, limit=_INCIDENTS - len(found))
+    return {
+        "started": home.incidents.is_file(),
+        "total": sum(counts.values()),
+        "ongoing": sum(counts[state] for state in _ONGOING),
+        "counts": counts,
+        "rows": [_incident(incident, home.command) for incident in found],
+    }
+
+
+def live_panel(path: Path) -> dict[str, object] | None:
+    """The live journeys as they were last published, `as_of` in event time; None before the first."""
+    panels = EmbeddedLiveStore(path).read()
+    as_of_ms = panels.pop("as_of_ms", None)
+    if not isinstance(as_of_ms, int):
+        return None
+    return {**panels, "as_of": from_ms(as_of_ms)}
+
+
+def _health_panel(home: Home) -> dict[str, object]:
+    health = read_health(home)
+    return {
+        "engine_running": health.engine_running,
+        "checkpoint": health.checkpoint,
+        "committed_at": health.committed_at,
+        "counters": health.counters,
+        "watermark": health.watermark,
+        "lag_ms": max(health.lag_ms.values(), default=0),
+        "stream": home.stream.is_file(),
+        "shards": len(health.lag_ms),
+    }
+
+
+def _incident(incident: Incident, command: str) -> dict[str, object]:
+    return {
+        "id": incident.id,
+        "title": incident.title,
+        "rule": incident.rule,
+        "severity": incident.severity,
+        "state": incident.state,
+        "who": ", ".join(f"{column} {value}" for column, value in incident.keys.items()) or "the whole site",
+        "observed": _measures(incident.peak),
+        "threshold": incident.threshold,
+        "first": incident.first_event_time,
+        "last": incident.last_event_time,
+        "detected": incident.detected_at_event_time,
+        "seconds": incident.duration.total_seconds(),
+        "windows": incident.windows,
+        "peak_start": incident.peak_start,
+        "peak_end": incident.peak_end,
+        "tags": ", ".join(incident.tags),
+        "comment": incident.comment,
+        "handled_at": incident.handled_at,
+        "evidence": f"{command} query {quote(incident.evidence_sql)}",
+        "show": f"{command} incidents show {incident.id}",
+    }
+
+
+def _measures(measures: Mapping[str, object]) -> str:
+    return ", ".join(
+        f"{name} {value:,}" if isinstance(value, int | float | Decimal) else f"{name} {value}"
+        for name, value in measures.items()
+    )
+
+
+def _with_log(path: Path) -> tuple[Path, ...]:
+    """A SQLite file and its log of changes, where changes are seen first."""
+    return path, path.with_name(path.name + "-wal")
+
+
+def _signature(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="seconds").replace("+00:00", "Z")
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return str(value)
+    raise TypeError(f"no JSON form for {type(value).__name__}")

@@ -1,0 +1,166 @@
+"""Serves the page until it is told to stop."""
+
+import ipaddress
+import os
+import signal
+import socket
+import threading
+import webbrowser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from html import escape
+from pathlib import Path
+
+import uvicorn
+
+from shopstream.dashboard.app import create_app
+from shopstream.dashboard.feed import Feed
+from shopstream.dashboard.home import Home
+from shopstream.dashboard.settings import DashboardSettings
+from shopstream.dashboard.token import load_token
+from shopstream.errors import ConfigurationError
+
+__all__ = ["is_loopback", "open_page", "serve"]
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_GRACE_S = 3
+
+
+def serve(
+    home: Home,
+    settings: DashboardSettings | None = None,
+    *,
+    ready: Callable[[str], None],
+    allow_remote: bool = False,
+    stop: threading.Event | None = None,
+) -> None:
+    """Serve the page; blocks until Ctrl-C, SIGTERM or `stop`.
+
+    Args:
+        home: what to show.
+        settings: where to listen.
+        ready: gets the address with the token once the page can be opened.
+        allow_remote: let others than this machine connect.
+        stop: ends serving when it is set; needed off the main thread, where signals do not come.
+
+    Raises:
+        ConfigurationError: the address cannot be listened on, or is not loopback and that was not allowed.
+        StateError: the token's file is damaged or open to others.
+    """
+    settings = settings or DashboardSettings()
+    host = settings.host
+    if not is_loopback(host):
+        if not allow_remote:
+            raise ConfigurationError(
+                f"expected a loopback address, got {host!r}: other machines could connect, and what they send and get "
+                "is not encrypted; give --allow-remote if that is meant"
+            )
+        if _is_any(host) and not settings.names:
+            raise ConfigurationError(
+                f"{host} listens on all addresses: name those that browsers use in the setting dashboard.names, e.g. "
+                'SHOPSTREAM_DASHBOARD__NAMES=\'["shop.example.net"]\', for requests to other names are refused'
+            )
+    token = load_token(home.token)
+    app = create_app(home, token, settings, names=() if _is_any(host) else (_bracketed(host),))
+    listener = _listen(host, settings.port)
+    shown = settings.names[0] if _is_any(host) else _bracketed(host)
+    address = f"http://{shown}:{listener.getsockname()[1]}/?token={token}"
+    config = uvicorn.Config(
+        app,
+        access_log=False,  # the first address of each visit holds the token
+        log_level="warning",
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        timeout_graceful_shutdown=_GRACE_S,
+    )
+    with listener:
+        _Server(config, app.state.feed, lambda: ready(address), stop).run(sockets=[listener])
+
+
+def open_page(address: str, folder: Path) -> bool:
+    """Open the page in the user's browser; returns whether there is one.
+
+    The browser gets a file that leads to the address: its command line, which everybody on the machine can list, must
+    not hold the token.
+    """
+    leaf = folder / "dashboard-open.html"
+    leaf.unlink(missing_ok=True)
+    with os.fdopen(os.open(leaf, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(f'<!doctype html><meta http-equiv="refresh" content="0;url={escape(address)}"><title>shopstream</title>')
+    return webbrowser.open(leaf.resolve().as_uri())
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can connect to it."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _is_any(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return not host
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, kind)
+    except OSError as error:
+        raise ConfigurationError(f"expected an address of this machine, got {host!r}: {error}; try 127.0.0.1") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(where)
+    except OSError as error:
+        listener.close()
+        raise ConfigurationError(
+            f"cannot listen on {host} port {port}: {error.strerror}; another program may use it, `--port 0` takes a free one"
+        ) from error
+    return listener
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with an end that live feeds do not hold up and that gives control back to the caller."""
+
+    def __init__(
+        self, config: uvicorn.Config, feed: Feed, ready: Callable[[], None], stop: threading.Event | None
+    ) -> None:
+        super().__init__(config)
+        self._feed = feed
+        self._ready = ready
+        self._stop = stop
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then tell."""
+        await super().startup(sockets=sockets)
+        self._ready()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: whether to end."""
+        return await super().on_tick(counter) or (self._stop is not None and self._stop.is_set())
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End feeds first: uvicorn waits for open connections."""
+        await self._feed.stop()
+        await super().shutdown(sockets=sockets)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals end the serving, not the process: uvicorn would send them again afterwards."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {name: signal.signal(name, self.handle_exit) for name in _SIGNALS}
+        try:
+            yield
+        finally:
+            for name, handler in before.items():
+                signal.signal(name, handler)

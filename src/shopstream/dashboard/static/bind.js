@@ -1,0 +1,65 @@
+// Puts values where the page's attributes ask for them. Texts of events are untrusted: they only ever become
+// textContent, a data attribute or a bar's width, never markup.
+
+import { write } from "/static/format.js";
+
+const BOUND = "[data-text],[data-show],[data-hide],[data-level-from],[data-bar]";
+
+function look(scope, path) {
+  return path.split(".").reduce((value, name) => (value === null || value === undefined ? undefined : value[name]), scope);
+}
+
+function holds(value) {
+  return Array.isArray(value) ? value.length > 0 : Boolean(value);
+}
+
+function set(element, scope) {
+  const wants = element.dataset;
+  if (wants.text !== undefined) {
+    const [path, format] = wants.text.split(":");
+    const text = write(look(scope, path), format);
+    if (element.textContent !== text) element.textContent = text;
+  }
+  if (wants.show !== undefined) element.hidden = !holds(look(scope, wants.show));
+  if (wants.hide !== undefined) element.hidden = holds(look(scope, wants.hide));
+  if (wants.levelFrom !== undefined) {
+    const level = String(look(scope, wants.levelFrom) ?? "");
+    if (wants.level !== level) wants.level = level;
+  }
+  if (wants.bar !== undefined) {
+    element.style.setProperty("--part", Math.max(0, Math.min(1, Number(look(scope, wants.bar)) || 0)));
+  }
+}
+
+// Rows keep their element as long as their key stays: an opened detail stays open, a selection stays selected.
+function fill(list, rows) {
+  const template = document.getElementById(list.dataset.row).content.firstElementChild;
+  const fields = list.dataset.key.split(",");
+  const known = new Map();
+  for (const child of list.children) if (child.dataset.rowKey !== undefined) known.set(child.dataset.rowKey, child);
+  let place = [...list.children].find((child) => child.dataset.rowKey !== undefined) ?? null;
+  for (const row of rows) {
+    const key = fields.map((field) => row[field]).join("\u001f");
+    let element = known.get(key);
+    known.delete(key);
+    if (!element) {
+      element = template.cloneNode(true);
+      element.dataset.rowKey = key;
+      list.insertBefore(element, place);
+    } else if (element === place) {
+      place = place.nextElementSibling;
+    } else {
+      list.insertBefore(element, place);
+    }
+    for (const child of element.querySelectorAll(BOUND)) set(child, row);
+  }
+  for (const gone of known.values()) gone.remove();
+}
+
+export function bind(root, state) {
+  for (const element of root.querySelectorAll(BOUND)) if (!element.closest("[data-row-key]")) set(element, state);
+  for (const list of root.querySelectorAll("[data-rows]")) {
+    const rows = look(state, list.dataset.rows) ?? [];
+    fill(list, rows.slice(0, Number(list.dataset.max ?? rows.length)));
+  }
+}
