@@ -54,8 +54,9 @@ _SHARE_OF_TIME = 10
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where the pipeline is, after a step."""
+    """Where the pipeline is, after a step; `records` counts those this process has read."""
 
+    records: int
     counters: Mapping[str, int]
     watermark_ms: int | None
     behind_ms: int
@@ -110,6 +111,7 @@ class Pipeline:
         self._at_tip: set[str] = set()
         self._ended: set[str] = set()
         self._behind_ms = 0
+        self._records = 0
         self._commit_at_ms = clock.now_ms() + settings.commit_interval // _MS
         self._publish_at_ms = 0
         self._recover()
@@ -172,6 +174,7 @@ class Pipeline:
         """Where things are."""
         watermark_ms = self._engine.watermarks.current_ms
         return Progress(
+            records=self._records,
             counters=self._counters.as_dict(),
             watermark_ms=None if watermark_ms == BEGINNING else watermark_ms,
             behind_ms=self._behind_ms,
@@ -215,6 +218,7 @@ class Pipeline:
             if batch.ended:
                 self._ended.add(shard.shard_id)
         self._behind_ms = max(behind_ms, default=0)
+        self._records += len(records)
         return records
 
     # committing

@@ -10,6 +10,9 @@ import typer
 from shopstream.cli import deadletters, incidents, journeys, lake, notify, rules
 from shopstream.cli.build import build
 from shopstream.cli.config import config as show_config
+from shopstream.cli.dashboard import dashboard
+from shopstream.cli.demo import demo
+from shopstream.cli.doctor import doctor
 from shopstream.cli.output import err
 from shopstream.cli.query import query
 from shopstream.cli.report import report
@@ -46,6 +49,7 @@ def root(
     ctx.obj = load_settings(config, {"home": home} if home else None)
 
 
+app.command()(demo)
 app.command()(simulate)
 app.command()(synthesise)
 app.command()(shards)
@@ -60,7 +64,9 @@ app.add_typer(deadletters.app, name="deadletters")
 app.command()(build)
 app.command()(query)
 app.command()(report)
+app.command()(dashboard)
 app.command(name="config")(show_config)
+app.command()(doctor)
 
 
 def main() -> None:

@@ -54,22 +54,29 @@ def _plain(value: object) -> object:
 
 
 def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:,.4g}"
-    if isinstance(value, datetime):
-        return value.strftime("%Y-%m-%d %H:%M:%S")
-    if isinstance(value, list | tuple):
-        return ", ".join(_cell(item) for item in value)
-    return str(value)
+    match value:
+        case None:
+            text = ""
+        case bool():
+            text = "yes" if value else "no"
+        case int():
+            text = f"{value:,}"
+        case float():
+            text = f"{value:,.4g}"
+        case Decimal():
+            text = f"{value:,.2f}"
+        case datetime():
+            text = value.strftime("%Y-%m-%d %H:%M:%S")
+        case list() | tuple():
+            text = ", ".join(_cell(item) for item in value)
+        case _:
+            text = str(value)
+    return text
 
 
-def emit(rows: Sequence[Mapping[str, object]], fmt: Format, *, title: str = "", empty: str = "Nothing to show.") -> None:
+def emit(
+    rows: Sequence[Mapping[str, object]], fmt: Format, *, title: str = "", empty: str = "Nothing to show."
+) -> None:
     """Print rows; all have the same keys, which are the columns. Ids should come as text: numbers get separators."""
     if fmt is Format.JSON:
         sys.stdout.write(json.dumps([dict(row) for row in rows], default=_plain, ensure_ascii=False, indent=2) + "\n")

@@ -1,0 +1,183 @@
+"""`shopstream demo`: the whole flow on one shop day."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from shopstream.cli.output import err, settings_of
+from shopstream.config import Settings
+from shopstream.errors import ConfigurationError
+
+__all__ = ["demo"]
+
+_MARK = "demo.json"
+_EVENTS = 500_000
+
+Show = Callable[[float, str], None]
+
+
+def demo(
+    ctx: typer.Context,
+    events: Annotated[
+        str | None, typer.Option(help="A CSV, CSV.gz or Parquet file (or s3:// address) instead of a synthetic day.")
+    ] = None,
+    serve: Annotated[bool, typer.Option(help="Serve the dashboard at the end.")] = True,
+    seed: Annotated[int, typer.Option(help="Seed of the synthetic day.")] = 1,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Empty a home that was used beyond a demo.")] = False,
+) -> None:
+    """Take one shop day through the whole flow and show what comes out.
+
+    Synthesises about 500,000 events with a flood and a scraper among them (or takes your file), replays them through
+    the stream, processes them, builds lake and reports, prints a summary and serves the dashboard. A home that an
+    earlier demo made is emptied first; one that was used for more is not touched.
+
+    \b
+    Examples:
+      shopstream demo
+      shopstream demo --events 2019-Oct.csv --no-serve
+      shopstream --home /tmp/try demo
+    """
+    from shopstream.cli.summary import print_summary  # noqa: PLC0415  start-up time
+
+    settings = settings_of(ctx)
+    _prepare_home(settings, fresh=fresh)
+    started = perf_counter()
+    truth = None
+    with _stages() as stage:
+        if events is None:
+            with stage("Synthesising one shop day") as show:
+                events, truth = _synthesise(settings, seed, show)
+        with stage("Replaying it into the stream") as show:
+            _replay(settings, events, show)
+        with stage("Processing: windows, incidents, journeys, lake") as show:
+            counters = _process(settings, show)
+        with stage("Building the reports") as show:
+            _build(settings, show)
+    _mark(settings, counters)
+    print_summary(settings, elapsed=timedelta(seconds=perf_counter() - started), truth=truth)
+    if serve:
+        from shopstream.cli.dashboard import dashboard  # noqa: PLC0415  start-up time
+
+        ctx.invoke(dashboard, ctx=ctx)
+
+
+def _prepare_home(settings: Settings, *, fresh: bool) -> None:
+    """Start from nothing, but never throw away what is not a demo's."""
+    from shopstream.engine.checkpoint import CheckpointStore  # noqa: PLC0415  start-up time
+
+    home = settings.home
+    if home.exists() and any(home.iterdir()) and not fresh:
+        mark = home / _MARK
+        current = CheckpointStore(settings.checkpoint_path).current() if settings.checkpoint_path.exists() else None
+        processed = dict(current.counters) if current else None
+        if not mark.is_file() or json.loads(mark.read_text()) not in ({"counters": processed}, {"counters": None}):
+            raise ConfigurationError(
+                f"{home} holds more than a demo's data; give the demo another --home, or --fresh to empty this one"
+            )
+    if home.exists():
+        for path in home.iterdir():
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    _mark(settings, None)
+
+
+def _mark(settings: Settings, counters: dict[str, int] | None) -> None:
+    """Note that this home is a demo's, and how far the demo took it (None: it is under way)."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    (settings.home / _MARK).write_text(json.dumps({"counters": counters}))
+
+
+@contextmanager
+def _stages() -> Iterator[Callable[[str], "_Stage"]]:
+    columns = (
+        SpinnerColumn(finished_text="[green]✓[/]"),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=err) as bar:
+        yield lambda title: _Stage(bar, title)
+
+
+class _Stage:
+    """One line of progress."""
+
+    def __init__(self, bar: Progress, title: str) -> None:
+        self._bar = bar
+        self._task = bar.add_task(f"{title:<47}", total=1.0, note="")
+
+    def __enter__(self) -> Show:
+        return lambda done, note: self._bar.update(self._task, completed=done, note=note)
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self._bar.update(self._task, completed=1.0)
+
+
+def _synthesise(settings: Settings, seed: int, show: Show) -> tuple[str, Path]:
+    from shopstream.simulation.scenarios import Flood, Scraper  # noqa: PLC0415  start-up time
+    from shopstream.simulation.synthesis import (  # noqa: PLC0415  likewise
+        DEFAULT_START,
+        Synthesis,
+        SynthesisSettings,
+    )
+
+    flood = Flood(DEFAULT_START + timedelta(hours=14), timedelta(minutes=5), 10, 2_000)
+    scraper = Scraper(DEFAULT_START + timedelta(hours=9), timedelta(minutes=20), 1, 0.5)
+    synthesis = Synthesis(SynthesisSettings(events=_EVENTS, seed=seed, scenarios=(flood, scraper)))
+
+    def progress(events: int, _: float) -> None:
+        show(min(events / synthesis.expected_events, 1.0), f"{events:,} events")
+
+    folder = settings.home / "demo"
+    folder.mkdir(exist_ok=True)
+    summary = synthesis.write(folder / "day.csv", progress)
+    return str(summary.path), summary.truth_path
+
+
+def _replay(settings: Settings, source: str, show: Show) -> None:
+    from shopstream.bootstrap import open_stream  # noqa: PLC0415  start-up time
+    from shopstream.simulation import Replay, ReplaySettings  # noqa: PLC0415  likewise
+
+    with open_stream(settings) as stream:
+        replay = Replay(source, stream, ReplaySettings(), bookmarks=settings.home / "replays")
+        replay.run(lambda now: show(now.done, f"{now.events:,} events"))
+
+
+def _process(settings: Settings, show: Show) -> dict[str, int]:
+    from shopstream.bootstrap import open_pipeline, open_stream  # noqa: PLC0415  start-up time
+    from shopstream.pipeline import Progress as Where  # noqa: PLC0415  likewise
+
+    with open_stream(settings) as stream:
+        records = stream.describe().records
+
+    def progress(where: Where) -> None:
+        show(min(where.records / max(records, 1), 1.0), f"{where.counters['events_read']:,} events")
+
+    with open_pipeline(settings) as pipeline:
+        return dict(pipeline.run(until_caught_up=True, progress=progress).counters)
+
+
+def _build(settings: Settings, show: Show) -> None:
+    from shopstream.bootstrap import open_lakehouse  # noqa: PLC0415  start-up time
+    from shopstream.models.runner import build  # noqa: PLC0415  likewise
+
+    lakehouse = open_lakehouse(settings)
+    try:
+        build(
+            lakehouse,
+            settings.reports_path,
+            settings.timezone,
+            progress=lambda name, done, total: show(done / max(total, 1), name),
+        )
+    finally:
+        lakehouse.close()
