@@ -1,5 +1,6 @@
 """What the dbt project promises about itself."""
 
+import ast
 import re
 from datetime import UTC, datetime
 
@@ -119,6 +120,7 @@ def _plain_sql(path, *, athena=False):
     variables = yaml.safe_load((PROJECT / "dbt_project.yml").read_text())["vars"]
     context = {
         "adapter": Adapter,
+        "config": lambda **_: "",
         "return": lambda value: value,
         "var": lambda name, default=None: variables.get(name, default),
         "ref": lambda name: name,
@@ -127,9 +129,12 @@ def _plain_sql(path, *, athena=False):
     }
     environment.globals |= context
     environment.globals |= macros
-    for file in ("dialects.sql", "measures.sql"):
+    for file in ("dialects.sql", "lake_events.sql", "measures.sql"):
         module = environment.from_string((PROJECT / "macros" / file).read_text()).make_module()
         found = {name: getattr(module, name) for name in dir(module) if not name.startswith("_")}
+        if "lake_columns" in found:  # outside of dbt, what a macro returns is text
+            columns = ast.literal_eval(str(found["lake_columns"]()).strip())
+            found["lake_columns"] = lambda columns=columns: columns
         macros |= found
         environment.globals |= found
     return environment.from_string(path.read_text()).render()

@@ -1,5 +1,6 @@
 """`shopstream build`: marts from the lake."""
 
+from contextlib import closing
 from typing import Annotated
 
 import typer
@@ -42,19 +43,22 @@ def build(
     """
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415  start-up time
 
-    from shopstream.lakehouse.embedded import EmbeddedLakehouse  # noqa: PLC0415  start-up time
+    from shopstream.bootstrap import open_lakehouse  # noqa: PLC0415  start-up time
     from shopstream.models.runner import build as build_models  # noqa: PLC0415  start-up time
 
     settings = settings_of(ctx)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-    with Progress(*columns, TimeElapsedColumn(), console=err, transient=True) as bar:
+    with (
+        closing(open_lakehouse(settings)) as lakehouse,
+        Progress(*columns, TimeElapsedColumn(), console=err, transient=True) as bar,
+    ):
         task = bar.add_task("reading the models", total=None)
 
         def show(name: str, done: int, total: int) -> None:
             bar.update(task, description=name, completed=done, total=total)
 
         result = build_models(
-            EmbeddedLakehouse(settings.lake_path, settings.lakehouse),
+            lakehouse,
             settings.reports_path,
             settings.timezone,
             select,

@@ -1,5 +1,6 @@
 """`shopstream query`: a user's own SQL."""
 
+from contextlib import closing
 from typing import Annotated
 
 import typer
@@ -40,12 +41,13 @@ def query(
     Events per type:
     [cyan]shopstream query "select event_type, count(*) as events from events group by all"[/]
     """
-    from shopstream.lakehouse.embedded import EmbeddedLakehouse  # noqa: PLC0415  start-up time
+    from shopstream.bootstrap import open_lakehouse  # noqa: PLC0415  start-up time
     from shopstream.models.query import query as run  # noqa: PLC0415  start-up time
 
     settings = settings_of(ctx)
     most = limit if limit is not None else _TABLE_ROWS if fmt is Format.TABLE else 0
-    result = run(sql, EmbeddedLakehouse(settings.lake_path, settings.lakehouse), settings.reports_path, most)
+    with closing(open_lakehouse(settings)) as lakehouse:
+        result = run(sql, lakehouse, settings.reports_path, most)
     rows = result.rows
     if fmt is Format.TABLE:  # ids are names, not quantities: no thousands separators
         rows = [

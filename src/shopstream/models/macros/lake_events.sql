@@ -1,0 +1,14 @@
+{# The columns of the lake that reports need, in order; client address, client software and page address stay there. #}
+{% macro lake_columns() %}
+{{ return([
+    'event_time', 'event_type', 'product_id', 'category_id', 'category_code', 'brand', 'price', 'user_id',
+    'user_session', 'event_id', 'arrival_time', 'is_late',
+]) }}
+{% endmacro %}
+
+{# A column as reports read it: an empty text is none. #}
+{% macro lake_column(name) -%}
+    {%- if name in ['category_code', 'brand', 'user_session'] -%} nullif({{ name }}, '') as {{ name }}
+    {%- else -%} {{ name }}
+    {%- endif -%}
+{%- endmacro %}
