@@ -11,6 +11,9 @@ from shopstream.detection.detection import Severity
 __all__ = ["Change", "Handling", "Incident", "IncidentChange", "State", "incident_id"]
 
 
+_COLUMNS = "event_time, event_type, product_id, category_code, brand, price, user_id"
+
+
 class State(StrEnum):
     """An incident in one word: what a person did comes before what the traffic does."""
 
@@ -87,6 +90,12 @@ class Incident:
         return State.ACKNOWLEDGED if self.handling is Handling.ACKNOWLEDGED else State.OPEN
 
     @property
+    def short_id(self) -> str:
+        """Begins like the id; enough to name it among a few hundred million."""
+        scope, _, ordinal = self.id.partition("-")
+        return f"{scope[:8]}-{ordinal}"
+
+    @property
     def duration(self) -> timedelta:
         """From its first to its last event."""
         return self.last_event_time - self.first_event_time
@@ -101,7 +110,7 @@ class Incident:
     @property
     def evidence_sql(self) -> str:
         """The query that shows the events, at most a thousand."""
-        return f"select * from events where {self.events_sql} order by event_time limit 1000"
+        return f"select {_COLUMNS} from events where {self.events_sql} order by event_time limit 1000"
 
     @property
     def evidence_command(self) -> str:

@@ -13,33 +13,27 @@ from shopstream.errors import StateError
 
 __all__ = ["count_incidents", "find", "read_incident", "read_incidents"]
 
-_SCOPE = 16
-"""Characters of an id before the ordinal; all are below `g`."""
-
 _STATE_SQL = (
     "CASE WHEN handling = 'resolved' THEN 'resolved' WHEN closed THEN 'closed' "
     "WHEN handling = 'acknowledged' THEN 'acknowledged' ELSE 'open' END"
 )
 
 
-def find(connection: sqlite3.Connection, id_or_prefix: str) -> Stored:
-    """The one incident whose id begins so.
+def find(connection: sqlite3.Connection, short: str) -> Stored:
+    """The one incident of an id, whose first part may be cut short and whose ordinal may be left out.
 
     Raises:
         StateError: none, or several.
     """
+    scope, _, ordinal = short.partition("-")
     rows = connection.execute(
-        f"SELECT * FROM incidents WHERE scope >= substr(?1, 1, {_SCOPE}) AND scope < substr(?1, 1, {_SCOPE}) || 'g' "
-        "AND substr(scope || '-' || ordinal, 1, length(?1)) = ?1 LIMIT 2",
-        (id_or_prefix,),
+        "SELECT * FROM incidents WHERE scope >= ?1 AND scope < ?1 || 'g' AND (?2 = '' OR ordinal = ?2) LIMIT 2",
+        (scope, ordinal),
     ).fetchall()
-    exact = [row for row in rows if f"{row['scope']}-{row['ordinal']}" == id_or_prefix]
-    rows = exact or rows
-    if not id_or_prefix or len(rows) != 1:
-        found = "several" if rows else "none"
-        raise StateError(
-            f"expected the id of an incident, got {id_or_prefix!r}, it fits {found}; see `shopstream incidents list`"
-        )
+    if not rows or not scope:
+        raise StateError(f"no incident has the id {short!r}; see `shopstream incidents list`")
+    if len(rows) > 1:
+        raise StateError(f"several incidents fit {short!r}; write more of the id, see `shopstream incidents list`")
     return stored_of(rows[0])
 
 
@@ -86,14 +80,14 @@ def read_incidents(
 
 
 def read_incident(path: Path, id_or_prefix: str) -> Incident:
-    """One incident; its id may be cut short as long as it is unique.
+    """One incident; see `find` for how its id may be cut short.
 
     Raises:
         StateError: no such incident, or several.
     """
     connection = open_reader(path)
     if connection is None:
-        raise StateError(f"expected an incident {id_or_prefix!r}, but there are none yet; run the stream first")
+        raise StateError(f"no incident has the id {id_or_prefix!r}: there are none yet; run the stream first")
     try:
         return incident_of(find(connection, id_or_prefix))
     finally:

@@ -61,7 +61,7 @@ def incident_line(incident: Incident) -> dict[str, object]:
     """For people: one line."""
     colour = _COLOURS[incident.severity]
     return {
-        "id": incident.id,
+        "id": incident.short_id,
         "severity": f"[{colour}]{incident.severity}[/]",
         "state": str(incident.state),
         "rule": incident.rule,
@@ -210,7 +210,8 @@ def _events_of(settings: Settings, incident: Incident) -> dict[str, int] | None:
 
 def _composition(events: dict[str, int]) -> str:
     parts = ", ".join(f"{events[name]:,} {name}" for name in ("views", "carts", "purchases"))
-    return f"{events['events']:,} by {events['users']:,} users, {events['products']:,} products: {parts}"
+    users = "1 user" if events["users"] == 1 else f"{events['users']:,} users"
+    return f"{events['events']:,} by {users}, {events['products']:,} products: {parts}"
 
 
 def _moment(moment: datetime) -> str:

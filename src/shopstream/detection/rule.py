@@ -65,16 +65,14 @@ def _check_key(columns: tuple[str, ...]) -> tuple[str, ...]:
     return columns
 
 
-def _check_measures(measures: dict[str, str]) -> Mapping[str, str]:
-    checked = {}
-    for name, text in measures.items():
-        if not MEASURE_NAME.fullmatch(name) or name in EVENT_COLUMNS:
-            raise ValueError(f"{name!r} cannot name a measure; take lower-case letters, digits and _, no column's name")
-        try:
-            checked[name] = check_measure(text)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
-    return MappingProxyType(checked)
+def _check_measure_name(name: str) -> str:
+    if not MEASURE_NAME.fullmatch(name) or name in EVENT_COLUMNS:
+        raise ValueError(f"{name!r} cannot name a measure; take lower-case letters, digits and _, no column's name")
+    return name
+
+
+MeasureName = Annotated[str, AfterValidator(_check_measure_name)]
+Measure = Annotated[Text, AfterValidator(check_measure)]
 
 
 class Rule(BaseModel):
@@ -96,7 +94,9 @@ class Rule(BaseModel):
     key: Annotated[tuple[str, ...], AfterValidator(_check_key)]
     window: Window
     filter: Annotated[Text, AfterValidator(check_filter)] | None = None
-    measures: Annotated[dict[str, Text], Field(min_length=1, max_length=32), AfterValidator(_check_measures)]
+    measures: Annotated[
+        dict[MeasureName, Measure], Field(min_length=1, max_length=32), AfterValidator(MappingProxyType)
+    ]
     condition: Text
     suppress_for: DurationMs
     verdict: Literal["bot", "human", "unknown"] | None = None
