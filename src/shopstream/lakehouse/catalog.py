@@ -10,10 +10,11 @@ from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.table import Table, Transaction
 from pyiceberg.table.snapshots import Snapshot
+from sqlalchemy import URL
 from sqlalchemy.exc import OperationalError
 from tenacity import RetryError, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
-from shopstream.errors import ConfigurationError, RetryableError, StateError
+from shopstream.errors import RetryableError, StateError
 from shopstream.lakehouse.durable import DurableFileIO
 from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.settings import LakehouseSettings
@@ -47,23 +48,17 @@ class LocalCatalog:
     Args:
         path: folder of catalog and tables; made where there is none. Iceberg stores absolute paths: do not move it.
         settings: codec, file sizes, durability.
-
-    Raises:
-        ConfigurationError: SQLite cannot open a file of that name.
-        StateError: the folder was moved since the tables were made.
     """
 
     def __init__(self, path: Path, settings: LakehouseSettings | None = None) -> None:
         self.path = path.resolve()
         self.settings = settings or LakehouseSettings()
-        if "?" in str(self.path):
-            raise ConfigurationError(
-                f"expected a folder without `?` for the lakehouse, got {self.path}; choose another home"
-            )
+        database = str(self.path / CATALOG_FILE)
+        self.uri = URL.create("sqlite", database=database).render_as_string()
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.path / "commit.lock", timeout=_COMMIT_PATIENCE_S)
         self._maintenance = FileLock(self.path / "maintenance.lock", timeout=0)
-        properties = {"uri": f"sqlite:///{self.path / CATALOG_FILE}", "warehouse": str(self.path)}
+        properties = {"uri": self.uri, "warehouse": str(self.path)}
         if self.settings.durable:
             properties["py-io-impl"] = f"{DurableFileIO.__module__}.{DurableFileIO.__qualname__}"
         with self._lock:
@@ -72,9 +67,10 @@ class LocalCatalog:
 
     def _create_tables(self) -> None:
         self._catalog.create_namespace_if_not_exists(NAMESPACE)
+        there = set(self._catalog.list_tables(NAMESPACE))
         for table, declaration in TABLES.items():
             identifier = (NAMESPACE, table.value)
-            if not self._catalog.table_exists(identifier):
+            if identifier not in there:
                 self._catalog.create_table(
                     identifier,
                     declaration.schema(),

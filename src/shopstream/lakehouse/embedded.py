@@ -37,9 +37,6 @@ class EmbeddedLakehouse:
         path: folder of catalog and tables; made where there is none. Iceberg stores absolute paths: do not move it.
         settings: codec, file sizes, durability.
         clock: tells the age of files that may be orphans.
-
-    Raises:
-        ConfigurationError: SQLite cannot open a file of that name.
     """
 
     def __init__(self, path: Path, settings: LakehouseSettings | None = None, clock: Clock | None = None) -> None:

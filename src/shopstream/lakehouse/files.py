@@ -49,7 +49,12 @@ def conform(rows: pa.Table, declaration: TableDeclaration) -> pa.Table:
                 "such rows belong to the dead letters"
             )
         fits = column.type == field.type or _is_frugal(column, field.type)
-        columns.append(column if fits else column.cast(field.type))
+        try:
+            columns.append(column if fits else column.cast(field.type))
+        except pa.ArrowException as error:
+            raise PermanentError(
+                f"expected {field.type} in {declaration.table}.{field.name}, got {column.type}: {error}; convert it"
+            ) from error
         fields.append(field.with_type(columns[-1].type))
     return pa.table(columns, schema=pa.schema(fields))
 
