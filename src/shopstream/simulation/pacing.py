@@ -12,7 +12,7 @@ __all__ = ["Pacer"]
 
 _TICK = timedelta(milliseconds=50)  # what is due within a tick is sent together
 _LONGEST_NAP = timedelta(milliseconds=500)  # so that progress is told and an interrupt is seen
-_MOST_DEBT_MS = 1000  # a replay that was held up does not rush after by more than this
+_MOST_DEBT_MS = 1000  # a replay that was held up rushes after by no more than this, or two events
 _US = 1_000_000
 
 
@@ -55,10 +55,11 @@ class Pacer:
 
     def _by_rate(self, count: int, rate: float) -> Iterator[tuple[int, int]]:
         low = 0
+        most_debt_ms = max(_MOST_DEBT_MS, 2000 / rate)
         while low < count:
             debt_ms = self._elapsed_ms() - self._sent * 1000 / rate
-            if debt_ms > _MOST_DEBT_MS:
-                self._start_ms = (self._start_ms or 0) + int(debt_ms - _MOST_DEBT_MS)
+            if debt_ms > most_debt_ms:
+                self._start_ms = (self._start_ms or 0) + int(debt_ms - most_debt_ms)
             due = int(self._elapsed_ms() * rate / 1000) - self._sent
             if due < 1:
                 wanted = timedelta(milliseconds=(self._sent + 1) * 1000 / rate - self._elapsed_ms())
