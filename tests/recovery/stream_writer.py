@@ -28,6 +28,8 @@ def say(text: str) -> None:
 def write(path: Path, first: int) -> None:
     chance = random.Random(first)  # noqa: S311  sizes of puts
     with EmbeddedStream.open(path, SETTINGS, SystemClock()) as stream:
+        for connection in stream._database._idle:  # the one that all puts will use
+            connection.execute("PRAGMA wal_autocheckpoint = 8")  # fold the log often: many kills hit that moment
         for _ in count():
             size = chance.randint(1, 8)
             stream.put([NewRecord(payload_of(number), str(number % 13)) for number in range(first, first + size)])

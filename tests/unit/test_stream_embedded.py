@@ -138,6 +138,25 @@ def test_processes_that_open_a_new_stream_at_once_share_one(path):
         assert mine == [b"%d" % i for i in range(20)]
 
 
+def test_writers_that_share_nothing_but_the_file_wait_for_each_other(open_stream):
+    streams, failed = [open_stream() for _ in range(3)], []
+
+    def write(stream) -> None:
+        try:
+            for _ in range(100):
+                put(stream, b"x")
+        except Exception as error:  # noqa: BLE001  carried over to the test's thread
+            failed.append(error)
+
+    threads = [threading.Thread(target=write, args=(stream,)) for stream in streams]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert len(payloads(streams[0])) == 300
+
+
 @pytest.mark.parametrize("fsync", ["always", "batch", "never"])
 def test_each_fsync_policy_sets_sqlites_synchronous(open_stream, fsync):
     stream = open_stream(fsync=fsync)
@@ -376,13 +395,18 @@ def test_a_reader_at_work_does_not_break_the_bound(path, open_stream, clock):
     assert seen
 
 
-def test_a_stuck_reader_pushes_writers_back_before_the_disk_runs_over(path, open_stream):
+@pytest.mark.parametrize("filled_before", [False, True])
+def test_a_stuck_reader_pushes_writers_back_before_the_disk_runs_over(path, open_stream, clock, filled_before):
     stream = open_stream(max_bytes=64 * MIB, retention=timedelta(hours=1))
     put(stream, b"x")
+    if filled_before:  # the file is large then, with free pages in it, and leaves the log little room
+        fill(stream)
+        clock.advance(timedelta(hours=2))
+        stream.trim()
     stuck = sqlite3.connect(path, isolation_level=None)
     stuck.execute("BEGIN")
     stuck.execute("SELECT count(*) FROM record").fetchall()
-    assert 0 < fill(stream, match="reader") < 64 * MIB
+    assert fill(stream, match="reader") < 64 * MIB
     assert disk_bytes(path) <= 64 * MIB
     stuck.close()
     put(stream, bytes(MIB - 10))
