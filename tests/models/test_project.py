@@ -138,3 +138,12 @@ def _plain_sql(path, *, athena=False):
         macros |= found
         environment.globals |= found
     return environment.from_string(path.read_text()).render()
+
+
+def test_the_page_of_the_reports_names_every_mart_and_every_definition():
+    page = (PROJECT.parents[2] / "docs" / "models.md").read_text()
+    assert {path.stem for path in (PROJECT / "marts").glob("*.sql")} <= set(re.findall(r"\w+", page))
+    variables = yaml.safe_load((PROJECT / "dbt_project.yml").read_text())["vars"]
+    for name, value in variables.items():
+        assert f"`{name}" in page
+        assert str(value) in page
