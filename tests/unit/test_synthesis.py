@@ -225,6 +225,22 @@ def test_a_flash_sale_is_ten_times_the_traffic_with_the_same_composition():
     assert _one(base, people) == pytest.approx(_one(calm, people), abs=0.05)
 
 
+def test_genuine_shoppers_of_a_flash_sale_are_not_busier_than_others():
+    base, _ = _rows(events=300_000, scenarios=(FlashSale(_at(13), _minutes(60), 10),))
+    busiest = (
+        "select max(n) from (select count(*) over (partition by user_id order by epoch(event_time) "
+        "range between 59 preceding and current row) as n from events)"
+    )
+    assert _one(base, busiest) <= 17
+
+
+def test_a_scenario_ends_with_the_period():
+    _, synthesis = _rows(scenarios=(Scraper(_at(23), timedelta(days=3), 1, 60),))
+    (episode,) = synthesis.episodes()
+    assert episode.until_time == START + timedelta(days=1)
+    assert episode.events == 60
+
+
 def test_one_category_may_lead_a_flash_sale():
     base, _ = _rows(events=100_000, scenarios=(FlashSale(_at(13), _minutes(60), 10, "electronics.video.tv"),))
     share = (
@@ -294,6 +310,8 @@ def test_a_handful_of_events_is_possible(days, events, tmp_path):
         ({"scenarios": (Flood(_at(3), _minutes(0), 10, 5),)}, r"longer than 0 s"),
         ({"scenarios": (Flood(_at(3), _minutes(5), 1, 5),)}, r"factor above 1"),
         ({"scenarios": (Flood(_at(3), _minutes(5), 2, 0),)}, r"at least 1 id"),
+        ({"scenarios": (Flood(_at(3), _minutes(5), 2, 70_000_000),)}, r"at most 67,.* further ids, got 70,000,000"),
+        ({"scenarios": (Outage(datetime(2019, 11, 5, 3), _minutes(5)),)}, r"outage with a time zone"),  # noqa: DTZ001
         ({"scenarios": (Scraper(_at(3), _minutes(5), 2, 0),)}, r"gap of 0.01 to 86400 s"),
         ({"scenarios": (FlashSale(_at(3), _minutes(5), 5, "no.such"),)}, r"category code of the shop"),
     ],

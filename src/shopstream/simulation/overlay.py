@@ -52,8 +52,10 @@ class World:
         """The scenario's time, cut at the end of the period.
 
         Raises:
-            ConfigurationError: it begins outside of the period, or lasts no time.
+            ConfigurationError: it begins outside of the period or has no time zone, or lasts no time.
         """
+        if start.tzinfo is None:
+            raise ConfigurationError(f"expected the start of a {kind} with a time zone, got {start}; attach UTC")
         begin, calendar = to_ms(start), self.calendar
         if duration <= timedelta(0):
             raise ConfigurationError(f"expected a {kind} to last longer than 0 s, got {duration}; change its duration")

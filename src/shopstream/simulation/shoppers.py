@@ -124,7 +124,7 @@ class Shoppers:
         time = visits.times(rng)
         product = self._products(rng, visits, leads)
         kind = self._funnel(rng, visits, time, product)
-        user = self._population.draw(rng.random(len(visits.start)))[visits.visit]
+        user = self._population.draw(_spread(rng, len(visits.start)))[visits.visit]
         session = rng.integers(0, 2**63, len(visits.visit))
         block = Block(
             arrival=time,
@@ -240,6 +240,11 @@ class _Visits:
         gap_ms[opens] = 0
         elapsed = np.cumsum(gap_ms)
         return elapsed + np.repeat((self.start - elapsed[opens])[self.visit], self.lengths)
+
+
+def _spread(rng: np.random.Generator, count: int) -> Floats:
+    """Uniform numbers in random order, one in each of so many equal steps: nobody comes twice at once in a surge."""
+    return (rng.permutation(count) + rng.random(count)) / count
 
 
 def _fill_cart(

@@ -64,7 +64,7 @@ class OutOfOrder:
 
 @dataclass(frozen=True, slots=True)
 class SynthesisSettings:
-    """What to synthesise. The same settings give the same bytes.
+    """What to synthesise. The same settings give the same bytes (with the same numpy on the same kind of processor).
 
     Args:
         start: a midnight, UTC.
