@@ -5,7 +5,6 @@ The words are Sigma's where Sigma has one; `key`, `window`, `filter`, `measures`
 """
 
 import re
-from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Annotated, Literal, Self

@@ -1,0 +1,329 @@
+"""The embedded incident store: episodes, people, retention, readers."""
+
+import json
+import shlex
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from typer.testing import CliRunner
+
+from shopstream.alerting import (
+    AlertingSettings,
+    Change,
+    EmbeddedIncidentStore,
+    Handling,
+    State,
+    count_incidents,
+    read_incident,
+    read_incidents,
+)
+from shopstream.cli.main import app
+from shopstream.clock import ManualClock
+from shopstream.detection import Detection, Severity, detection_id
+from shopstream.errors import StateError
+
+QUIET, SIZE = 60_000, 10_000
+
+
+def detection(start_ms, events=20, *, user=7, rule="user_burst", severity=Severity.HIGH, final=True, **changes):
+    key = {} if user is None else {"user_id": str(user)}
+    made = Detection(
+        detection_id=detection_id(rule, key, start_ms),
+        rule_id=rule,
+        rule_version="v1",
+        title="Too fast",
+        severity=severity,
+        tags=("owasp.oat-011",),
+        key_kind="user_id" if key else "site",
+        key=key,
+        start_ms=start_ms,
+        end_ms=start_ms + SIZE,
+        first_event_ms=start_ms + 100,
+        last_event_ms=start_ms + SIZE - 100,
+        measures={"events": events},
+        threshold="events > 15",
+        final=final,
+        suppress_for_ms=QUIET,
+    )
+    return replace(made, **changes)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "incidents.db"
+
+
+@pytest.fixture
+def store(path):
+    opened = EmbeddedIncidentStore(path, AlertingSettings(), ManualClock(5_000))
+    yield opened
+    opened.close()
+
+
+def changes_of(changes):
+    return [change.change for change in changes]
+
+
+def test_windows_that_follow_each_other_are_one_incident(store, path):
+    assert changes_of(store.apply([detection(1_000), detection(2_000, 30)], 5_000)) == [Change.OPENED]
+    assert changes_of(store.apply([detection(3_000, 25)], 13_000)) == [Change.UPDATED]
+    (incident,) = read_incidents(path)
+    assert incident.windows == 3
+    assert incident.peak == {"events": 30}
+    assert incident.peak_start == datetime.fromtimestamp(2, UTC)
+    assert incident.first_event_time == datetime.fromtimestamp(1.1, UTC)
+    assert incident.last_event_time == datetime.fromtimestamp(12.9, UTC)
+    assert incident.detected_at_event_time == datetime.fromtimestamp(11, UTC)
+    assert incident.state is State.OPEN
+
+
+def test_a_provisional_detection_opens_at_once_and_a_final_one_refines_it(store, path):
+    store.apply([detection(1_000, 16, final=False, last_event_ms=4_000)], 2_000)
+    (early,) = read_incidents(path)
+    assert early.peak == {"events": 16}
+    assert early.windows == 1
+    store.apply([detection(1_000, 22)], 12_000)
+    (refined,) = read_incidents(path)
+    assert refined.id == early.id
+    assert refined.peak == {"events": 22}
+    assert refined.windows == 1
+    assert refined.last_event_time > early.last_event_time
+
+
+def test_quiet_time_closes_and_later_traffic_opens_another(store, path):
+    store.apply([detection(1_000)], 11_000)
+    assert store.apply([], 11_000 + QUIET) == []
+    assert changes_of(store.apply([], 11_000 + QUIET + SIZE)) == [Change.CLOSED]
+    assert changes_of(store.apply([detection(200_000)], 210_000)) == [Change.OPENED]
+    second, first = read_incidents(path)
+    assert (first.state, second.state) == (State.CLOSED, State.OPEN)
+    assert first.id.removesuffix("-1") == second.id.removesuffix("-2")
+
+
+def test_the_quiet_time_itself_still_belongs_to_the_incident(store, path):
+    store.apply([detection(0), detection(SIZE + QUIET)], 0)
+    assert len(read_incidents(path)) == 1
+    store.apply([detection(3 * (SIZE + QUIET) + 1)], 0)
+    assert len(read_incidents(path)) == 2
+
+
+def test_rules_and_keys_are_apart(store, path):
+    store.apply([detection(0), detection(0, user=8), detection(0, rule="other"), detection(0, user=None)], 0)
+    assert {(i.rule, i.key_kind, i.keys.get("user_id")) for i in read_incidents(path)} == {
+        ("user_burst", "user_id", "7"),
+        ("user_burst", "user_id", "8"),
+        ("other", "user_id", "7"),
+        ("user_burst", "site", None),
+    }
+
+
+def test_the_same_detections_again_change_nothing(store, path):
+    batch = [detection(0), detection(1_000), detection(0, user=8)]
+    store.apply(batch, 5_000)
+    before = read_incidents(path)
+    assert store.apply(batch, 3_000) == []
+    assert read_incidents(path) == before
+
+
+def test_two_incidents_that_turn_out_to_be_one_become_one(store, path):
+    store.apply([detection(0), detection(SIZE + 2 * QUIET - 5_000)], 0)
+    first, second = sorted(i.id for i in read_incidents(path))
+    store.acknowledge(second, "mine")
+    changes = store.apply([detection(QUIET)], 0)
+    assert changes_of(changes) == [Change.ABSORBED, Change.UPDATED]
+    assert (changes[0].incident_id, changes[0].into) == (second, first)
+    (incident,) = read_incidents(path)
+    assert (incident.id, incident.windows, incident.comment) == (first, 3, "mine")
+    assert incident.state is State.ACKNOWLEDGED
+    assert changes_of(store.apply([detection(500_000)], 0)) == [Change.OPENED]
+    assert second in {i.id for i in read_incidents(path)}
+
+
+def test_a_higher_severity_raises_and_a_lower_one_does_not_calm(store, path):
+    store.apply([detection(0)], 0)
+    assert changes_of(store.apply([detection(1_000, severity=Severity.CRITICAL)], 0)) == [Change.RAISED]
+    assert changes_of(store.apply([detection(2_000, severity=Severity.LOW)], 0)) == [Change.UPDATED]
+    assert read_incidents(path)[0].severity is Severity.CRITICAL
+
+
+def test_the_words_of_an_edited_rule_come_from_the_newest_window(store, path):
+    store.apply([detection(5_000, rule_version="v2", threshold="events > 20", title="New")], 0)
+    store.apply([detection(0)], 0)
+    (incident,) = read_incidents(path)
+    assert (incident.rule_version, incident.threshold, incident.title) == ("v2", "events > 20", "New")
+
+
+def test_money_ranks_by_value_and_not_by_letters(store, path):
+    store.apply([detection(0, measures={"value": "9.50"}), detection(1_000, measures={"value": "10.00"})], 0)
+    assert read_incidents(path)[0].peak == {"value": "10.00"}
+
+
+def test_a_measure_without_value_ranks_below_all(store, path):
+    store.apply([detection(0, measures={"x": None, "y": "a"}), detection(1_000, measures={"x": -5, "y": "b"})], 0)
+    assert read_incidents(path)[0].peak == {"x": -5, "y": "b"}
+
+
+def test_a_person_acknowledges_and_resolves_and_the_engine_leaves_that_alone(store, path):
+    store.apply([detection(0)], 0)
+    incident_id = read_incidents(path)[0].id
+    assert store.acknowledge(incident_id[:6], "on it").state is State.ACKNOWLEDGED
+    store.apply([detection(1_000)], 0)
+    incident = read_incident(path, incident_id)
+    assert (incident.handling, incident.comment, incident.windows) == (Handling.ACKNOWLEDGED, "on it", 2)
+    assert incident.handled_at == datetime.fromtimestamp(5, UTC)
+    assert store.resolve(incident_id).comment == "on it"
+    assert read_incident(path, incident_id).state is State.RESOLVED
+    assert read_incident(path, incident_id).ongoing
+
+
+def test_an_id_that_fits_none_or_several_is_told(store, path):
+    store.apply([detection(0), detection(0, user=8), detection(500_000)], 0)
+    with pytest.raises(StateError, match="no incident has the id 'zzz'"):
+        store.resolve("zzz")
+    scope = next(i.id for i in read_incidents(path) if i.id.endswith("-2")).partition("-")[0]
+    with pytest.raises(StateError, match="several incidents fit"):
+        read_incident(path, scope)
+    assert read_incident(path, f"{scope[:8]}-2").id == f"{scope}-2"
+    with pytest.raises(StateError, match="no incident"):
+        read_incident(path, "")
+
+
+def test_idle_calls_touch_no_disk(store, path):
+    store.apply([detection(0)], 5_000)
+    before = {file.name: file.stat().st_mtime_ns for file in path.parent.iterdir()}
+    for watermark in range(5_000, 50_000, 1_000):
+        assert store.apply([], watermark) == []
+    assert {file.name: file.stat().st_mtime_ns for file in path.parent.iterdir()} == before
+
+
+def test_retention_forgets_the_closed_and_keeps_their_ids_from_coming_again(path):
+    hour = 3_600_000
+    store = EmbeddedIncidentStore(path, AlertingSettings(retention=timedelta(hours=1)), ManualClock())
+    store.apply([detection(0)], 0)
+    store.apply([], hour // 2)
+    first = read_incidents(path)[0].id
+    store.apply([detection(3 * hour)], 3 * hour)
+    (second,) = read_incidents(path)
+    assert (first[-2:], second.id[-2:]) == ("-1", "-2")
+    store.apply([], 1 << 61)
+    assert [i.id for i in read_incidents(path)] == [second.id]
+    store.close()
+
+
+def test_readers_find_nothing_where_there_is_no_store(path):
+    assert read_incidents(path) == []
+    assert count_incidents(path) == dict.fromkeys(State, 0)
+    assert not path.exists()
+    with pytest.raises(StateError, match="none yet"):
+        read_incident(path, "abc")
+
+
+def test_readers_filter_and_sort(store, path):
+    store.apply([detection(0), detection(500_000, user=8, severity=Severity.LOW), detection(0, rule="other")], 0)
+    store.resolve(read_incidents(path, rules=["other"])[0].id)
+    assert [i.keys["user_id"] for i in read_incidents(path, limit=1)] == ["8"]
+    assert [i.severity for i in read_incidents(path, severities=[Severity.LOW])] == [Severity.LOW]
+    assert [i.rule for i in read_incidents(path, states=[State.RESOLVED])] == ["other"]
+    assert read_incidents(path, states=[State.CLOSED]) == []
+    assert count_incidents(path)[State.OPEN] == 2
+
+
+def test_a_reader_in_another_process_sees_what_is_written_while_the_writer_goes_on(store, path):
+    code = "import sys; from pathlib import Path; from shopstream.alerting import read_incidents\n"
+    code += "print(len(read_incidents(Path(sys.argv[1]))))"
+    for count in (1, 2):
+        store.apply([detection(0, user=count)], 0)
+        done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == str(count)
+
+
+def test_a_foreign_file_is_refused(path):
+    path.write_bytes(b"this is no database, whatever its name says" * 100)
+    with pytest.raises(StateError, match="no incident store"):
+        EmbeddedIncidentStore(path, AlertingSettings(), ManualClock())
+    with pytest.raises(StateError, match="no incident store"):
+        read_incidents(path)
+
+
+def test_a_store_of_another_version_is_refused(path):
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(StateError, match="got version 99"):
+        EmbeddedIncidentStore(path, AlertingSettings(), ManualClock())
+    with pytest.raises(StateError, match="got version 99"):
+        read_incidents(path)
+
+
+def test_the_evidence_command_survives_shell_and_sql(store, path):
+    nasty = 'it\'s "$(touch /tmp/x)" `y`'
+    store.apply([detection(0, key={"user_agent": nasty}, key_kind="user_agent")], 0)
+    (incident,) = read_incidents(path)
+    words = shlex.split(incident.evidence_command)
+    assert words[:2] == ["shopstream", "query"]
+    assert words[2] == incident.evidence_sql
+    assert "user_agent = 'it''s \"$(touch /tmp/x)\" `y`'" in words[2]
+
+
+def test_numbers_stand_bare_in_the_evidence(store, path):
+    store.apply([detection(0)], 0)
+    (incident,) = read_incidents(path)
+    assert "where user_id = 7 and event_time between '1970-01-01 00:00:00.100+00:00' and" in incident.evidence_sql
+
+
+def test_five_thousand_actors_at_once_are_one_quick_transaction(store, path):
+    batch = [detection(0, user=user) for user in range(5_000)]
+    started = time.process_time()
+    assert len(store.apply(batch, 0)) == 5_000
+    spent = time.process_time() - started
+    assert len(read_incidents(path, limit=10)) == 10
+    assert spent < 2, "an order of magnitude above what it takes, because tests share the machine"
+
+
+@pytest.fixture
+def run(tmp_path, store):
+    def invoke(*words):
+        return CliRunner().invoke(app, ["--home", str(tmp_path), "incidents", *words])
+
+    store.apply([detection(0), detection(0, rule="other", severity=Severity.LOW)], 0)
+    return invoke
+
+
+def test_the_list_has_the_promised_fields(run):
+    (first, _) = json.loads(run("list", "--format", "json").stdout)
+    for name in (
+        *("id", "rule", "key_kind", "keys", "severity", "first_event_time", "last_event_time"),
+        *("detected_at_event_time", "state"),
+    ):
+        assert name in first
+    assert first["keys"] == {"user_id": "7"}
+    assert first["state"] == "open"
+
+
+def test_the_list_is_filtered_by_its_options(run):
+    assert [row["rule"] for row in json.loads(run("list", "--severity", "low", "--format", "json").stdout)] == ["other"]
+    assert json.loads(run("list", "--state", "closed", "--format", "json").stdout) == []
+    assert "No incidents" in run("list", "--state", "closed").stdout
+    assert run("list", "--format", "csv").stdout.count("\n") == 3
+
+
+def test_a_person_works_through_the_list(run, path):
+    incident_id = read_incidents(path, rules=["user_burst"])[0].id
+    assert "acknowledged" in run("ack", incident_id[:7], "--comment", "a [partner]").stdout
+    shown = run("show", incident_id[:7]).stdout
+    assert "a [partner]" in shown
+    assert "shopstream query" in shown
+    resolved = json.loads(run("resolve", incident_id, "--format", "json").stdout)
+    assert (resolved["state"], resolved["ongoing"]) == ("resolved", True)
+    assert json.loads(run("show", incident_id, "--format", "json").stdout)["events"] is None
+
+
+def test_people_cannot_make_a_store_by_mistyping_the_home(tmp_path):
+    result = CliRunner().invoke(app, ["--home", str(tmp_path / "typo"), "incidents", "ack", "abc"])
+    assert isinstance(result.exception, StateError)
+    assert not (tmp_path / "typo").exists()
