@@ -29,6 +29,7 @@ PARQUET_ROWS = 262_144
 """Rows of one block of a Parquet file for bulk loads."""
 
 _SAMPLES = 64
+_LONGEST_HEADER = 1 << 16
 _SAMPLE_BYTES = 1 << 16
 _SAME_TIME_BYTES = 4 << 20
 _REMOTE_BLOCK_BYTES = 8 << 20
@@ -136,7 +137,8 @@ def open_blocks(
 
 def _text_blocks(source: Source, text: BinaryIO, stored: BinaryIO, start: int, size: int) -> Iterator[Block]:
     try:
-        first = text.readline(1 << 16)
+        first, end, _ = b"".join(_read(text, _LONGEST_HEADER)).partition(b"\n")
+        first += end
         header = first.removeprefix(_BYTE_ORDER_MARK) if b"event_time" in first and b"{" not in first else b""
         place = max(start, len(first) if header else 0)
         text.seek(place)
