@@ -26,9 +26,10 @@ def build(
 ) -> None:
     """Build the reports from the lake.
 
-    dbt builds and tests every model into a new file, which then takes the place of the old one: whoever reads the
-    reports sees the old ones or the new ones, never half of them. When a test fails, the old ones stay.
-    Days and hours are counted in the shop's time zone (setting `timezone`).
+    dbt builds and tests every model into a new file, which then takes
+    the place of the old one: whoever reads the reports sees the old ones
+    or the new ones, never half of them. When a test fails, the old stay.
+    Days and hours are the shop's (setting `timezone`).
 
     [bold]Examples[/]
 

@@ -23,9 +23,10 @@ def query(
 ) -> None:
     """Ask the marts and the lake in SQL.
 
-    The marts are tables by their names (unique_visitors, abandoned_carts, abandoned_carts_daily, top_categories,
-    brand_marketing, report_scope), as of the last `shopstream build`; events, dead_letters and detections are the
-    lake's, as of now. Nothing can be written, and no other file can be read.
+    As of the last `shopstream build`: unique_visitors, abandoned_carts,
+    abandoned_carts_daily, top_categories, brand_marketing, report_scope.
+    As of now, from the lake: events, dead_letters, detections.
+    Nothing can be written, and no other file can be read.
 
     [bold]Examples[/]
 
@@ -35,7 +36,7 @@ def query(
     The columns of a mart:
     [cyan]shopstream query "describe unique_visitors"[/]
 
-    Conversion of yesterday's brands, for a spreadsheet:
+    The conversion of all brands, for a spreadsheet:
     [cyan]shopstream query "select brand, visitors, conversion from brand_marketing" --format csv > brands.csv[/]
 
     Events per type:

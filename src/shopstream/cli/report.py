@@ -3,6 +3,7 @@
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from shopstream.cli.output import Format, FormatOption, emit, err, out, settings_of
 from shopstream.models import ReportName
@@ -25,6 +26,8 @@ def report(
     top_categories: what shoppers look at, by hour and weekday.
     brand_marketing: brands that need marketing, with the reason in numbers.
 
+    A table shows the main columns; csv and json have all.
+
     [bold]Examples[/]
 
     The brands to talk about on Monday:
@@ -39,9 +42,11 @@ def report(
     from shopstream.models.reports import report as read  # noqa: PLC0415  start-up time
 
     found = read(name, settings_of(ctx).reports_path, limit)
+    rows = found.rows
     if fmt is Format.TABLE:
-        out.print(f"[bold]{found.title}[/]: {found.headline}.", highlight=False)
+        out.print(f"[bold]{found.title}[/]: {escape(found.headline)}.", highlight=False)
         out.print(found.description, style="dim", highlight=False)
-    emit(found.rows, fmt, empty="There are no rows yet.")
-    if len(found.rows) < found.total_rows:
-        err.print(f"{len(found.rows):,} of {found.total_rows:,} rows; --limit 0 prints all.", highlight=False)
+        rows = [{column: row[column] for column in found.main_columns} for row in rows]
+    emit(rows, fmt, empty="There are no rows yet.")
+    if len(rows) < found.total_rows:
+        err.print(f"{len(rows):,} of {found.total_rows:,} rows; --limit 0 prints all.", highlight=False)

@@ -23,6 +23,7 @@ class Report:
         headline: its main figure as a sentence.
         rows: column → value; ids are text, money is Decimal, times are the shop's wall clock.
         total_rows: rows there are, of which `rows` may be the first.
+        main_columns: the columns to show where there is not room for all.
     """
 
     name: ReportName
@@ -31,6 +32,7 @@ class Report:
     headline: str
     rows: list[dict[str, object]]
     total_rows: int
+    main_columns: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class _Definition:
     title: str
     description: str
     default_limit: int
+    main_columns: str
     headline: str  # SQL for one text
     rows: str  # SQL for all rows, the best first
     display_order: str = ""  # SQL order of the rows that are shown, where it is another one
@@ -62,6 +65,7 @@ _DEFINITIONS: dict[ReportName, _Definition] = {
         description="Different shoppers on each shop day; new ones are on no earlier day in the lake. "
         "The first or last day may be incomplete: see its first and last event.",
         default_limit=31,
+        main_columns="shop_date visitors new_visitors returning_visitors sessions buyers purchases revenue",
         headline="""
             select format('{:,} visitors on {:,} days; the busiest day, {}, had {:,}',
                 s.visitors, d.days, d.busiest, coalesce(d.most, 0))
@@ -84,6 +88,7 @@ _DEFINITIONS: dict[ReportName, _Definition] = {
         "before. The value counts one piece each, for events carry no quantity. The mart abandoned_carts_daily sums up "
         "by day.",
         default_limit=20,
+        main_columns="user_id product_id category brand value last_carted_at state",
         headline="""
             select format('{:,} cart lines abandoned, worth {:,.2f}; {:,} still open; '
                 || '{:,} of {:,} purchases had no cart event',
@@ -104,6 +109,7 @@ _DEFINITIONS: dict[ReportName, _Definition] = {
         description="The three most viewed categories of each hour of each weekday, the busiest hours first; "
         "days says how many such hours are added up. The mart top_categories has every category.",
         default_limit=24,
+        main_columns="weekday hour category views views_share visitors purchases revenue",
         headline="""
             select coalesce(
                 (select format('{} leads on {} at {:02d}:00, the busiest hour, with {:,} of {:,} views',
@@ -124,6 +130,7 @@ _DEFINITIONS: dict[ReportName, _Definition] = {
         description="Brands whose conversion (buyers among visitors) lies off the shop's median by more than chance: "
         "seen but not bought, or bought but hardly seen. Missed revenue estimates what the median would have brought.",
         default_limit=20,
+        main_columns="brand verdict reason missed_revenue",
         headline="""
             select format('{:,} of {:,} brands need marketing; about {:,.0f} in sales missed; '
                 || '{:,} have too few visitors to tell',
@@ -217,4 +224,5 @@ def report(name: ReportName, reports_path: Path, limit: int | None = None) -> Re
         headline=str(headline[0]) if headline else "",
         rows=rows,
         total_rows=int(total[0]) if total else 0,
+        main_columns=tuple(definition.main_columns.split()),
     )
