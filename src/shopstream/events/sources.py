@@ -116,23 +116,30 @@ def _opened(location: str, *, ahead: int = _REMOTE_BLOCK_BYTES) -> Iterator[Bina
 
 @contextmanager
 def open_blocks(
-    source: Source, start: int = 0, *, block_bytes: int = BLOCK_BYTES, parquet_rows: int = PARQUET_ROWS
+    source: Source, start: int = 0, *, block_bytes: int | None = None, parquet_rows: int | None = None
 ) -> Iterator[Iterator[Block]]:
-    """Blocks from a place on, which is 0 or the `end` of an earlier block.
+    """Blocks from a place on, which is 0 or the `end` of an earlier block of the same size.
+
+    Args:
+        source: what `identify` gave.
+        start: where to begin.
+        block_bytes: most text of a block; None: BLOCK_BYTES.
+        parquet_rows: most rows of a block of Parquet; None: PARQUET_ROWS.
 
     Raises:
         PermanentError: the file is damaged, or has no line end for a whole block.
     """
+    size = block_bytes or BLOCK_BYTES
     with _opened(source.location) as stream:
         magic = stream.read(4)
         stream.seek(0)
         if magic.startswith(_PARQUET):
-            yield _parquet_blocks(source, stream, start, parquet_rows)
+            yield _parquet_blocks(source, stream, start, parquet_rows or PARQUET_ROWS)
         elif magic.startswith(_GZIP):
             with gzip.GzipFile(fileobj=stream) as unpacked:
-                yield _text_blocks(source, cast("BinaryIO", unpacked), stream, start, block_bytes)
+                yield _text_blocks(source, cast("BinaryIO", unpacked), stream, start, size)
         else:
-            yield _text_blocks(source, stream, stream, start, block_bytes)
+            yield _text_blocks(source, stream, stream, start, size)
 
 
 def _text_blocks(source: Source, text: BinaryIO, stored: BinaryIO, start: int, size: int) -> Iterator[Block]:

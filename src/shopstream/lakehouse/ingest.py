@@ -27,11 +27,11 @@ from shopstream.clock import Clock
 from shopstream.errors import RetryableError
 from shopstream.events.codec import Decoder
 from shopstream.events.schema import DEAD_LETTER_FIELDS, arrow_schema
+from shopstream.events.sources import Block, Source, identify, open_blocks
 from shopstream.events.validation import time_us
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.maintenance import remove
 from shopstream.lakehouse.ports import LakeTable
-from shopstream.lakehouse.sources import Block, Source, identify, open_blocks
 
 __all__ = ["IngestResult", "ingest"]
 
