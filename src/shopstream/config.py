@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, ValidationError, field_validator
@@ -28,6 +29,9 @@ from shopstream.lakehouse.settings import LakehouseSettings
 from shopstream.stream.settings import StreamSettings
 
 __all__ = ["Settings", "load_settings"]
+
+_SECRETS = frozenset({"notify_urls"})
+"""Settings whose values no message repeats."""
 
 _toml_file: ContextVar[Path | None] = ContextVar("toml_file", default=None)
 
@@ -118,11 +122,17 @@ def load_settings(config: Path | None = None, flags: Mapping[str, object] | None
         return Settings(**dict(flags or {}))  # type: ignore[arg-type]  # pydantic checks them
     except ValidationError as error:
         lines = [
-            f"{'.'.join(str(part) for part in item['loc'])} = {item.get('input')!r}: {item['msg']}"
-            for item in error.errors()
+            f"{'.'.join(str(part) for part in item['loc'])} = {_shown(item)}: {item['msg']}" for item in error.errors()
         ]
-        raise ConfigurationError("settings do not fit: " + "; ".join(lines) + "; see `shopstream config --help`") from error
+        raise ConfigurationError(
+            "settings do not fit: " + "; ".join(lines) + "; see `shopstream config --help`"
+        ) from error
     except ValueError as error:  # a TOML syntax error
         raise ConfigurationError(f"{named or 'shopstream.toml'} cannot be read as TOML: {error}") from error
     finally:
         _toml_file.reset(token)
+
+
+def _shown(item: Mapping[str, Any]) -> str:
+    """The value that does not fit, unless it may hold a token."""
+    return "(secret)" if _SECRETS.intersection(item["loc"]) else repr(item.get("input"))

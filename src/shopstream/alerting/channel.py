@@ -28,9 +28,11 @@ _TYPES = {
     Severity.CRITICAL: apprise.NotifyType.FAILURE,
 }
 
-# Apprise logs hosts, and at debug level whole addresses; its messages are returned with each result instead.
+# Below warnings, Apprise and the HTTP client under it log whole addresses; Apprise's warnings name hosts. What they say
+# comes back with each result instead.
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 _LOGGER = logging.getLogger("apprise")
-_LOGGER.addHandler(logging.NullHandler())
+_LOGGER.setLevel(logging.WARNING)
 _LOGGER.propagate = False
 
 

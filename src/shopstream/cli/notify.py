@@ -38,9 +38,7 @@ def send_test(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     rows: list[dict[str, object]] = []
     for channel in open_channels(settings.notify_urls, targets):
         try:
-            channel.send(
-                "shopstream: a test", "If you can read this, incidents will reach you.", Severity.INFORMATIONAL
-            )
+            channel.send("shopstream: a test", "Incidents will reach you here.", Severity.INFORMATIONAL)
             rows.append({"target": channel.target, "result": "sent", "error": None})
         except RetryableError as error:
             rows.append({"target": channel.target, "result": "failed", "error": str(error)})
