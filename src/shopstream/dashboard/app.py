@@ -59,9 +59,7 @@ def create_app(
         return HTMLResponse(templates.get_template("page.html.j2").render(context))
 
     async def events(_request: Request) -> Response:
-        return StreamingResponse(
-            feed.changes(), media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        )
+        return StreamingResponse(feed.changes(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
     async def metrics(request: Request) -> Response:
         try:

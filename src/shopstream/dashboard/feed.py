@@ -114,8 +114,8 @@ class Feed:
             if self._stopped or time.monotonic() - self._read_at < only_after_s:
                 return
             try:
-                texts = await to_thread.run_sync(self._panels.read)
-            except Exception as error:  # the feed outlives a panel's bug; the page and the log tell of it
+                texts = {**await to_thread.run_sync(self._panels.read), "failure": "null"}
+            except Exception as error:  # noqa: BLE001  the feed outlives a panel's bug; page and log tell of it
                 _log.exception("the data home cannot be read")
                 texts = {"failure": json.dumps({"error": f"{type(error).__name__}: see the server's log"})}
             self._read_at = time.monotonic()

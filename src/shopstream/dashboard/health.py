@@ -97,7 +97,9 @@ def _lag(path: Path, positions: Mapping[str, int]) -> dict[str, int]:
     if not path.is_file():
         return {}
     try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)) as connection:
+        with closing(
+            sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        ) as connection:
             connection.execute("BEGIN")  # one state of the stream for all shards
             oldest = oldest_unread_ms(connection, positions)
     except sqlite3.Error as error:

@@ -55,7 +55,9 @@ class _HealthCollector(Collector):
         yield CounterMetricFamily("shopstream_checkpoints", "Checkpoints made.", value=health.checkpoint)
         if health.committed_at:
             yield GaugeMetricFamily(
-                "shopstream_checkpoint_timestamp_seconds", "When the last one was made.", health.committed_at.timestamp()
+                "shopstream_checkpoint_timestamp_seconds",
+                "When the last one was made.",
+                health.committed_at.timestamp(),
             )
         if health.watermark:
             yield GaugeMetricFamily(

@@ -95,5 +95,7 @@ def _figures(path: Path) -> dict[str, object]:
                 columns = [column[0] for column in cursor.description or []]
                 figures[name] = [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
         except duckdb.Error as error:
-            raise StateError(f"expected marts of this version in {path}, DuckDB says: {error}; run `shopstream build`") from error
+            raise StateError(
+                f"expected marts of this version in {path}, DuckDB says: {error}; run `shopstream build`"
+            ) from error
     return figures

@@ -58,7 +58,7 @@ def serve(
         if _is_any(host) and not settings.names:
             raise ConfigurationError(
                 f"{host} listens on all addresses: name those that browsers use in the setting dashboard.names, e.g. "
-                'SHOPSTREAM_DASHBOARD__NAMES=\'["shop.example.net"]\', for requests to other names are refused'
+                "SHOPSTREAM_DASHBOARD__NAMES='[\"shop.example.net\"]', for requests to other names are refused"
             )
     token = load_token(home.token)
     app = create_app(home, token, settings, names=() if _is_any(host) else (_bracketed(host),))
@@ -87,7 +87,9 @@ def open_page(address: str, folder: Path) -> bool:
     leaf = folder / "dashboard-open.html"
     leaf.unlink(missing_ok=True)
     with os.fdopen(os.open(leaf, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(f'<!doctype html><meta http-equiv="refresh" content="0;url={escape(address)}"><title>shopstream</title>')
+        file.write(
+            f'<!doctype html><meta http-equiv="refresh" content="0;url={escape(address)}"><title>shopstream</title>'
+        )
     return webbrowser.open(leaf.resolve().as_uri())
 
 
@@ -115,14 +117,16 @@ def _listen(host: str, port: int) -> socket.socket:
         family, kind, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.socket(family, kind)
     except OSError as error:
-        raise ConfigurationError(f"expected an address of this machine, got {host!r}: {error}; try 127.0.0.1") from error
+        raise ConfigurationError(
+            f"expected an address of this machine, got {host!r}: {error}; try 127.0.0.1"
+        ) from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(where)
     except OSError as error:
         listener.close()
         raise ConfigurationError(
-            f"cannot listen on {host} port {port}: {error.strerror}; another program may use it, `--port 0` takes a free one"
+            f"cannot listen on {host} port {port}: {error.strerror}; `--port 0` takes one that is free"
         ) from error
     return listener
 

@@ -22,7 +22,7 @@ def load_token(path: Path) -> str:
         _make(path)
     if os.name == "posix" and path.stat().st_mode & 0o077:
         raise StateError(
-            f"expected that only its owner can read {path}, others can too; remove it, and the next start makes a new one"
+            f"expected that only its owner can read {path}, others can too; remove it, the next start makes a new one"
         )
     token = path.read_text().strip()
     if len(token) < _FEWEST_CHARACTERS:

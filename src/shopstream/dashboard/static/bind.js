@@ -13,12 +13,17 @@ function holds(value) {
   return Array.isArray(value) ? value.length > 0 : Boolean(value);
 }
 
+// Dotted names may break after a dot; what is copied stays the name.
+function breakable(element, text) {
+  element.replaceChildren(...text.split(/(?<=[._])/).flatMap((part) => [part, document.createElement("wbr")]));
+}
+
 function set(element, scope) {
   const wants = element.dataset;
   if (wants.text !== undefined) {
     const [path, format] = wants.text.split(":");
     const text = write(look(scope, path), format);
-    if (element.textContent !== text) element.textContent = text;
+    if (element.textContent !== text) format === "code" ? breakable(element, text) : (element.textContent = text);
   }
   if (wants.show !== undefined) element.hidden = !holds(look(scope, wants.show));
   if (wants.hide !== undefined) element.hidden = holds(look(scope, wants.hide));

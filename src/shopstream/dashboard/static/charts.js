@@ -32,8 +32,9 @@ function days(rows) {
   return {
     type: "category",
     tickvals: rows.map((row) => row.shop_date),
-    ticktext: rows.map((row) => f.day(row.shop_date).replace(/ \d{4}$/, "")),
+    ticktext: rows.map((row) => f.day(row.shop_date).replace(/ \w+ \d{4}$/, "")),
     ...(rows.length > 10 ? { tickvals: undefined, ticktext: undefined, nticks: 8 } : {}),
+    tickangle: 0,
     showgrid: false,
   };
 }
@@ -42,7 +43,7 @@ function visitors(reports) {
   const rows = reports.unique_visitors.rows;
   const x = rows.map((row) => row.shop_date);
   const bars = (name, field, tone) => ({
-    type: "bar", name, x, y: rows.map((row) => row[field]), marker: { color: colour(tone) }, hovertemplate: `%{y:,} ${name.toLowerCase()}<extra></extra>`,
+    type: "bar", name, x, y: rows.map((row) => row[field]), width: rows.length < 4 ? 0.35 : undefined, marker: { color: colour(tone) }, hovertemplate: `%{y:,} ${name.toLowerCase()}<extra></extra>`,
   });
   return [[bars("Returning", "returning_visitors", "series-2"), bars("New", "new_visitors", "series-1")], layout({ barmode: "stack", hovermode: "x unified", xaxis: days(rows) })];
 }
@@ -68,11 +69,12 @@ function hours(reports) {
     customdata: cell((slot) => (slot ? [plain(slot.category), f.int(slot.views), slot.days] : ["", "", ""])),
     hovertemplate: "%{y} %{x}<br>%{z:,.0f} views an hour<br>leads: %{customdata[0]} (%{customdata[1]} views)<extra></extra>",
     colorscale: [[0, colour("heat-0")], [0.5, colour("heat-1")], [1, colour("heat-2")]],
-    xgap: 2, ygap: 2, hoverongaps: false, colorbar: { title: { text: "views/h", side: "top" }, thickness: 10, outlinewidth: 0, tickformat: ",.0f" },
+    xgap: 2, ygap: 2, hoverongaps: false, showscale: innerWidth > 600, colorbar: { title: { text: "views/h", side: "top" }, thickness: 10, outlinewidth: 0, tickformat: ",.0f" },
   };
   return [[trace], layout({ height: 90 + 32 * Math.max(present.length, 2), margin: { l: 8, r: 8, t: 12, b: 30 }, xaxis: { showgrid: false, type: "category" }, yaxis: { showgrid: false, type: "category", rangemode: "normal" } })];
 }
 
+const LABELS = 4;
 const VERDICTS = [
   ["in_line", "In line", "ink-3", "circle", 7],
   ["seen_not_bought", "Seen, not bought", "series-3", "diamond", 11],
@@ -82,13 +84,14 @@ const VERDICTS = [
 function brands(reports) {
   const traces = VERDICTS.map(([verdict, name, tone, symbol, size]) => {
     const rows = reports.brands.filter((row) => row.verdict === verdict);
-    const labelled = verdict !== "in_line" && rows.length <= 15;
+    const named = (_row, place) => verdict !== "in_line" && place < LABELS; // the most visited ones; more would overlap
     return {
-      type: "scatter", mode: labelled ? "markers+text" : "markers", name,
-      x: rows.map((row) => row.visitors), y: rows.map((row) => row.conversion), text: rows.map((row) => plain(row.brand)),
-      textposition: "top center", cliponaxis: false,
+      type: "scatter", mode: "markers+text", name,
+      x: rows.map((row) => row.visitors), y: rows.map((row) => row.conversion), customdata: rows.map((row) => plain(row.brand)),
+      text: rows.map((row, place) => (named(row, place) ? plain(row.brand) : "")),
+      textposition: rows.map((_row, place) => (place % 2 ? "bottom center" : "top center")), cliponaxis: false,
       marker: { color: colour(tone), symbol, size, opacity: verdict === "in_line" ? 0.55 : 0.95, line: { width: 0 } },
-      hovertemplate: "%{text}<br>%{x:,} visitors<br>%{y:.1%} bought<extra></extra>",
+      hovertemplate: "%{customdata}<br>%{x:,} visitors<br>%{y:.1%} bought<extra></extra>",
     };
   });
   const median = reports.brands[0]?.median_conversion;

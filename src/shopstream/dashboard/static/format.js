@@ -42,5 +42,5 @@ export const formats = {
 
 export function write(value, format) {
   if (format && formats[format] && (value !== null || format === "or_dash") && value !== undefined) return formats[format](value);
-  return value === null || value === undefined ? "–" : String(value);
+  return value === null || value === undefined ? (format ? "–" : "") : String(value);
 }

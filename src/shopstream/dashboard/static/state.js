@@ -30,7 +30,10 @@ function tiles(panels) {
   const { incidents, live, health, reports } = panels;
   const hour = live?.funnel?.find((row) => row.minutes === 60);
   const day = reports?.unique_visitors?.rows?.at(-1);
-  const found = { incidents_level: incidents?.ongoing ? "critical" : "good" };
+  const found = {
+    incidents_level: incidents?.ongoing ? "critical" : "good",
+    incidents: "none yet", sessions: "nobody seen yet", bought: "", carts: "", visitors_note: "no reports yet", lag: "",
+  };
   if (incidents?.counts) {
     const worst = incidents.rows.find((row) => row.state === "open");
     found.incidents = worst ? `newest: ${worst.severity}` : `${f.int(incidents.total)} in all`;
