@@ -26,21 +26,14 @@ def build(
 ) -> None:
     """Build the reports from the lake.
 
-    dbt builds and tests every model into a new file, which then takes
-    the place of the old one: whoever reads the reports sees the old ones
-    or the new ones, never half of them. When a test fails, the old stay.
-    Days and hours are the shop's (setting `timezone`).
+    dbt builds and tests every model into a new file, which then takes the place of the old one: whoever reads the
+    reports sees the old ones or the new ones, never half of them. When a test fails, the old stay. Days and hours are
+    the shop's (setting `timezone`).
 
-    [bold]Examples[/]
-
-    Build everything:
-    [cyan]shopstream build[/]
-
-    In the time zone of the shop:
-    [cyan]SHOPSTREAM_TIMEZONE=Asia/Almaty shopstream build[/]
-
-    One mart again, result for a program:
-    [cyan]shopstream build --select brand_marketing --format json[/]
+    Examples:
+      shopstream build
+      SHOPSTREAM_TIMEZONE=Asia/Almaty shopstream build
+      shopstream build --select brand_marketing --format json
     """
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415  start-up time
 

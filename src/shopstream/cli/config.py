@@ -39,7 +39,6 @@ def config(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
 
     Later wins: defaults, shopstream.toml (or --config FILE), SHOPSTREAM_* variables, flags.
 
-    \b
     Examples:
       shopstream config
       SHOPSTREAM_ENGINE__OUT_OF_ORDERNESS=PT30S shopstream config --format json

@@ -31,11 +31,11 @@ def dashboard(
     printed holds a token that lets people in; the page keeps it in a cookie for 30 days. Ends with Ctrl-C.
     For Prometheus, /metrics takes the same token as `Authorization: Bearer`; it stands in dashboard.token in the home.
 
-    \b
     Examples:
       shopstream dashboard
       shopstream dashboard --port 0 --open
-      curl -H "Authorization: Bearer $(cat .shopstream/dashboard.token)" http://127.0.0.1:8787/metrics
+      curl -H "Authorization: Bearer $(cat .shopstream/dashboard.token)" \\
+        http://127.0.0.1:8787/metrics
     """
     from shopstream.dashboard.server import is_loopback, open_page, serve  # noqa: PLC0415  start-up time
 
@@ -44,8 +44,8 @@ def dashboard(
     page = settings.dashboard.model_copy(update=chosen)
     if allow_remote and not is_loopback(page.host):
         err.print(
-            f"[bold yellow]warning:[/] {page.host} can be reached from other machines, and what they send and get is not "
-            "encrypted, the token neither; put a TLS proxy in front, or use an SSH tunnel to 127.0.0.1",
+            f"[bold yellow]warning:[/] {page.host} can be reached from other machines, and nothing is encrypted, "
+            "the token neither; put a TLS proxy in front, or use an SSH tunnel to 127.0.0.1",
             highlight=False,
             soft_wrap=True,
         )

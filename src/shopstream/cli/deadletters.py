@@ -44,7 +44,6 @@ def list_(
 ) -> None:
     """List what could not become an event, newest first, with the reason.
 
-    \b
     Examples:
       shopstream deadletters list
       shopstream deadletters list --by-reason
@@ -88,9 +87,8 @@ def show(
     dead_letter_id: Annotated[str, typer.Argument(metavar="ID", help="Its id, or the first characters of it.")],
     fmt: FormatOption = Format.TABLE,
 ) -> None:
-    r"""Show one dead letter with its bytes; those that are no text appear as \\xNN.
+    """Show one dead letter with its bytes; those that are no text appear as \\xNN.
 
-    \b
     Examples:
       shopstream deadletters show 4f2a91
       shopstream deadletters show 4f2a91 --format json
@@ -117,7 +115,6 @@ def replay(
 
     What was sent before is not sent again. What fails again becomes a new dead letter.
 
-    \b
     Examples:
       shopstream deadletters replay 4f2a91 77b0c3
       shopstream deadletters replay --all --reason event_time_in_future

@@ -39,7 +39,6 @@ def demo(
     the stream, processes them, builds lake and reports, prints a summary and serves the dashboard. A home that an
     earlier demo made is emptied first; one that was used for more is not touched.
 
-    \b
     Examples:
       shopstream demo
       shopstream demo --events 2019-Oct.csv --no-serve

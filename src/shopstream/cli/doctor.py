@@ -28,7 +28,6 @@ class _Trouble(Exception):  # noqa: N818  a finding, not an error
 def doctor(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     """Tell what is missing or wrong, and what to do about it. Ends with 1 when something is.
 
-    \b
     Examples:
       shopstream doctor
       shopstream --home /srv/shop doctor --format json

@@ -100,7 +100,6 @@ def list_incidents(
     An incident is one episode: detections of one rule and one key that are no further apart than the rule's
     suppress_for. It is open until it has been quiet that long, then closed; you can acknowledge and resolve it.
 
-    \b
     Examples:
       shopstream incidents list
       shopstream incidents list --state open --severity critical --severity high
@@ -142,7 +141,6 @@ def show(ctx: typer.Context, incident_id: _ID, fmt: FormatOption = Format.TABLE)
 
     The events of its whole span are counted in the lake, which the engine writes every few seconds.
 
-    \b
     Examples:
       shopstream incidents show 3fa9c1d2e4b70a55-1
       shopstream incidents show 3fa9 --format json
@@ -222,10 +220,9 @@ def _moment(moment: datetime) -> str:
 def ack(ctx: typer.Context, incident_id: _ID, comment: _COMMENT = None, fmt: FormatOption = Format.TABLE) -> None:
     """Acknowledge: somebody looks after it. Its episode goes on being counted.
 
-    \b
     Examples:
       shopstream incidents ack 3fa9c1d2e4b70a55-1
-      shopstream incidents ack 3fa9 --comment "price comparison site, we write to them"
+      shopstream incidents ack 3fa9 --comment "price comparison; we call them"
     """
     _handle(ctx, incident_id, comment, fmt, resolved=False)
 
@@ -234,9 +231,8 @@ def ack(ctx: typer.Context, incident_id: _ID, comment: _COMMENT = None, fmt: For
 def resolve(ctx: typer.Context, incident_id: _ID, comment: _COMMENT = None, fmt: FormatOption = Format.TABLE) -> None:
     """Resolve: nothing is left to do.
 
-    \b
     Examples:
-      shopstream incidents resolve 3fa9c1d2e4b70a55-1 --comment "blocked at the edge"
+      shopstream incidents resolve 3fa9 --comment "blocked at the edge"
     """
     _handle(ctx, incident_id, comment, fmt, resolved=True)
 

@@ -11,14 +11,13 @@ from shopstream.clock import from_ms
 
 __all__ = ["app"]
 
-app = typer.Typer(help="What shoppers do: live overview, and one shopper's timeline.", invoke_without_command=True)
+app = typer.Typer(invoke_without_command=True)
 
 
 @app.callback()
 def overview(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
-    """Active sessions, funnel, open carts and top lists, as of the engine's event time.
+    """What shoppers do now: active sessions, funnel, open carts and top lists, as of the engine's event time.
 
-    \b
     Examples:
       shopstream journeys
       shopstream journeys --format json
@@ -61,7 +60,6 @@ def show(
 ) -> None:
     """Print one shopper's timeline from the lake, oldest first, with the time since the event before.
 
-    \b
     Examples:
       shopstream journeys show 512345678
       shopstream journeys show 512345678 --limit 1000 --format csv

@@ -42,7 +42,6 @@ def _size(count: float) -> str:
 def status(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     """Show size, rows, files and snapshots of each table, and the positions it holds.
 
-    \b
     Examples:
       shopstream lake status
       shopstream lake status --format json
@@ -84,7 +83,6 @@ def ingest(
     up. A load that was interrupted goes on where it stopped when the command is given again; a file that is there
     already (the same content, whatever its name) is skipped.
 
-    \b
     Examples:
       shopstream lake ingest 2019-Oct.csv
       shopstream lake ingest 2019-Oct.csv.gz 2019-Nov.csv.gz
@@ -129,7 +127,6 @@ def compact(ctx: typer.Context, tables: TableOption = None, fmt: FormatOption = 
 
     The merged files stay on the disk for older snapshots until `shopstream lake expire`.
 
-    \b
     Examples:
       shopstream lake compact
       shopstream lake compact --table events
@@ -149,7 +146,6 @@ def expire(
 ) -> None:
     """Forget older snapshots, and delete the files that none of the kept ones needs. Rows stay.
 
-    \b
     Examples:
       shopstream lake expire
       shopstream lake expire --keep 1 --table events
@@ -173,7 +169,6 @@ def orphans(
 
     Younger files are left out: a commit under way may be about to name them.
 
-    \b
     Examples:
       shopstream lake orphans
       shopstream lake orphans --older-than 2h --delete

@@ -13,6 +13,7 @@ from shopstream.cli.config import config as show_config
 from shopstream.cli.dashboard import dashboard
 from shopstream.cli.demo import demo
 from shopstream.cli.doctor import doctor
+from shopstream.cli.help_text import flow_help
 from shopstream.cli.output import err
 from shopstream.cli.query import query
 from shopstream.cli.report import report
@@ -45,28 +46,38 @@ def root(
         Path | None, typer.Option(help="Settings file.", envvar="SHOPSTREAM_CONFIG", show_default="shopstream.toml")
     ] = None,
 ) -> None:
-    """Live shopper journeys, alarms on attacks and trusted reports from one event stream."""
+    """Live shopper journeys, alarms on attacks and trusted reports from one event stream.
+
+    Examples:
+      shopstream demo
+      shopstream --home /tmp/try demo --no-serve
+      shopstream simulate --help
+    """
     ctx.obj = load_settings(config, {"home": home} if home else None)
 
 
-app.command()(demo)
-app.command()(simulate)
-app.command()(synthesise)
-app.command()(shards)
-app.command()(run)
-app.command()(status)
-app.add_typer(journeys.app, name="journeys")
-app.add_typer(incidents.app, name="incidents")
-app.add_typer(notify.app, name="notify")
-app.add_typer(rules.app, name="rules")
-app.add_typer(lake.app, name="lake")
-app.add_typer(deadletters.app, name="deadletters")
-app.command()(build)
-app.command()(query)
-app.command()(report)
-app.command()(dashboard)
-app.command(name="config")(show_config)
-app.command()(doctor)
+_START, _EVENTS, _LIVE = "Start here", "Events in", "Live"
+_REPORTS, _SETUP = "Lake and reports", "Set-up"
+
+app.command(rich_help_panel=_START)(demo)
+app.command(rich_help_panel=_START)(status)
+app.command(rich_help_panel=_START)(doctor)
+app.command(rich_help_panel=_EVENTS)(simulate)
+app.command(rich_help_panel=_EVENTS)(synthesise)
+app.command(rich_help_panel=_EVENTS)(shards)
+app.command(rich_help_panel=_LIVE)(run)
+app.command(rich_help_panel=_LIVE)(dashboard)
+app.add_typer(journeys.app, name="journeys", rich_help_panel=_LIVE)
+app.add_typer(incidents.app, name="incidents", rich_help_panel=_LIVE)
+app.add_typer(rules.app, name="rules", rich_help_panel=_LIVE)
+app.add_typer(notify.app, name="notify", rich_help_panel=_LIVE)
+app.command(rich_help_panel=_REPORTS)(build)
+app.command(rich_help_panel=_REPORTS)(report)
+app.command(rich_help_panel=_REPORTS)(query)
+app.add_typer(lake.app, name="lake", rich_help_panel=_REPORTS)
+app.add_typer(deadletters.app, name="deadletters", rich_help_panel=_REPORTS)
+app.command(name="config", rich_help_panel=_SETUP)(show_config)
+flow_help(app)
 
 
 def main() -> None:

@@ -18,9 +18,9 @@ def send_test(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     Addresses are those of Apprise (https://appriseit.com): json://host/path for a webhook, slack://, mailto://, and
     a hundred more. They are secret, so targets are shown by service and a digest.
 
-    \b
     Examples:
-      SHOPSTREAM_ALERTING__NOTIFY_URLS='["json://localhost:8080/alarm"]' shopstream notify test
+      SHOPSTREAM_ALERTING__NOTIFY_URLS='["json://localhost:8080/alarm"]' \\
+        shopstream notify test
       shopstream notify test --format json
     """
     from shopstream.alerting import targets_of  # noqa: PLC0415  start-up time
@@ -56,7 +56,6 @@ def list_notifications(
 ) -> None:
     """List notifications, newest first: sent, pending (with the next attempt), failed (given up).
 
-    \b
     Examples:
       shopstream notify list
       shopstream notify list --limit 0 --format json
@@ -86,7 +85,6 @@ def list_notifications(
 def retry(ctx: typer.Context) -> None:
     """Let notifications that were given up be tried again; a running engine sends them.
 
-    \b
     Examples:
       shopstream notify retry
     """

@@ -23,24 +23,15 @@ def query(
 ) -> None:
     """Ask the marts and the lake in SQL.
 
-    As of the last `shopstream build`: unique_visitors, abandoned_carts,
-    abandoned_carts_daily, top_categories, brand_marketing, report_scope.
-    As of now, from the lake: events, dead_letters, detections.
-    Nothing can be written, and no other file can be read.
+    As of the last `shopstream build`: unique_visitors, abandoned_carts, abandoned_carts_daily, top_categories,
+    brand_marketing, report_scope. As of now, from the lake: events, dead_letters, detections. Nothing can be written,
+    and no other file can be read.
 
-    [bold]Examples[/]
-
-    What is there:
-    [cyan]shopstream query "show tables"[/]
-
-    The columns of a mart:
-    [cyan]shopstream query "describe unique_visitors"[/]
-
-    The conversion of all brands, for a spreadsheet:
-    [cyan]shopstream query "select brand, visitors, conversion from brand_marketing" --format csv > brands.csv[/]
-
-    Events per type:
-    [cyan]shopstream query "select event_type, count(*) as events from events group by all"[/]
+    Examples:
+      shopstream query "show tables"
+      shopstream query "describe unique_visitors"
+      shopstream query "select event_type, count(*) from events group by all"
+      shopstream query "from brand_marketing" --format csv > brands.csv
     """
     from shopstream.bootstrap import open_lakehouse  # noqa: PLC0415  start-up time
     from shopstream.models.query import query as run  # noqa: PLC0415  start-up time

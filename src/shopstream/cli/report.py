@@ -21,23 +21,18 @@ def report(
 ) -> None:
     """Print one of the four reports, as of the last `shopstream build`.
 
-    unique_visitors: different shoppers each day, new and returning.
-    abandoned_carts: what was put in the cart and not bought, with its value.
-    top_categories: what shoppers look at, by hour and weekday.
-    brand_marketing: brands that need marketing, with the reason in numbers.
+    The reports:
+      unique_visitors   different shoppers each day, new and returning
+      abandoned_carts   what was put in the cart and not bought, with its value
+      top_categories    what shoppers look at, by hour and weekday
+      brand_marketing   brands that need marketing, with the reason in numbers
 
     A table shows the main columns; csv and json have all.
 
-    [bold]Examples[/]
-
-    The brands to talk about on Monday:
-    [cyan]shopstream report brand_marketing[/]
-
-    All carts of the lake for a mailing:
-    [cyan]shopstream report abandoned_carts --limit 0 --format csv > carts.csv[/]
-
-    The last week for a program:
-    [cyan]shopstream report unique_visitors --limit 7 --format json[/]
+    Examples:
+      shopstream report brand_marketing
+      shopstream report abandoned_carts --limit 0 --format csv > carts.csv
+      shopstream report unique_visitors --limit 7 --format json
     """
     from shopstream.models.reports import report as read  # noqa: PLC0415  start-up time
 

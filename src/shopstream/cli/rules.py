@@ -19,7 +19,6 @@ def list_rules(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     Your own live in the folder that detection.rules_path names, one file a rule; a file with the id of a shipped rule
     replaces it, and `status: unsupported` in it switches the rule off.
 
-    \b
     Examples:
       shopstream rules list
       shopstream rules list --format json
@@ -69,7 +68,6 @@ def check(
 
     Each problem is one line: file:line: rule: what was expected, what came, what to do.
 
-    \b
     Examples:
       shopstream rules check
       shopstream rules check my_rules/

@@ -27,7 +27,6 @@ def run(
     Runs until Ctrl-C or SIGTERM, then commits and ends; started again, it goes on where it stopped. Killed at any
     moment, it still loses and doubles nothing.
 
-    \b
     Examples:
       shopstream run                      process for ever
       shopstream run --until-caught-up    process what is there, then end

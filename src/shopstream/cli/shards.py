@@ -28,8 +28,7 @@ def shards(
     A shard takes a fixed share of the stream's throughput, so the hottest one sets the pace. A user whose events lie
     in several shards can only be judged by whoever sees all of them.
 
-    [bold]Examples[/]
-
+    Examples:
       shopstream shards 2019-Nov.csv --shards 8
       shopstream shards s3://bucket/day.parquet
       shopstream shards --stream

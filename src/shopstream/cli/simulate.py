@@ -61,8 +61,7 @@ def simulate(
     given again (another pace is allowed); what it sends twice then is taken out as duplicates. A replay that is
     complete sends nothing more: use --restart.
 
-    [bold]Examples[/]
-
+    Examples:
       shopstream simulate 2019-Nov.csv
       shopstream simulate 2019-Nov.csv.gz --speed 60 --rebase now
       shopstream simulate day.parquet --rate 20000 --loop

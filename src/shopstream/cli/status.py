@@ -13,7 +13,6 @@ def status(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
 
     Figures are those of the last commit.
 
-    \b
     Examples:
       shopstream status
       shopstream status --format json
