@@ -25,7 +25,7 @@ def dashboard(
         bool, typer.Option("--allow-remote", help="Listen on an address that other machines can connect to.")
     ] = False,
 ) -> None:
-    """Serve the live page: incidents, shoppers, the four reports and the pipeline's health.
+    r"""Serve the live page: incidents, shoppers, the four reports and the pipeline's health.
 
     Reads what `run` and `build` write, from this home, while they write it; nothing is held up. The address that is
     printed holds a token that lets people in; the page keeps it in a cookie for 30 days. Ends with Ctrl-C.
@@ -34,7 +34,7 @@ def dashboard(
     Examples:
       shopstream dashboard
       shopstream dashboard --port 0 --open
-      curl -H "Authorization: Bearer $(cat .shopstream/dashboard.token)" \\
+      curl -H "Authorization: Bearer $(cat .shopstream/dashboard.token)" \
         http://127.0.0.1:8787/metrics
     """
     from shopstream.dashboard.server import is_loopback, open_page, serve  # noqa: PLC0415  start-up time

@@ -87,7 +87,7 @@ def show(
     dead_letter_id: Annotated[str, typer.Argument(metavar="ID", help="Its id, or the first characters of it.")],
     fmt: FormatOption = Format.TABLE,
 ) -> None:
-    """Show one dead letter with its bytes; those that are no text appear as \\xNN.
+    r"""Show one dead letter with its bytes; those that are no text appear as \xNN.
 
     Examples:
       shopstream deadletters show 4f2a91

@@ -13,13 +13,13 @@ app = typer.Typer(no_args_is_help=True, help="Who is told of incidents, and whet
 
 @app.command("test")
 def send_test(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
-    """Send a test message to every address of alerting.notify_urls. Ends with status 1 when one fails.
+    r"""Send a test message to every address of alerting.notify_urls. Ends with status 1 when one fails.
 
     Addresses are those of Apprise (https://appriseit.com): json://host/path for a webhook, slack://, mailto://, and
     a hundred more. They are secret, so targets are shown by service and a digest.
 
     Examples:
-      SHOPSTREAM_ALERTING__NOTIFY_URLS='["json://localhost:8080/alarm"]' \\
+      SHOPSTREAM_ALERTING__NOTIFY_URLS='["json://localhost:8080/alarm"]' \
         shopstream notify test
       shopstream notify test --format json
     """

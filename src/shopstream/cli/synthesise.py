@@ -57,7 +57,7 @@ def synthesise(
     tracker: Annotated[bool, typer.Option("--tracker", help="Add event_id, ip, user_agent and url.")] = False,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
-    """Write synthetic shop traffic that looks like the real one, with attacks whose truth is known.
+    r"""Write synthetic shop traffic that looks like the real one, with attacks whose truth is known.
 
     Genuine shoppers follow figures of a real multi-category shop: hours, weekdays, session lengths, pauses, funnel,
     best sellers, prices, missing values, duplicates. What was laid over them stands in OUT.truth.json (kind, time,
@@ -69,9 +69,9 @@ def synthesise(
       shopstream synthesise --out day.csv
       shopstream synthesise --out nov.parquet --from 2019-11-01 --days 30
       shopstream synthesise --out sale.csv.gz --flash-sale 13:00,1h,10,apparel.shoes
-      shopstream synthesise --out late.csv --events 100000 \\
+      shopstream synthesise --out late.csv --events 100000 \
         --out-of-order 0.05,30 --outage 03:00,20m
-      shopstream synthesise --out attack.csv --events 500000 --tracker \\
+      shopstream synthesise --out attack.csv --events 500000 --tracker \
         --flood 14:00,5m,10,2000 --scraper 09:00,2h,5,2
     """
     from shopstream.simulation import (  # noqa: PLC0415  start-up time
