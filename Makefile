@@ -56,7 +56,17 @@ format: $(VENV)/.dev ## apply the formatter and the safe fixes
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
-bench: $(VENV)/.dev ## compare with Flink, Spark and plain DuckDB; writes benchmarks/RESULTS.md
+# Flink and Spark live in environments of their own: they pin old numpy and pandas.
+COMMA := ,
+PEERS = $(if $(ONLY),$(filter flink spark,$(subst $(COMMA), ,$(ONLY))),flink spark)
+
+benchmarks/.work/venv-%/.made: requirements/bench-%.txt $(BIN)/uv
+	@rm -rf $(@D) && mkdir -p $(dir $(@D))
+	@$(BIN)/uv venv --quiet --python $(BIN)/python $(@D)
+	@$(UV) install --quiet --python $(@D)/bin/python --require-hashes -r $<
+	@touch $@
+
+bench: $(VENV)/.dev $(PEERS:%=benchmarks/.work/venv-%/.made) ## compare with Flink, Spark and plain DuckDB; writes benchmarks/RESULTS.md (see benchmarks/run.py)
 	@$(BIN)/python benchmarks/run.py
 
 lock: $(BIN)/uv ## renew the lock files

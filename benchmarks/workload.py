@@ -2,8 +2,8 @@
 
 Organic traffic: `RATE` events a second of event time, in time order, by `USERS` shoppers drawn uniformly. That is the
 hard case for windows per user: about one event per user and window, so that state is as large as the traffic.
-Every `BURST_EVERY_S` seconds one more user, never seen before, sends `BURST_EVENTS` events within `BURST_S` seconds:
-the rules must fire there and every engine must find the same windows.
+Every few seconds one more user, never seen before, sends `BURST_EVENTS` events within `BURST_S` seconds: the rules must
+fire there and every engine must find the same windows.
 """
 
 import json
@@ -25,13 +25,12 @@ RATE = 20_000
 USERS = 1_000_000
 PRODUCTS = 200_000
 CATEGORIES = 600
-BURST_EVERY_S = 5
-BURST_EVENTS = 15
+BURST_EVENTS = 24
 BURST_S = 4
 START_MS = 1_793_491_200_000  # 2026-11-01T00:00:00Z, on a minute
 FIRST_USER = 500_000_000
 FIRST_BURST_USER = 900_000_000
-VERSION = 1  # of this generator; files of another version are written again
+VERSION = 3  # of this generator; files of another version are written again
 
 CHUNK_MS = 25_000  # of event time that is made at once, about half a million events
 FLINK_FILES = 2  # CSV files are not split by Flink: one time-ordered file per source subtask
@@ -40,7 +39,7 @@ SPARK_FILES = 40  # Spark reads whole files per micro-batch
 DEFINITION = f"""\
 {{events:,}} events with REES46's nine columns, {RATE:,} a second of event time ({{seconds:,.0f}} s), in time order, none late, none
 twice; {USERS:,} shoppers drawn uniformly, {PRODUCTS:,} products with Zipf popularity (exponent 0.9) in {CATEGORIES} categories; 94.4 % views,
-4.0 % carts, 1.6 % purchases. Every {BURST_EVERY_S} s one more user sends {BURST_EVENTS} events within {BURST_S} s, so that rules
+4.0 % carts, 1.6 % purchases. Every {{burst_every_s}} s one more user sends {BURST_EVENTS} events within {BURST_S} s, so that rules
 fire ({{bursts}} bursts)."""
 
 
@@ -50,7 +49,8 @@ class Workload:
 
     Args:
         events: how many.
-        bursts: planted bursts, one user each.
+        burst_every_s: distance of planted bursts, one user each.
+        bursts: how many bursts.
         parquet: one file, row groups of 100,000 events in time order.
         flink_csv: folder of two interleaved CSV files, each in time order.
         spark_csv: folder of consecutive CSV files, names and modification times in time order.
@@ -58,6 +58,7 @@ class Workload:
     """
 
     events: int
+    burst_every_s: int
     bursts: int
     parquet: Path
     flink_csv: Path
@@ -67,20 +68,23 @@ class Workload:
     @property
     def definition(self) -> str:
         """What the events are, in Markdown."""
-        return DEFINITION.format(events=self.events, seconds=self.events / RATE, bursts=self.bursts)
+        return DEFINITION.format(
+            events=self.events, seconds=self.events / RATE, burst_every_s=self.burst_every_s, bursts=self.bursts
+        )
 
 
-def prepare(folder: Path, events: int) -> Workload:
+def prepare(folder: Path, events: int, burst_every_s: int = 5) -> Workload:
     """Write the workload and its answer unless they are there.
 
     Args:
         folder: parent of all workloads.
         events: how many events.
+        burst_every_s: distance of planted bursts.
     """
-    home = folder / f"workload-{events}"
-    bursts = max(1, int(events / RATE / BURST_EVERY_S))
+    home = folder / f"workload-{events}-{burst_every_s}"
+    bursts = max(1, int(events / RATE / burst_every_s))
     made = Workload(
-        events, bursts, home / "events.parquet", home / "flink-csv", home / "spark-csv", home / "answer"
+        events, burst_every_s, bursts, home / "events.parquet", home / "flink-csv", home / "spark-csv", home / "answer"
     )
     stamp = home / "done.json"
     if stamp.is_file() and json.loads(stamp.read_text())["version"] == VERSION:
@@ -135,7 +139,7 @@ def _chunks(made: Workload) -> Iterator[pa.Table]:
     per_chunk = RATE * CHUNK_MS // 1000
     burst = np.arange(made.bursts * BURST_EVENTS) // BURST_EVENTS
     place = np.arange(made.bursts * BURST_EVENTS) % BURST_EVENTS
-    burst_ms = burst * BURST_EVERY_S * 1000 + 1_500 + place * (BURST_S * 1000 // BURST_EVENTS)
+    burst_ms = burst * made.burst_every_s * 1000 + 1_500 + place * (BURST_S * 1000 // BURST_EVENTS)
     for first in range(0, organic, per_chunk):
         count = min(per_chunk, organic - first)
         ms = np.arange(first, first + count) * 1000 // RATE
@@ -209,29 +213,31 @@ class Check:
     expected: int
     missing: int
     extra: int
+    what: str = "windows"
 
     @property
     def text(self) -> str:
         """One table cell."""
         if not self.missing and not self.extra:
-            return f"equal ({self.expected:,} windows)"
-        return f"DIFFERS: {self.missing:,} missing, {self.extra:,} extra of {self.expected:,}"
+            return f"equal ({self.expected:,} {self.what})"
+        return f"DIFFERS: {self.missing:,} missing, {self.extra:,} extra of {self.expected:,} {self.what}"
 
 
-def check(made: Workload, windows: str, output: Path) -> Check:
+def check(made: Workload, windows: str, output: Path, lag_ms: int = 0) -> Check:
     """Compare an engine's output with the answer, over the windows that end inside the workload.
 
     Args:
         made: the workload.
         windows: `rules` or `classic`.
         output: folder with one sub-folder per window definition, of CSV files window_start (SQL timestamp), key, n.
+        lag_ms: how far the engine keeps its watermark behind the newest event; later windows are still open.
     """
     expected = missing = extra = 0
     con = duckdb.connect()
     con.execute("SET TimeZone = 'UTC'")
     last = con.execute("SELECT max(epoch_ms(event_time)) FROM read_parquet(?)", [str(made.parquet)]).fetchall()[0][0]
     for window in WINDOWS[windows]:
-        inside = f"WHERE window_start + {window.size_ms} <= {last}"
+        inside = f"WHERE window_start + {window.size_ms} <= {last - lag_ms}"
         # Files that an engine has not committed, and its own notes, start with a dot or an underscore.
         files = [str(f) for f in (output / window.name).rglob("[!._]*") if f.is_file() and f.parent.name[0] != "_"]
         found = (

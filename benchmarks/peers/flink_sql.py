@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from java import ensure_java
 from windows import WINDOWS, Window
 
+ensure_java()
 os.environ["JVM_ARGS"] = "-Xms4g -Xmx4g -XX:+UseParallelGC"
 
 from pyflink.common import Configuration  # noqa: E402  the JVM's options must be set first

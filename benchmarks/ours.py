@@ -1,0 +1,149 @@
+"""shopstream under measurement: its own commands, in fresh processes, on a data home of its own."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import duckdb
+
+from measure import Measurement, run
+from shopstream.alerting.reading import read_incidents
+from shopstream.bootstrap import open_lakehouse
+from shopstream.config import load_settings
+from shopstream.detection import load_rules
+from shopstream.lakehouse.ports import LakeTable
+from windows import RULES, WINDOWS
+from workload import Check, Workload, check
+
+SHOPSTREAM = str(Path(sys.executable).parent / "shopstream")
+CLASSIC_RULES = Path(__file__).parent / "rules-classic"
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """What is switched on besides windows, detections, incidents, deduplication and checkpoints."""
+
+    name: str
+    title: str
+    flags: tuple[str, ...]
+
+
+WINDOWS_ONLY = Variant("ours", "shopstream, windows to incidents", ("--no-lake", "--no-journeys"))
+WITH_LAKE = Variant("ours-lake", "shopstream, and Iceberg lake", ("--no-journeys",))
+EVERYTHING = Variant("ours-all", "shopstream, and lake and live journeys", ())
+VARIANTS = (WINDOWS_ONLY, WITH_LAKE, EVERYTHING)
+
+
+def check_rules() -> None:
+    """Hold the windows given to the other engines against the shipped rules.
+
+    Raises:
+        RuntimeError: they are not the same.
+    """
+    rules = {rule_id: rule.window_declaration() for rule_id, rule in load_rules().items() if rule.enabled}
+    shipped = {
+        (name, d.size_ms, d.slide_ms, ",".join(d.key) or None, str(d.condition)) for name, d in rules.items()
+    }
+    given = {(w.name, w.size_ms, w.slide_ms, w.key, f"events > {w.more_than}") for w in RULES}
+    if shipped != given:
+        raise RuntimeError(
+            f"expected windows.RULES to be the shipped rules {sorted(map(str, shipped))}, got {sorted(map(str, given))}; "
+            "change windows.py, so that all engines compute the same"
+        )
+
+
+def preload(made: Workload, folder: Path, log: Path) -> tuple[Path, Measurement]:
+    """Put the workload into a stream, once; each run gets a copy of it.
+
+    Returns:
+        The data home, and what filling it took.
+    """
+    home = folder / "preloaded"
+    shutil.rmtree(home, ignore_errors=True)
+    command = [SHOPSTREAM, "--home", str(home), "simulate", str(made.parquet), "--format", "json"]
+    return home, run(command, log=log, timeout_s=1_200, env=environment())
+
+
+def fresh_home(preloaded: Path, home: Path) -> None:
+    """A copy of the preloaded stream that no engine has read."""
+    shutil.rmtree(home, ignore_errors=True)
+    shutil.copytree(preloaded, home)
+    # What the copy left in the write cache is not the engine's business.
+    os.sync()
+
+
+def command(home: Path, variant: Variant) -> list[str]:
+    """Process the stream to its tip."""
+    return [SHOPSTREAM, "--home", str(home), "run", "--until-caught-up", "--quiet", *variant.flags]
+
+
+def environment(windows: str = "rules") -> dict[str, str]:
+    """Variables of the run: no settings but the defaults, and the classic windows as rules where asked for."""
+    clean = {name: "" for name in os.environ if name.startswith("SHOPSTREAM_")}
+    extra = {"SHOPSTREAM_DETECTION__RULES_PATH": str(CLASSIC_RULES)} if windows == "classic" else {}
+    return {**clean, "PYTHONUNBUFFERED": "1", **extra}
+
+
+def check_run(made: Workload, windows: str, home: Path, variant: Variant) -> Check:
+    """Compare incidents and, where there is a lake, every detection with the batch answer."""
+    incidents = _check_incidents(made, windows, home)
+    if "--no-lake" in variant.flags:
+        return incidents
+    detections = _check_detections(made, windows, home)
+    return Check(
+        detections.expected, incidents.missing + detections.missing, incidents.extra + detections.extra, "windows"
+    )
+
+
+def _check_incidents(made: Workload, windows: str, home: Path) -> Check:
+    wanted = set()
+    for window in WINDOWS[windows]:
+        keys = duckdb.execute("SELECT DISTINCT key FROM read_parquet(?)", [str(made.answer / f"{window.name}.parquet")])
+        wanted |= {(window.name, key if window.key else "") for (key,) in keys.fetchall()}
+    found = {
+        (incident.rule, ",".join(map(str, incident.keys.values())))
+        for incident in read_incidents(home / "incidents.db")
+    }
+    return Check(len(wanted), len(wanted - found), len(found - wanted), "incidents")
+
+
+def _check_detections(made: Workload, windows: str, home: Path) -> Check:
+    settings = load_settings(None, {"home": home})
+    lakehouse = open_lakehouse(settings)
+    try:
+        files = lakehouse.data_files(LakeTable.DETECTIONS)
+    finally:
+        lakehouse.close()
+    con = duckdb.connect()
+    con.execute("SET TimeZone = 'UTC'")
+    output = home / "detections"
+    for window in WINDOWS[windows]:
+        (output / window.name).mkdir(parents=True)
+        if not files:
+            continue
+        con.execute(
+            """
+            COPY (
+                SELECT start_time::TIMESTAMP, coalesce(key ->> $column, '0'), (measures ->> 'events')::BIGINT
+                FROM read_parquet($files) WHERE rule_id = $rule
+            ) TO $path (HEADER false)""",
+            {
+                "column": window.key or "none",
+                "files": files,
+                "rule": window.name,
+                "path": str(output / window.name / "all.csv"),
+            },
+        )
+    con.close()
+    return check(made, windows, output, settings.engine.out_of_orderness // timedelta(milliseconds=1))
+
+
+def preload_figures(measured: Measurement) -> Mapping[str, object]:
+    """What `simulate` says of itself."""
+    figures: Mapping[str, object] = json.loads(measured.output)
+    return figures

@@ -1,0 +1,250 @@
+"""`make bench`: shopstream beside Flink SQL, Spark Structured Streaming and plain DuckDB, in one run on the same events.
+
+    make bench                          everything, 10 million events (about 25 minutes)
+    make bench BENCH_EVENTS=1000000     fewer events
+    make bench ONLY=ours,duckdb,latency some parts; the tables go to the screen alone
+    make bench BENCH_MONTH=1            also a month of 42 million rows into the lake
+
+A full run writes `benchmarks/RESULTS.md`; raw figures go to `benchmarks/.work/results.json`.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+
+import loading
+import ours
+import report
+from contenders import FLINK_PYTHON, HERE, SPARK_PYTHON, Contender, Ours, Peer
+from latency import measure_latency
+from machine import describe
+from measure import FailedError
+from windows import WINDOWS
+from workload import Workload, prepare
+
+WORK = HERE / ".work"
+PARTS = ("ours", "duckdb", "flink", "spark", "classic", "latency", "ingest")
+LATENCY_S = 60
+ROUNDS = 3
+FLOOR_EVENTS = 1_000
+SPARK_EVENTS = 2_000_000
+console = Console(width=None if sys.stdout.isatty() else 200)
+
+
+def main() -> int:
+    """Run what was asked for; 1 when an engine failed or gave another answer."""
+    options = _options()
+    only = tuple(part for part in options.only.split(",") if part)
+    unknown = set(only) - {*PARTS, "month"}
+    if unknown:
+        raise SystemExit(f"expected parts among {', '.join((*PARTS, 'month'))}, got {', '.join(sorted(unknown))}")
+    parts = {*(only or PARTS), *(["month"] if options.month else [])}
+    machine = describe(
+        {"apache-flink": HERE / FLINK_PYTHON, "pyspark": HERE / SPARK_PYTHON}
+        if parts & {"flink", "spark"}
+        else {}
+    )
+    console.print(machine.text, highlight=False)
+    ours.check_rules()
+    WORK.mkdir(exist_ok=True)
+    made = _prepared(options.events)
+    tables, wrong = [], False
+    if parts & {"ours", "duckdb", "flink", "spark"}:
+        tables, wrong = _compare(made, parts, options.rounds)
+    if "latency" in parts:
+        tables.append(_latency())
+        report.print_table(tables[-1], console)
+    if parts & {"ingest", "month"}:
+        tables.append(_ingest(made, parts))
+        report.print_table(tables[-1], console)
+    whole = not only
+    target = HERE / "RESULTS.md" if whole else WORK / "RESULTS-partial.md"
+    report.write_markdown(target, machine, made.definition, tables)
+    console.print(f"written to {target.relative_to(HERE.parent)}")
+    return int(wrong)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--events", type=int, default=int(os.environ.get("BENCH_EVENTS") or 10_000_000))
+    parser.add_argument("--rounds", type=int, default=int(os.environ.get("BENCH_ROUNDS") or ROUNDS))
+    parser.add_argument("--only", default=os.environ.get("ONLY", ""), help=f"comma-separated: {', '.join(PARTS)}, month")
+    parser.add_argument("--month", action="store_true", default=bool(os.environ.get("BENCH_MONTH")))
+    return parser.parse_args()
+
+
+def _prepared(events: int, burst_every_s: int = 5) -> Workload:
+    with console.status(f"writing the workload of {events:,} events"):
+        return prepare(WORK, events, burst_every_s)
+
+
+def _contenders(parts: set[str], preloaded: dict[int, Path]) -> list[Contender]:
+    here = Path(sys.executable)
+    every: list[Contender] = [
+        *(Ours(variant, preloaded) for variant in ours.VARIANTS),
+        Peer("duckdb-stream", "DuckDB, micro-batches", "duckdb", "duckdb_microbatch.py", here, "parquet"),
+        Peer("duckdb-batch", "DuckDB, batch", "duckdb", "duckdb_batch.py", here, "spark_csv"),
+        Peer("flink", "Flink SQL", "flink", "flink_sql.py", FLINK_PYTHON, "flink_csv", rounds=1),
+        Peer(
+            "spark",
+            "Spark Structured Streaming",
+            "spark",
+            "spark_streaming.py",
+            SPARK_PYTHON,
+            "spark_csv",
+            rounds=1,
+            most_events=int(os.environ.get("BENCH_SPARK_EVENTS") or SPARK_EVENTS),
+        ),
+    ]
+    return [contender for contender in every if contender.part in parts]
+
+
+def _compare(made: Workload, parts: set[str], rounds: int) -> tuple[list[report.Table], bool]:
+    """Rounds of all engines, one after the other in each round, so that each round is a fair pair."""
+    preloaded: dict[int, Path] = {}
+    remarks: list[str] = []
+    workloads = {made.events: made, FLOOR_EVENTS: _prepared(FLOOR_EVENTS)}
+    if "ours" in parts:
+        for events, workload in workloads.items():
+            with console.status(f"filling a stream with {events:,} events"):
+                home = WORK / "streams" / str(events)
+                preloaded[events], filled = ours.preload(workload, home, WORK / "logs" / "preload.log")
+            if events == made.events:
+                remarks.append(
+                    f"Filling the stream (`shopstream simulate`, not counted above): {filled.wall_s:.1f} s, "
+                    f"{events / filled.wall_s:,.0f} events/s, peak {filled.peak_mb:,.0f} MiB."
+                )
+    contenders = _contenders(parts, preloaded)
+    tables: list[report.Table] = []
+    wrong = False
+    raw: dict[str, object] = {}
+    for windows in ("rules", "classic") if "classic" in parts else ("rules",):
+        rows = _rounds(contenders, workloads, made, windows, rounds if windows == "rules" else 1)
+        names = "; ".join(window.words for window in WINDOWS[windows])
+        title = "Shipped rules" if windows == "rules" else "Windows of published pipelines"
+        table = report.engines_table(f"{title}: {names}", rows, made.events)
+        tables += [report.Table(table.title, table.header, table.rows, [*table.remarks, *remarks])]
+        mine = [variant.name for variant in ours.VARIANTS]
+        tables.append(report.ratios_table(f"{title}: ratios", rows, mine))
+        for shown in tables[-2:]:
+            report.print_table(shown, console)
+        wrong = wrong or any(row.wrong for row in rows)
+        raw[windows] = [asdict(row) for row in rows]
+        remarks = []
+    (WORK / "results.json").write_text(json.dumps(raw, indent=2))
+    shutil.rmtree(WORK / "streams", ignore_errors=True)
+    return tables, wrong
+
+
+def _rounds(
+    contenders: Sequence[Contender], workloads: dict[int, Workload], made: Workload, windows: str, rounds: int
+) -> list[report.Row]:
+    rows = {}
+    for contender in contenders:
+        events = min(made.events, contender.most_events or made.events)
+        workloads.setdefault(events, made if events == made.events else _prepared(events))
+        rows[contender.name] = row = report.Row(contender.name, contender.title, events)
+        floor = _once(contender, workloads[FLOOR_EVENTS], windows, row)
+        row.floor_s = floor
+        row.runs.clear()
+        row.checks.clear()
+    for number in range(rounds):
+        for contender in contenders:
+            row = rows[contender.name]
+            if not row.problem and number < (contender.rounds or rounds):
+                wall_s = _once(contender, workloads[row.events], windows, row)
+                if wall_s:
+                    console.print(
+                        f"{windows}, round {number + 1}: {row.title}: {wall_s:,.1f} s, {row.events / wall_s:,.0f} events/s, "
+                        f"peak {row.runs[-1].peak_mb:,.0f} MiB, {row.checks[-1].text}",
+                        highlight=False,
+                    )
+    return list(rows.values())
+
+
+def _once(contender: Contender, made: Workload, windows: str, row: report.Row) -> float | None:
+    """One run; a failure is written down, and the others go on."""
+    scratch = WORK / "scratch"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    try:
+        with console.status(f"{windows}: {contender.title}, {made.events:,} events"):
+            measured, found = contender.run(made, windows, scratch)
+    except FailedError as error:
+        console.print(f"[red]{contender.title} failed:[/] {error}", highlight=False)
+        row.problem = "failed"
+        return None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    row.runs.append(measured)
+    row.checks.append(found)
+    return measured.wall_s
+
+
+def _latency() -> report.Table:
+    made = _prepared(LATENCY_S * 20_000, 1)
+    lines = []
+    for variant in (ours.WINDOWS_ONLY, ours.EVERYTHING):
+        home = WORK / "scratch"
+        shutil.rmtree(home, ignore_errors=True)
+        with console.status(f"latency at 20,000 events/s: {variant.title}"):
+            found = measure_latency(made, home, variant, WORK / "logs" / f"latency-{variant.name}.log")
+        shutil.rmtree(home, ignore_errors=True)
+        lines.append(
+            (
+                variant.title,
+                f"{found.rate:,.0f}",
+                f"{found.seen} of {found.bursts}",
+                f"{found.p50_ms:,.0f}",
+                f"{found.p99_ms:,.0f}",
+                f"{found.max_ms:,.0f}",
+                f"{found.engine_cpu_s / found.engine_wall_s:.0%}",
+                f"{found.engine_peak_mb:,.0f}",
+            )
+        )
+    return report.Table(
+        f"Append to incident, at a paced 20,000 events/s for {LATENCY_S} s",
+        ("engine", "kept rate", "bursts found", "p50 ms", "p99 ms", "max ms", "of one core", "peak MiB"),
+        lines,
+        [
+            "From the stream's arrival time of the record whose event made the condition true, to the moment another process "
+            "sees the incident in its store. One burst a second; producer and engine share the machine."
+        ],
+    )
+
+
+def _ingest(made: Workload, parts: set[str]) -> report.Table:
+    results = []
+    if "ingest" in parts:
+        with console.status("loading CSV into the lake"):
+            results.append(loading.workload_csv(made, WORK))
+    if "month" in parts:
+        with console.status("a month: synthesise, then load"):
+            results += loading.month(WORK)
+    return report.Table(
+        "CSV files, written and loaded into the lake",
+        ("what", "rows", "wall s", "rows/s", "CPU s", "peak MiB"),
+        [
+            (
+                loaded.what,
+                f"{loaded.rows:,}",
+                f"{loaded.measured.wall_s:,.1f}",
+                f"{loaded.rows / loaded.measured.wall_s:,.0f}",
+                f"{loaded.measured.cpu_s:,.1f}",
+                f"{loaded.measured.peak_mb:,.0f}",
+            )
+            for loaded in results
+        ],
+        [loaded.remark for loaded in results if loaded.remark],
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
