@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shopstream.errors import PermanentError
-from shopstream.events.schema import WIRE_SCHEMA
+from shopstream.events.schema import EVENT_FIELDS, WIRE_SCHEMA
 
 __all__ = ["Block", "Source", "identify", "open_blocks"]
 
@@ -33,6 +33,7 @@ _LONGEST_HEADER = 1 << 16
 _SAMPLE_BYTES = 1 << 16
 _SAME_TIME_BYTES = 4 << 20
 _REMOTE_BLOCK_BYTES = 8 << 20
+_TEXTS = frozenset(field.name for field in EVENT_FIELDS if field.arrow == pa.string())
 _GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -190,7 +191,10 @@ def _cut(block: bytes, source: Source, place: int) -> int:
 
 def _parquet_blocks(source: Source, stream: BinaryIO, start: int, batch_rows: int) -> Iterator[Block]:
     try:
-        with pq.ParquetFile(stream) as file:
+        metadata = pq.read_metadata(stream)
+        # Texts repeat: their dictionaries are taken over from the file as they are.
+        texts = [f.name for f in metadata.schema.to_arrow_schema() if f.name in _TEXTS and f.type == pa.string()]
+        with pq.ParquetFile(stream, metadata=metadata, read_dictionary=texts) as file:
             total = max(1, file.metadata.num_rows)
             names = [name for name in file.schema_arrow.names if name in WIRE_SCHEMA.names]
             if "event_time" not in names:
