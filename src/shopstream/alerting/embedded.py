@@ -3,12 +3,11 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 from shopstream.alerting.database import open_writer, transaction
-from shopstream.alerting.episode import SEVERITIES, Episode, gather, join, linked, scope_of, settle
+from shopstream.alerting.episode import SEVERITIES, Episode, gather, join, scope_of, settle
 from shopstream.alerting.incident import Change, Handling, Incident, IncidentChange
 from shopstream.alerting.reading import find
 from shopstream.alerting.rows import UPSERT, Stored, incident_of, stored_of, values_of
@@ -81,13 +80,8 @@ class EmbeddedIncidentStore:
 
     def _merge(self, detections: Sequence[Detection], watermark_ms: int, changes: list[IncidentChange]) -> list[Stored]:
         scopes: dict[str, list[Detection]] = defaultdict(list)
-        names: dict[tuple[str, tuple[tuple[str, str], ...]], str] = {}
         for detection in detections:
-            name = (detection.rule_id, tuple(detection.key.items()))
-            scope = names.get(name)
-            if scope is None:
-                scope = names[name] = scope_of(detection)
-            scopes[scope].append(detection)
+            scopes[scope_of(detection.rule_id, tuple(detection.key.items()))].append(detection)
         known = self._load(scopes, min(d.start_ms - d.suppress_for_ms for d in detections))
         last_ordinals = self._last_ordinals(scopes)
         written: list[Stored] = []
@@ -135,7 +129,7 @@ class EmbeddedIncidentStore:
             return []
         raised = episode.severity > oldest.episode.severity
         episode = settle(episode, watermark_ms)
-        result = replace(oldest, episode=episode, closed=oldest.closed and episode.closes_ms <= watermark_ms)
+        result = oldest._replace(episode=episode, closed=oldest.closed and episode.closes_ms <= watermark_ms)
         if others:
             result = self._absorb(result, others)
             changes += [_change(Change.ABSORBED, other, into=result.id) for other in others]
@@ -157,7 +151,7 @@ class EmbeddedIncidentStore:
                 (into.id, other.id, other.episode.start_ms),
             )
             if into.handling is Handling.NONE and other.handling is not Handling.NONE:
-                into = replace(into, handling=other.handling, handled_ms=other.handled_ms, comment=other.comment)
+                into = into._replace(handling=other.handling, handled_ms=other.handled_ms, comment=other.comment)
                 self._write_handling(into)
         return into
 
@@ -166,7 +160,7 @@ class EmbeddedIncidentStore:
             "SELECT * FROM incidents WHERE closed = 0 AND closes_ms <= ? ORDER BY closes_ms, scope", (watermark_ms,)
         ).fetchall()
         over = [
-            replace(stored, closed=True, episode=settle(stored.episode, watermark_ms))
+            stored._replace(closed=True, episode=settle(stored.episode, watermark_ms))
             for stored in map(stored_of, rows)
         ]
         self._connection.executemany(UPSERT, map(values_of, over))
@@ -208,9 +202,10 @@ class EmbeddedIncidentStore:
 
     def _handle(self, id_or_prefix: str, handling: Handling, comment: str | None) -> Incident:
         with transaction(self._connection, self._path):
-            stored = replace(find(self._connection, id_or_prefix), handling=handling, handled_ms=self._clock.now_ms())
+            stored = find(self._connection, id_or_prefix)
+            stored = stored._replace(handling=handling, handled_ms=self._clock.now_ms())
             if comment is not None:
-                stored = replace(stored, comment=comment)
+                stored = stored._replace(comment=comment)
             self._write_handling(stored)
         return incident_of(stored)
 
@@ -229,17 +224,13 @@ def _components(stored: Sequence[Stored], fresh: Sequence[Episode]) -> list[tupl
     items += [(episode, None) for episode in fresh]
     items.sort(key=lambda item: (item[0].start_ms, item[0].end_ms))
     groups: list[tuple[list[Stored], list[Episode]]] = []
-    hull: Episode | None = None
+    end_ms = quiet_ms = 0
     for episode, one in items:
-        if hull is None or not linked(hull, episode):
-            groups.append(([], []))
-            hull = episode
+        if groups and episode.start_ms - end_ms <= max(quiet_ms, episode.suppress_ms):
+            end_ms, quiet_ms = max(end_ms, episode.end_ms), max(quiet_ms, episode.suppress_ms)
         else:
-            hull = replace(
-                hull,
-                end_ms=max(hull.end_ms, episode.end_ms),
-                suppress_ms=max(hull.suppress_ms, episode.suppress_ms),
-            )
+            groups.append(([], []))
+            end_ms, quiet_ms = episode.end_ms, episode.suppress_ms
         if one is None:
             groups[-1][1].append(episode)
         else:

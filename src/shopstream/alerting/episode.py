@@ -11,18 +11,22 @@ with at least its span, so the provisional values never outlive the episode.
 How many windows fired cannot be counted by adding, because detections come again after a crash; and remembering every
 window is unbounded. The watermark gives the middle way: windows that end after `settled_ms` are remembered one by one,
 those before are counted and forgotten, and a detection from before `settled_ms` is a repetition.
+
+The values are named tuples, which are made and compared several times faster than frozen dataclasses: five thousand
+incidents change in one micro-batch when a botnet comes.
 """
 
 import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
+from typing import NamedTuple
 
 from shopstream.detection.detection import Detection, Severity
 
-__all__ = ["NEVER_SETTLED", "SEVERITIES", "Episode", "Peak", "Words", "gather", "join", "linked", "scope_of", "settle"]
+__all__ = ["NEVER_SETTLED", "SEVERITIES", "Episode", "Peak", "Words", "gather", "join", "scope_of", "settle"]
 
 NEVER_SETTLED = -(1 << 62)
 
@@ -32,8 +36,7 @@ SEVERITIES: tuple[Severity, ...] = tuple(Severity)
 _RANK = {severity: rank for rank, severity in enumerate(SEVERITIES)}
 
 
-@dataclass(frozen=True, slots=True)
-class Peak:
+class Peak(NamedTuple):
     """The strongest window: the one whose first measure is the largest, then the next measures, then the earliest."""
 
     start_ms: int
@@ -45,8 +48,7 @@ class Peak:
         return tuple(map(_number, self.measures.values())), -self.start_ms, str(self.measures)
 
 
-@dataclass(frozen=True, slots=True)
-class Words:
+class Words(NamedTuple):
     """What the rule said in the newest window; a rule may be edited while its incident is open."""
 
     end_ms: int
@@ -56,8 +58,7 @@ class Words:
     threshold: str
 
 
-@dataclass(frozen=True, slots=True)
-class Episode:
+class Episode(NamedTuple):
     """Detections of one rule and key, joined.
 
     Args:
@@ -99,44 +100,57 @@ class Episode:
         return self.settled + len(self.pending)
 
 
-def scope_of(detection: Detection) -> str:
+@lru_cache(maxsize=16_384)
+def scope_of(rule_id: str, key: tuple[tuple[str, str], ...]) -> str:
     """Names rule and key, whatever the order of the key's columns: 16 hex characters."""
-    text = json.dumps([detection.rule_id, sorted(detection.key.items())])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def linked(one: Episode, other: Episode) -> bool:
-    """Whether two episodes are one: windows overlap, or the quiet time between them is not over `suppress_ms`."""
-    quiet = max(one.suppress_ms, other.suppress_ms)
-    return one.start_ms - other.end_ms <= quiet and other.start_ms - one.end_ms <= quiet
+    return hashlib.sha256(json.dumps([rule_id, sorted(key)]).encode()).hexdigest()[:16]
 
 
 def gather(detections: Sequence[Detection]) -> list[Episode]:
     """The episodes of detections of one scope, in order of time."""
     if len(detections) == 1:
-        return [_episode(detections)]
-    ordered = sorted(detections, key=lambda d: (d.start_ms, d.end_ms, d.final))
+        return [_of_one(detections[0])]
     groups: list[list[Detection]] = []
-    end_ms = 0
-    for detection in ordered:
-        quiet = max(detection.suppress_for_ms, groups[-1][0].suppress_for_ms) if groups else 0
-        if groups and detection.start_ms - end_ms <= quiet:
-            groups[-1].append(detection)
-            end_ms = max(end_ms, detection.end_ms)
+    end_ms = quiet_ms = 0
+    for d in sorted(detections, key=lambda d: (d.start_ms, d.end_ms, d.final)):
+        if groups and d.start_ms - end_ms <= max(quiet_ms, d.suppress_for_ms):
+            groups[-1].append(d)
+            end_ms, quiet_ms = max(end_ms, d.end_ms), max(quiet_ms, d.suppress_for_ms)
         else:
-            groups.append([detection])
-            end_ms = detection.end_ms
-    return [_episode(group) for group in groups]
+            groups.append([d])
+            end_ms, quiet_ms = d.end_ms, d.suppress_for_ms
+    return [_of_many(group) if len(group) > 1 else _of_one(group[0]) for group in groups]
 
 
-def _episode(detections: Sequence[Detection]) -> Episode:
-    newest = max(detections, key=lambda d: (d.end_ms, d.rule_version)) if len(detections) > 1 else detections[0]
+def _of_one(d: Detection) -> Episode:
+    peak = Peak(d.start_ms, d.end_ms, d.measures)
+    return Episode(
+        start_ms=d.start_ms,
+        end_ms=d.end_ms,
+        window_ms=d.end_ms - d.start_ms,
+        suppress_ms=d.suppress_for_ms,
+        first_event_ms=d.first_event_ms,
+        last_event_ms=d.last_event_ms,
+        severity=_RANK[d.severity],
+        words=Words(d.end_ms, d.rule_version, d.title, d.tags, d.threshold),
+        detected_ms=d.end_ms if d.final else None,
+        detected_early_ms=None if d.final else d.end_ms,
+        peak=peak if d.final else None,
+        peak_early=None if d.final else peak,
+        pending={d.start_ms: (d.end_ms, d.final)},
+    )
+
+
+def _of_many(detections: Sequence[Detection]) -> Episode:
+    newest = max(detections, key=lambda d: (d.end_ms, d.rule_version))
     final = [d for d in detections if d.final]
-    early = detections if not final else [d for d in detections if not d.final]
+    early = [d for d in detections if not d.final]
     pending: dict[int, tuple[int, bool]] = {}
     for d in detections:
         window = (d.end_ms, d.final)
-        pending[d.start_ms] = max(pending.get(d.start_ms, window), window, key=_settledness)
+        known = pending.get(d.start_ms)
+        if known is None or _settledness(known) < _settledness(window):
+            pending[d.start_ms] = window
     return Episode(
         start_ms=min([d.start_ms for d in detections]),
         end_ms=newest.end_ms,
@@ -161,8 +175,9 @@ def join(one: Episode, other: Episode) -> Episode:
         one, other = settle(one, settled_ms), settle(other, settled_ms)
     pending = {start: (end, final) for start, (end, final) in one.pending.items() if end > settled_ms}
     for start, window in other.pending.items():
-        if window[0] > settled_ms:
-            pending[start] = max(pending.get(start, window), window, key=_settledness)
+        known = pending.get(start)
+        if window[0] > settled_ms and (known is None or _settledness(known) < _settledness(window)):
+            pending[start] = window
     return Episode(
         start_ms=min(one.start_ms, other.start_ms),
         end_ms=max(one.end_ms, other.end_ms),
@@ -188,11 +203,10 @@ def settle(episode: Episode, watermark_ms: int) -> Episode:
     An open window there was followed by a final one, maybe with an earlier start (a session that grew backwards):
     only final ones count.
     """
-    if watermark_ms <= episode.settled_ms:
-        return episode
     over = [final for end, final in episode.pending.values() if end <= watermark_ms]
-    return replace(
-        episode,
+    if not over or watermark_ms <= episode.settled_ms:
+        return episode
+    return episode._replace(
         settled_ms=watermark_ms,
         settled=episode.settled + sum(over),
         pending={start: window for start, window in episode.pending.items() if window[0] > watermark_ms},
@@ -209,8 +223,7 @@ def _least(one: int | None, other: int | None) -> int | None:
 
 
 def _strongest(detections: Sequence[Detection]) -> Peak | None:
-    peaks = [Peak(d.start_ms, d.end_ms, d.measures) for d in detections]
-    return max(peaks, key=Peak.rank) if len(peaks) > 1 else next(iter(peaks), None)
+    return max([Peak(d.start_ms, d.end_ms, d.measures) for d in detections], key=Peak.rank, default=None)
 
 
 def _stronger(one: Peak | None, other: Peak | None) -> Peak | None:

@@ -7,7 +7,7 @@ columns when thousands of incidents change at once.
 import json
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from shopstream.alerting.episode import SEVERITIES, Episode, Peak, Words
 from shopstream.alerting.incident import Handling, Incident, incident_id
@@ -16,6 +16,7 @@ from shopstream.errors import StateError
 
 __all__ = ["UPSERT", "Stored", "incident_of", "stored_of", "values_of"]
 
+_HANDLINGS = {str(handling): handling for handling in Handling}
 _ENGINE_COLUMNS = ("rule", "severity", "end_ms", "last_event_ms", "closes_ms", "closed", "facts")
 
 UPSERT = (
@@ -25,8 +26,7 @@ UPSERT = (
 """Writes an episode; what people did is left alone."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """An episode with its name, as the store keeps it, and what a person did about it."""
 
     scope: str
@@ -53,15 +53,15 @@ def values_of(stored: Stored) -> tuple[object, ...]:
     facts = {
         "key_kind": stored.key_kind,
         "keys": stored.keys,
-        "words": (words.end_ms, words.rule_version, words.title, words.tags, words.threshold),
+        "words": words,
         "start_ms": episode.start_ms,
         "window_ms": episode.window_ms,
         "suppress_ms": episode.suppress_ms,
         "first_event_ms": episode.first_event_ms,
         "detected_ms": episode.detected_ms,
         "detected_early_ms": episode.detected_early_ms,
-        "peak": _peak_parts(episode.peak),
-        "peak_early": _peak_parts(episode.peak_early),
+        "peak": episode.peak,
+        "peak_early": episode.peak_early,
         "pending": [(start, *window) for start, window in episode.pending.items()],
         "settled_ms": episode.settled_ms,
         "settled": episode.settled,
@@ -107,7 +107,7 @@ def stored_of(row: sqlite3.Row) -> Stored:
             settled=facts["settled"],
         ),
         closed=row["closed"] == 1,
-        handling=Handling(row["handling"]),
+        handling=_HANDLINGS[row["handling"]],
         handled_ms=row["handled_ms"],
         comment=row["comment"],
     )
@@ -146,10 +146,6 @@ def incident_of(stored: Stored) -> Incident:
         peak=peak.measures,
         threshold=episode.words.threshold,
     )
-
-
-def _peak_parts(peak: Peak | None) -> tuple[int, int, Mapping[str, object]] | None:
-    return None if peak is None else (peak.start_ms, peak.end_ms, peak.measures)
 
 
 def _peak_of(parts: tuple[int, int, Mapping[str, object]] | None) -> Peak | None:
