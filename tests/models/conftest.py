@@ -74,7 +74,7 @@ def lakehouse(tmp_path):
     lake.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def built(tmp_path_factory):
     """A home with a lake and thoroughly tested reports, for tests that only read."""
     home = tmp_path_factory.mktemp("home")

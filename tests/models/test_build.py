@@ -1,10 +1,13 @@
 """A build replaces the reports as a whole, or not at all."""
 
+from pathlib import Path
+
 import duckdb
 import pytest
 from filelock import FileLock
 
 from shopstream.errors import ConfigurationError, RetryableError, StateError
+from shopstream.lakehouse.ports import LakeTable
 from shopstream.models.reports import open_reports
 from shopstream.models.runner import build
 
@@ -69,9 +72,16 @@ def test_a_failing_test_is_named_with_its_model_and_the_old_reports_stay(
     assert not (tmp_path / "build" / "scratch").exists()
 
 
-def test_a_failing_model_is_named(lakehouse, append, shop_events, tmp_path):
-    append(lakehouse, shop_events)
-    with pytest.raises(StateError, match=r"model stg_events failed: .*Mars/Olympus"):
+def test_a_failing_model_is_named(lakehouse, append, event, tmp_path):
+    # two pieces at the highest price that fits give a revenue that does not
+    highest = [event(n, "2019-11-01 08:00:00", "purchase", 1, price="99999999999999.0000") for n in (1, 2)]
+    append(lakehouse, highest)
+    with pytest.raises(StateError, match=r"model brand_marketing failed: .*(?i:overflow|out of range|cast)"):
+        build(lakehouse, tmp_path / "reports.duckdb", "UTC")
+
+
+def test_an_unknown_time_zone_is_refused_before_any_model_runs(lakehouse, tmp_path):
+    with pytest.raises(ConfigurationError, match="'Mars/Olympus'"):
         build(lakehouse, tmp_path / "reports.duckdb", "Mars/Olympus")
 
 
@@ -94,7 +104,9 @@ def test_readers_keep_the_old_file_and_later_ones_see_the_new(lakehouse, append,
             ]
 
 
-def test_an_empty_lake_gives_empty_reports(lakehouse, tmp_path):
+def test_an_empty_lake_gives_empty_reports_whatever_a_killed_build_left(lakehouse, tmp_path):
+    (tmp_path / "build" / "scratch").mkdir(parents=True)
+    (tmp_path / "build" / "scratch" / "staging.duckdb").write_text("half of it")
     result = build(lakehouse, tmp_path / "reports.duckdb", "UTC")
     assert result.events == 0
     assert {rows for name, rows in result.rows.items() if name != "report_scope"} == {0}
@@ -103,6 +115,14 @@ def test_an_empty_lake_gives_empty_reports(lakehouse, tmp_path):
 def test_a_second_build_at_the_same_time_is_refused(lakehouse, tmp_path):
     (tmp_path / "build").mkdir()
     with FileLock(tmp_path / "build" / "lock"), pytest.raises(RetryableError, match="another one holds"):
+        build(lakehouse, tmp_path / "reports.duckdb", "UTC")
+
+
+def test_a_missing_data_file_is_told_before_any_model_runs(lakehouse, append, shop_events, tmp_path):
+    append(lakehouse, shop_events)
+    for file in lakehouse.data_files(LakeTable.EVENTS):
+        Path(file.removeprefix("file://")).unlink()
+    with pytest.raises(StateError, match=r"expected to read the lake's \d+ files"):
         build(lakehouse, tmp_path / "reports.duckdb", "UTC")
 
 

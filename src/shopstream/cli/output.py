@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from shopstream.config import Settings
@@ -70,7 +71,7 @@ def _cell(value: object) -> str:
         case list() | tuple():
             text = ", ".join(_cell(item) for item in value)
         case _:
-            text = str(value)
+            text = escape(str(value))  # a brand called [b] is no markup
     return text
 
 

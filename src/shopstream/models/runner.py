@@ -77,17 +77,18 @@ def build(
         lakehouse: where the events are.
         reports_path: the DuckDB file to replace.
         timezone: IANA name; days and hours are counted in it.
-        select: names of models to build (with what they are made from); the other marts stay as they are.
+        select: names of models to build, with what they are made from and `report_scope`; the other marts stay.
         progress: told about each finished step.
         memory_mib: what DuckDB may hold in memory; beyond it, it writes temporary files beside the reports.
         thorough: also run the models' unit tests, and the tests that read all events once more.
 
     Raises:
-        ConfigurationError: `select` names no model.
+        ConfigurationError: `select` names no model, or the time zone is unknown.
         RetryableError: another build is running.
         StateError: a model failed or a test found rows that break its rule; names both. The old reports stay.
     """
     begun = perf_counter()
+    _check_timezone(timezone)
     reports_path = reports_path.resolve()
     home = reports_path.parent
     work = home / "build"
@@ -98,10 +99,7 @@ def build(
             _check_names(select)
             if reports_path.exists():
                 shutil.copyfile(reports_path, target)
-        with duckdb.connect(scratch / "staging.duckdb") as staging:
-            files = lakehouse.data_files(LakeTable.EVENTS)
-            staging.execute("create schema lake")
-            staging.execute(f"create view lake.events as {view_sql(LakeTable.EVENTS, files)}")
+        _create_source(scratch / "staging.duckdb", lakehouse)
         _write_profile(work, target, scratch, memory_mib)
         arguments = _arguments(work, home / "logs", timezone, select, thorough=thorough)
         results = _run_dbt(arguments, progress)
@@ -143,6 +141,13 @@ def _scratch(path: Path) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def _check_timezone(name: str) -> None:
+    with duckdb.connect() as connection:
+        known = connection.execute("select count(*) from pg_timezone_names() where name = ?", [name]).fetchone()
+    if not known or not known[0]:
+        raise ConfigurationError(f"expected an IANA time zone such as Europe/Berlin, got {name!r}; set `timezone`")
+
+
 def _check_names(select: Sequence[str]) -> None:
     known = sorted(
         path.stem for folder in ("staging", "intermediate", "marts") for path in (PROJECT / folder).glob("*.sql")
@@ -150,6 +155,19 @@ def _check_names(select: Sequence[str]) -> None:
     unknown = [name for name in select if name not in known]
     if unknown:
         raise ConfigurationError(f"expected names of models, got {', '.join(unknown)}; there are {', '.join(known)}")
+
+
+def _create_source(path: Path, lakehouse: Lakehouse) -> None:
+    files = lakehouse.data_files(LakeTable.EVENTS)
+    try:
+        with duckdb.connect(path) as staging:
+            staging.execute("create schema lake")
+            staging.execute(f"create view lake.events as {view_sql(LakeTable.EVENTS, files)}")
+    except duckdb.Error as error:
+        raise StateError(
+            f"expected to read the lake's {len(files)} files of events, DuckDB says: {error}; "
+            "see `shopstream lake status`, and build again if the lake was just compacted"
+        ) from error
 
 
 def _write_profile(work: Path, target: Path, scratch: Path, memory_mib: int) -> None:
@@ -177,12 +195,14 @@ def _arguments(work: Path, logs: Path, timezone: str, select: Sequence[str] | No
         *("--quiet", "--no-print", "--no-use-colors", "--log-level", "none", "--log-level-file", "info"),
         *("--log-path", str(logs), "--no-send-anonymous-usage-stats", "--no-version-check", "--no-write-json"),
         *("build", "--project-dir", str(PROJECT), "--profiles-dir", str(work), "--target-path", str(work / "target")),
+        *("--profile", "shopstream", "--target", "embedded"),
         *("--vars", json.dumps({"timezone": timezone})),
     ]
     if not thorough:
         arguments += ["--exclude-resource-type", "unit_test", "--exclude", "tag:costly"]
     if select:
-        arguments += ["--select", *(f"+{name}" for name in select)]
+        # what the reports were built from is told anew each time
+        arguments += ["--select", *(f"+{name}" for name in (*select, "report_scope"))]
     return arguments
 
 
