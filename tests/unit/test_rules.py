@@ -1,11 +1,14 @@
 """The rule language: what it takes, what it refuses, and how it says so."""
 
+import json
 import textwrap
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from shopstream.detection import Severity, detect, detection_id, load_rules
+from shopstream.cli.main import app
+from shopstream.detection import Rule, Severity, detect, detection_id, load_rules
 from shopstream.detection.duration import format_duration, parse_duration
 from shopstream.detection.expression import check_condition, check_filter, check_measure
 from shopstream.detection.loader import MAX_RULE_BYTES, read_rule, read_rules
@@ -299,3 +302,38 @@ def test_a_signal_of_a_rule_becomes_a_detection_with_the_rules_words():
     assert detection.measures == {"events": 16}
     assert detection.suppress_for_ms == 300_000
     assert detection.final
+
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "rules.md"
+
+
+def test_the_documented_example_is_a_good_rule(tmp_path):
+    example = DOCS.read_text().partition("```yaml\n")[2].partition("```")[0]
+    rule, problems = read_rule(written(tmp_path, example, "cart_hoarding.yml"))
+    assert problems == []
+    assert rule.verdict == "bot"
+
+
+def test_every_word_and_every_shipped_rule_is_documented():
+    text = DOCS.read_text()
+    words = set(Rule.model_fields) - {"version", "source"}
+    assert {word for word in words if f"| `{word}` |" not in text} == set()
+    for rule in load_rules().values():
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| `{rule.id}` |")]
+        assert rule.condition.rpartition(" ")[2] in line
+
+
+def test_the_command_lists_and_checks(tmp_path):
+    def run(*words):
+        return CliRunner().invoke(app, ["rules", *words])
+
+    listed = json.loads(run("list", "--format", "json").stdout)
+    assert [row["id"] for row in listed] == sorted(load_rules())
+    assert run("check").stdout == f"{len(listed)} good, 0 problems\n"
+    written(tmp_path, GOOD)
+    wrong = written(tmp_path, GOOD.replace("level: medium", "level: terrible"), "wrong.yml")
+    result = run("check", str(tmp_path))
+    assert result.exit_code == 1
+    assert f"{wrong}:5: rule wrong: level" in result.stdout
+    assert result.stdout.endswith("1 good, 2 problems\n")
+    assert {row["line"] for row in json.loads(run("check", str(wrong), "--format", "json").stdout)} == {2, 5}
