@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
+from rich.text import Text
 
 from shopstream.alerting.incident import Incident, State
 from shopstream.alerting.message import describe_length
@@ -62,13 +63,13 @@ def incident_line(incident: Incident) -> dict[str, object]:
     colour = _COLOURS[incident.severity]
     return {
         "id": incident.short_id,
-        "severity": f"[{colour}]{incident.severity}[/]",
+        "severity": Text(str(incident.severity), colour),
         "state": str(incident.state),
         "rule": incident.rule,
-        "who": escape(_who(incident)),
+        "who": _who(incident),
         "began": incident.first_event_time,
         "lasted": describe_length(incident.duration),
-        "peak": escape(_measures(incident)),
+        "peak": _measures(incident),
     }
 
 

@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from shopstream.config import Settings
 
@@ -54,7 +55,8 @@ def _plain(value: object) -> object:
     raise TypeError(f"no JSON form for {type(value).__name__}")
 
 
-def _cell(value: object) -> str:
+def _cell(value: object) -> str | Text:
+    text: str | Text
     match value:
         case None:
             text = ""
@@ -69,7 +71,9 @@ def _cell(value: object) -> str:
         case datetime():
             text = value.strftime("%Y-%m-%d %H:%M:%S")
         case list() | tuple():
-            text = ", ".join(_cell(item) for item in value)
+            text = ", ".join(str(_cell(item)) for item in value)
+        case Text():  # styled by the caller
+            text = value
         case _:
             text = escape(str(value))  # a brand called [b] is no markup
     return text
@@ -92,7 +96,12 @@ def emit(
         table = Table(title=title or None, title_justify="left", header_style="bold")
         for name, value in rows[0].items():
             numeric = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
-            table.add_column(name.replace("_", " "), justify="right" if numeric else "left")
+            table.add_column(
+                name.replace("_", " "),
+                justify="right" if numeric else "left",
+                no_wrap=name == "id",  # what people copy stays in one piece
+                overflow="fold",
+            )
         for row in rows:
             table.add_row(*(_cell(value) for value in row.values()))
         out.print(table)

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.rule import Rule
 from rich.table import Table
+from rich.text import Text
 
 from shopstream.alerting import Incident, read_incidents
 from shopstream.alerting.message import describe_length
@@ -73,10 +74,10 @@ def _print_incidents(incidents: list[Incident], truth: Path | None) -> None:
     out.print(Rule("[bold]Incidents[/]", align="left"))
     shown = sorted(incidents, key=lambda incident: (-_rank(incident), incident.first_event_time))[:_INCIDENTS]
     for incident in shown:
-        line = incident_line(incident)
-        out.print(f"{line['severity']}  [bold]{line['who']}[/]: {escape(incident.title)}")
+        line = {name: v if isinstance(v, Text) else Text(str(v)) for name, v in incident_line(incident).items()}
+        out.print(Text.assemble(line["severity"], "  ", (line["who"].plain, "bold"), f": {incident.title}"))
         out.print(
-            f"    {incident.first_event_time:%Y-%m-%d %H:%M:%S} UTC, lasted {line['lasted']}, peak {line['peak']} "
+            f"    {incident.first_event_time:%Y-%m-%d %H:%M:%S} UTC, lasted {line['lasted']}, peak {escape(line['peak'].plain)} "
             f"(rule {incident.rule}: {escape(incident.threshold)}), {line['state']}, id {incident.id}",
             style="dim",
             highlight=False,
