@@ -77,8 +77,8 @@ def _print_incidents(incidents: list[Incident], truth: Path | None) -> None:
         line = {name: v if isinstance(v, Text) else Text(str(v)) for name, v in incident_line(incident).items()}
         out.print(Text.assemble(line["severity"], "  ", (line["who"].plain, "bold"), f": {incident.title}"))
         out.print(
-            f"    {incident.first_event_time:%Y-%m-%d %H:%M:%S} UTC, lasted {line['lasted']}, peak {escape(line['peak'].plain)} "
-            f"(rule {incident.rule}: {escape(incident.threshold)}), {line['state']}, id {incident.id}",
+            f"    {incident.first_event_time:%Y-%m-%d %H:%M:%S} UTC, lasted {line['lasted']}, "
+            f"peak {escape(line['peak'].plain)} (rule {incident.rule}: {escape(incident.threshold)}), {line['state']}, id {incident.id}",
             style="dim",
             highlight=False,
         )
