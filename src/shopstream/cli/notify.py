@@ -63,21 +63,25 @@ def list_notifications(
     from shopstream.alerting import read_notifications  # noqa: PLC0415  start-up time
 
     found = read_notifications(settings_of(ctx).incidents_path, limit=limit or None)
-    rows: list[dict[str, object]] = [
-        {
-            "created": one.created,
+    rows: list[dict[str, object]] = []
+    for one in found:
+        row: dict[str, object] = {
             "incident": one.incident_id,
             "kind": one.kind,
-            "severity": str(one.severity),
             "target": one.target,
             "state": str(one.state),
             "attempts": one.attempts,
-            "due": one.due,
-            "finished": one.finished,
             "error": one.error,
         }
-        for one in found
-    ]
+        if fmt is not Format.TABLE:
+            row |= {
+                "reference": one.reference,
+                "severity": str(one.severity),
+                "created": one.created,
+                "due": one.due,
+                "finished": one.finished,
+            }
+        rows.append(row)
     emit(rows, fmt, empty="No notifications: nothing happened, or alerting.notify_urls is empty.")
 
 

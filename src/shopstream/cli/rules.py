@@ -29,18 +29,18 @@ def list_rules(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     rows: list[dict[str, object]] = []
     for rule in load_rules(settings_of(ctx).detection.rules_path).values():
         window = rule.window
-        parts = [("size", window.size), ("slide", window.slide), ("gap", window.gap)]
+        lengths = (window.size, window.slide, window.gap)
         row: dict[str, object] = {
             "id": rule.id,
             "level": str(rule.level),
             "status": str(rule.status),
             "key": rule.key_kind,
-            "window": f"{window.kind} " + " ".join(f"{name} {format_duration(ms)}" for name, ms in parts if ms),
+            "window": f"{window.kind} " + " by ".join(format_duration(ms) for ms in lengths if ms),
             "condition": rule.condition,
-            "title": rule.title,
         }
         if fmt is not Format.TABLE:
             row |= {
+                "title": rule.title,
                 "enabled": rule.enabled,
                 "filter": rule.filter,
                 "measures": dict(rule.measures),
