@@ -14,8 +14,6 @@ from shopstream.events.schema import REES46_COLUMNS, WIRE_SCHEMA
 
 ARRIVAL_MS = 4_000_000_000_000
 DECODER = Decoder()
-settings.register_profile("codec", deadline=None)  # a shared machine has no steady pace
-settings.load_profile("codec")
 
 texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40)
 ids = st.integers(0, (1 << 63) - 1)
@@ -44,6 +42,7 @@ def plain(table):
     return table.drop_columns(["record", "place"]).cast(WIRE_SCHEMA).to_pylist()
 
 
+@settings(deadline=None)
 @given(tables)
 def test_each_format_gives_back_what_went_in_and_the_same_ids(table):
     decoded = [DECODER.decode([encode(table)], [ARRIVAL_MS]) for encode in ENCODERS]
@@ -57,6 +56,7 @@ def test_each_format_gives_back_what_went_in_and_the_same_ids(table):
     assert plain(decoded[0].events) == plain(decoded[1].events) == plain(decoded[2].events)
 
 
+@settings(deadline=None)
 @given(tables, st.integers(0, 2), st.lists(st.integers(0, 100), min_size=1, max_size=4))
 def test_cutting_a_batch_into_payloads_changes_nothing(table, encoder, cuts):
     encode = ENCODERS[encoder]
@@ -117,13 +117,13 @@ def accounted(payload: bytes) -> None:
     decoded.events.validate(full=True)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(tables, st.integers(0, 2), corruptions)
 def test_no_corruption_raises_and_every_row_is_accounted_for(table, encoder, changes):
     accounted(corrupt(ENCODERS[encoder](table), changes))
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200))
 @example(b'{"a":{}\n{}} {"b":1}')
 @example(b"\xef\xbb\xbf")
@@ -177,13 +177,13 @@ json_values = (
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(lines, min_size=1, max_size=6))
 def test_a_csv_row_means_the_same_alone_and_among_others(rows):
     alone_and_together(rows)
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.lists(st.tuples(st.sampled_from(REES46_COLUMNS), json_values), max_size=2), min_size=1, max_size=6))
 def test_a_json_row_means_the_same_alone_and_among_others(drawn):
     base = dict(zip(REES46_COLUMNS, good, strict=True))

@@ -1,5 +1,6 @@
 """A replay in a process of its own is killed (SIGKILL) at random moments and started again: nothing may be lost."""
 
+import json
 import random
 import signal
 import subprocess
@@ -82,3 +83,21 @@ def test_a_replay_killed_at_random_moments_loses_no_event_and_doubles_none_that_
     assert set(kept) == {(event["event_time"], event["event_id"]) for event in sources}
     assert dead == set(expected.rejects["payload"].to_pylist())
     assert kept.total() - ROWS < KILLS * 8000  # what was sent twice is what lay behind the last bookmark
+
+
+def test_an_interrupted_command_says_so_and_the_same_command_goes_on(tmp_path):
+    source = tmp_path / "events.csv"
+    source.write_text("".join(f"2019-11-01 00:00:{place:02} UTC,view,{place},1,,b,1.25,7,s\n" for place in range(60)))
+    command = [sys.executable, "-c", "from shopstream.cli import main; main()", "--home", str(tmp_path / "home")]
+    command += ["simulate", str(source), "--format", "json"]
+    with subprocess.Popen([*command, "--rate", "5"], stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("home/replays/*.json")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "goes on from here" in errors
+    done = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert done["earlier_events"] > 0
+    assert done["earlier_events"] + done["events"] == 60
