@@ -10,7 +10,7 @@ from rich.text import Text
 
 from shopstream.alerting.incident import Incident, State
 from shopstream.alerting.message import describe_length
-from shopstream.cli.output import Format, FormatOption, emit, emit_object, out, settings_of
+from shopstream.cli.output import Format, FormatOption, emit, emit_object, err, out, settings_of
 from shopstream.config import Settings
 from shopstream.detection.detection import Severity
 
@@ -20,6 +20,8 @@ app = typer.Typer(no_args_is_help=True, help="See what was found, and note what 
 
 _ID = Annotated[str, typer.Argument(metavar="ID", help="The incident's id; its beginning is enough.")]
 _COMMENT = Annotated[str | None, typer.Option("--comment", "-m", help="What you found or did.")]
+
+_SHOWN = 50
 
 _COLOURS = {
     Severity.CRITICAL: "bold red",
@@ -73,6 +75,20 @@ def incident_line(incident: Incident) -> dict[str, object]:
     }
 
 
+def print_incident(incident: Incident) -> None:
+    """For people: what, who and when, in lines that fit a narrow terminal."""
+    line = {name: v if isinstance(v, Text) else Text(str(v)) for name, v in incident_line(incident).items()}
+    out.print(Text.assemble(line["severity"], "  ", (_who(incident), "bold"), f": {incident.title}"))
+    lasted = "so far" if incident.ongoing else "lasted"
+    out.print(
+        Text.assemble(
+            (f"    {incident.short_id}", "cyan"),
+            (f"  {incident.state}, rule {incident.rule}, ", "dim"),
+            (f"{_moment(incident.first_event_time)}, {lasted} {line['lasted']}, peak {line['peak']}", "dim"),
+        )
+    )
+
+
 def _who(incident: Incident) -> str:
     return ", ".join(f"{name} {value}" for name, value in incident.keys.items()) or "whole site"
 
@@ -93,7 +109,10 @@ def list_incidents(
     state: Annotated[list[State] | None, typer.Option(help="Only these states.")] = None,
     severity: Annotated[list[Severity] | None, typer.Option(help="Only these severities.")] = None,
     rule: Annotated[list[str] | None, typer.Option(help="Only these rules.")] = None,
-    limit: Annotated[int, typer.Option(min=0, help="At most so many; 0 shows all.")] = 0,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=0, help="At most so many, 0 for all.", show_default=f"{_SHOWN} for a table, else all"),
+    ] = None,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
     """List incidents, those with the newest events first.
@@ -108,18 +127,25 @@ def list_incidents(
     """
     from shopstream.alerting import read_incidents  # noqa: PLC0415  start-up time
 
+    most = limit if limit is not None else _SHOWN if fmt is Format.TABLE else 0
     incidents = read_incidents(
         settings_of(ctx).incidents_path,
         states=state or (),
         severities=severity or (),
         rules=rule or (),
-        limit=limit or None,
+        limit=most + 1 if most else None,
     )
-    if fmt is Format.TABLE:
-        emit([incident_line(incident) for incident in incidents], fmt, empty="No incidents: nothing met a rule.")
-    else:
-        records = [_record(incident) for incident in incidents]
+    shown = incidents[:most] if most else incidents
+    if fmt is not Format.TABLE:
+        records = [_record(incident) for incident in shown]
         emit([_flat(record) for record in records] if fmt is Format.CSV else records, fmt)
+        return
+    for incident in shown:
+        print_incident(incident)
+    if not shown:
+        out.print("No incidents: nothing met a rule.")
+    elif len(incidents) > len(shown):
+        err.print(f"These are the newest {most:,}; --limit 0 shows all.")
 
 
 def _flat(record: dict[str, object]) -> dict[str, object]:
