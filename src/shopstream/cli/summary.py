@@ -78,7 +78,8 @@ def _print_incidents(incidents: list[Incident], truth: Path | None) -> None:
         out.print(Text.assemble(line["severity"], "  ", (line["who"].plain, "bold"), f": {incident.title}"))
         out.print(
             f"    {incident.first_event_time:%Y-%m-%d %H:%M:%S} UTC, lasted {line['lasted']}, "
-            f"peak {escape(line['peak'].plain)} (rule {incident.rule}: {escape(incident.threshold)}), {line['state']}, id {incident.id}",
+            f"peak {escape(line['peak'].plain)} (rule {incident.rule}: {escape(incident.threshold)}), "
+            f"{line['state']}, id {incident.id}",
             style="dim",
             highlight=False,
         )
