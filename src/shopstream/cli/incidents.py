@@ -80,12 +80,9 @@ def print_incident(incident: Incident) -> None:
     line = {name: v if isinstance(v, Text) else Text(str(v)) for name, v in incident_line(incident).items()}
     out.print(Text.assemble(line["severity"], "  ", (_who(incident), "bold"), f": {incident.title}"))
     lasted = "so far" if incident.ongoing else "lasted"
+    out.print(Text.assemble("    ", (incident.short_id, "cyan"), (f"  {incident.state}, rule {incident.rule}", "dim")))
     out.print(
-        Text.assemble(
-            (f"    {incident.short_id}", "cyan"),
-            (f"  {incident.state}, rule {incident.rule}, ", "dim"),
-            (f"{_moment(incident.first_event_time)}, {lasted} {line['lasted']}, peak {line['peak']}", "dim"),
-        )
+        Text(f"    {_moment(incident.first_event_time)}, {lasted} {line['lasted']}, peak {line['peak']}", style="dim")
     )
 
 
