@@ -1,13 +1,16 @@
-from datetime import datetime
+import ast
+from datetime import UTC, datetime
 from decimal import Decimal
 
+import jinja2
 import pyarrow as pa
 import pytest
+import yaml
 
 from shopstream.events.schema import LAKE_FIELDS, arrow_schema
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.ports import LakeTable
-from shopstream.models.runner import BuildResult, build
+from shopstream.models.runner import PROJECT, BuildResult, build
 
 
 def make_event(number, at, kind, user, *, product=1, brand="acme", price="10.00", session="s"):
@@ -95,3 +98,43 @@ class Built:
         self.result = result
         self.steps = steps
         self.reports = home / "reports.duckdb"
+
+
+def render(path, *, athena=False):
+    """The model with its macros expanded, without dbt and a database."""
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, extensions=["jinja2.ext.do"])  # noqa: S701  SQL
+    dialect = "default" if athena else "duckdb"
+    macros: dict[str, object] = {}
+
+    class Adapter:
+        @staticmethod
+        def dispatch(name, _package):
+            return macros.get(f"{dialect}__{name}") or macros[f"default__{name}"]
+
+    variables = yaml.safe_load((PROJECT / "dbt_project.yml").read_text())["vars"]
+    context = {
+        "adapter": Adapter,
+        "config": lambda **_: "",
+        "return": lambda value: value,
+        "var": lambda name, default=None: variables.get(name, default),
+        "ref": lambda name: name,
+        "source": lambda schema, name: f"{schema}.{name}",
+        "run_started_at": datetime(2026, 1, 1, tzinfo=UTC),
+    }
+    environment.globals |= context
+    environment.globals |= macros
+    for file in ("dialects.sql", "lake_events.sql", "measures.sql"):
+        module = environment.from_string((PROJECT / "macros" / file).read_text()).make_module()
+        found = {name: getattr(module, name) for name in dir(module) if not name.startswith("_")}
+        if "lake_columns" in found:  # outside of dbt, what a macro returns is text
+            columns = ast.literal_eval(str(found["lake_columns"]()).strip())
+            found["lake_columns"] = lambda columns=columns: columns
+        macros |= found
+        environment.globals |= found
+    return environment.from_string(path.read_text()).render()
+
+
+@pytest.fixture(scope="session")
+def plain_sql():
+    """Gives a model's SQL with its macros expanded; a ref is a table of the same name."""
+    return render

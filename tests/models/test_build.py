@@ -8,7 +8,8 @@ from filelock import FileLock
 
 from shopstream.errors import ConfigurationError, RetryableError, StateError
 from shopstream.lakehouse.ports import LakeTable
-from shopstream.models.reports import open_reports
+from shopstream.models import ReportName
+from shopstream.models.reports import open_reports, report
 from shopstream.models.runner import build
 
 
@@ -110,6 +111,10 @@ def test_an_empty_lake_gives_empty_reports_whatever_a_killed_build_left(lakehous
     result = build(lakehouse, tmp_path / "reports.duckdb", "UTC")
     assert result.events == 0
     assert {rows for name, rows in result.rows.items() if name != "report_scope"} == {0}
+    for name in ReportName:
+        found = report(name, result.reports_path)
+        assert (found.rows, found.total_rows) == ([], 0)
+        assert found.headline
 
 
 def test_a_second_build_at_the_same_time_is_refused(lakehouse, tmp_path):

@@ -1,11 +1,8 @@
 """What the dbt project promises about itself."""
 
-import ast
 import re
-from datetime import UTC, datetime
 
 import duckdb
-import jinja2
 import pytest
 import sqlglot
 import yaml
@@ -46,8 +43,8 @@ def test_a_model_stands_beside_its_description_which_ends_with_the_grain(path):
 
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
-def test_every_column_is_described_in_order_of_the_model(path):
-    query = sqlglot.parse_one(_plain_sql(path), read="duckdb")
+def test_every_column_is_described_in_order_of_the_model(path, plain_sql):
+    query = sqlglot.parse_one(plain_sql(path), read="duckdb")
     columns = declared(path)["columns"]
     assert [column["name"] for column in columns] == query.named_selects
     assert all(column["description"].strip().endswith(".") for column in columns)
@@ -65,8 +62,8 @@ def test_the_grain_and_the_key_columns_are_tested(path):
 
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
-def test_a_model_reads_as_athenas_sql(path):
-    sqlglot.parse_one(_plain_sql(path, athena=True), read="trino")
+def test_a_model_reads_as_athenas_sql(path, plain_sql):
+    sqlglot.parse_one(plain_sql(path, athena=True), read="trino")
 
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
@@ -104,40 +101,6 @@ def test_a_table_has_the_declared_columns(built):
         for path in (PROJECT / "marts").glob("*.sql"):
             found = [row[0] for row in connection.execute(f"describe {path.stem}").fetchall()]
             assert found == [column["name"] for column in declared(path)["columns"]]
-
-
-def _plain_sql(path, *, athena=False):
-    """The model with its macros expanded, without dbt and a database."""
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, extensions=["jinja2.ext.do"])  # noqa: S701  SQL
-    dialect = "default" if athena else "duckdb"
-    macros: dict[str, object] = {}
-
-    class Adapter:
-        @staticmethod
-        def dispatch(name, _package):
-            return macros.get(f"{dialect}__{name}") or macros[f"default__{name}"]
-
-    variables = yaml.safe_load((PROJECT / "dbt_project.yml").read_text())["vars"]
-    context = {
-        "adapter": Adapter,
-        "config": lambda **_: "",
-        "return": lambda value: value,
-        "var": lambda name, default=None: variables.get(name, default),
-        "ref": lambda name: name,
-        "source": lambda schema, name: f"{schema}.{name}",
-        "run_started_at": datetime(2026, 1, 1, tzinfo=UTC),
-    }
-    environment.globals |= context
-    environment.globals |= macros
-    for file in ("dialects.sql", "lake_events.sql", "measures.sql"):
-        module = environment.from_string((PROJECT / "macros" / file).read_text()).make_module()
-        found = {name: getattr(module, name) for name in dir(module) if not name.startswith("_")}
-        if "lake_columns" in found:  # outside of dbt, what a macro returns is text
-            columns = ast.literal_eval(str(found["lake_columns"]()).strip())
-            found["lake_columns"] = lambda columns=columns: columns
-        macros |= found
-        environment.globals |= found
-    return environment.from_string(path.read_text()).render()
 
 
 def test_the_page_of_the_reports_names_every_mart_and_every_definition():

@@ -34,6 +34,11 @@ def test_unique_visitors_are_listed_by_day(built):
     ]
 
 
+def test_the_headline_names_the_busiest_day(built):
+    found = report(ReportName.UNIQUE_VISITORS, built.reports)
+    assert found.headline == "4 visitors on 2 days; the busiest day, 2019-11-02, had 3"
+
+
 def test_the_limit_keeps_the_latest_days(built):
     found = report(ReportName.UNIQUE_VISITORS, built.reports, 1)
     assert [str(row["shop_date"]) for row in found.rows] == ["2019-11-02"]

@@ -67,11 +67,14 @@ _DEFINITIONS: dict[ReportName, _Definition] = {
         default_limit=31,
         main_columns="shop_date visitors new_visitors returning_visitors sessions buyers purchases revenue",
         headline="""
-            select format('{:,} visitors on {:,} days; the busiest day, {}, had {:,}',
-                s.visitors, d.days, d.busiest, coalesce(d.most, 0))
+            select case d.days
+                when 0 then 'no visitors yet'
+                when 1 then format('{:,} visitors on one day, {}', s.visitors, d.busiest)
+                else format('{:,} visitors on {:,} days; the busiest day, {}, had {:,}',
+                    s.visitors, d.days, d.busiest, d.most)
+                end
             from report_scope s cross join (
-                select count(*) as days, max(visitors) as most,
-                    coalesce(cast(arg_max(shop_date, visitors) as varchar), 'none yet') as busiest
+                select count(*) as days, max(visitors) as most, cast(arg_max(shop_date, visitors) as varchar) as busiest
                 from unique_visitors) d
         """,
         rows="""

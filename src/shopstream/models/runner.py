@@ -35,7 +35,7 @@ PROJECT = Path(__file__).parent
 """The dbt project."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with a finished step's name, its number and how many there are."""
+"""Called with a finished step (a model's name, or that tests run), its number and how many there are."""
 
 _DEFAULT_MEMORY_MIB = 2048
 
@@ -219,7 +219,7 @@ def _run_dbt(arguments: list[str], progress: Progress | None) -> list[Any]:
         if progress and event.info.name == "LogModelResult":
             progress(event.data.node_info.node_name, event.data.index, event.data.total)
         elif progress and event.info.name == "LogTestResult":
-            progress(event.data.name, event.data.index, event.data.num_models)
+            progress("testing the tables", event.data.index, event.data.num_models)
 
     connections: Any = DuckDBConnectionManager
     try:
