@@ -1,11 +1,13 @@
 """Whatever bytes come, every row is an event or a named reject; whichever format carries an event, it is the same."""
 
 import json
+import random
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import pairwise
 
 import pyarrow as pa
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -199,3 +201,19 @@ def alone_and_together(rows: list[bytes]) -> None:
     assert plain(together.events) == plain(alone.events) == [row for one in by_row for row in plain(one.events)]
     named = [reason for one in by_row for reason in one.rejects["reason"].to_pylist()[:-1]]
     assert together.rejects["reason"].to_pylist() == named
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_arrow_payloads_with_flipped_bytes_never_raise(seed):
+    lines = ["2019-11-01 00:00:00 UTC,view,1,2,a.b,nan,489.07,3,s-1", "2019-11-01 00:00:01 UTC,cart,4,5,,,0.1,6,"] * 45
+    payload = encode_arrow(DECODER.decode(["\n".join(lines).encode()], [ARRIVAL_MS]).events)
+    dice = random.Random(seed)  # noqa: S311  a test's dice
+    damaged = []
+    for _ in range(250):
+        copy = bytearray(payload)
+        for _ in range(dice.randint(1, 6)):
+            copy[dice.randrange(4, len(copy))] = dice.randrange(256)
+        damaged.append(bytes(copy))
+    decoded = DECODER.decode(damaged, [ARRIVAL_MS] * len(damaged))
+    seen = set(decoded.events["record"].to_pylist()) | set(decoded.rejects["record"].to_pylist())
+    assert seen == set(range(250))

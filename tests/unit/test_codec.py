@@ -1,7 +1,5 @@
-import random
 from datetime import UTC, datetime
 from decimal import Decimal
-from pathlib import Path
 
 import duckdb
 import pyarrow as pa
@@ -23,7 +21,6 @@ from shopstream.events.schema import PRICE_TYPE, REES46_COLUMNS, WIRE_SCHEMA
 
 ARRIVAL_MS = 1_600_000_000_000
 GOOD = "2019-11-01 00:00:00 UTC,view,1003461,2053013555631882655,electronics.smartphone,nan,489.07,520088904,4d3b30da"
-SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "rees46"
 
 
 def read(*payloads: bytes | str, arrival_ms: int = ARRIVAL_MS) -> Decoded:
@@ -395,44 +392,3 @@ def test_a_decoder_shares_a_given_connection_without_disturbing_it():
     decoder = Decoder(connection)
     assert decoder.decode([GOOD.encode()], [ARRIVAL_MS]).events.num_rows == 1
     assert connection.execute("SELECT x FROM t").fetchall() == [(1,)]
-
-
-if SHARED.is_dir():
-
-    @pytest.mark.parametrize("path", sorted(SHARED.glob("*.csv")), ids=lambda path: path.stem)
-    def test_real_rows_are_read_as_plain_text_sql_reads_them(path):
-        decoded = read(path.read_bytes())
-        assert decoded.rejects.num_rows == 0
-        sql = duckdb.connect()
-        sql.execute("SET TimeZone = 'UTC'")
-        sql.register("events", decoded.events)
-        ours = sql.execute("""
-            SELECT strftime(event_time, '%Y-%m-%d %H:%M:%S UTC'), event_type, product_id::VARCHAR, category_id::VARCHAR,
-                   coalesce(category_code, ''), coalesce(brand, ''), price::DECIMAL(18,4), user_id::VARCHAR,
-                   coalesce(user_session, '')
-            FROM events ORDER BY place""").fetchall()
-        theirs = sql.execute(
-            """
-            SELECT event_time, event_type, product_id, category_id, coalesce(category_code, ''), coalesce(brand, ''),
-                   price::DECIMAL(18,4), user_id, coalesce(user_session, '')
-            FROM read_csv(?, all_varchar = true, header = true, nullstr = '', parallel = false)""",
-            [str(path)],
-        ).fetchall()
-        assert ours == theirs
-        assert len(ours) == {"2019-11-01-first-minutes": 683, "2019-oct-nov-random-sample": 10_912}[path.stem]
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_arrow_payloads_with_flipped_bytes_never_raise(seed):
-    events = read("\n".join([GOOD, changed(brand="", price="0.1"), changed(category_code="", user_id="7")] * 30)).events
-    payload = encode_arrow(events)
-    dice = random.Random(seed)  # noqa: S311  a test's dice
-    damaged = []
-    for _ in range(250):
-        copy = bytearray(payload)
-        for _ in range(dice.randint(1, 6)):
-            copy[dice.randrange(4, len(copy))] = dice.randrange(256)
-        damaged.append(bytes(copy))
-    decoded = read(*damaged)
-    seen = set(decoded.events["record"].to_pylist()) | set(decoded.rejects["record"].to_pylist())
-    assert seen == set(range(250))
