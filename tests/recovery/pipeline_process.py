@@ -1,8 +1,8 @@
 """Pipelines that can be killed: each JSON line on stdin forks a process that runs one over a data home.
 
-{"home": path, "die": [point, when, nth] or null}: the process kills itself (SIGKILL) before or after the nth call of
-the point. Prints "pid <pid>" and then, when it is gone, "status <wait status>". Forking saves the start-up time of
-Python.
+{"home": path, "die": [point, when, nth] or null, "replay": file or null}: the process kills itself (SIGKILL) before or
+after the nth call of the point; with a file it replays that into the stream instead. Prints "pid <pid>" and then, when
+it is gone, "status <wait status>". Forking saves the start-up time of Python.
 """
 
 import functools
@@ -14,13 +14,15 @@ from datetime import timedelta
 from pathlib import Path
 
 from shopstream.alerting.embedded import EmbeddedIncidentStore
-from shopstream.bootstrap import open_pipeline
+from shopstream.bootstrap import open_pipeline, open_stream
 from shopstream.config import Settings
 from shopstream.engine.checkpoint import CheckpointStore
 from shopstream.engine.settings import EngineSettings
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
+from shopstream.simulation import Replay, ReplaySettings
 from shopstream.stream.embedded import EmbeddedStream
 
+RATE = 6_000  # events/s: slow enough to be killed many times
 POINTS = {
     "judge": (EmbeddedIncidentStore, "apply"),
     "stage": (CheckpointStore, "stage"),
@@ -58,6 +60,15 @@ def die_at(point: str, when: str, nth: int) -> None:
     setattr(owner, name, wrapped)
 
 
+def work(settings: Settings, source: str | None) -> None:
+    if source is None:
+        with open_pipeline(settings) as pipeline:
+            pipeline.run(until_caught_up=True)
+        return
+    with open_stream(settings) as stream:
+        Replay(source, stream, ReplaySettings(rate=RATE), bookmarks=settings.home / "replays").run()
+
+
 def main() -> None:
     for line in sys.stdin:
         order = json.loads(line)
@@ -65,8 +76,7 @@ def main() -> None:
         if pid == 0:
             if order["die"]:
                 die_at(*order["die"])
-            with open_pipeline(settings_of(Path(order["home"]))) as pipeline:
-                pipeline.run(until_caught_up=True)
+            work(settings_of(Path(order["home"])), order["replay"])
             os._exit(0)
         os.write(1, f"pid {pid}\n".encode())
         _, status = os.waitpid(pid, 0)

@@ -8,8 +8,11 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,6 +25,8 @@ from shopstream.events.codec import encode_arrow
 from shopstream.events.schema import WIRE_SCHEMA
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.ports import LakeTable
+from shopstream.simulation.scenarios import Scraper
+from shopstream.simulation.synthesis import DEFAULT_START, OutOfOrder, Synthesis, SynthesisSettings
 from shopstream.stream.embedded import EmbeddedStream
 from shopstream.stream.ports import NewRecord
 from shopstream.stream.settings import StreamSettings
@@ -30,6 +35,7 @@ SHARDS = 3
 EVENTS = 12_000
 START_MS = 1_572_566_400_000
 SEED = 7
+KILLS = 50
 
 
 class Processes:
@@ -41,9 +47,12 @@ class Processes:
             [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def run(self, home: Path, die: tuple | None = None, kill_after: float | None = None) -> int:
-        """Run a pipeline; returns the signal that ended it, 0 for none."""
-        self._server.stdin.write(json.dumps({"home": str(home), "die": die}) + "\n")
+    def run(
+        self, home: Path, die: tuple | None = None, kill_after: float | None = None, replay: Path | None = None
+    ) -> int:
+        """Run a pipeline (or replay a file); returns the signal that ended it, 0 for none."""
+        order = {"home": str(home), "die": die, "replay": str(replay) if replay else None}
+        self._server.stdin.write(json.dumps(order) + "\n")
         self._server.stdin.flush()
         pid = int(self._server.stdout.readline().split()[1])
         timer = None
@@ -195,7 +204,7 @@ def test_a_kill_at_this_step_changes_nothing(step, stream_file, processes, undis
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_fifty_kills_at_random_moments_lose_and_double_nothing(stream_file, processes, undisturbed, tmp_path):
+def test_kills_of_the_pipeline_at_random_moments_change_nothing(stream_file, processes, undisturbed, tmp_path):
     chance = random.Random(SEED)  # noqa: S311  moments of death
     kills = 0
     for round_number in range(40):
@@ -205,6 +214,46 @@ def test_fifty_kills_at_random_moments_lose_and_double_nothing(stream_file, proc
         while processes.run(home, kill_after=chance.uniform(0.05, 1.5)) == signal.SIGKILL:
             kills += 1
         assert outcome(home) == undisturbed
-        if kills >= 60:
+        if kills >= KILLS:
             return
-    pytest.fail(f"expected at least 60 kills in 40 rounds, got {kills}: make the delays shorter")
+    pytest.fail(f"expected at least {KILLS} kills in 40 rounds, got {kills}: make the delays shorter")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_kills_of_replay_and_pipeline_at_random_moments_lose_and_double_nothing(processes, tmp_path):
+    """The way of the README: a file is replayed while it is processed, and both are killed again and again."""
+    source = tmp_path / "day.csv"
+    scraper = Scraper(DEFAULT_START + timedelta(hours=9), timedelta(minutes=5), 3, 0.4)
+    Synthesis(SynthesisSettings(events=60_000, scenarios=(scraper,), out_of_order=OutOfOrder(0.02, 10))).write(source)
+    homes = {name: tmp_path / name for name in ("calm", "killed")}
+    for home in homes.values():
+        home.mkdir()
+    home = homes["killed"]
+    chance = random.Random(SEED)  # noqa: S311  moments of death
+    replays = Processes()
+    kills, unfinished = 0, True
+    with ThreadPoolExecutor() as pool:
+        while unfinished or kills < KILLS:
+            both = [
+                pool.submit(who.run, home, kill_after=chance.uniform(0.5, 2.5), replay=what)
+                for who, what in ((replays, source), (processes, None))
+            ]
+            ends = [future.result() for future in both]
+            kills += ends.count(signal.SIGKILL)
+            unfinished = ends[0] == signal.SIGKILL
+    replays.close()
+    assert processes.run(home) == 0
+    assert kills >= KILLS
+    assert processes.run(homes["calm"], replay=source) == 0
+    assert processes.run(homes["calm"]) == 0
+    calm, killed = outcome(homes["calm"]), outcome(home)
+    sent_again = killed["counters"].pop("events_read") - calm["counters"].pop("events_read")
+    assert killed["counters"].pop("duplicates") - calm["counters"].pop("duplicates") == sent_again
+    assert killed == calm
+    assert calm["incidents"]
+    with duckdb.connect() as connection:
+        distinct = connection.execute(
+            "SELECT count(*) FROM (SELECT DISTINCT * FROM read_csv(?, all_varchar = true))", [str(source)]
+        ).fetchall()
+    assert len(killed["events"]) == distinct[0][0]

@@ -74,12 +74,20 @@ def test_the_same_content_at_another_second_is_no_duplicate():
     assert engine().process([record(1, product=5), record(2, product=5, number=1)]).counters.duplicates == 0
 
 
-def test_duplicates_are_known_no_longer_than_the_horizon_so_state_is_bounded():
-    it = engine(dedup_horizon=timedelta(seconds=30))
+def test_remembered_events_are_bounded_by_horizon_and_number():
+    it = engine(dedup_horizon=timedelta(seconds=30), dedup_events=50)
     for step in range(50):
         it.process([record(*range(step * 20, step * 20 + 20), number=step)])
-    assert it.state_rows()["seen"] <= 100
+    assert it.state_rows()["seen"] <= 2 * 50 + 20
     assert it.state_rows()["window_burst"] <= 60
+
+
+def test_what_a_producer_sends_again_is_recognised_whatever_its_time():
+    it = engine(dedup_horizon=timedelta(0), dedup_events=300)
+    for step in range(30):
+        it.process([record(*range(step * 1_000, step * 1_000 + 10), number=step)])
+    again = [record(*range(step * 1_000, step * 1_000 + 10), number=100 + step) for step in range(30)]
+    assert it.process(again).counters.duplicates == 300
 
 
 def test_late_events_are_kept_flagged_and_in_no_window():

@@ -96,7 +96,9 @@ class Engine:
         self.connection.execute(f"CREATE TABLE {_SEEN} (t BIGINT, h UBIGINT)")
         self._operators = [build_operator(self.connection, declaration) for declaration in declarations]
         self._attached: list[WindowOperator] = []
-        self._seen_since_ms = -(1 << 62)
+        self._dedup_events = settings.dedup_events
+        self._seen_rows = 0
+        self._seen_limit = 0
 
     def attach(self, operator: WindowOperator) -> None:
         """Feed another operator too; its owner advances it."""
@@ -135,11 +137,23 @@ class Engine:
         """Move the watermark; `to_the_end` when every shard is known to be read to its tip."""
         watermark_ms = self.watermarks.advance(self._clock.now_ms(), all_idle_count=to_the_end)
         signals = [signal for operator in self._operators for signal in operator.advance(watermark_ms)]
-        horizon_ms = watermark_ms - self._dedup_horizon_ms
-        if horizon_ms - self._seen_since_ms > self._dedup_horizon_ms:
-            self.connection.execute(f"CREATE OR REPLACE TABLE {_SEEN} AS SELECT * FROM {_SEEN} WHERE t >= {horizon_ms}")
-            self._seen_since_ms = horizon_ms
+        if self._seen_rows > self._seen_limit:
+            self._forget_seen(watermark_ms - self._dedup_horizon_ms)
         return signals
+
+    def _forget_seen(self, horizon_ms: int) -> None:
+        """Keep what lies within the horizon, and the newest events whatever their time.
+
+        It happens each time the rows have doubled, so that an event costs the same however many are remembered.
+        """
+        self.connection.execute(f"""
+            CREATE OR REPLACE TABLE {_SEEN} AS
+            SELECT * FROM {_SEEN} WHERE t >= {horizon_ms} OR rowid >= {self._seen_rows - self._dedup_events}""")
+        self._count_seen()
+
+    def _count_seen(self) -> None:
+        self._seen_rows = int(self.connection.execute(f"SELECT count(*) FROM {_SEEN}").fetchall()[0][0])
+        self._seen_limit = 2 * max(self._seen_rows, self._dedup_events)
 
     def _observe(
         self, records: Sequence[Record], place: npt.NDArray[np.int32], times: npt.NDArray[np.int64]
@@ -186,7 +200,8 @@ class Engine:
             self.connection.register("duplicates", pa.table({"i": duplicates}))
             self.connection.execute(f"DELETE FROM {BATCH} USING duplicates WHERE {BATCH}.i = duplicates.i")
             self.connection.unregister("duplicates")
-        self.connection.execute(f"INSERT INTO {_SEEN} SELECT t, h FROM {BATCH} WHERE t >= {self._seen_since_ms}")
+        self.connection.execute(f"INSERT INTO {_SEEN} SELECT t, h FROM {BATCH}")
+        self._seen_rows += len(times) - len(duplicates)
         if late.any():
             self.connection.execute(f"DELETE FROM {BATCH} WHERE late")
         return np.asarray(duplicates)
@@ -251,6 +266,7 @@ class Engine:
             self.connection.execute("DETACH saved")
         except duckdb.Error as error:
             raise StateError(f"state in {path} cannot be read: {error}") from error
+        self._count_seen()
         self.watermarks.restore(watermark_ms, newest_ms)
         for operator in (*self._operators, *self._attached):
             operator.resume(watermark_ms)

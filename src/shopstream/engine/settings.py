@@ -23,10 +23,16 @@ class EngineSettings(BaseModel):
         description="A shard at its tip that got nothing for this long no longer holds the watermark back.",
     )
     dedup_horizon: timedelta = Field(
-        default=timedelta(minutes=5),
+        default=timedelta(minutes=2),
         ge=timedelta(0),
-        description="How much event time behind the watermark duplicates are still recognised while streaming; "
-        "the reports deduplicate over all history.",
+        description="Duplicates are recognised while streaming as long as their event time is at most this far behind "
+        "the watermark; the reports deduplicate over all history.",
+    )
+    dedup_events: int = Field(
+        default=1_000_000,
+        ge=0,
+        description="Duplicates of this many newest events are recognised whatever their event time: more than a "
+        "producer sends again after a crash.",
     )
     batch_events: int = Field(default=500_000, ge=1, description="Most events of one micro-batch (about).")
     batch_bytes: ByteSize = Field(default=ByteSize(32 << 20), description="Most bytes read for one micro-batch.")
