@@ -12,6 +12,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from typer.testing import CliRunner
 
+import shopstream.alerting
+import shopstream.detection
 from shopstream.alerting import (
     AlertingSettings,
     Change,
@@ -327,3 +329,16 @@ def test_people_cannot_make_a_store_by_mistyping_the_home(tmp_path):
     result = CliRunner().invoke(app, ["--home", str(tmp_path / "typo"), "incidents", "ack", "abc"])
     assert isinstance(result.exception, StateError)
     assert not (tmp_path / "typo").exists()
+
+
+@pytest.mark.parametrize("package", [shopstream.alerting, shopstream.detection])
+def test_public_names_load_when_they_are_asked_for_and_others_do_not_exist(package):
+    for name in package.__all__:
+        assert getattr(package, name).__module__.startswith(package.__name__)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = package.nothing
+
+
+def test_a_command_that_needs_no_rules_loads_no_sql_parser():
+    code = "import sys, shopstream.cli.main; sys.exit('sqlglot' in sys.modules or 'apprise' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

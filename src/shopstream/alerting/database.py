@@ -8,7 +8,7 @@ from pathlib import Path
 
 from shopstream.errors import BackpressureError, RetryableError, ShopstreamError, StateError
 
-__all__ = ["open_reader", "open_writer", "transaction"]
+__all__ = ["explained", "open_reader", "open_writer", "transaction"]
 
 _VERSION = 1
 _BUSY = timedelta(seconds=10)
@@ -61,7 +61,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
         StateError: the file is no incident store, or of another version.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _explained(path):
+    with explained(path):
         connection = _connect(path.resolve().as_uri())
         connection.execute("PRAGMA journal_mode = WAL")
         # What is applied survives power loss: the engine's checkpoint, written after it, must not be ahead of it.
@@ -83,7 +83,7 @@ def open_reader(path: Path) -> sqlite3.Connection | None:
     """
     if not path.is_file():
         return None
-    with _explained(path):
+    with explained(path):
         connection = _connect(path.resolve().as_uri() + "?mode=ro")
         if connection.execute("PRAGMA user_version").fetchone()[0] == 0:  # another process is just making it
             connection.close()
@@ -100,7 +100,7 @@ def transaction(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
         RetryableError: busy or full; nothing was changed.
         StateError: the file is damaged.
     """
-    with _explained(path):
+    with explained(path):
         connection.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -127,7 +127,13 @@ def _check_version(connection: sqlite3.Connection, path: Path) -> None:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
+    """SQLite's errors as ours.
+
+    Raises:
+        RetryableError: busy or full.
+        StateError: damaged, or no incident store.
+    """
     try:
         yield
     except sqlite3.Error as error:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from shopstream.alerting.database import open_writer, transaction
+from shopstream.alerting.database import explained, open_writer, transaction
 from shopstream.alerting.episode import SEVERITIES, Episode, gather, join, scope_of, settle
 from shopstream.alerting.incident import Change, Handling, Incident, IncidentChange
 from shopstream.alerting.reading import find
@@ -39,7 +39,8 @@ class EmbeddedIncidentStore:
         self._connection = open_writer(path)
         self._retention_ms = settings.retention // timedelta(milliseconds=1)
         self._next_purge_ms: int | None = None
-        self._next_close_ms = self._read_next_close()
+        with explained(path):
+            self._next_close_ms = self._read_next_close()
 
     def apply(self, detections: Sequence[Detection], watermark_ms: int) -> list[IncidentChange]:
         """See `ports.IncidentStore.apply`; without detections and with nothing to close it costs next to nothing."""

@@ -184,6 +184,8 @@ class BackgroundSender:
                     sender.deliver_pending(at_once=ending)
                 except ShopstreamError as error:
                     _LOGGER.warning("notifications wait: %s", error)
+                except Exception as error:  # noqa: BLE001  one bad pass must not silence all that come
+                    _LOGGER.error("notifications wait: %s", type(error).__name__)  # noqa: TRY400  may hold an address
                 if ending:
                     return
                 self._stop.wait(self._poll.total_seconds())

@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
-from shopstream.alerting.database import open_reader, open_writer, transaction
+from shopstream.alerting.database import explained, open_reader, open_writer, transaction
 from shopstream.alerting.episode import SEVERITIES
 from shopstream.alerting.message import Notice
 from shopstream.alerting.rows import incident_of, stored_of
@@ -66,13 +66,14 @@ class Outbox:
 
     def due(self, target: str, now_ms: int) -> list[Waiting]:
         """What should go to a target now, oldest first."""
-        rows = self._connection.execute(
-            "SELECT n.reference, n.kind, n.severity AS told, n.attempts, i.* FROM notifications AS n "
-            "JOIN incidents AS i ON i.scope = substr(n.incident_id, 1, 16) "
-            "AND n.incident_id = i.scope || '-' || i.ordinal "
-            "WHERE n.state = 'pending' AND n.target = ? AND n.due_ms <= ? ORDER BY n.created_ms, n.reference",
-            (target, now_ms),
-        )
+        with explained(self._path):
+            rows = self._connection.execute(
+                "SELECT n.reference, n.kind, n.severity AS told, n.attempts, i.* FROM notifications AS n "
+                "JOIN incidents AS i ON i.scope = substr(n.incident_id, 1, 16) "
+                "AND n.incident_id = i.scope || '-' || i.ordinal "
+                "WHERE n.state = 'pending' AND n.target = ? AND n.due_ms <= ? ORDER BY n.created_ms, n.reference",
+                (target, now_ms),
+            ).fetchall()
         return [
             Waiting(
                 Notice(row["reference"], row["kind"], SEVERITIES[row["told"]], incident_of(stored_of(row))),
@@ -117,11 +118,12 @@ def read_notifications(path: Path, *, incident_id: str | None = None, limit: int
     if connection is None:
         return []
     try:
-        rows = connection.execute(
-            "SELECT * FROM notifications WHERE ?1 IS NULL OR incident_id = ?1 "
-            "ORDER BY created_ms DESC, reference, target LIMIT ?2",
-            (incident_id, -1 if limit is None else limit),
-        ).fetchall()
+        with explained(path):
+            rows = connection.execute(
+                "SELECT * FROM notifications WHERE ?1 IS NULL OR incident_id = ?1 "
+                "ORDER BY created_ms DESC, reference, target LIMIT ?2",
+                (incident_id, -1 if limit is None else limit),
+            ).fetchall()
     finally:
         connection.close()
     return [_notification(row) for row in rows]

@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 
-from shopstream.alerting.database import open_reader
+from shopstream.alerting.database import explained, open_reader
 from shopstream.alerting.episode import SEVERITIES
 from shopstream.alerting.incident import Incident, State
 from shopstream.alerting.rows import Stored, incident_of, stored_of
@@ -70,10 +70,12 @@ def read_incidents(
             wheres.append(f"{column} IN ({', '.join('?' * len(wanted))})")
             values += wanted
     try:
-        rows = connection.execute(
-            f"SELECT * FROM incidents WHERE {' AND '.join(wheres)} ORDER BY last_event_ms DESC, scope, ordinal LIMIT ?",
-            (*values, -1 if limit is None else limit),
-        ).fetchall()
+        with explained(path):
+            rows = connection.execute(
+                f"SELECT * FROM incidents WHERE {' AND '.join(wheres)} "
+                "ORDER BY last_event_ms DESC, scope, ordinal LIMIT ?",
+                (*values, -1 if limit is None else limit),
+            ).fetchall()
     finally:
         connection.close()
     return [incident_of(stored_of(row)) for row in rows]
@@ -89,7 +91,8 @@ def read_incident(path: Path, id_or_prefix: str) -> Incident:
     if connection is None:
         raise StateError(f"no incident has the id {id_or_prefix!r}: there are none yet; run the stream first")
     try:
-        return incident_of(find(connection, id_or_prefix))
+        with explained(path):
+            return incident_of(find(connection, id_or_prefix))
     finally:
         connection.close()
 
@@ -100,8 +103,9 @@ def count_incidents(path: Path) -> dict[State, int]:
     connection = open_reader(path)
     if connection is not None:
         try:
-            for state, count in connection.execute(f"SELECT {_STATE_SQL}, count(*) FROM incidents GROUP BY 1"):
-                counts[State(state)] = count
+            with explained(path):
+                for state, count in connection.execute(f"SELECT {_STATE_SQL}, count(*) FROM incidents GROUP BY 1"):
+                    counts[State(state)] = count
         finally:
             connection.close()
     return counts
