@@ -62,3 +62,11 @@ def lake_events():
 @pytest.fixture
 def dead_letter_rows():
     return make_dead_letters
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session):
+    """A skipped test proves nothing: it fails the run."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
