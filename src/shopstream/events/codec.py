@@ -191,7 +191,7 @@ def _parts(payloads: Sequence[bytes]) -> Iterator[_Part]:
             yield _arrow_part(record, payload)
             continue
         bare = payload.removeprefix(text.BYTE_ORDER_MARK)
-        if not bare.strip() or b"\0" in bare[:_BINARY_PREFIX]:
+        if not bare or bare.isspace() or b"\0" in bare[:_BINARY_PREFIX]:
             yield from run.read()
             yield _rejected_payload(record, payload, _UNKNOWN_FORMAT)
             continue

@@ -156,9 +156,9 @@ def _text_blocks(source: Source, text: BinaryIO, stored: BinaryIO, start: int, s
             if not block:
                 return
             cut = len(block) if len(block) < size else _cut(block, source, place)
-            rows, carry = block[:cut], block[cut:]
-            if rows.strip():
-                yield Block(header + rows, header, place, place + cut, stored.tell())
+            rows, carry = memoryview(block)[:cut], block[cut:]  # a view: copies of tens of MiB take their time
+            if not (block[:1].isspace() and block[:cut].isspace()):
+                yield Block(b"".join([header, rows]), header, place, place + cut, stored.tell())
             place += cut
     except (EOFError, gzip.BadGzipFile, OSError) as error:
         raise PermanentError(
