@@ -23,7 +23,7 @@ timezone = "Europe/Berlin"   # SHOPSTREAM_TIMEZONE
 out_of_orderness = "PT30S"   # SHOPSTREAM_ENGINE__OUT_OF_ORDERNESS
 ```
 
-Durations are ISO 8601 (`PT30S`, `PT5M`, `P1D`) or seconds; sizes are bytes or, where the default is written so, like `8GiB`; lists in variables are JSON
+Durations are ISO 8601 (`PT30S`, `PT5M`, `P1D`) or `hh:mm:ss`; sizes are bytes or, where the default is written so, like `8GiB`; lists in variables are JSON
 (`'["a", "b"]'`). A name that does not exist, or a value that does not fit, is an error. `shopstream config` prints what is in force; secrets show as stars.
 """
 
