@@ -102,7 +102,13 @@ class Peer:
         output.mkdir(parents=True)
         os.sync()
         measured = run(
-            [str(HERE / self.python), str(HERE / "peers" / self.script), str(getattr(made, self.source)), str(output), windows],
+            [
+                str(HERE / self.python),
+                str(HERE / "peers" / self.script),
+                str(getattr(made, self.source)),
+                str(output),
+                windows,
+            ],
             log=HERE / ".work" / "logs" / f"{self.name}-{windows}.log",
             timeout_s=1_200,
             env={"PYTHONPATH": str(HERE), "SPARK_LOCAL_IP": "127.0.0.1"},

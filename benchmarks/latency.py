@@ -1,4 +1,4 @@
-"""Append-to-incident latency: a paced producer writes to the stream while the engine runs, both in processes of their own.
+"""Append-to-incident latency: a paced producer writes to the stream while the engine runs, each in its own process.
 
 One burst a second is planted in the traffic. Its latency runs from the moment the stream took in the record whose event
 made the condition true (the stream's own arrival time) to the moment another process first sees the incident's row.
@@ -15,15 +15,15 @@ from typing import BinaryIO
 
 import duckdb
 import numpy as np
-
 from measure import FailedError, Tree
 from ours import SHOPSTREAM, Variant, environment
+from windows import RULES
+from workload import FIRST_BURST_USER, RATE, Workload
+
 from shopstream.bootstrap import open_stream
 from shopstream.config import load_settings
 from shopstream.events.codec import decode
 from shopstream.stream.ports import TRIM_HORIZON
-from windows import RULES
-from workload import FIRST_BURST_USER, RATE, Workload
 
 POLL_S = 0.002
 GRACE_S = 20
@@ -156,7 +156,9 @@ def _appended(made: Workload, home: Path) -> tuple[dict[str, float], float]:
     with open_stream(load_settings(None, {"home": home})) as stream:
         for shard in stream.shards():
             position = TRIM_HORIZON
-            while records := (batch := stream.read(shard.shard_id, position, max_records=500, max_bytes=8 << 20)).records:
+            while records := (
+                batch := stream.read(shard.shard_id, position, max_records=500, max_bytes=8 << 20)
+            ).records:
                 position = batch.position
                 decoded = decode([r.payload for r in records], [r.arrival_ms for r in records]).events
                 events += decoded.num_rows
@@ -168,4 +170,6 @@ def _appended(made: Workload, home: Path) -> tuple[dict[str, float], float]:
                     arrivals.setdefault(user, []).append(records[record].arrival_ms)
     if events != made.events:
         raise FailedError(f"expected {made.events:,} events in the stream, found {events:,}")
-    return {user: sorted(times)[needed - 1] for user, times in arrivals.items()}, events / max(1e-9, (last - first) / 1000)
+    return {user: sorted(times)[needed - 1] for user, times in arrivals.items()}, events / max(
+        1e-9, (last - first) / 1000
+    )

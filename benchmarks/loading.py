@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
-
 from measure import FailedError, Measurement, run
 from ours import SHOPSTREAM, environment
 from workload import Workload

@@ -37,10 +37,13 @@ def describe(peers: dict[str, Path]) -> Machine:
             versions.append(f"{package} {_said([str(python), '-c', _VERSION, package])}")
     if shutil.which("java"):
         versions.append(f"Java {_java()}")
-    changed = " with uncommitted changes" if _said(["git", "status", "--porcelain", "--", "src", "benchmarks/*.py"]) else ""
+    changed = (
+        " with uncommitted changes" if _said(["git", "status", "--porcelain", "--", "src", "benchmarks/*.py"]) else ""
+    )
+    commit = _said(["git", "rev-parse", "--short", "HEAD"])
     return Machine(
         f"Machine: {cpu}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB of memory, {platform.system()} "
-        f"{platform.release()}. {', '.join(versions)}. Commit {_said(['git', 'rev-parse', '--short', 'HEAD'])}{changed}. "
+        f"{platform.release()}. {', '.join(versions)}. Commit {commit}{changed}. "
         f"Load average at the start: {os.getloadavg()[0]:.1f}."
     )
 

@@ -39,7 +39,12 @@ class FailedError(RuntimeError):
 
 
 def run(
-    command: Sequence[str], *, log: Path, timeout_s: float, env: Mapping[str, str] | None = None, cwd: Path | None = None
+    command: Sequence[str],
+    *,
+    log: Path,
+    timeout_s: float,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
 ) -> Measurement:
     """Run a command to its end and measure it.
 

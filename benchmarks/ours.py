@@ -10,15 +10,15 @@ from datetime import timedelta
 from pathlib import Path
 
 import duckdb
-
 from measure import Measurement, run
+from windows import RULES, WINDOWS
+from workload import Check, Workload, check
+
 from shopstream.alerting.reading import read_incidents
 from shopstream.bootstrap import open_lakehouse
 from shopstream.config import load_settings
 from shopstream.detection import load_rules
 from shopstream.lakehouse.ports import LakeTable
-from windows import RULES, WINDOWS
-from workload import Check, Workload, check
 
 SHOPSTREAM = str(Path(sys.executable).parent / "shopstream")
 CLASSIC_RULES = Path(__file__).parent / "rules-classic"
@@ -46,14 +46,12 @@ def check_rules() -> None:
         RuntimeError: they are not the same.
     """
     rules = {rule_id: rule.window_declaration() for rule_id, rule in load_rules().items() if rule.enabled}
-    shipped = {
-        (name, d.size_ms, d.slide_ms, ",".join(d.key) or None, str(d.condition)) for name, d in rules.items()
-    }
+    shipped = {(name, d.size_ms, d.slide_ms, ",".join(d.key) or None, str(d.condition)) for name, d in rules.items()}
     given = {(w.name, w.size_ms, w.slide_ms, w.key, f"events > {w.more_than}") for w in RULES}
     if shipped != given:
         raise RuntimeError(
-            f"expected windows.RULES to be the shipped rules {sorted(map(str, shipped))}, got {sorted(map(str, given))}; "
-            "change windows.py, so that all engines compute the same"
+            f"expected windows.RULES to be the shipped rules {sorted(map(str, shipped))}, "
+            f"got {sorted(map(str, given))}; change windows.py, so that all engines compute the same"
         )
 
 

@@ -6,33 +6,34 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table as RichTable
-
 from machine import Machine
 from measure import Measurement
+from rich.console import Console
+from rich.table import Table as RichTable
 from workload import Check
 
 INTRODUCTION = """\
 Written by `make bench`; do not edit. Every figure is of whole processes, started for the run and gone after it:
 interpreter and JVM start-up, reading, windows, checkpoints and committed output are all inside. *Rate* is events over
 wall time, median (lowest to highest) of the rounds; *without start* takes off what the same command took for 1,000
-events. *CPU* is user and system time of all processes, *peak* the largest sum of their resident memory. *Answer* compares
-what was found with one plain SQL query over all events."""
+events. *CPU* is user and system time of all processes, *peak* the largest sum of their resident memory. *Answer*
+compares what was found with one plain SQL query over all events."""
 
 HOW = """\
-- **shopstream** reads a stream that was filled before (`shopstream simulate`; its time is given below, not counted). All
-  shipped rules are on, with deduplication by event id over five minutes, late-data handling, incidents, and checkpoints
-  that commit exactly once; then also the Iceberg lake and the live journeys.
-- **DuckDB, micro-batches** is the limit: a script made for these windows, from Parquet in order, without checkpoint, late
-  data, duplicates or incidents. **DuckDB, batch** is the answer after the last event, from CSV.
+- **shopstream** reads a stream that was filled before (`shopstream simulate`; its time is given below, not counted).
+  All shipped rules are on, with deduplication by event id over five minutes, late-data handling, incidents, and
+  checkpoints that commit exactly once; then also the Iceberg lake and the live journeys.
+- **DuckDB, micro-batches** is the limit: a script made for these windows, from Parquet in order, without checkpoint,
+  late data, duplicates or incidents. **DuckDB, batch** is the answer after the last event, from CSV.
 - **Flink SQL** (PyFlink, two slots, one JVM with 4 GiB of heap): event-time watermarks, window table functions,
   exactly-once checkpoints every 10 s on files, file sinks that commit, object reuse, mini-batches, heap state; CSV, one
   time-ordered file per slot. No deduplication and no incidents.
-- **Spark Structured Streaming** (two local cores, 6 GiB of heap): one query per window definition, watermark, checkpoint
-  per micro-batch, file sinks that commit; CSV. No deduplication and no incidents.
+- **Spark Structured Streaming** (two local cores, 6 GiB of heap): one query per window definition, watermark,
+  checkpoint per micro-batch, file sinks that commit; CSV. No deduplication and no incidents.
 - A window of 10 s that slides by 1 s puts each event into ten windows: Flink and Spark pay for that at each event,
   shopstream sums panes and expands only keys that pass."""
+
+_TEXT = frozenset({"answer", "got", "met"})  # columns that are no numbers
 
 
 @dataclass
@@ -106,13 +107,32 @@ def engines_table(title: str, rows: Sequence[Row], most_events: int) -> Table:
             )
         )
     fewer = [row.title for row in rows if row.events < most_events]
-    remarks = [f"Fewer events, to keep the run short: {', '.join(fewer)}; rates compare, totals do not."] if fewer else []
+    remarks = (
+        [f"Fewer events, to keep the run short: {', '.join(fewer)}; rates compare, totals do not."] if fewer else []
+    )
     return Table(
         title,
-        ("engine", "events", "wall s", "rate, events/s", "without start", "CPU s", "CPU µs/event", "peak MiB", "answer"),
+        (
+            "engine",
+            "events",
+            "wall s",
+            "rate, events/s",
+            "without start",
+            "CPU s",
+            "CPU µs/event",
+            "peak MiB",
+            "answer",
+        ),
         lines,
         remarks,
     )
+
+
+def pairs(mine: Row, peer: Row) -> list[float]:
+    """How many times as fast, round by round; each with each where one ran fewer rounds."""
+    if len(mine.rates) == len(peer.rates):
+        return [a / b for a, b in zip(mine.rates, peer.rates, strict=True)]
+    return [a / b for a in mine.rates for b in peer.rates]
 
 
 def ratios_table(title: str, rows: Sequence[Row], ours: Sequence[str]) -> Table:
@@ -124,15 +144,7 @@ def ratios_table(title: str, rows: Sequence[Row], ours: Sequence[str]) -> Table:
         if name not in good:
             continue
         mine = good[name]
-        cells = []
-        for peer in peers:
-            pairs = (
-                zip(mine.rates, peer.rates, strict=True)
-                if len(mine.rates) == len(peer.rates)
-                else ((a, b) for a in mine.rates for b in peer.rates)
-            )
-            cells.append(spread([a / b for a, b in pairs], " ×", 2))
-        lines.append((mine.title, *cells))
+        lines.append((mine.title, *(spread(pairs(mine, peer), " times", 2) for peer in peers)))
     return Table(title, ("rate of … over", *(peer.title for peer in peers)), lines)
 
 
@@ -140,7 +152,7 @@ def print_table(table: Table, console: Console) -> None:
     """On the screen."""
     rich = RichTable(title=table.title, title_justify="left", header_style="bold")
     for place, name in enumerate(table.header):
-        rich.add_column(name, justify="left" if place == 0 or name in {"answer", "met"} else "right")
+        rich.add_column(name, justify="left" if place == 0 or name in _TEXT else "right")
     for row in table.rows:
         rich.add_row(*row)
     console.print(rich)
@@ -153,9 +165,10 @@ def write_markdown(path: Path, machine: Machine, definition: str, tables: Sequen
     parts = ["# Benchmark results", INTRODUCTION, f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC. {machine.text}"]
     parts += ["## Workload", definition, "## How each engine runs", HOW]
     for table in tables:
+        marks = ["---" if place == 0 or name in _TEXT else "---:" for place, name in enumerate(table.header)]
         lines = [
             f"| {' | '.join(table.header)} |",
-            f"|{'|'.join([' --- ', *[' ---: ' if name not in {'answer', 'met'} else ' --- ' for name in table.header[1:]]])}|",
+            f"| {' | '.join(marks)} |",
             *(f"| {' | '.join(row)} |" for row in table.rows),
         ]
         parts += [f"## {table.title}", "\n".join(lines), *table.remarks]

@@ -1,4 +1,4 @@
-"""`make bench`: shopstream beside Flink SQL, Spark Structured Streaming and plain DuckDB, in one run on the same events.
+"""`make bench`: shopstream beside Flink SQL, Spark and plain DuckDB, in one run on the same events.
 
     make bench                          everything, 10 million events (about 25 minutes)
     make bench BENCH_EVENTS=1000000     fewer events
@@ -14,18 +14,18 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-
-from rich.console import Console
 
 import loading
 import ours
 import report
 from contenders import FLINK_PYTHON, HERE, SPARK_PYTHON, Contender, Ours, Peer
-from latency import measure_latency
+from goals import goals_table
+from latency import Latency, measure_latency
 from machine import describe
 from measure import FailedError
+from rich.console import Console
 from windows import WINDOWS
 from workload import Workload, prepare
 
@@ -35,6 +35,9 @@ LATENCY_S = 60
 ROUNDS = 3
 FLOOR_EVENTS = 1_000
 SPARK_EVENTS = 2_000_000
+LATENCY_REMARK = """\
+From the stream's arrival time of the record whose event made the condition true, to the moment another process sees the
+incident in its store. One burst a second; producer and engine share the machine."""
 console = Console(width=None if sys.stdout.isatty() else 200)
 
 
@@ -47,35 +50,62 @@ def main() -> int:
         raise SystemExit(f"expected parts among {', '.join((*PARTS, 'month'))}, got {', '.join(sorted(unknown))}")
     parts = {*(only or PARTS), *(["month"] if options.month else [])}
     machine = describe(
-        {"apache-flink": HERE / FLINK_PYTHON, "pyspark": HERE / SPARK_PYTHON}
-        if parts & {"flink", "spark"}
-        else {}
+        {"apache-flink": HERE / FLINK_PYTHON, "pyspark": HERE / SPARK_PYTHON} if parts & {"flink", "spark"} else {}
     )
     console.print(machine.text, highlight=False)
     ours.check_rules()
     WORK.mkdir(exist_ok=True)
     made = _prepared(options.events)
-    tables, wrong = [], False
+    found = Found()
     if parts & {"ours", "duckdb", "flink", "spark"}:
-        tables, wrong = _compare(made, parts, options.rounds)
+        _compare(made, parts, options.rounds, found)
     if "latency" in parts:
-        tables.append(_latency())
-        report.print_table(tables[-1], console)
+        _latency(found)
     if parts & {"ingest", "month"}:
-        tables.append(_ingest(made, parts))
-        report.print_table(tables[-1], console)
+        _ingest(made, parts, found)
+    goals = goals_table(found.rows.get("rules", ()), found.latencies, found.loaded)
+    if goals.rows:
+        found.show(goals)
     whole = not only
     target = HERE / "RESULTS.md" if whole else WORK / "RESULTS-partial.md"
-    report.write_markdown(target, machine, made.definition, tables)
+    report.write_markdown(target, machine, made.definition, [*found.tables[-1:], *found.tables[:-1]])
+    (WORK / "results.json").write_text(
+        json.dumps(
+            {
+                "machine": machine.text,
+                "engines": {windows: [asdict(row) for row in rows] for windows, rows in found.rows.items()},
+                "latency": {title: asdict(one) for title, one in found.latencies.items()},
+                "loaded": [asdict(one) for one in found.loaded],
+            },
+            indent=2,
+        )
+    )
     console.print(f"written to {target.relative_to(HERE.parent)}")
-    return int(wrong)
+    return int(any(row.wrong for rows in found.rows.values() for row in rows))
+
+
+@dataclass
+class Found:
+    """Everything measured so far; tables are shown as they come."""
+
+    tables: list[report.Table] = field(default_factory=list)
+    rows: dict[str, list[report.Row]] = field(default_factory=dict)
+    latencies: dict[str, Latency] = field(default_factory=dict)
+    loaded: list[loading.Loaded] = field(default_factory=list)
+
+    def show(self, table: report.Table) -> None:
+        """Print it, and keep it for the file."""
+        self.tables.append(table)
+        report.print_table(table, console)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=int(os.environ.get("BENCH_EVENTS") or 10_000_000))
     parser.add_argument("--rounds", type=int, default=int(os.environ.get("BENCH_ROUNDS") or ROUNDS))
-    parser.add_argument("--only", default=os.environ.get("ONLY", ""), help=f"comma-separated: {', '.join(PARTS)}, month")
+    parser.add_argument(
+        "--only", default=os.environ.get("ONLY", ""), help=f"comma-separated: {', '.join(PARTS)}, month"
+    )
     parser.add_argument("--month", action="store_true", default=bool(os.environ.get("BENCH_MONTH")))
     return parser.parse_args()
 
@@ -106,7 +136,7 @@ def _contenders(parts: set[str], preloaded: dict[int, Path]) -> list[Contender]:
     return [contender for contender in every if contender.part in parts]
 
 
-def _compare(made: Workload, parts: set[str], rounds: int) -> tuple[list[report.Table], bool]:
+def _compare(made: Workload, parts: set[str], rounds: int, found: Found) -> None:
     """Rounds of all engines, one after the other in each round, so that each round is a fair pair."""
     preloaded: dict[int, Path] = {}
     remarks: list[str] = []
@@ -122,25 +152,17 @@ def _compare(made: Workload, parts: set[str], rounds: int) -> tuple[list[report.
                     f"{events / filled.wall_s:,.0f} events/s, peak {filled.peak_mb:,.0f} MiB."
                 )
     contenders = _contenders(parts, preloaded)
-    tables: list[report.Table] = []
-    wrong = False
-    raw: dict[str, object] = {}
     for windows in ("rules", "classic") if "classic" in parts else ("rules",):
-        rows = _rounds(contenders, workloads, made, windows, rounds if windows == "rules" else 1)
-        names = "; ".join(window.words for window in WINDOWS[windows])
         title = "Shipped rules" if windows == "rules" else "Windows of published pipelines"
+        names = "; ".join(window.words for window in WINDOWS[windows])
+        rows = _rounds(contenders, workloads, made, windows, rounds if windows == "rules" else 1)
         table = report.engines_table(f"{title}: {names}", rows, made.events)
-        tables += [report.Table(table.title, table.header, table.rows, [*table.remarks, *remarks])]
-        mine = [variant.name for variant in ours.VARIANTS]
-        tables.append(report.ratios_table(f"{title}: ratios", rows, mine))
-        for shown in tables[-2:]:
-            report.print_table(shown, console)
-        wrong = wrong or any(row.wrong for row in rows)
-        raw[windows] = [asdict(row) for row in rows]
-        remarks = []
-    (WORK / "results.json").write_text(json.dumps(raw, indent=2))
+        found.rows[windows] = rows
+        found.show(replace(table, remarks=[*table.remarks, *(remarks if windows == "rules" else [])]))
+        ratios = report.ratios_table(f"{title}: ratios", rows, [variant.name for variant in ours.VARIANTS])
+        if ratios.rows and len(ratios.header) > 1:
+            found.show(ratios)
     shutil.rmtree(WORK / "streams", ignore_errors=True)
-    return tables, wrong
 
 
 def _rounds(
@@ -162,8 +184,9 @@ def _rounds(
                 wall_s = _once(contender, workloads[row.events], windows, row)
                 if wall_s:
                     console.print(
-                        f"{windows}, round {number + 1}: {row.title}: {wall_s:,.1f} s, {row.events / wall_s:,.0f} events/s, "
-                        f"peak {row.runs[-1].peak_mb:,.0f} MiB, {row.checks[-1].text}",
+                        f"{windows}, round {number + 1}: {row.title}: {wall_s:,.1f} s, "
+                        f"{row.events / wall_s:,.0f} events/s, peak {row.runs[-1].peak_mb:,.0f} MiB, "
+                        f"{row.checks[-1].text}",
                         highlight=False,
                     )
     return list(rows.values())
@@ -188,61 +211,62 @@ def _once(contender: Contender, made: Workload, windows: str, row: report.Row) -
     return measured.wall_s
 
 
-def _latency() -> report.Table:
+def _latency(found: Found) -> None:
     made = _prepared(LATENCY_S * 20_000, 1)
     lines = []
     for variant in (ours.WINDOWS_ONLY, ours.EVERYTHING):
         home = WORK / "scratch"
         shutil.rmtree(home, ignore_errors=True)
         with console.status(f"latency at 20,000 events/s: {variant.title}"):
-            found = measure_latency(made, home, variant, WORK / "logs" / f"latency-{variant.name}.log")
+            one = measure_latency(made, home, variant, WORK / "logs" / f"latency-{variant.name}.log")
         shutil.rmtree(home, ignore_errors=True)
+        found.latencies[variant.title] = one
         lines.append(
             (
                 variant.title,
-                f"{found.rate:,.0f}",
-                f"{found.seen} of {found.bursts}",
-                f"{found.p50_ms:,.0f}",
-                f"{found.p99_ms:,.0f}",
-                f"{found.max_ms:,.0f}",
-                f"{found.engine_cpu_s / found.engine_wall_s:.0%}",
-                f"{found.engine_peak_mb:,.0f}",
+                f"{one.rate:,.0f}",
+                f"{one.seen} of {one.bursts}",
+                f"{one.p50_ms:,.0f}",
+                f"{one.p99_ms:,.0f}",
+                f"{one.max_ms:,.0f}",
+                f"{one.engine_cpu_s / one.engine_wall_s:.0%}",
+                f"{one.engine_peak_mb:,.0f}",
             )
         )
-    return report.Table(
-        f"Append to incident, at a paced 20,000 events/s for {LATENCY_S} s",
-        ("engine", "kept rate", "bursts found", "p50 ms", "p99 ms", "max ms", "of one core", "peak MiB"),
-        lines,
-        [
-            "From the stream's arrival time of the record whose event made the condition true, to the moment another process "
-            "sees the incident in its store. One burst a second; producer and engine share the machine."
-        ],
+    found.show(
+        report.Table(
+            f"Append to incident, at a paced 20,000 events/s for {LATENCY_S} s",
+            ("engine", "kept rate", "bursts found", "p50 ms", "p99 ms", "max ms", "of one core", "peak MiB"),
+            lines,
+            (LATENCY_REMARK,),
+        )
     )
 
 
-def _ingest(made: Workload, parts: set[str]) -> report.Table:
-    results = []
+def _ingest(made: Workload, parts: set[str], found: Found) -> None:
     if "ingest" in parts:
         with console.status("loading CSV into the lake"):
-            results.append(loading.workload_csv(made, WORK))
+            found.loaded.append(loading.workload_csv(made, WORK))
     if "month" in parts:
         with console.status("a month: synthesise, then load"):
-            results += loading.month(WORK)
-    return report.Table(
-        "CSV files, written and loaded into the lake",
-        ("what", "rows", "wall s", "rows/s", "CPU s", "peak MiB"),
-        [
-            (
-                loaded.what,
-                f"{loaded.rows:,}",
-                f"{loaded.measured.wall_s:,.1f}",
-                f"{loaded.rows / loaded.measured.wall_s:,.0f}",
-                f"{loaded.measured.cpu_s:,.1f}",
-                f"{loaded.measured.peak_mb:,.0f}",
-            )
-            for loaded in results
-        ],
-        [loaded.remark for loaded in results if loaded.remark],
+            found.loaded += loading.month(WORK)
+    found.show(
+        report.Table(
+            "CSV files, written and loaded into the lake",
+            ("what", "rows", "wall s", "rows/s", "CPU s", "peak MiB"),
+            [
+                (
+                    one.what,
+                    f"{one.rows:,}",
+                    f"{one.measured.wall_s:,.1f}",
+                    f"{one.rows / one.measured.wall_s:,.0f}",
+                    f"{one.measured.cpu_s:,.1f}",
+                    f"{one.measured.peak_mb:,.0f}",
+                )
+                for one in found.loaded
+            ],
+            [one.remark for one in found.loaded if one.remark],
+        )
     )
 
 

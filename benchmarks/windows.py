@@ -55,11 +55,13 @@ def batch_sql(window: Window, source: str) -> str:
     panes = window.size_ms // window.slide_ms
     counted = f"""
         WITH panes AS (
-            SELECT {key} AS key, epoch_ms(event_time) // {window.slide_ms} AS pane, count(*) AS n FROM {source} GROUP BY ALL
+            SELECT {key} AS key, epoch_ms(event_time) // {window.slide_ms} AS pane, count(*) AS n
+            FROM {source} GROUP BY ALL
         )"""
     if panes == 1:
         return f"""{counted}
-        SELECT pane * {window.slide_ms} AS window_start, key::VARCHAR AS key, n FROM panes WHERE n > {window.more_than}"""
+        SELECT pane * {window.slide_ms} AS window_start, key::VARCHAR AS key, n
+        FROM panes WHERE n > {window.more_than}"""
     return f"""{counted}, passing AS (
             SELECT DISTINCT key FROM (
                 SELECT key, sum(n) OVER (

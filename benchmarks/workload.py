@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-
 from windows import CLASSIC, RULES, WINDOWS, batch_sql
 
 RATE = 20_000
@@ -37,10 +36,10 @@ FLINK_FILES = 2  # CSV files are not split by Flink: one time-ordered file per s
 SPARK_FILES = 40  # Spark reads whole files per micro-batch
 
 DEFINITION = f"""\
-{{events:,}} events with REES46's nine columns, {RATE:,} a second of event time ({{seconds:,.0f}} s), in time order, none late, none
-twice; {USERS:,} shoppers drawn uniformly, {PRODUCTS:,} products with Zipf popularity (exponent 0.9) in {CATEGORIES} categories; 94.4 % views,
-4.0 % carts, 1.6 % purchases. Every {{burst_every_s}} s one more user sends {BURST_EVENTS} events within {BURST_S} s, so that rules
-fire ({{bursts}} bursts)."""
+{{events:,}} events with REES46's nine columns, {RATE:,} a second of event time ({{seconds:,.0f}} s), in time order,
+none late, none twice; {USERS:,} shoppers drawn uniformly, {PRODUCTS:,} products with Zipf popularity (exponent 0.9) in
+{CATEGORIES} categories; 94.4 % views, 4.0 % carts, 1.6 % purchases. Every {{burst_every_s}} s one more user sends
+{BURST_EVENTS} events within {BURST_S} s, so that rules fire ({{bursts}} bursts)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +113,14 @@ def _catalogue(rng: np.random.Generator) -> pa.Table:
                 [f"department{c % 14}.section{c % 60}.shelf{c}" if coded[c] else None for c in category]
             ),
             "brand": pa.array(
-                [None if missing else f"brand{b}" for b, missing in zip(brand, rng.random(PRODUCTS) < 0.14, strict=True)]
+                [
+                    None if missing else f"brand{b}"
+                    for b, missing in zip(brand, rng.random(PRODUCTS) < 0.14, strict=True)
+                ]
             ),
-            "price": pa.array(np.round(np.exp(rng.normal(4.9, 1.2, PRODUCTS)), 2)).cast(pa.decimal128(18, 4), safe=False),
+            "price": pa.array(np.round(np.exp(rng.normal(4.9, 1.2, PRODUCTS)), 2)).cast(
+                pa.decimal128(18, 4), safe=False
+            ),
         }
     )
 
@@ -189,8 +193,8 @@ def _write_csv(made: Workload) -> None:
     step = -(-made.events // SPARK_FILES)
     for part in range(SPARK_FILES):
         con.execute(
-            f"COPY (SELECT {columns} FROM {source} WHERE file_row_number BETWEEN {part * step} AND {(part + 1) * step - 1})"
-            " TO ? (HEADER false)",
+            f"COPY (SELECT {columns} FROM {source} "
+            f"WHERE file_row_number BETWEEN {part * step} AND {(part + 1) * step - 1}) TO ? (HEADER false)",
             [str(made.parquet), str(made.spark_csv / f"part-{part:03}.csv")],
         )
     con.close()
@@ -223,6 +227,10 @@ class Check:
         return f"DIFFERS: {self.missing:,} missing, {self.extra:,} extra of {self.expected:,} {self.what}"
 
 
+_OUTPUT = """header = false, auto_detect = false, delim = ',', quote = '"',
+    columns = {'window_start': 'VARCHAR', 'key': 'VARCHAR', 'n': 'BIGINT'}"""
+
+
 def check(made: Workload, windows: str, output: Path, lag_ms: int = 0) -> Check:
     """Compare an engine's output with the answer, over the windows that end inside the workload.
 
@@ -241,8 +249,7 @@ def check(made: Workload, windows: str, output: Path, lag_ms: int = 0) -> Check:
         # Files that an engine has not committed, and its own notes, start with a dot or an underscore.
         files = [str(f) for f in (output / window.name).rglob("[!._]*") if f.is_file() and f.parent.name[0] != "_"]
         found = (
-            f"SELECT epoch_ms(window_start::TIMESTAMP) AS window_start, key, n FROM read_csv({files!r}, header = false, "
-            "auto_detect = false, delim = ',', quote = '\"', columns = {'window_start': 'VARCHAR', 'key': 'VARCHAR', 'n': 'BIGINT'})"
+            f"SELECT epoch_ms(window_start::TIMESTAMP) AS window_start, key, n FROM read_csv({files!r}, {_OUTPUT})"
             if any(Path(f).stat().st_size for f in files)
             else "SELECT 0::BIGINT AS window_start, '' AS key, 0::BIGINT AS n LIMIT 0"
         )

@@ -23,14 +23,16 @@ def main(source: Path, output: Path, windows: str) -> None:
     con = duckdb.connect()
     con.execute("SET TimeZone = 'UTC'; SET preserve_insertion_order = false")
     con.execute(
-        f"CREATE TABLE events AS SELECT event_time, event_type, user_id FROM read_csv(?, header = false, columns = {COLUMNS})",
+        "CREATE TABLE events AS SELECT event_time, event_type, user_id "
+        f"FROM read_csv(?, header = false, columns = {COLUMNS})",
         [str(source / "*.csv")],
     )
     for window in WINDOWS[windows]:
         folder = output / window.name
         folder.mkdir(parents=True)
         con.execute(
-            f"COPY (SELECT make_timestamp_ms(window_start), key, n FROM ({batch_sql(window, 'events')})) TO ? (HEADER false)",
+            f"COPY (SELECT make_timestamp_ms(window_start), key, n FROM ({batch_sql(window, 'events')})) "
+            "TO ? (HEADER false)",
             [str(folder / "all.csv")],
         )
 

@@ -37,8 +37,8 @@ class Counter:
         """Count the table `batch`, then close all windows that end at or before the last event."""
         window = self._window
         self._con.execute(
-            f"INSERT INTO {window.name} SELECT {window.key or '0'}, epoch_ms(event_time) // {window.slide_ms}, count(*) "
-            "FROM batch GROUP BY ALL"
+            f"INSERT INTO {window.name} "
+            f"SELECT {window.key or '0'}, epoch_ms(event_time) // {window.slide_ms}, count(*) FROM batch GROUP BY ALL"
         )
         self.close(last_ms // window.slide_ms)
 

@@ -1,4 +1,4 @@
-"""Flink SQL as a stream: event-time watermarks, two task slots, exactly-once checkpoints every 10 s, committing file sinks.
+"""Flink SQL as a stream: event-time watermarks, two slots, exactly-once checkpoints every 10 s, committing file sinks.
 
 Tuned as its documentation advises for such a job: window table-valued functions (panes are shared between sliding
 windows, local and global aggregation), object reuse, heap state, a 4 GiB heap.
@@ -58,7 +58,9 @@ CREATE TABLE {name} (window_start TIMESTAMP(3), key STRING, n BIGINT) WITH (
 
 def query(window: Window) -> str:
     """The windowed count as Flink SQL."""
-    size, slide = (f"INTERVAL '{ms // 1000}' SECOND({len(str(ms // 1000))})" for ms in (window.size_ms, window.slide_ms))
+    size, slide = (
+        f"INTERVAL '{ms // 1000}' SECOND({len(str(ms // 1000))})" for ms in (window.size_ms, window.slide_ms)
+    )
     table = (
         f"TUMBLE(TABLE events, DESCRIPTOR(event_time), {size})"
         if window.size_ms == window.slide_ms

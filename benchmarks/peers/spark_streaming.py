@@ -1,7 +1,7 @@
-"""PySpark Structured Streaming: event-time watermarks, two local cores, a checkpoint per micro-batch, committing file sinks.
+"""PySpark Structured Streaming: event-time watermarks, two local cores, checkpoints, committing file sinks.
 
-One streaming query per window definition, all in one session, as Spark wants it. State is kept in RocksDB or on the
-heap, see `STATE`; adaptive settings that do not apply to streams are left alone.
+One streaming query per window definition, all in one session, as Spark wants it. State is where Spark keeps it by
+default, on the heap.
 
 Usage: spark_streaming.py INPUT OUTPUT rules|classic
 """
@@ -16,8 +16,8 @@ from pyspark.sql import functions as f
 from windows import WINDOWS, Window
 
 COLUMNS = (
-    "event_time TIMESTAMP, event_type STRING, product_id BIGINT, category_id BIGINT, category_code STRING, brand STRING, "
-    "price DECIMAL(18,4), user_id BIGINT, user_session STRING"
+    "event_time TIMESTAMP, event_type STRING, product_id BIGINT, category_id BIGINT, category_code STRING, "
+    "brand STRING, price DECIMAL(18,4), user_id BIGINT, user_session STRING"
 )
 FILES_PER_BATCH = 4
 SETTINGS = {
