@@ -45,7 +45,7 @@ class Peak(NamedTuple):
 
     def rank(self) -> tuple[object, ...]:
         """What peaks are compared by; total, so that the same windows give the same peak."""
-        return tuple(map(_number, self.measures.values())), -self.start_ms, str(self.measures)
+        return [_number(value) for value in self.measures.values()], -self.start_ms, str(self.measures)
 
 
 class Words(NamedTuple):
@@ -178,6 +178,7 @@ def join(one: Episode, other: Episode) -> Episode:
         known = pending.get(start)
         if window[0] > settled_ms and (known is None or _settledness(known) < _settledness(window)):
             pending[start] = window
+    newer = (one.words.end_ms, one.words.rule_version) < (other.words.end_ms, other.words.rule_version)
     return Episode(
         start_ms=min(one.start_ms, other.start_ms),
         end_ms=max(one.end_ms, other.end_ms),
@@ -186,7 +187,7 @@ def join(one: Episode, other: Episode) -> Episode:
         first_event_ms=min(one.first_event_ms, other.first_event_ms),
         last_event_ms=max(one.last_event_ms, other.last_event_ms),
         severity=max(one.severity, other.severity),
-        words=max(one.words, other.words, key=lambda words: (words.end_ms, words.rule_version)),
+        words=other.words if newer else one.words,
         detected_ms=_least(one.detected_ms, other.detected_ms),
         detected_early_ms=_least(one.detected_early_ms, other.detected_early_ms),
         peak=_stronger(one.peak, other.peak),
@@ -219,7 +220,9 @@ def _settledness(window: tuple[int, bool]) -> tuple[bool, int]:
 
 
 def _least(one: int | None, other: int | None) -> int | None:
-    return min((value for value in (one, other) if value is not None), default=None)
+    if one is None or other is None:
+        return one if other is None else other
+    return min(one, other)
 
 
 def _strongest(detections: Sequence[Detection]) -> Peak | None:
@@ -229,11 +232,13 @@ def _strongest(detections: Sequence[Detection]) -> Peak | None:
 def _stronger(one: Peak | None, other: Peak | None) -> Peak | None:
     if one is None or other is None or one == other:
         return one or other
-    return max(one, other, key=Peak.rank)
+    return other if one.rank() < other.rank() else one
 
 
 def _number(value: object) -> float | Decimal:
     """A measure's rank; what is no number (text, null, NaN) stands below all numbers."""
+    if type(value) is int:
+        return value
     if isinstance(value, int | float):
         return -math.inf if value != value else value  # noqa: PLR0124  the definition of NaN
     if isinstance(value, str):
