@@ -1,8 +1,8 @@
 """Every setting, in one frozen tree.
 
-Later wins: defaults, `shopstream.toml` (in the working directory, or the file named by SHOPSTREAM_CONFIG or `--config`),
-environment variables (`SHOPSTREAM_STREAM__SHARDS=8` sets `stream.shards`), flags. `shopstream config` prints the result
-and where each value came from.
+Later wins: defaults, `shopstream.toml` (in the working directory, or the file named by SHOPSTREAM_CONFIG or
+`--config`), environment variables (`SHOPSTREAM_STREAM__SHARDS=8` sets `stream.shards`), flags. `shopstream config`
+prints the result.
 """
 
 import os

@@ -16,7 +16,8 @@ import pytest
 
 from shopstream.clock import SystemClock
 from shopstream.errors import PermanentError
-from shopstream.simulation import ReplaySettings, replay
+from shopstream.simulation import ReplaySettings
+from shopstream.simulation.replay import replay
 from shopstream.simulation.skew import even_shards, events_of_file, measure_skew
 from shopstream.stream import EmbeddedStream, StreamSettings
 

@@ -21,7 +21,8 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from shopstream.clock import SystemClock
-from shopstream.simulation import ReplaySettings, replay
+from shopstream.simulation import ReplaySettings
+from shopstream.simulation.replay import replay
 from shopstream.stream import EmbeddedStream, StreamSettings
 
 home, source, rate = Path(sys.argv[1]), sys.argv[2], sys.argv[3]

@@ -24,7 +24,7 @@ from shopstream.alerting import (
     read_incident,
     read_incidents,
 )
-from shopstream.cli.main import app
+from shopstream.cli import app
 from shopstream.clock import ManualClock
 from shopstream.detection import Detection, Severity, detection_id
 from shopstream.errors import StateError
@@ -340,5 +340,5 @@ def test_public_names_load_when_they_are_asked_for_and_others_do_not_exist(packa
 
 
 def test_a_command_that_needs_no_rules_loads_no_sql_parser():
-    code = "import sys, shopstream.cli.main; sys.exit('sqlglot' in sys.modules or 'apprise' in sys.modules)"
+    code = "import sys, shopstream.cli; sys.exit('sqlglot' in sys.modules or 'apprise' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -24,7 +24,7 @@ from shopstream.alerting import (
     targets_of,
 )
 from shopstream.alerting.channel import open_channels
-from shopstream.cli.main import app
+from shopstream.cli import app
 from shopstream.clock import ManualClock, SystemClock
 from shopstream.config import load_settings
 from shopstream.detection import Detection, Severity, detection_id

@@ -10,7 +10,8 @@ from shopstream.clock import ManualClock, SystemClock, to_ms
 from shopstream.errors import BackpressureError, ConfigurationError, PermanentError, StateError
 from shopstream.events import Decoded, Decoder
 from shopstream.events.schema import REES46_COLUMNS
-from shopstream.simulation import PartitionKey, ReplaySettings, ReplaySummary, replay
+from shopstream.simulation import PartitionKey, ReplaySettings, ReplaySummary
+from shopstream.simulation.replay import replay
 from shopstream.simulation.skew import even_shards
 from shopstream.stream import EmbeddedStream, StreamSettings
 from shopstream.stream.ports import NewRecord, PutOutcome

@@ -6,12 +6,13 @@ import duckdb
 import pytest
 from typer.testing import CliRunner
 
-from shopstream.cli.main import app
+from shopstream.cli import app
 from shopstream.clock import SystemClock
 from shopstream.errors import ConfigurationError
 from shopstream.events import decode
-from shopstream.simulation import PartitionKey, replay
+from shopstream.simulation import PartitionKey
 from shopstream.simulation.partitioning import Router
+from shopstream.simulation.replay import replay
 from shopstream.simulation.skew import even_shards, events_of_file, events_of_stream, measure_skew
 from shopstream.stream import EmbeddedStream, StreamSettings
 

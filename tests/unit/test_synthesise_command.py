@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from shopstream.cli.main import app
+from shopstream.cli import app
 from shopstream.errors import ConfigurationError
 
 FLAGS = ["--events", "20000", "--products", "2000"]

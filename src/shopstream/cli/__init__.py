@@ -1,5 +1,5 @@
 """The command line."""
 
-from shopstream.cli.main import app, main
+from shopstream.cli.program import app, main
 
 __all__ = ["app", "main"]

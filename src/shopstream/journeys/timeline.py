@@ -29,7 +29,8 @@ def timeline(connection: duckdb.DuckDBPyConnection, user_id: int, limit: int) ->
         ), newest AS (
             SELECT * FROM visits ORDER BY event_time DESC, event_id DESC LIMIT $limit
         )
-        SELECT event_time, visit, CASE WHEN pause <= INTERVAL 30 MINUTES THEN round(epoch(pause))::BIGINT END AS pause_s,
+        SELECT event_time, visit,
+               CASE WHEN pause <= INTERVAL 30 MINUTES THEN round(epoch(pause))::BIGINT END AS pause_s,
                event_type, product_id::VARCHAR AS product_id, category_code, brand, price, user_session
         FROM newest ORDER BY event_time, event_id
         """,

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import pyarrow as pa
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["LakeTable", "Lakehouse", "TableStatus"]
 
@@ -34,7 +35,7 @@ class TableStatus:
 class Lakehouse(Protocol):
     """Keeps rows for good, and lets other programs read them."""
 
-    def append(self, table: LakeTable, rows: pa.Table, positions: Mapping[str, int]) -> None:
+    def append(self, table: LakeTable, rows: "pa.Table", positions: Mapping[str, int]) -> None:
         """Commit rows as one snapshot that carries `positions` (shard id → last sequence number it holds).
 
         The caller drops what `positions()` says is there already. Rows may be empty: the positions still advance.

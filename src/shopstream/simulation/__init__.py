@@ -2,7 +2,7 @@
 
 from shopstream.simulation.overlay import Episode, Overlay, Scenario, World
 from shopstream.simulation.partitioning import PartitionKey
-from shopstream.simulation.replay import Replay, ReplayTarget, replay
+from shopstream.simulation.replay import Replay, ReplayTarget
 from shopstream.simulation.replay_settings import ReplayProgress, ReplaySettings, ReplaySummary
 from shopstream.simulation.scenarios import FlashSale, Flood, Outage, Scraper
 from shopstream.simulation.synthesis import (
@@ -32,6 +32,5 @@ __all__ = [
     "SynthesisSettings",
     "SynthesisSummary",
     "World",
-    "replay",
     "truth_path",
 ]
