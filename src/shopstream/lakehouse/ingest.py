@@ -36,7 +36,7 @@ from shopstream.lakehouse.ports import LakeTable
 __all__ = ["IngestResult", "ingest"]
 
 _WORKERS = 2
-_BLOCKS_A_COMMIT = 8
+_BLOCKS_A_COMMIT = 16
 _DERIVED_ID = 32
 """Characters of an id derived from content: MD5 in hex."""
 
