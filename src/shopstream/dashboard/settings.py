@@ -12,9 +12,7 @@ class DashboardSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    host: str = Field(
-        default="127.0.0.1", description="Address to listen on; beyond loopback with --allow-remote."
-    )
+    host: str = Field(default="127.0.0.1", description="Address to listen on; beyond loopback with --allow-remote.")
     port: int = Field(default=8787, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     names: tuple[str, ...] = Field(
         default=(), description="Further host names that browsers reach the page by, e.g. behind a proxy."
