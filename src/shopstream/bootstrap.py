@@ -12,6 +12,7 @@ from shopstream.config import Settings
 from shopstream.detection import load_rules
 from shopstream.engine.checkpoint import CheckpointStore
 from shopstream.engine.engine import Engine
+from shopstream.engine.intake import Intake
 from shopstream.errors import RetryableError
 from shopstream.journeys.embedded import EmbeddedLiveStore
 from shopstream.journeys.live import LiveJourneys
@@ -77,8 +78,9 @@ def open_pipeline(
             sender.start()
         engine = Engine(settings.engine, [rule.window_declaration() for rule in rules.values()], clock)
         stack.enter_context(closing(engine.connection))
+        intake = stack.enter_context(closing(Intake(stream, engine.watermarks, settings.engine, clock)))
         yield Pipeline(
-            stream=stream,
+            intake=intake,
             consumers=stream,
             engine=engine,
             rules=rules,

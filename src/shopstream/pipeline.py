@@ -30,6 +30,7 @@ from shopstream.clock import Clock
 from shopstream.detection import Detection, Rule, detect
 from shopstream.engine.checkpoint import CheckpointStore, Manifest
 from shopstream.engine.engine import Counters, Engine
+from shopstream.engine.intake import Intake
 from shopstream.engine.settings import EngineSettings
 from shopstream.engine.signal import Signal
 from shopstream.engine.watermark import BEGINNING
@@ -38,7 +39,7 @@ from shopstream.events.schema import DEAD_LETTER_FIELDS, LAKE_FIELDS, arrow_sche
 from shopstream.journeys.live import LiveJourneys
 from shopstream.lakehouse.detections import detection_rows
 from shopstream.lakehouse.ports import Lakehouse, LakeTable
-from shopstream.stream.ports import TRIM_HORIZON, ConsumerPositions, Record, Shard, StreamReader
+from shopstream.stream.ports import ConsumerPositions
 
 __all__ = ["CONSUMER", "Pipeline", "Progress"]
 
@@ -66,7 +67,7 @@ class Pipeline:
     """One consumer of the stream.
 
     Args:
-        stream: gives records.
+        intake: gives records, decoded.
         consumers: remembers how far this consumer has come.
         engine: windows, deduplication, keyed state.
         rules: rule id → rule; their windows are the engine's declarations.
@@ -81,7 +82,7 @@ class Pipeline:
     def __init__(
         self,
         *,
-        stream: StreamReader,
+        intake: Intake,
         consumers: ConsumerPositions,
         engine: Engine,
         rules: Mapping[str, Rule],
@@ -92,7 +93,7 @@ class Pipeline:
         settings: EngineSettings,
         clock: Clock,
     ) -> None:
-        self._stream = stream
+        self._intake = intake
         self._consumers = consumers
         self._engine = engine
         self._rules = rules
@@ -108,8 +109,6 @@ class Pipeline:
         self._events: list[pa.Table] = []
         self._dead_letters: list[pa.Table] = []
         self._detections: list[Detection] = []
-        self._at_tip: set[str] = set()
-        self._ended: set[str] = set()
         self._behind_ms = 0
         self._records = 0
         self._commit_at_ms = clock.now_ms() + settings.commit_interval // _MS
@@ -141,9 +140,12 @@ class Pipeline:
 
     def step(self) -> bool:
         """One micro-batch; returns whether there was anything to read."""
-        records = self._read()
-        if records:
-            processed = self._engine.process(records)
+        batch = self._intake.take()
+        self._behind_ms = batch.behind_ms
+        if batch.records:
+            processed = self._engine.process(batch.records, batch.decoded)
+            self._positions.update(batch.positions)
+            self._records += len(batch.records)
             self._counters.add(processed.counters)
             self._events.append(processed.events)
             if processed.dead_letters.num_rows:
@@ -159,7 +161,7 @@ class Pipeline:
             started_ms = self._clock.now_ms()
             self._journeys.publish()
             self._publish_at_ms = self._next(started_ms, _PUBLISH_MS)
-        return bool(records)
+        return bool(batch.records)
 
     def _next(self, started_ms: int, interval_ms: int) -> int:
         now_ms = self._clock.now_ms()
@@ -179,49 +181,6 @@ class Pipeline:
             watermark_ms=None if watermark_ms == BEGINNING else watermark_ms,
             behind_ms=self._behind_ms,
         )
-
-    # reading
-
-    def _readable(self, shards: Sequence[Shard]) -> list[Shard]:
-        """Shards to read now: no child before its parents' end, none far ahead of the slowest in event time."""
-        listed = {shard.shard_id for shard in shards}
-        open_parents = listed - self._ended
-        ready = [
-            shard
-            for shard in shards
-            if shard.shard_id not in self._ended and not open_parents.intersection(shard.parent_ids)
-        ]
-        newest_ms = {shard.shard_id: self._engine.watermarks.newest_ms(shard.shard_id) for shard in ready}
-        behind = [ms for shard_id, ms in newest_ms.items() if shard_id not in self._at_tip and ms > BEGINNING]
-        limit_ms = min(behind, default=-BEGINNING) + self._settings.max_drift // _MS
-        return [shard for shard in ready if newest_ms[shard.shard_id] <= limit_ms]
-
-    def _read(self) -> list[Record]:
-        shards = self._readable(self._stream.shards())
-        records: list[Record] = []
-        behind_ms = []
-        for shard in shards:
-            batch = self._stream.read(
-                shard.shard_id,
-                self._positions.get(shard.shard_id, TRIM_HORIZON),
-                max_records=max(1, self._settings.batch_events // len(shards)),
-                max_bytes=max(1, self._settings.batch_bytes // len(shards)),
-            )
-            behind_ms.append(batch.behind_ms)
-            if batch.records:
-                self._positions[shard.shard_id] = batch.position
-                self._at_tip.discard(shard.shard_id)
-                records += batch.records
-            else:
-                self._at_tip.add(shard.shard_id)
-                self._engine.watermarks.at_tip(shard.shard_id, self._clock.now_ms(), ended=batch.ended)
-            if batch.ended:
-                self._ended.add(shard.shard_id)
-        self._behind_ms = max(behind_ms, default=0)
-        self._records += len(records)
-        return records
-
-    # committing
 
     def commit(self) -> None:
         """Make everything so far durable; the order stands at the top of this module."""
@@ -287,6 +246,7 @@ class Pipeline:
         self._engine.restore(self._checkpoints.state_file(held), held.tables, held.watermark_ms, held.newest_ms)
         self._generation = held.generation
         self._positions = dict(held.positions)
+        self._intake.start_after(held.positions)
         self._counters = Counters(**held.counters)
 
 

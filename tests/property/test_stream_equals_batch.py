@@ -15,7 +15,7 @@ from shopstream.engine.engine import Engine
 from shopstream.engine.settings import EngineSettings
 from shopstream.engine.signal import Signal
 from shopstream.engine.window import WindowDeclaration, WindowKind
-from shopstream.events.codec import encode_arrow
+from shopstream.events.codec import decode, encode_arrow
 from shopstream.events.schema import WIRE_SCHEMA
 from shopstream.stream.ports import Record
 
@@ -134,7 +134,8 @@ def play(shards: dict[str, list[dict]], cuts: list[int], engine: Engine) -> list
                 engine.watermarks.at_tip(shard_id, 0, ended=True)
         turn += 1
         if records:
-            signals += engine.process(records).signals
+            decoded = decode([r.payload for r in records], [r.arrival_ms for r in records])
+            signals += engine.process(records, decoded).signals
     signals += engine.advance(to_the_end=True)
     engine.watermarks.current_ms = START_MS + 10**7
     return signals + engine.advance(to_the_end=True)

@@ -7,11 +7,11 @@ import pyarrow as pa
 import pytest
 
 from shopstream.clock import ManualClock
-from shopstream.engine.engine import Engine
+from shopstream.engine.engine import Engine, Processed
 from shopstream.engine.settings import EngineSettings
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.errors import StateError
-from shopstream.events.codec import encode_arrow
+from shopstream.events.codec import decode, encode_arrow
 from shopstream.events.schema import LAKE_FIELDS, WIRE_SCHEMA
 from shopstream.stream.ports import Record
 
@@ -23,6 +23,10 @@ BURST = WindowDeclaration(
 
 def engine(*declarations: WindowDeclaration, **changes) -> Engine:
     return Engine(EngineSettings(threads=1, **changes), declarations or (BURST,), ManualClock())
+
+
+def process(it: Engine, records: list[Record]) -> Processed:
+    return it.process(records, decode([r.payload for r in records], [r.arrival_ms for r in records]))
 
 
 def record(*seconds: float, shard: str = "s", number: int = 0, user: int = 1, product: int | None = None) -> Record:
@@ -42,26 +46,26 @@ def record(*seconds: float, shard: str = "s", number: int = 0, user: int = 1, pr
 
 
 def test_kept_events_have_the_lake_columns():
-    processed = engine().process([record(1, 2)])
+    processed = process(engine(), [record(1, 2)])
     assert processed.events.column_names == [field.name for field in LAKE_FIELDS]
     assert processed.events.column("arrival_time").cast(pa.int64()).to_pylist() == [(START_MS + 3_600_000) * 1000] * 2
 
 
 def test_a_duplicate_inside_a_batch_is_dropped_once():
-    processed = engine().process([record(1, 2), record(1, 2, number=1)])
+    processed = process(engine(), [record(1, 2), record(1, 2, number=1)])
     assert (processed.counters.events_read, processed.counters.events_kept, processed.counters.duplicates) == (4, 2, 2)
 
 
 def test_a_duplicate_in_a_later_batch_is_dropped():
     it = engine()
-    it.process([record(1, 2)])
-    assert it.process([record(1, 2, number=1)]).counters.duplicates == 2
+    process(it, [record(1, 2)])
+    assert process(it, [record(1, 2, number=1)]).counters.duplicates == 2
 
 
 def test_a_duplicate_of_a_late_event_is_dropped():
     it = engine()
-    it.process([record(60), record(1, number=1)])
-    assert it.process([record(1, number=2)]).counters.as_dict() == {
+    process(it, [record(60), record(1, number=1)])
+    assert process(it, [record(1, number=2)]).counters.as_dict() == {
         "events_read": 1,
         "events_kept": 0,
         "duplicates": 1,
@@ -71,13 +75,13 @@ def test_a_duplicate_of_a_late_event_is_dropped():
 
 
 def test_the_same_content_at_another_second_is_no_duplicate():
-    assert engine().process([record(1, product=5), record(2, product=5, number=1)]).counters.duplicates == 0
+    assert process(engine(), [record(1, product=5), record(2, product=5, number=1)]).counters.duplicates == 0
 
 
 def test_remembered_events_are_bounded_by_horizon_and_number():
     it = engine(dedup_horizon=timedelta(seconds=30), dedup_events=50)
     for step in range(50):
-        it.process([record(*range(step * 20, step * 20 + 20), number=step)])
+        process(it, [record(*range(step * 20, step * 20 + 20), number=step)])
     assert it.state_rows()["seen"] <= 2 * 50 + 20
     assert it.state_rows()["window_burst"] <= 60
 
@@ -85,15 +89,15 @@ def test_remembered_events_are_bounded_by_horizon_and_number():
 def test_what_a_producer_sends_again_is_recognised_whatever_its_time():
     it = engine(dedup_horizon=timedelta(0), dedup_events=300)
     for step in range(30):
-        it.process([record(*range(step * 1_000, step * 1_000 + 10), number=step)])
+        process(it, [record(*range(step * 1_000, step * 1_000 + 10), number=step)])
     again = [record(*range(step * 1_000, step * 1_000 + 10), number=100 + step) for step in range(30)]
-    assert it.process(again).counters.duplicates == 300
+    assert process(it, again).counters.duplicates == 300
 
 
 def test_late_events_are_kept_flagged_and_in_no_window():
     it = engine()
-    it.process([record(100)])
-    processed = it.process([record(1, 1.1, 1.2, 1.3, 1.4, number=1)])
+    process(it, [record(100)])
+    processed = process(it, [record(1, 1.1, 1.2, 1.3, 1.4, number=1)])
     assert processed.counters.late == 5
     assert processed.counters.events_kept == 5
     assert processed.events.column("is_late").to_pylist() == [True] * 5
@@ -103,7 +107,7 @@ def test_late_events_are_kept_flagged_and_in_no_window():
 def test_a_bad_row_becomes_a_dead_letter_and_the_rest_goes_on():
     good = "2019-11-01 00:00:01 UTC,view,1,2,,,1.50,7,"
     bad = "2019-11-01 00:00:02 UTC,look,1,2,,,1.50,7,"
-    processed = engine().process([Record(f"{good}\n{bad}\n".encode(), "k", "s", 9, START_MS)])
+    processed = process(engine(), [Record(f"{good}\n{bad}\n".encode(), "k", "s", 9, START_MS)])
     assert processed.counters.as_dict() == {
         "events_read": 2,
         "events_kept": 1,
@@ -119,10 +123,10 @@ def test_a_bad_row_becomes_a_dead_letter_and_the_rest_goes_on():
 
 def test_a_window_fires_as_soon_as_its_condition_is_true_and_again_when_it_closes():
     it = engine()
-    first = it.process([record(1, 1.1, 1.2, 1.3)]).signals
+    first = process(it, [record(1, 1.1, 1.2, 1.3)]).signals
     assert {signal.final for signal in first} == {False}
-    assert it.process([record(1.4, number=1, product=9)]).signals == [], "a window fires early once"
-    last = it.process([record(60, number=2, user=2)]).signals
+    assert process(it, [record(1.4, number=1, product=9)]).signals == [], "a window fires early once"
+    last = process(it, [record(60, number=2, user=2)]).signals
     assert {signal.final for signal in last} == {True}
     assert {signal.start_ms for signal in last} == {signal.start_ms for signal in first}
     assert {signal.measures["n"] for signal in last} == {5}
@@ -130,21 +134,21 @@ def test_a_window_fires_as_soon_as_its_condition_is_true_and_again_when_it_close
 
 def test_state_saved_and_restored_goes_on_as_if_nothing_had_been(tmp_path):
     whole, cut = engine(), engine()
-    expected = whole.process([record(1, 1.1)]).signals + whole.process([record(1.2, 1.3, 2, number=1)]).signals
-    cut.process([record(1, 1.1)])
+    expected = process(whole, [record(1, 1.1)]).signals + process(whole, [record(1.2, 1.3, 2, number=1)]).signals
+    process(cut, [record(1, 1.1)])
     cut.save(tmp_path / "state.duckdb")
     again = engine()
     fresh = again.restore(
         tmp_path / "state.duckdb", cut.state_tables(), cut.watermarks.current_ms, cut.watermarks.newest()
     )
     assert fresh == []
-    assert again.process([record(1.2, 1.3, 2, number=1)]).signals == expected
-    assert again.process([record(1, 1.1, number=2)]).counters.duplicates == 2
+    assert process(again, [record(1.2, 1.3, 2, number=1)]).signals == expected
+    assert process(again, [record(1, 1.1, number=2)]).counters.duplicates == 2
 
 
 def test_a_changed_declaration_starts_empty_and_is_named(tmp_path):
     before = engine()
-    before.process([record(1, 1.1)])
+    process(before, [record(1, 1.1)])
     before.save(tmp_path / "state.duckdb")
     changed = WindowDeclaration("burst", WindowKind.SLIDING, ("user_id",), {"n": "count(*)"}, 20_000, 1_000)
     after = engine(changed)

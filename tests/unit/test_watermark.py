@@ -36,6 +36,21 @@ def test_a_shard_known_but_without_events_holds_the_watermark():
     assert marks.advance(now_ms=IDLE - 1) == BEGINNING
 
 
+def test_an_expected_shard_holds_the_watermark():
+    marks = watermarks()
+    marks.observe("a", times(100_000))
+    marks.expect("child")
+    assert marks.advance(now_ms=10 * IDLE) == BEGINNING
+
+
+def test_a_shard_that_ended_with_its_last_events_is_left_out():
+    marks = watermarks()
+    marks.at_tip("parent", now_ms=0, ended=True)
+    marks.observe("parent", times(50_000))
+    marks.observe("child", times(100_000))
+    assert marks.advance(now_ms=0) == 95_000
+
+
 def test_an_idle_shard_is_left_out():
     marks = watermarks()
     marks.observe("a", times(100_000))

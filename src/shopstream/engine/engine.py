@@ -1,4 +1,4 @@
-"""The engine: records in, events, dead letters and signals out, keyed state in between.
+"""The engine: decoded records in, events, dead letters and signals out, keyed state in between.
 
 One in-memory DuckDB database holds the current micro-batch and all state. `process` is pure with regard to the outside:
 it reads nothing and writes nothing but that state, so the pipeline decides when things become durable.
@@ -21,7 +21,7 @@ from shopstream.engine.signal import Signal
 from shopstream.engine.watermark import Watermarks
 from shopstream.engine.window import WindowDeclaration
 from shopstream.errors import StateError
-from shopstream.events.codec import Decoder
+from shopstream.events.codec import Decoded
 from shopstream.events.schema import DEAD_LETTER_FIELDS, EVENT_FIELDS, LAKE_FIELDS, arrow_schema
 from shopstream.stream.ports import Record
 
@@ -71,7 +71,7 @@ class Processed:
 
 
 class Engine:
-    """Decodes, deduplicates, windows.
+    """Deduplicates, windows.
 
     Args:
         settings: lateness, dedup horizon, threads.
@@ -87,7 +87,6 @@ class Engine:
         self.connection.execute("SET memory_limit = ?", [f"{settings.memory_limit}B"])
         if settings.threads:
             self.connection.execute("SET threads = ?", [settings.threads])
-        self._decoder = Decoder(self.connection)
         self.watermarks = Watermarks(
             round(settings.out_of_orderness.total_seconds() * _MS), round(settings.idle_timeout.total_seconds() * _MS)
         )
@@ -104,9 +103,8 @@ class Engine:
         """Feed another operator too; its owner advances it."""
         self._attached.append(operator)
 
-    def process(self, records: Sequence[Record]) -> Processed:
-        """One micro-batch. Records of one shard stand together, in order."""
-        decoded = self._decoder.decode([r.payload for r in records], [r.arrival_ms for r in records])
+    def process(self, records: Sequence[Record], decoded: Decoded) -> Processed:
+        """One micro-batch, and what it was decoded to. Records of one shard stand together, in order."""
         place = decoded.events.column("record").to_numpy()
         times = decoded.events.column("event_time").cast(pa.int64()).to_numpy() // _MS
         late = self._observe(records, place, times)

@@ -35,7 +35,7 @@ class EngineSettings(BaseModel):
         "producer sends again after a crash.",
     )
     batch_events: int = Field(default=500_000, ge=1, description="Most events of one micro-batch (about).")
-    batch_bytes: ByteSize = Field(default=ByteSize(32 << 20), description="Most bytes read for one micro-batch.")
+    batch_bytes: ByteSize = Field(default=ByteSize(16 << 20), description="Most bytes read for one micro-batch.")
     poll_interval: timedelta = Field(
         default=timedelta(milliseconds=100), gt=timedelta(0), description="Pause between micro-batches at the tip."
     )

@@ -56,6 +56,10 @@ class Watermarks:
         limit = np.maximum(newest - self._out_of_orderness_ms, self.current_ms)
         return np.asarray(times_ms < limit)
 
+    def expect(self, shard_id: str) -> None:
+        """Note that a shard is there and will be read: it holds the watermark back until it gives events or is idle."""
+        self._shards.setdefault(shard_id, ShardProgress())
+
     def at_tip(self, shard_id: str, now_ms: int, *, ended: bool = False) -> None:
         """Note that a shard had nothing new to read."""
         shard = self._shards.setdefault(shard_id, ShardProgress())

@@ -90,6 +90,10 @@ class Decoder:
         self._sql = connection.cursor() if connection is not None else duckdb.connect()
         self._sql.execute("SET TimeZone = 'UTC'")
 
+    def close(self) -> None:
+        """Give the connection back."""
+        self._sql.close()
+
     def decode(self, payloads: Sequence[bytes], arrival_ms: Sequence[int], *, identify: bool = True) -> Decoded:
         """Decode payloads that arrived at the given epoch milliseconds.
 

@@ -1,0 +1,129 @@
+"""Takes records from the stream and decodes them, one micro-batch ahead of the engine.
+
+Reading and decoding is half of the work and needs nothing of the engine's state, so it goes on in a thread of its own
+while the engine is busy with the batch before. At the tip there is nothing to be ahead of, and nothing is read ahead.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from shopstream.clock import Clock
+from shopstream.engine.settings import EngineSettings
+from shopstream.engine.watermark import BEGINNING, Watermarks
+from shopstream.events.codec import Decoded, Decoder
+from shopstream.stream.ports import TRIM_HORIZON, ReadBatch, Record, Shard, StreamReader
+
+__all__ = ["Batch", "Intake"]
+
+_MS: Final = timedelta(milliseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One micro-batch.
+
+    Args:
+        records: those of one shard together, in order.
+        decoded: their events and rejects.
+        positions: shard id → where to go on after this batch, for shards that gave records.
+        behind_ms: how far the shard that is furthest behind is from its tip.
+    """
+
+    records: Sequence[Record]
+    decoded: Decoded
+    positions: Mapping[str, int]
+    behind_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetched:
+    reads: Mapping[str, ReadBatch]
+    batch: Batch
+
+
+class Intake:
+    """Reads shards fairly: no child before its parents' end, none far ahead of the slowest in event time.
+
+    Args:
+        stream: gives records.
+        watermarks: tell how far each shard is; they learn which shards are at their tip.
+        settings: sizes and the allowed drift.
+        clock: since when a shard is at its tip.
+    """
+
+    def __init__(self, stream: StreamReader, watermarks: Watermarks, settings: EngineSettings, clock: Clock) -> None:
+        self._stream = stream
+        self._watermarks = watermarks
+        self._settings = settings
+        self._clock = clock
+        self._decoder = Decoder()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="intake")
+        self._ahead: Future[_Fetched] | None = None
+        self._positions: dict[str, int] = {}
+        self._at_tip: set[str] = set()
+        self._ended: set[str] = set()
+
+    def start_after(self, positions: Mapping[str, int]) -> None:
+        """Go on after these positions; shards not named are read from their oldest record."""
+        self._positions = dict(positions)
+
+    def take(self) -> Batch:
+        """The next micro-batch; without records when every shard is at its tip."""
+        fetched = self._ahead.result() if self._ahead else self._fetch(self._plan())
+        self._ahead = None
+        for shard_id, read in fetched.reads.items():
+            self._positions[shard_id] = read.position
+            if read.records:
+                self._at_tip.discard(shard_id)
+            else:
+                self._at_tip.add(shard_id)
+            if read.ended:
+                self._ended.add(shard_id)
+            if read.ended or not read.records:
+                self._watermarks.at_tip(shard_id, self._clock.now_ms(), ended=read.ended)
+        if fetched.batch.records:
+            self._ahead = self._thread.submit(self._fetch, self._plan())
+        return fetched.batch
+
+    def close(self) -> None:
+        """End the thread; what it read ahead is forgotten, and read again by whoever comes next."""
+        self._thread.shutdown(cancel_futures=True)
+        self._ahead = None
+        self._decoder.close()
+
+    def _plan(self) -> dict[str, int]:
+        """Shards to read now → position to read after."""
+        shards = self._stream.shards()
+        waiting = {shard.shard_id for shard in shards} - self._ended
+        for shard_id in waiting:  # a child of a split holds the watermark before its first event is read
+            self._watermarks.expect(shard_id)
+        ready = [s for s in shards if s.shard_id in waiting and not waiting.intersection(s.parent_ids)]
+        return {shard.shard_id: self._positions.get(shard.shard_id, TRIM_HORIZON) for shard in self._aligned(ready)}
+
+    def _aligned(self, ready: Sequence[Shard]) -> list[Shard]:
+        newest_ms = {shard.shard_id: self._watermarks.newest_ms(shard.shard_id) for shard in ready}
+        behind = [ms for shard_id, ms in newest_ms.items() if shard_id not in self._at_tip and ms > BEGINNING]
+        limit_ms = min(behind, default=-BEGINNING) + self._settings.max_drift // _MS
+        return [shard for shard in ready if newest_ms[shard.shard_id] <= limit_ms]
+
+    def _fetch(self, plan: Mapping[str, int]) -> _Fetched:
+        reads = {
+            shard_id: self._stream.read(
+                shard_id,
+                after,
+                max_records=max(1, self._settings.batch_events // len(plan)),
+                max_bytes=max(1, self._settings.batch_bytes // len(plan)),
+            )
+            for shard_id, after in plan.items()
+        }
+        records = [record for read in reads.values() for record in read.records]
+        batch = Batch(
+            records=records,
+            decoded=self._decoder.decode([r.payload for r in records], [r.arrival_ms for r in records]),
+            positions={shard_id: read.position for shard_id, read in reads.items() if read.records},
+            behind_ms=max((read.behind_ms for read in reads.values()), default=0),
+        )
+        return _Fetched(reads, batch)
