@@ -68,7 +68,7 @@ def synthesise(
     Examples:
       shopstream synthesise --out day.csv
       shopstream synthesise --out nov.parquet --from 2019-11-01 --days 30
-      shopstream synthesise --out sale.csv.gz --flash-sale 13:00,1h,10,apparel.shoes
+      shopstream synthesise --out sale.csv --flash-sale 13:00,1h,10,apparel.shoes
       shopstream synthesise --out late.csv --events 100000 \
         --out-of-order 0.05,30 --outage 03:00,20m
       shopstream synthesise --out attack.csv --events 500000 --tracker \

@@ -1,0 +1,85 @@
+"""What packages show: named in `__all__`, there, unambiguous, and light to load."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import shopstream
+
+HEAVY = ("apprise", "dbt", "duckdb", "plotly", "pyarrow", "pyiceberg", "s3fs", "sqlglot", "starlette", "uvicorn")
+MODULES = ["shopstream", *(found.name for found in pkgutil.walk_packages(shopstream.__path__, "shopstream."))]
+PACKAGES = [name for name in MODULES if hasattr(importlib.import_module(name), "__path__")]
+
+
+def submodules(package):
+    return {name.rpartition(".")[2] for name in MODULES if name.rpartition(".")[0] == package}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_says_what_it_is_for_and_what_is_public(name):
+    module = importlib.import_module(name)
+    assert module.__doc__
+    assert len(module.__all__) == len(set(module.__all__))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_public_name_is_there(name):
+    module = importlib.import_module(name)
+    assert [public for public in module.__all__ if not hasattr(module, public)] == []
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_no_name_is_both_a_module_and_something_else(name):
+    for below in submodules(name):
+        importlib.import_module(f"{name}.{below}")
+    package = importlib.import_module(name)
+    assert [below for below in submodules(name) if not isinstance(getattr(package, below), ModuleType)] == []
+    assert submodules(name).isdisjoint(package.__all__)
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_package_only_re_exports(name):
+    tree = ast.parse(Path(inspect.getfile(importlib.import_module(name))).read_text())
+    defined = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    assert set(defined) <= {"__getattr__"}
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_an_unknown_name_is_an_attribute_error(name):
+    assert not hasattr(importlib.import_module(name), "no_such_name")
+
+
+def test_every_public_function_and_class_is_documented():
+    bare = []
+    for name in MODULES:
+        module = importlib.import_module(name)
+        for public in module.__all__:
+            thing = getattr(module, public)
+            if inspect.isfunction(thing) or inspect.isclass(thing):
+                bare += [] if thing.__doc__ else [f"{name}.{public}"]
+    assert bare == []
+
+
+def test_the_help_loads_nothing_heavy():
+    code = f"""
+import sys
+from shopstream.cli import app
+app(["--help"], standalone_mode=False)
+print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Start here" in done.stdout
+    assert done.stderr.strip() == "[]"
+
+
+def test_the_error_tree_is_the_one_that_its_docstring_draws():
+    errors = importlib.import_module("shopstream.errors")
+    drawn = [word for line in errors.__doc__.splitlines() for word in line.split() if word.endswith("Error")]
+    assert sorted(drawn) == errors.__all__
