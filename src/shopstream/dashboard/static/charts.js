@@ -32,7 +32,7 @@ function days(rows) {
   return {
     type: "category",
     tickvals: rows.map((row) => row.shop_date),
-    ticktext: rows.map((row) => f.day(row.shop_date).replace(/ \w+ \d{4}$/, "")),
+    ticktext: rows.map((row) => f.day(row.shop_date).replace(innerWidth < 600 ? /^\w+, | \w+ \d{4}$/g : / \w+ \d{4}$/, "")),
     ...(rows.length > 10 ? { tickvals: undefined, ticktext: undefined, nticks: 8 } : {}),
     tickangle: 0,
     showgrid: false,

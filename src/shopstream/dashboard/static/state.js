@@ -52,7 +52,7 @@ function tiles(panels) {
     found.visitors_note = `${f.day(day.shop_date)}, ${f.share(day.buyer_share)} bought`;
   }
   if (health?.counters) {
-    found.lag = health.lag_ms ? `${f.lag(health.lag_ms)} behind` : health.stream ? "all committed" : "no stream yet";
+    found.lag = health.lag_ms ? `oldest uncommitted one: ${f.lag(health.lag_ms)} old` : health.stream ? "all committed" : "no stream yet";
   }
   return found;
 }
