@@ -181,6 +181,7 @@ def test_make_targets_shown_exist():
         assert targets.issuperset(named), name
 
 
+@pytest.mark.slow
 def test_the_steps_on_your_own_file_work_as_they_stand(tmp_path):
     section = TEXTS["README.md"].split("### On your own file", 1)[1].split("\n### ", 1)[0]
     lines = [*shell_lines(blocks(section, "console")[0]), *re.findall(r"`(shopstream lake ingest [^`]+)`", section)]
