@@ -48,6 +48,9 @@ class LocalCatalog:
     Args:
         path: folder of catalog and tables; made where there is none. Iceberg stores absolute paths: do not move it.
         settings: codec, file sizes, durability.
+
+    Raises:
+        RetryableError: another process kept it busy for a minute.
     """
 
     def __init__(self, path: Path, settings: LakehouseSettings | None = None) -> None:
@@ -61,9 +64,12 @@ class LocalCatalog:
         properties = {"uri": self.uri, "warehouse": str(self.path)}
         if self.settings.durable:
             properties["py-io-impl"] = f"{DurableFileIO.__module__}.{DurableFileIO.__qualname__}"
-        with self._lock:
-            self._catalog = SqlCatalog(CATALOG_NAME, **properties)
-            self._create_tables()
+        try:
+            with self._lock:
+                self._catalog = SqlCatalog(CATALOG_NAME, **properties)
+                self._create_tables()
+        except TimeoutError as error:
+            raise RetryableError(f"the lakehouse at {self.path} is kept busy by another process; try again") from error
 
     def _create_tables(self) -> None:
         self._catalog.create_namespace_if_not_exists(NAMESPACE)
