@@ -2,6 +2,7 @@
 
 import json
 import sys
+from decimal import Decimal
 from typing import Annotated, Any
 
 import typer
@@ -47,8 +48,14 @@ def overview(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     emit(panels["funnel"], fmt, title="Funnel of the sessions active in the last minutes")
     top = panels["top"]["60m"]
     for what in ("products", "categories", "brands"):
-        rows = [{**row, "product_id": str(row["product_id"])} if "product_id" in row else row for row in top[what]]
+        rows = [_row(row) for row in top[what]]
         emit(rows, fmt, title=f"Top {what} of the last 60 minutes")
+
+
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    """Ids are names and money is money, whatever JSON made of them."""
+    kinds = {"product_id": str, "revenue": Decimal}
+    return {name: kinds.get(name, lambda same: same)(value) for name, value in row.items()}
 
 
 @app.command()
