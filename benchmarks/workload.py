@@ -29,7 +29,7 @@ BURST_S = 4
 START_MS = 1_793_491_200_000  # 2026-11-01T00:00:00Z, on a minute
 FIRST_USER = 500_000_000
 FIRST_BURST_USER = 900_000_000
-VERSION = 3  # of this generator; files of another version are written again
+VERSION = 4  # of this generator; files of another version are written again
 
 CHUNK_MS = 25_000  # of event time that is made at once, about half a million events
 FLINK_FILES = 2  # CSV files are not split by Flink: one time-ordered file per source subtask
@@ -149,7 +149,7 @@ def _chunks(made: Workload) -> Iterator[pa.Table]:
         ms = np.arange(first, first + count) * 1000 // RATE
         end = ms[-1] + 1 if first + count < organic else np.iinfo(np.int64).max
         planted = np.flatnonzero((burst_ms >= ms[0]) & (burst_ms < end))
-        user = rng.integers(0, USERS, count)
+        user = _no_twins(rng, ms, rng.integers(0, USERS, count))
         product = np.searchsorted(popularity, rng.random(count + len(planted)))
         product[count:] = (burst[planted] * 1009 + place[planted]) % PRODUCTS  # a burst never repeats an event
         kind = rng.choice(3, len(product), p=[0.944, 0.04, 0.016])
@@ -168,6 +168,16 @@ def _chunks(made: Workload) -> Iterator[pa.Table]:
                 "user_session": session,
             }
         )
+
+
+def _no_twins(rng: np.random.Generator, ms: np.ndarray, user: np.ndarray) -> np.ndarray:
+    """No shopper twice in one millisecond: equal events would be duplicates, which only some engines take out."""
+    while True:
+        first = np.unique(ms * USERS + user, return_index=True)[1]
+        if len(first) == len(user):
+            return user
+        again = np.setdiff1d(np.arange(len(user)), first)
+        user[again] = rng.integers(0, USERS, len(again))
 
 
 def _write_parquet(made: Workload) -> None:
