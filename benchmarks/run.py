@@ -49,6 +49,8 @@ def main() -> int:
     if unknown:
         raise SystemExit(f"expected parts among {', '.join((*PARTS, 'month'))}, got {', '.join(sorted(unknown))}")
     parts = {*(only or PARTS), *(["month"] if options.month else [])}
+    if "spark" in parts and not (os.environ.get("JAVA_HOME") or shutil.which("java")):
+        raise SystemExit("expected Java 17 on PATH for Spark, found none; install it, or leave Spark out with ONLY=...")
     machine = describe(
         {"apache-flink": HERE / FLINK_PYTHON, "pyspark": HERE / SPARK_PYTHON} if parts & {"flink", "spark"} else {}
     )

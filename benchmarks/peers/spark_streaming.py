@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from java import ensure_java
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 from windows import WINDOWS, Window
@@ -46,7 +45,6 @@ def counted(events: DataFrame, window: Window) -> DataFrame:
 
 def main(source: Path, output: Path, windows: str) -> None:
     """Run the queries to the end of their input."""
-    ensure_java()
     builder = SparkSession.builder.master("local[2]").appName("benchmark")
     for name, value in SETTINGS.items():
         builder = builder.config(name, value)
