@@ -214,6 +214,21 @@ def test_compaction_gives_way_when_another_program_replaced_its_files(lakehouse,
     assert len([path for path in files_under(lakehouse) if path.suffix == ".parquet"]) == 3
 
 
+def test_an_append_between_reading_and_commit_of_a_compaction_is_kept(lakehouse, lake_events, monkeypatch):
+    for turn in range(3):
+        lakehouse.append(EVENTS, lake_events(turn * 10, 10), {"a": turn})
+    merge = maintenance._merge
+
+    def merge_while_another_appends(*args):
+        merge(*args)
+        EmbeddedLakehouse(lakehouse.catalog.path).append(EVENTS, lake_events(30, 10), {"a": 3, "b": 1})
+
+    monkeypatch.setattr(maintenance, "_merge", merge_while_another_appends)
+    assert lakehouse.compact(EVENTS) == 2
+    assert sorted(foreign(lakehouse).scan().to_arrow()["user_id"].to_pylist()) == list(range(40))
+    assert lakehouse.positions(EVENTS) == {"a": 3, "b": 1}
+
+
 def test_compaction_fills_files_up_to_the_target_size(tmp_path, lake_events):
     lakehouse = EmbeddedLakehouse(tmp_path, LakehouseSettings(target_file_bytes=1 << 20, durable=False))
     for turn in range(12):
