@@ -51,6 +51,8 @@ _MS = timedelta(milliseconds=1)
 _PUBLISH_MS = 1_000
 _SHARE_OF_TIME = 10
 """Publishing and committing on time take at most a tenth of it: each waits ten times as long as it last took."""
+_ADVANCE_SHARE = 3
+"""Looking for signals takes at most a quarter of the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,7 @@ class Pipeline:
         self._records = 0
         self._commit_at_ms = clock.now_ms() + settings.commit_interval // _MS
         self._publish_at_ms = 0
+        self._advance_at_ms = 0
         self._recover()
 
     def run(
@@ -150,10 +153,10 @@ class Pipeline:
             self._events.append(processed.events)
             if processed.dead_letters.num_rows:
                 self._dead_letters.append(processed.dead_letters)
-            signals = processed.signals
-        else:
-            signals = self._engine.advance()
-        self._judge(signals)
+        if not batch.records or self._clock.now_ms() >= self._advance_at_ms:
+            started_ms = self._clock.now_ms()
+            self._judge(self._engine.advance())
+            self._advance_at_ms = self._next(started_ms, 0, share=_ADVANCE_SHARE)
         waiting = sum(table.num_rows for table in self._events)
         if self._clock.now_ms() >= self._commit_at_ms or waiting >= self._settings.commit_events:
             self.commit()
@@ -163,9 +166,10 @@ class Pipeline:
             self._publish_at_ms = self._next(started_ms, _PUBLISH_MS)
         return bool(batch.records)
 
-    def _next(self, started_ms: int, interval_ms: int) -> int:
+    def _next(self, started_ms: int, interval_ms: int, share: int = _SHARE_OF_TIME) -> int:
+        """When to do again what began at `started_ms`."""
         now_ms = self._clock.now_ms()
-        return now_ms + max(interval_ms, _SHARE_OF_TIME * (now_ms - started_ms))
+        return now_ms + max(interval_ms, share * (now_ms - started_ms))
 
     def _judge(self, signals: Sequence[Signal]) -> None:
         detections = detect(signals, self._rules)

@@ -114,7 +114,7 @@ def arrange(events: list[dict]) -> dict[str, list[dict]]:
     return shards
 
 
-def play(shards: dict[str, list[dict]], cuts: list[int], engine: Engine) -> list[Signal]:
+def play(shards: dict[str, list[dict]], cuts: list[int], advance_every: int, engine: Engine) -> list[Signal]:
     """Feed the shards in batches whose sizes and order `cuts` gives."""
     positions = dict.fromkeys(shards, 0)
     signals: list[Signal] = []
@@ -135,7 +135,9 @@ def play(shards: dict[str, list[dict]], cuts: list[int], engine: Engine) -> list
         turn += 1
         if records:
             decoded = decode([r.payload for r in records], [r.arrival_ms for r in records])
-            signals += engine.process(records, decoded).signals
+            engine.process(records, decoded)
+            if turn % advance_every == 0:
+                signals += engine.advance()
     signals += engine.advance(to_the_end=True)
     engine.watermarks.current_ms = START_MS + 10**7
     return signals + engine.advance(to_the_end=True)
@@ -158,14 +160,18 @@ def sort_key(row: tuple) -> tuple:
 
 @pytest.mark.parametrize("declaration", DECLARATIONS, ids=lambda d: d.name)
 @settings(max_examples=25, deadline=None)
-@given(events=st.lists(event, min_size=1, max_size=60), cuts=st.lists(st.integers(0, 7), min_size=1, max_size=5))
-def test_streaming_gives_the_rows_of_the_batch_query(declaration, events, cuts):
+@given(
+    events=st.lists(event, min_size=1, max_size=60),
+    cuts=st.lists(st.integers(0, 7), min_size=1, max_size=5),
+    advance_every=st.integers(1, 4),
+)
+def test_streaming_gives_the_rows_of_the_batch_query(declaration, events, cuts, advance_every):
     if not any(cuts):
         cuts = [1]
     engine = Engine(
         EngineSettings(out_of_orderness=timedelta(milliseconds=LATENESS_MS), threads=1), [declaration], ManualClock()
     )
-    signals = play(arrange(events), cuts, engine)
+    signals = play(arrange(events), cuts, advance_every, engine)
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
     connection.register("events", table(events))

@@ -60,13 +60,11 @@ class Processed:
     Args:
         events: LAKE_FIELDS columns, duplicates removed; text may be dictionary-encoded.
         dead_letters: DEAD_LETTER_FIELDS columns.
-        signals: of the rules' windows.
         counters: of this batch.
     """
 
     events: pa.Table
     dead_letters: pa.Table
-    signals: list[Signal]
     counters: Counters
 
 
@@ -75,7 +73,7 @@ class Engine:
 
     Args:
         settings: lateness, dedup horizon, threads.
-        declarations: windows whose signals `process` returns.
+        declarations: windows whose signals `advance` returns.
         clock: tells when a shard is idle.
     """
 
@@ -129,10 +127,17 @@ class Engine:
             late=int(late.sum()),
             dead_letters=dead.num_rows,
         )
-        return Processed(events=events, dead_letters=dead, signals=self.advance(), counters=counters)
+        return Processed(events=events, dead_letters=dead, counters=counters)
 
     def advance(self, *, to_the_end: bool = False) -> list[Signal]:
-        """Move the watermark; `to_the_end` when every shard is known to be read to its tip."""
+        """Move the watermark over what was processed, and give the windows that newly meet their condition.
+
+        Signals do not depend on how often this is called; it looks through the state of all windows, so a caller that
+        has much to catch up on calls it less often than `process`.
+
+        Args:
+            to_the_end: every shard is known to be read to its tip.
+        """
         watermark_ms = self.watermarks.advance(self._clock.now_ms(), all_idle_count=to_the_end)
         signals = [signal for operator in self._operators for signal in operator.advance(watermark_ms)]
         if self._seen_rows > self._seen_limit:
@@ -192,7 +197,7 @@ class Engine:
             SELECT i FROM (SELECT i, row_number() OVER (PARTITION BY t, h ORDER BY i) AS nth
                            FROM {BATCH} SEMI JOIN again USING (t, h)) WHERE nth > 1
             UNION
-            SELECT i FROM {BATCH} SEMI JOIN (SELECT * FROM {_SEEN} WHERE t >= {since_ms}) USING (t, h)
+            SELECT {BATCH}.i FROM {BATCH} JOIN {_SEEN} USING (t, h) WHERE {_SEEN}.t >= {since_ms}
             """).fetchnumpy()["i"]
         if len(duplicates):
             self.connection.register("duplicates", pa.table({"i": duplicates}))

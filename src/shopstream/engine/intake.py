@@ -65,6 +65,7 @@ class Intake:
         self._positions: dict[str, int] = {}
         self._at_tip: set[str] = set()
         self._ended: set[str] = set()
+        self._shard_records = self._shard_bytes = 1
 
     def start_after(self, positions: Mapping[str, int]) -> None:
         """Go on after these positions; shards not named are read from their oldest record."""
@@ -100,6 +101,9 @@ class Intake:
         waiting = {shard.shard_id for shard in shards} - self._ended
         for shard_id in waiting:  # a child of a split holds the watermark before its first event is read
             self._watermarks.expect(shard_id)
+        # The same share for each, so that those that are read alone do not run far ahead.
+        self._shard_records = max(1, self._settings.batch_events // len(shards))
+        self._shard_bytes = max(1, self._settings.batch_bytes // len(shards))
         ready = [s for s in shards if s.shard_id in waiting and not waiting.intersection(s.parent_ids)]
         return {shard.shard_id: self._positions.get(shard.shard_id, TRIM_HORIZON) for shard in self._aligned(ready)}
 
@@ -111,12 +115,7 @@ class Intake:
 
     def _fetch(self, plan: Mapping[str, int]) -> _Fetched:
         reads = {
-            shard_id: self._stream.read(
-                shard_id,
-                after,
-                max_records=max(1, self._settings.batch_events // len(plan)),
-                max_bytes=max(1, self._settings.batch_bytes // len(plan)),
-            )
+            shard_id: self._stream.read(shard_id, after, max_records=self._shard_records, max_bytes=self._shard_bytes)
             for shard_id, after in plan.items()
         }
         records = [record for read in reads.values() for record in read.records]
