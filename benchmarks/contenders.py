@@ -111,7 +111,7 @@ class Peer:
             ],
             log=HERE / ".work" / "logs" / f"{self.name}-{windows}.log",
             timeout_s=1_200,
-            env={"PYTHONPATH": str(HERE), "SPARK_LOCAL_IP": "127.0.0.1"},
+            env={**os.environ, "PYTHONPATH": str(HERE), "SPARK_LOCAL_IP": "127.0.0.1"},
             cwd=scratch,
         )
         return measured, check(made, windows, output)

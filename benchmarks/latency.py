@@ -5,7 +5,6 @@ made the condition true (the stream's own arrival time) to the moment another pr
 """
 
 import math
-import os
 import sqlite3
 import subprocess
 import time
@@ -106,7 +105,7 @@ def _start(command: list[str], out: BinaryIO) -> "subprocess.Popen[bytes]":
         stdout=out,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        env={**os.environ, **environment()},
+        env=environment(),
     )
 
 

@@ -52,7 +52,7 @@ def run(
         command: program and arguments.
         log: file that takes stderr.
         timeout_s: the command is stopped after this time.
-        env: variables on top of this process's.
+        env: all its variables; None: this process's.
         cwd: working directory.
 
     Raises:
@@ -67,7 +67,7 @@ def run(
             stdin=subprocess.DEVNULL,
             stdout=out_file,
             stderr=err_file,
-            env={**os.environ, **(env or {})},
+            env=env,
             cwd=cwd,
             start_new_session=True,
         )

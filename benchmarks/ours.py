@@ -81,10 +81,9 @@ def command(home: Path, variant: Variant) -> list[str]:
 
 
 def environment(windows: str = "rules") -> dict[str, str]:
-    """Variables of the run: no settings but the defaults, and the classic windows as rules where asked for."""
-    clean = {name: "" for name in os.environ if name.startswith("SHOPSTREAM_")}
-    extra = {"SHOPSTREAM_DETECTION__RULES_PATH": str(CLASSIC_RULES)} if windows == "classic" else {}
-    return {**clean, "PYTHONUNBUFFERED": "1", **extra}
+    """All variables of the run: no settings but the defaults, and the classic windows as rules where asked for."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("SHOPSTREAM_")}
+    return clean | ({"SHOPSTREAM_DETECTION__RULES_PATH": str(CLASSIC_RULES)} if windows == "classic" else {})
 
 
 def check_run(made: Workload, windows: str, home: Path, variant: Variant) -> Check:
