@@ -30,6 +30,10 @@ HOW = """\
   time-ordered file per slot. No deduplication and no incidents.
 - **Spark Structured Streaming** (two local cores, 6 GiB of heap): one query per window definition, watermark,
   checkpoint per micro-batch, file sinks that commit; CSV. No deduplication and no incidents.
+- Inputs are not of one form: shopstream's stream holds Arrow batches, as `shopstream simulate` writes them, and the
+  micro-batch script reads Parquet; Flink, Spark and batch DuckDB parse CSV text, and that is in their time.
+- Flink, Spark and the second set of windows run once; their figures have no spread, and ratios take each round of
+  shopstream with that one run.
 - A window of 10 s that slides by 1 s puts each event into ten windows: Flink and Spark pay for that at each event,
   shopstream sums panes and expands only keys that pass."""
 
