@@ -38,6 +38,7 @@ class Compiled:
         extra_keys: pane key columns for distinct counts, alias → expression.
         measures: measure name → aggregate over events, as declared.
         partials: alias → aggregate over events.
+        rows: alias → the partial of one event alone.
         rejoins: alias → the same partial over several panes' partials.
         merges: measure name → aggregate over panes.
         singles: measure name → expression over one pane alone (of use where there are no extra keys).
@@ -52,6 +53,7 @@ class Compiled:
     extra_keys: dict[str, str]
     measures: dict[str, str]
     partials: dict[str, str]
+    rows: dict[str, str]
     rejoins: dict[str, str]
     merges: dict[str, str]
     singles: dict[str, str]
@@ -87,6 +89,19 @@ def _outermost_aggregates(parsed: exp.Expr) -> list[exp.Expr]:
     return [node.parent if isinstance(node.parent, exp.Filter) else node for node in parsed.find_all(*_AGGREGATES)]
 
 
+def _without_avg(parsed: exp.Expr) -> exp.Expr:
+    """avg(x) as sum over count, so that a batch query and merged panes round alike."""
+    root = exp.Paren(this=parsed.copy())
+    for node in _outermost_aggregates(root):
+        inner = node.this if isinstance(node, exp.Filter) else node
+        if isinstance(inner, exp.Avg):
+            value = _sql(inner.this)
+            suffix = f" FILTER({_sql(node.expression)})" if isinstance(node, exp.Filter) else ""
+            spelled = f"(CAST(SUM({value}){suffix} AS DOUBLE) / nullif(COUNT({value}){suffix}, 0))"
+            node.replace(sqlglot.parse_one(spelled, dialect="duckdb"))
+    return root.this
+
+
 class _Splitter:
     """Splits the aggregates of one declaration into partials and merges, sharing equal ones."""
 
@@ -94,14 +109,16 @@ class _Splitter:
         self._declaration = declaration
         self.extra_keys: dict[str, str] = {}
         self.partials: dict[str, str] = {}
+        self.rows: dict[str, str] = {}
         self.rejoins: dict[str, str] = {}
 
-    def _partial(self, aggregate: str, function: str) -> str:
+    def _partial(self, aggregate: str, function: str, row: str) -> str:
         for alias, known in self.partials.items():
             if known == aggregate:
                 return alias
         alias = f"p{len(self.partials)}"
         self.partials[alias] = aggregate
+        self.rows[alias] = row
         self.rejoins[alias] = f"{function}({alias})"
         return alias
 
@@ -134,6 +151,7 @@ class _Splitter:
     def _merge_one(self, node: exp.Expr) -> tuple[str, str]:
         inner = node.this if isinstance(node, exp.Filter) else node
         where = node.expression if isinstance(node, exp.Filter) else None
+        met = _sql(where.this) if where is not None else "TRUE"
         if any(n is not inner for n in inner.find_all(*_AGGREGATES)):
             raise RuleError(f"{self._declaration.name}: {_sql(node)} puts an aggregate into an aggregate")
         if isinstance(inner, exp.Count) and isinstance(inner.this, exp.Distinct):
@@ -141,23 +159,25 @@ class _Splitter:
                 raise RuleError(f"{self._declaration.name}: {_sql(node)}: count(distinct …) takes one expression")
             value = _sql(inner.this.expressions[0])
             if where is not None:
-                value = f"CASE WHEN {_sql(where.this)} THEN {value} END"
+                value = f"CASE WHEN {met} THEN {value} END"
             alias = self._extra_key(value)
             return f"count(DISTINCT {alias})", f"CAST({alias} IS NOT NULL AS BIGINT)"
         if isinstance(inner, exp.Count):
-            alias = self._partial(_sql(node), "sum")
+            there = "TRUE" if isinstance(inner.this, exp.Star) else f"{_sql(inner.this)} IS NOT NULL"
+            alias = self._partial(_sql(node), "sum", f"CASE WHEN {met} AND {there} THEN 1::BIGINT ELSE 0 END")
             return f"CAST(coalesce(sum({alias}), 0) AS BIGINT)", f"CAST({alias} AS BIGINT)"
         if isinstance(inner, exp.Avg):
             suffix = f" FILTER({_sql(where)})" if where is not None else ""
             value = _sql(inner.this)
-            total = self._partial(f"SUM({value}){suffix}", "sum")
-            count = self._partial(f"COUNT({value}){suffix}", "sum")
+            total = self._partial(f"SUM({value}){suffix}", "sum", f"CASE WHEN {met} THEN {value} END")
+            there = f"{met} AND {value} IS NOT NULL"
+            count = self._partial(f"COUNT({value}){suffix}", "sum", f"CASE WHEN {there} THEN 1::BIGINT ELSE 0 END")
             return (
                 f"(CAST(sum({total}) AS DOUBLE) / nullif(sum({count}), 0))",
                 f"(CAST({total} AS DOUBLE) / nullif({count}, 0))",
             )
         function = inner.key  # sum, min or max
-        alias = self._partial(_sql(node), function)
+        alias = self._partial(_sql(node), function, f"CASE WHEN {met} THEN {_sql(inner.this)} END")
         return f"{function}({alias})", alias
 
 
@@ -211,7 +231,7 @@ def compile_window(declaration: WindowDeclaration) -> Compiled:
     for name, text in declaration.measures.items():
         parsed = _parse(declaration, "measure", text)
         used |= _check_columns(declaration, f"measure {name!r}", parsed, _COLUMNS)
-        measures[name] = _sql(parsed)
+        measures[name] = _sql(_without_avg(parsed))
         merges[name], singles[name] = splitter.merge(name, parsed)
         if _is_count(parsed):
             counts.add(name)
@@ -239,6 +259,7 @@ def compile_window(declaration: WindowDeclaration) -> Compiled:
         extra_keys=splitter.extra_keys,
         measures=measures,
         partials=splitter.partials,
+        rows=splitter.rows,
         rejoins=splitter.rejoins,
         merges=merges,
         singles=singles,

@@ -1,7 +1,7 @@
 """The engine: decoded records in, events, dead letters and signals out, keyed state in between.
 
-One in-memory DuckDB database holds the current micro-batch and all state. `process` is pure with regard to the outside:
-it reads nothing and writes nothing but that state, so the pipeline decides when things become durable.
+One in-memory DuckDB database reads the current micro-batch and holds all state. Nothing here touches the outside, so
+the pipeline decides when things become durable.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from shopstream.clock import Clock
+from shopstream.engine.dedup import SEEN, Deduplicator
 from shopstream.engine.operator import BATCH, WindowOperator, build_operator
 from shopstream.engine.settings import EngineSettings
 from shopstream.engine.signal import Signal
@@ -22,13 +23,12 @@ from shopstream.engine.watermark import Watermarks
 from shopstream.engine.window import WindowDeclaration
 from shopstream.errors import StateError
 from shopstream.events.codec import Decoded
-from shopstream.events.schema import DEAD_LETTER_FIELDS, EVENT_FIELDS, LAKE_FIELDS, arrow_schema
+from shopstream.events.schema import DEAD_LETTER_FIELDS, EVENT_FIELDS, LAKE_FIELDS, WIRE_SCHEMA, arrow_schema
 from shopstream.stream.ports import Record
 
 __all__ = ["Counters", "Engine", "Processed"]
 
 _MS = 1_000
-_SEEN = "seen"
 _LAKE_SCHEMA = arrow_schema(LAKE_FIELDS)
 _DEAD_LETTER_SCHEMA = arrow_schema(DEAD_LETTER_FIELDS)
 
@@ -79,7 +79,6 @@ class Engine:
 
     def __init__(self, settings: EngineSettings, declarations: Iterable[WindowDeclaration], clock: Clock) -> None:
         self._clock = clock
-        self._dedup_horizon_ms = round(settings.dedup_horizon.total_seconds() * _MS)
         self.connection = duckdb.connect()
         self.connection.execute("SET TimeZone = 'UTC'")
         self.connection.execute("SET memory_limit = ?", [f"{settings.memory_limit}B"])
@@ -88,14 +87,13 @@ class Engine:
         self.watermarks = Watermarks(
             round(settings.out_of_orderness.total_seconds() * _MS), round(settings.idle_timeout.total_seconds() * _MS)
         )
-        columns = ", ".join(f'"{field.name}" {field.duckdb}' for field in EVENT_FIELDS)
-        self.connection.execute(f"CREATE TEMP TABLE {BATCH} ({columns}, t BIGINT, h UBIGINT, late BOOLEAN, i BIGINT)")
-        self.connection.execute(f"CREATE TABLE {_SEEN} (t BIGINT, h UBIGINT)")
+        self._deduplicator = Deduplicator(
+            self.connection, round(settings.dedup_horizon.total_seconds() * _MS), settings.dedup_events
+        )
+        nothing = WIRE_SCHEMA.empty_table().append_column("t", pa.array([], pa.int64()))
+        self.connection.register(BATCH, nothing)
         self._operators = [build_operator(self.connection, declaration) for declaration in declarations]
         self._attached: list[WindowOperator] = []
-        self._dedup_events = settings.dedup_events
-        self._seen_rows = 0
-        self._seen_limit = 0
 
     def attach(self, operator: WindowOperator) -> None:
         """Feed another operator too; its owner advances it."""
@@ -106,24 +104,24 @@ class Engine:
         place = decoded.events.column("record").to_numpy()
         times = decoded.events.column("event_time").cast(pa.int64()).to_numpy() // _MS
         late = self._observe(records, place, times)
-        duplicates = self._load(decoded.events, times, late)
+        fresh = self._deduplicator.fresh(times, decoded.events.column("event_id"))
         arrivals = np.array([r.arrival_ms for r in records], dtype=np.int64) * _MS
         arrival = pa.array(arrivals[place]).cast(pa.timestamp("us", "UTC"))
         events = pa.table(
             [*(decoded.events.column(field.name) for field in EVENT_FIELDS), arrival, pa.array(late)],
             names=[field.name for field in LAKE_FIELDS],
         )
-        if len(duplicates):
-            keep = np.ones(len(times), dtype=np.bool_)
-            keep[duplicates] = False
-            events, late = events.filter(pa.array(keep)), late[keep]
+        duplicates = len(fresh) - int(fresh.sum())
+        if duplicates:
+            events, times, late = events.filter(pa.array(fresh)), times[fresh], late[fresh]
+        self._show(events, times, late)
         for operator in (*self._operators, *self._attached):
             operator.absorb()
         dead = self._dead_letters(records, decoded.rejects)
         counters = Counters(
-            events_read=len(times) + dead.num_rows,
+            events_read=len(fresh) + dead.num_rows,
             events_kept=events.num_rows,
-            duplicates=len(duplicates),
+            duplicates=duplicates,
             late=int(late.sum()),
             dead_letters=dead.num_rows,
         )
@@ -140,23 +138,8 @@ class Engine:
         """
         watermark_ms = self.watermarks.advance(self._clock.now_ms(), all_idle_count=to_the_end)
         signals = [signal for operator in self._operators for signal in operator.advance(watermark_ms)]
-        if self._seen_rows > self._seen_limit:
-            self._forget_seen(watermark_ms - self._dedup_horizon_ms)
+        self._deduplicator.forget(watermark_ms)
         return signals
-
-    def _forget_seen(self, horizon_ms: int) -> None:
-        """Keep what lies within the horizon, and the newest events whatever their time.
-
-        It happens each time the rows have doubled, so that an event costs the same however many are remembered.
-        """
-        self.connection.execute(f"""
-            CREATE OR REPLACE TABLE {_SEEN} AS
-            SELECT * FROM {_SEEN} WHERE t >= {horizon_ms} OR rowid >= {self._seen_rows - self._dedup_events}""")
-        self._count_seen()
-
-    def _count_seen(self) -> None:
-        self._seen_rows = int(self.connection.execute(f"SELECT count(*) FROM {_SEEN}").fetchall()[0][0])
-        self._seen_limit = 2 * max(self._seen_rows, self._dedup_events)
 
     def _observe(
         self, records: Sequence[Record], place: npt.NDArray[np.int32], times: npt.NDArray[np.int64]
@@ -174,40 +157,11 @@ class Engine:
             first = last
         return late
 
-    def _load(
-        self, events: pa.Table, times: npt.NDArray[np.int64], late: npt.NDArray[np.bool_]
-    ) -> npt.NDArray[np.int64]:
-        """Fill BATCH with what windows may see; return the rows of `events` that are duplicates."""
-        incoming = (
-            events.drop_columns(["record", "place"])
-            .append_column("t", pa.array(times))
-            .append_column("late", pa.array(late))
-            .append_column("i", pa.array(np.arange(len(times))))
-        )
+    def _show(self, events: pa.Table, times: npt.NDArray[np.int64], late: npt.NDArray[np.bool_]) -> None:
+        """Give the operators what windows may see. DuckDB reads Arrow in place: each reads the columns it needs."""
         used = {"event_time"}.union(*(operator.columns for operator in (*self._operators, *self._attached)))
-        columns = ", ".join(f'"{column}"' for column in sorted(used))
-        self.connection.register("incoming", incoming)
-        self.connection.execute(f"""
-            CREATE OR REPLACE TEMP TABLE {BATCH} AS
-            SELECT {columns}, t, hash(event_id) AS h, late, i FROM incoming""")
-        self.connection.unregister("incoming")
-        since_ms = int(times.min()) if len(times) else 0
-        duplicates = self.connection.execute(f"""
-            WITH again AS (SELECT t, h FROM {BATCH} GROUP BY t, h HAVING count(*) > 1)
-            SELECT i FROM (SELECT i, row_number() OVER (PARTITION BY t, h ORDER BY i) AS nth
-                           FROM {BATCH} SEMI JOIN again USING (t, h)) WHERE nth > 1
-            UNION
-            SELECT {BATCH}.i FROM {BATCH} JOIN {_SEEN} USING (t, h) WHERE {_SEEN}.t >= {since_ms}
-            """).fetchnumpy()["i"]
-        if len(duplicates):
-            self.connection.register("duplicates", pa.table({"i": duplicates}))
-            self.connection.execute(f"DELETE FROM {BATCH} USING duplicates WHERE {BATCH}.i = duplicates.i")
-            self.connection.unregister("duplicates")
-        self.connection.execute(f"INSERT INTO {_SEEN} SELECT t, h FROM {BATCH}")
-        self._seen_rows += len(times) - len(duplicates)
-        if late.any():
-            self.connection.execute(f"DELETE FROM {BATCH} WHERE late")
-        return np.asarray(duplicates)
+        visible = events.select(sorted(used)).append_column("t", pa.array(times))
+        self.connection.register(BATCH, visible.filter(pa.array(~late)) if late.any() else visible)
 
     def _dead_letters(self, records: Sequence[Record], rejects: pa.Table) -> pa.Table:
         rows = [
@@ -233,7 +187,7 @@ class Engine:
 
     def state_tables(self) -> dict[str, str]:
         """State table → digest of what it means; a table whose digest changed is not restored."""
-        tables = {_SEEN: f"duckdb {duckdb.__version__}"}
+        tables = {SEEN: f"duckdb {duckdb.__version__}"}
         for operator in (*self._operators, *self._attached):
             digest = hashlib.sha256(repr(operator.declaration).encode()).hexdigest()[:16]
             tables.update(dict.fromkeys(operator.state_tables(), digest))
@@ -242,6 +196,7 @@ class Engine:
     def save(self, path: Path) -> None:
         """Write all state tables into a new DuckDB file."""
         self.connection.execute(f"ATTACH '{_literal(path)}' AS saved")
+        self.connection.execute("SET force_compression = 'uncompressed'")  # short-lived: speed counts, not size
         try:
             for table in self.state_tables():
                 self.connection.execute(f"CREATE TABLE saved.{table} AS FROM {table}")
@@ -269,7 +224,7 @@ class Engine:
             self.connection.execute("DETACH saved")
         except duckdb.Error as error:
             raise StateError(f"state in {path} cannot be read: {error}") from error
-        self._count_seen()
+        self._deduplicator.resume()
         self.watermarks.restore(watermark_ms, newest_ms)
         for operator in (*self._operators, *self._attached):
             operator.resume(watermark_ms)

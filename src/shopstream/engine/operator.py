@@ -18,7 +18,7 @@ from shopstream.engine.window import WindowDeclaration, WindowKind
 __all__ = ["BATCH", "SessionOperator", "SlidingOperator", "WindowOperator", "build_operator"]
 
 BATCH: Final = "batch"
-"""Table of the current micro-batch: the columns that operators read and `t`, event time in epoch milliseconds."""
+"""The current micro-batch: the columns that operators read and `t`, event time in epoch milliseconds."""
 
 _ACTORS: Final = frozenset({"user_id", "user_session", "ip"})
 _RAW_LIMIT_MS: Final = 600_000
@@ -216,9 +216,8 @@ class SlidingOperator(_Operator):
 class SessionOperator(_Operator):
     """Sessions by inactivity gap.
 
-    The state holds pieces of sessions: a batch's events of one key and one stretch of a gap's length never lie further
-    apart than the gap, so they are one piece; pieces are joined when somebody looks. Closed sessions stay readable for
-    `retain_ms` of event time.
+    The state holds pieces of sessions: at first each event is one, and pieces are joined when somebody looks. Closed
+    sessions stay readable for `retain_ms` of event time.
     """
 
     def __init__(
@@ -226,7 +225,10 @@ class SessionOperator(_Operator):
     ) -> None:
         super().__init__(connection, declaration)
         self._retain_ms = retain_ms
-        self._incoming = self._pane_query(f"t // {declaration.gap_ms}")
+        extra = "".join(f"{sql} AS {alias}, " for alias, sql in self._parts.extra_keys.items())
+        partials = "".join(f", {sql} AS {alias}" for alias, sql in self._parts.rows.items())
+        self._incoming = f"""
+            SELECT {self._keys}{extra}t AS t_min, t AS t_max{partials} FROM {BATCH} WHERE {self._parts.filter}"""
         self._dirty = True  # pieces may have to be joined
         self._create(self._state, self._incoming)
 
@@ -252,7 +254,7 @@ class SessionOperator(_Operator):
         group = ", ".join([*self._parts.keys, *self._parts.extra_keys, *([by] if by else [])])
         group_by = f" GROUP BY {group}" if group else ""
         return f"""
-            SELECT {self._keys}{extra}min(pane) AS pane, min(t_min) AS t_min, max(t_max) AS t_max{partials}
+            SELECT {self._keys}{extra}min(t_min) AS t_min, max(t_max) AS t_max{partials}
             FROM {rows}{group_by}"""
 
     def _joined(self) -> str:

@@ -10,8 +10,9 @@ from typing import Any
 
 from shopstream.clock import from_ms
 from shopstream.engine.engine import Engine
-from shopstream.engine.operator import SessionOperator, SlidingOperator
+from shopstream.engine.operator import SessionOperator, SlidingOperator, WindowOperator
 from shopstream.engine.watermark import BEGINNING
+from shopstream.journeys.names import ProductNames
 from shopstream.journeys.ports import LiveStore
 from shopstream.journeys.windows import CART_LINES, PRODUCTS, SESSIONS, SPANS
 
@@ -37,7 +38,13 @@ class LiveJourneys:
         self._sessions = SessionOperator(self._connection, SESSIONS, retain_ms=max(SPANS) // _MS)
         self._products = SlidingOperator(self._connection, PRODUCTS)
         self._cart_lines = SlidingOperator(self._connection, CART_LINES)
-        for operator in (self._sessions, self._products, self._cart_lines):
+        operators: tuple[WindowOperator, ...] = (
+            self._sessions,
+            self._products,
+            ProductNames(self._connection, PRODUCTS),
+            self._cart_lines,
+        )
+        for operator in operators:
             engine.attach(operator)
 
     def publish(self) -> None:
@@ -100,20 +107,21 @@ class LiveJourneys:
 
     def _top(self, now_ms: int, span: timedelta) -> dict[str, object]:
         self._connection.execute(
-            f"CREATE OR REPLACE TEMP TABLE live_products AS {self._products.current(span // _MS, now_ms)}"
+            f"""CREATE OR REPLACE TEMP TABLE live_products AS
+                SELECT * FROM ({self._products.current(span // _MS, now_ms)}) JOIN product_names USING (product_id)"""
         )
         sums = """sum(views)::BIGINT AS views, sum(carts)::BIGINT AS carts, sum(purchases)::BIGINT AS purchases,
                   coalesce(sum(revenue), 0) AS revenue"""
         order = f"ORDER BY views DESC, revenue DESC, 1 LIMIT {_TOP}"
         return {
             "products": self._rows(
-                f"""SELECT product_id, category, maker AS brand, views, carts, purchases,
+                f"""SELECT product_id, category, brand, views, carts, purchases,
                            coalesce(revenue, 0) AS revenue FROM live_products {order}""",
                 {},
             ),
             "categories": self._rows(f"SELECT category, {sums} FROM live_products GROUP BY category {order}", {}),
             "brands": self._rows(
-                f"SELECT maker AS brand, {sums} FROM live_products WHERE maker IS NOT NULL GROUP BY maker {order}", {}
+                f"SELECT brand, {sums} FROM live_products WHERE brand IS NOT NULL GROUP BY brand {order}", {}
             ),
         }
 

@@ -36,15 +36,13 @@ PRODUCTS: Final = WindowDeclaration(
     slide_ms=_MINUTE_MS,
     key=("product_id",),
     measures={
-        "category": "coalesce(max(category_code), '(no code) ' || cast(max(category_id) as varchar))",
-        "maker": "max(brand)",
         "views": "count(*) filter (where event_type = 'view')",
         "carts": "count(*) filter (where event_type = 'cart')",
         "purchases": "count(*) filter (where event_type = 'purchase')",
         "revenue": "sum(price) filter (where event_type = 'purchase')",
     },
 )
-"""What is looked at and bought; categories and brands are sums of products."""
+"""What is looked at and bought; categories and brands are sums of products (see `journeys.names`)."""
 
 CART_LINES: Final = WindowDeclaration(
     name="journey_cart_lines",
