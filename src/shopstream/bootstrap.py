@@ -62,7 +62,8 @@ def open_pipeline(
     rules = {rule_id: rule for rule_id, rule in load_rules(settings.detection.rules_path).items() if rule.enabled}
     with ExitStack() as stack:
         try:
-            stack.enter_context(FileLock(settings.home / "engine.lock", timeout=0))
+            # The dashboard, too, takes the lock for a moment to see whether an engine runs.
+            stack.enter_context(FileLock(settings.home / "engine.lock", timeout=0.3))
         except Timeout as error:
             raise RetryableError(
                 f"another process runs the engine of {settings.home}; stop it first, or give this one another --home"
@@ -76,10 +77,11 @@ def open_pipeline(
             sender = BackgroundSender(lambda: open_sender(settings, clock))
             stack.callback(sender.stop)
             sender.start()
-        engine = Engine(settings.engine, [rule.window_declaration() for rule in rules.values()], clock)
+        windows = [rule.window_declaration() for rule in rules.values()]
+        engine = Engine(settings.engine, windows, clock, spill_path=settings.home / "spill")
         stack.enter_context(closing(engine.connection))
         intake = stack.enter_context(closing(Intake(stream, engine.watermarks, settings.engine, clock)))
-        yield Pipeline(
+        pipeline = Pipeline(
             intake=intake,
             consumers=stream,
             engine=engine,
@@ -91,3 +93,5 @@ def open_pipeline(
             settings=settings.engine,
             clock=clock,
         )
+        stack.callback(pipeline.close)
+        yield pipeline

@@ -20,6 +20,7 @@ store gives the same incidents for detections that come again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -106,9 +107,12 @@ class Pipeline:
         self._settings = settings
         self._clock = clock
         self._generation = 0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
+        self._committing: Future[None] | None = None
         self._positions: dict[str, int] = {}
         self._counters = Counters()
         self._events: list[pa.Table] = []
+        self._waiting = 0
         self._dead_letters: list[pa.Table] = []
         self._detections: list[Detection] = []
         self._behind_ms = 0
@@ -139,6 +143,7 @@ class Pipeline:
         self.commit()
         if self._journeys:
             self._journeys.publish()
+        self.settle()
         return self.progress()
 
     def step(self) -> bool:
@@ -150,16 +155,16 @@ class Pipeline:
             self._positions.update(batch.positions)
             self._records += len(batch.records)
             self._counters.add(processed.counters)
-            self._events.append(processed.events)
+            self._waiting += processed.events.num_rows
+            if self._lakehouse:
+                self._events.append(processed.events)
             if processed.dead_letters.num_rows:
                 self._dead_letters.append(processed.dead_letters)
         if not batch.records or self._clock.now_ms() >= self._advance_at_ms:
             started_ms = self._clock.now_ms()
             self._judge(self._engine.advance())
             self._advance_at_ms = self._next(started_ms, 0, share=_ADVANCE_SHARE)
-        waiting = sum(table.num_rows for table in self._events)
-        if self._clock.now_ms() >= self._commit_at_ms or waiting >= self._settings.commit_events:
-            self.commit()
+        self._commit_when_due()
         if self._journeys and self._clock.now_ms() >= self._publish_at_ms:
             started_ms = self._clock.now_ms()
             self._journeys.publish()
@@ -187,25 +192,53 @@ class Pipeline:
         )
 
     def commit(self) -> None:
-        """Make everything so far durable; the order stands at the top of this module."""
+        """Make everything so far durable; the order stands at the top of this module.
+
+        Step 1 is done when this returns, the others go on in a thread of their own; a commit waits for the one before.
+        """
+        self.settle()
         started_ms = self._clock.now_ms()
-        if self._events or self._detections:
+        if self._waiting or self._detections:
             manifest = self._stage()
-            if self._lakehouse:
-                events = pa.concat_tables(self._events) if self._events else arrow_schema(LAKE_FIELDS).empty_table()
-                self._events.clear()
-                self._lakehouse.append(LakeTable.EVENTS, events, _lake_positions(manifest))
-            self._finish(manifest)
-            self._events.clear()
-            self._dead_letters.clear()
-            self._detections.clear()
+            events = pa.concat_tables(self._events) if self._events else arrow_schema(LAKE_FIELDS).empty_table()
+            for gathered in (self._events, self._dead_letters, self._detections):
+                gathered.clear()
+            self._waiting = 0
+            self._committing = self._thread.submit(self._write, manifest, events)
         self._commit_at_ms = self._next(started_ms, self._settings.commit_interval // _MS)
+
+    def settle(self) -> None:
+        """Wait until the commit under way is whole.
+
+        Raises:
+            ShopstreamError: it failed; the checkpoint before holds.
+        """
+        if self._committing:
+            self._committing.result()
+            self._committing = None
+
+    def close(self) -> None:
+        """Wait for the thread; what was not committed is read again by the next process."""
+        self._thread.shutdown()
+
+    def _commit_when_due(self) -> None:
+        """Commit on time once the commit before is whole; many events do not wait for that, so memory is bounded."""
+        on_time = self._clock.now_ms() >= self._commit_at_ms and (self._committing is None or self._committing.done())
+        if on_time or self._waiting >= self._settings.commit_events:
+            self.commit()
+
+    def _write(self, manifest: Manifest, events: pa.Table) -> None:
+        """Steps 2 to 5."""
+        if self._lakehouse:
+            self._lakehouse.append(LakeTable.EVENTS, events, _lake_positions(manifest))
+        self._finish(manifest)
 
     def _stage(self) -> Manifest:
         """Step 1."""
+        self._generation += 1
         watermarks = self._engine.watermarks
         manifest = Manifest(
-            generation=self._generation + 1,
+            generation=self._generation,
             positions=dict(self._positions),
             watermark_ms=watermarks.current_ms,
             newest_ms=watermarks.newest(),
@@ -228,7 +261,6 @@ class Pipeline:
                 if rows.num_rows and self._lakehouse.positions(table).get(_CHECKPOINT) != manifest.generation:
                     self._lakehouse.append(table, rows, _lake_positions(manifest))
         self._checkpoints.promote(manifest)
-        self._generation = manifest.generation
         self._consumers.commit(CONSUMER, manifest.positions)
 
     def _recover(self) -> None:

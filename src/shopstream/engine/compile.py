@@ -99,7 +99,8 @@ def _without_avg(parsed: exp.Expr) -> exp.Expr:
             suffix = f" FILTER({_sql(node.expression)})" if isinstance(node, exp.Filter) else ""
             spelled = f"(CAST(SUM({value}){suffix} AS DOUBLE) / nullif(COUNT({value}){suffix}, 0))"
             node.replace(sqlglot.parse_one(spelled, dialect="duckdb"))
-    return root.this
+    inside: exp.Expr = root.this
+    return inside
 
 
 class _Splitter:

@@ -75,13 +75,22 @@ class Engine:
         settings: lateness, dedup horizon, threads.
         declarations: windows whose signals `advance` returns.
         clock: tells when a shard is idle.
+        spill_path: folder for what does not fit into `settings.memory_limit`; None keeps DuckDB's choice.
     """
 
-    def __init__(self, settings: EngineSettings, declarations: Iterable[WindowDeclaration], clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: EngineSettings,
+        declarations: Iterable[WindowDeclaration],
+        clock: Clock,
+        spill_path: Path | None = None,
+    ) -> None:
         self._clock = clock
         self.connection = duckdb.connect()
         self.connection.execute("SET TimeZone = 'UTC'")
         self.connection.execute("SET memory_limit = ?", [f"{settings.memory_limit}B"])
+        if spill_path:
+            self.connection.execute("SET temp_directory = ?", [str(spill_path)])
         if settings.threads:
             self.connection.execute("SET threads = ?", [settings.threads])
         self.watermarks = Watermarks(

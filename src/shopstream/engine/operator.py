@@ -22,6 +22,7 @@ BATCH: Final = "batch"
 
 _ACTORS: Final = frozenset({"user_id", "user_session", "ip"})
 _RAW_LIMIT_MS: Final = 600_000
+_LEAST_PIECES: Final = 200_000
 
 
 class WindowOperator(Protocol):
@@ -230,12 +231,16 @@ class SessionOperator(_Operator):
         self._incoming = f"""
             SELECT {self._keys}{extra}t AS t_min, t AS t_max{partials} FROM {BATCH} WHERE {self._parts.filter}"""
         self._dirty = True  # pieces may have to be joined
+        self._pieces = 0
+        self._limit = _LEAST_PIECES
         self._create(self._state, self._incoming)
 
     def absorb(self) -> None:
-        """Append the batch's pieces."""
-        self._connection.execute(f"INSERT INTO {self._state} {self._incoming}")
+        """Append the batch's pieces; join them each time the rows have doubled, which bounds them by the sessions."""
+        self._pieces += self._connection.execute(f"INSERT INTO {self._state} {self._incoming}").fetchall()[0][0]
         self._dirty = True
+        if self._pieces > self._limit:
+            self.forget(self._watermark_ms)
 
     def _numbered(self, pieces: str) -> str:
         """Pieces with the ordinal of their session within the key."""
@@ -312,7 +317,8 @@ class SessionOperator(_Operator):
             source = f"({self._joined()})" if self._dirty else self._state
             query = f"SELECT * FROM {source} WHERE t_max >= {oldest_ms}"
             self._dirty = False
-        self._connection.execute(f"CREATE OR REPLACE TABLE {self._state} AS {query}")
+        self._pieces = self._connection.execute(f"CREATE OR REPLACE TABLE {self._state} AS {query}").fetchall()[0][0]
+        self._limit = max(2 * self._pieces, _LEAST_PIECES)
 
     def state_tables(self) -> tuple[str, ...]:
         """The pieces of sessions."""

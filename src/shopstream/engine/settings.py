@@ -43,7 +43,7 @@ class EngineSettings(BaseModel):
         default=timedelta(seconds=5), gt=timedelta(0), description="At least this often lake and checkpoint commit."
     )
     commit_events: int = Field(
-        default=2_000_000, ge=1, description="Commit sooner when this many events wait; bounds memory."
+        default=1_000_000, ge=1, description="Commit sooner when this many events wait; bounds memory."
     )
     max_drift: timedelta = Field(
         default=timedelta(seconds=10),
