@@ -200,7 +200,7 @@ class Pipeline:
         started_ms = self._clock.now_ms()
         if self._waiting or self._detections:
             manifest = self._stage()
-            events = pa.concat_tables(self._events) if self._events else arrow_schema(LAKE_FIELDS).empty_table()
+            events = _together(self._events)
             for gathered in (self._events, self._dead_letters, self._detections):
                 gathered.clear()
             self._waiting = 0
@@ -284,6 +284,14 @@ class Pipeline:
         self._positions = dict(held.positions)
         self._intake.start_after(held.positions)
         self._counters = Counters(**held.counters)
+
+
+def _together(tables: Sequence[pa.Table]) -> pa.Table:
+    """One table. Text is dictionary-encoded or not, as it came; where both came, the dictionaries are given up."""
+    schema = arrow_schema(LAKE_FIELDS)
+    if any(table.schema.types != tables[0].schema.types for table in tables):
+        tables = [table.cast(schema) for table in tables]
+    return pa.concat_tables(tables) if tables else schema.empty_table()
 
 
 def _lake_positions(manifest: Manifest) -> dict[str, int]:

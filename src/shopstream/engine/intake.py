@@ -39,7 +39,18 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class _Plan:
+    """Shard id → position to read after; whether all shards that can be read are in it; and how much of each."""
+
+    positions: Mapping[str, int]
+    complete: bool
+    max_records: int
+    max_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Fetched:
+    plan: _Plan
     reads: Mapping[str, ReadBatch]
     batch: Batch
 
@@ -65,16 +76,24 @@ class Intake:
         self._positions: dict[str, int] = {}
         self._at_tip: set[str] = set()
         self._ended: set[str] = set()
-        self._shard_records = self._shard_bytes = 1
 
     def start_after(self, positions: Mapping[str, int]) -> None:
         """Go on after these positions; shards not named are read from their oldest record."""
         self._positions = dict(positions)
 
     def take(self) -> Batch:
-        """The next micro-batch; without records when every shard is at its tip."""
-        fetched = self._ahead.result() if self._ahead else self._fetch(self._plan())
-        self._ahead = None
+        """The next micro-batch; without records only when every shard is at its tip."""
+        while True:
+            fetched = self._ahead.result() if self._ahead else self._fetch(self._plan())
+            self._ahead = None
+            news = self._note(fetched)
+            if fetched.batch.records:
+                self._ahead = self._thread.submit(self._fetch, self._plan())
+            if fetched.batch.records or (fetched.plan.complete and not news):
+                return fetched.batch
+
+    def _note(self, fetched: _Fetched) -> bool:
+        """Remember how far each shard was read; returns whether one ended, so that its children may be read."""
         for shard_id, read in fetched.reads.items():
             self._positions[shard_id] = read.position
             if read.records:
@@ -85,9 +104,7 @@ class Intake:
                 self._ended.add(shard_id)
             if read.ended or not read.records:
                 self._watermarks.at_tip(shard_id, self._clock.now_ms(), ended=read.ended)
-        if fetched.batch.records:
-            self._ahead = self._thread.submit(self._fetch, self._plan())
-        return fetched.batch
+        return any(read.ended for read in fetched.reads.values())
 
     def close(self) -> None:
         """End the thread; what it read ahead is forgotten, and read again by whoever comes next."""
@@ -95,17 +112,20 @@ class Intake:
         self._ahead = None
         self._decoder.close()
 
-    def _plan(self) -> dict[str, int]:
-        """Shards to read now → position to read after."""
+    def _plan(self) -> _Plan:
         shards = self._stream.shards()
         waiting = {shard.shard_id for shard in shards} - self._ended
         for shard_id in waiting:  # a child of a split holds the watermark before its first event is read
             self._watermarks.expect(shard_id)
-        # The same share for each, so that those that are read alone do not run far ahead.
-        self._shard_records = max(1, self._settings.batch_events // len(shards))
-        self._shard_bytes = max(1, self._settings.batch_bytes // len(shards))
         ready = [s for s in shards if s.shard_id in waiting and not waiting.intersection(s.parent_ids)]
-        return {shard.shard_id: self._positions.get(shard.shard_id, TRIM_HORIZON) for shard in self._aligned(ready)}
+        aligned = self._aligned(ready)
+        # The same share for each, so that those that are read alone do not run far ahead.
+        return _Plan(
+            positions={shard.shard_id: self._positions.get(shard.shard_id, TRIM_HORIZON) for shard in aligned},
+            complete=len(aligned) == len(ready),
+            max_records=max(1, self._settings.batch_events // len(shards)),
+            max_bytes=max(1, self._settings.batch_bytes // len(shards)),
+        )
 
     def _aligned(self, ready: Sequence[Shard]) -> list[Shard]:
         newest_ms = {shard.shard_id: self._watermarks.newest_ms(shard.shard_id) for shard in ready}
@@ -113,10 +133,10 @@ class Intake:
         limit_ms = min(behind, default=-BEGINNING) + self._settings.max_drift // _MS
         return [shard for shard in ready if newest_ms[shard.shard_id] <= limit_ms]
 
-    def _fetch(self, plan: Mapping[str, int]) -> _Fetched:
+    def _fetch(self, plan: _Plan) -> _Fetched:
         reads = {
-            shard_id: self._stream.read(shard_id, after, max_records=self._shard_records, max_bytes=self._shard_bytes)
-            for shard_id, after in plan.items()
+            shard_id: self._stream.read(shard_id, after, max_records=plan.max_records, max_bytes=plan.max_bytes)
+            for shard_id, after in plan.positions.items()
         }
         records = [record for read in reads.values() for record in read.records]
         batch = Batch(
@@ -125,4 +145,4 @@ class Intake:
             positions={shard_id: read.position for shard_id, read in reads.items() if read.records},
             behind_ms=max((read.behind_ms for read in reads.values()), default=0),
         )
-        return _Fetched(reads, batch)
+        return _Fetched(plan, reads, batch)

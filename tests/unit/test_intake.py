@@ -1,0 +1,100 @@
+"""The intake: what is read when, and when it is over."""
+
+from datetime import timedelta
+from decimal import Decimal
+
+import pyarrow as pa
+import pytest
+
+from shopstream.clock import ManualClock
+from shopstream.engine.intake import Intake
+from shopstream.engine.settings import EngineSettings
+from shopstream.engine.watermark import Watermarks
+from shopstream.events.codec import encode_arrow
+from shopstream.events.schema import WIRE_SCHEMA
+from shopstream.stream.embedded import EmbeddedStream
+from shopstream.stream.ports import NewRecord
+from shopstream.stream.settings import StreamSettings
+
+START_MS = 1_572_566_400_000
+
+
+@pytest.fixture
+def stream(tmp_path):
+    with EmbeddedStream.open(tmp_path / "s.db", StreamSettings(shards=3), ManualClock(START_MS + 10**9)) as opened:
+        yield opened
+
+
+def put(stream: EmbeddedStream, shard: int, second: int) -> None:
+    row = {
+        "event_time": (START_MS + second * 1000) * 1000,
+        "event_type": "view",
+        "product_id": second + 1,
+        "category_id": shard + 1,
+        "price": Decimal(1),
+        "user_id": 1,
+    }
+    payload = encode_arrow(pa.Table.from_pylist([row], schema=WIRE_SCHEMA))
+    stream.put([NewRecord(payload, "k", [s for s in stream.shards() if not s.closed][shard].first_hash_key)])
+
+
+def drain(stream: EmbeddedStream, **changes) -> list[int]:
+    """The seconds of the events in the order an engine takes them."""
+    watermarks = Watermarks(5_000, 10_000)
+    intake = Intake(stream, watermarks, EngineSettings(**changes), ManualClock())
+    seconds = []
+    while (batch := intake.take()).records:
+        times = batch.decoded.events["event_time"].cast(pa.int64()).to_numpy() // 1000
+        for place, record in enumerate(batch.records):
+            watermarks.observe(record.shard_id, times[batch.decoded.events["record"].to_numpy() == place])
+        seconds += ((times - START_MS) // 1000).tolist()
+    intake.close()
+    return seconds
+
+
+def test_every_record_is_read_before_it_is_over(stream):
+    for second in range(20):
+        put(stream, second % 3, second)
+    assert sorted(drain(stream, batch_bytes=1)) == list(range(20))
+
+
+def test_a_shard_far_ahead_is_read_too_in_the_end(stream):
+    put(stream, 0, 0)
+    for second in (5_000, 6_000, 7_000):
+        put(stream, 1, second)
+    assert sorted(drain(stream, batch_bytes=1, max_drift=timedelta(seconds=1))) == [0, 5_000, 6_000, 7_000]
+
+
+def test_a_shard_far_ahead_waits_for_the_slowest(stream):
+    for second in range(0, 60, 10):
+        put(stream, 0, second)
+    for second in (5_000, 5_010, 5_020):
+        put(stream, 1, second)
+    order = drain(stream, batch_bytes=1, max_drift=timedelta(seconds=60))
+    assert order.index(5_020) > order.index(50), "one batch is read ahead, no more"
+
+
+def test_children_are_read_after_their_parents(stream):
+    put(stream, 0, 0)
+    put(stream, 0, 1)
+    first = stream.shards()[0]
+    stream.split(first.shard_id, (first.first_hash_key + first.last_hash_key) // 2)
+    children = [s for s in stream.shards() if s.parent_ids]
+    for number, _ in enumerate(children):
+        put(stream, [s for s in stream.shards() if not s.closed].index(children[number]), 10 + number)
+    order = drain(stream, batch_bytes=1)
+    assert sorted(order) == [0, 1, 10, 11]
+    assert max(order.index(0), order.index(1)) < min(order.index(10), order.index(11))
+
+
+def test_it_goes_on_after_a_position(stream):
+    for second in range(4):
+        put(stream, 0, second)
+    watermarks = Watermarks(5_000, 10_000)
+    first = Intake(stream, watermarks, EngineSettings(batch_bytes=1), ManualClock())
+    positions = first.take().positions
+    first.close()
+    second = Intake(stream, watermarks, EngineSettings(), ManualClock())
+    second.start_after(positions)
+    assert second.take().decoded.events.num_rows == 3
+    second.close()
