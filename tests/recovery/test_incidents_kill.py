@@ -42,12 +42,14 @@ def test_kills_at_random_moments_change_nothing(tmp_path):
     assert finished(start(clean, 0)) == 0
     draw = random.Random(5)  # noqa: S311  no secret
     killed = 0
-    for seed in range(1, KILLS + 1):
+    for seed in range(1, 20 * KILLS):
         process = start(torn, seed)
         time.sleep(draw.uniform(0, 0.12))
         process.send_signal(signal.SIGKILL)
         killed += finished(process) == -signal.SIGKILL
-    assert killed >= KILLS // 2, "the writer is done before it can be killed; give it more to do"
+        if killed == KILLS:
+            break
+    assert killed == KILLS, "the writer is done before it can be killed; give it more to do"
     assert finished(start(torn, 99)) == 0
     incidents, told = result(torn)
     assert len(incidents) > 100
