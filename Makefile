@@ -44,7 +44,7 @@ test: lint $(READER)/.done ## lint, types, import contract, tests (under 15 minu
 	@$(BIN)/pytest -n 2 -m "not slow"
 
 test-all: $(VENV)/.dev $(READER)/.done ## the slow proofs
-	@$(BIN)/pytest -m slow
+	@$(BIN)/pytest -n 2 -m slow
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check
