@@ -7,7 +7,7 @@ EVENTS ?=
 SERVE  ?= 1
 # A mirror set for pip is used for uv too; nothing is set where pip has none.
 INDEX   = $(shell $(PYTHON) -m pip config get global.index-url 2>/dev/null)
-UV      = $(if $(INDEX),UV_DEFAULT_INDEX=$(INDEX) )$(BIN)/uv pip
+UV      = $(if $(INDEX),UV_DEFAULT_INDEX=$(INDEX) )$(BIN)/uv --system-certs pip
 
 .PHONY: help env demo test test-all lint format bench lock clean
 
