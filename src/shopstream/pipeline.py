@@ -14,6 +14,8 @@ gathered durable, in this order:
 4. Promote the checkpoint.
 5. Tell the stream how far this consumer has come.
 
+Step 1 stops the line for a moment; the others go on beside it, and the next commit waits for them.
+
 A process that starts again looks at the lake: if its events name the staged checkpoint, it goes on at step 3, else it
 drops the staged one and reads the same records again from the one before. Incidents need no place in this order: their
 store gives the same incidents for detections that come again.
