@@ -1,10 +1,10 @@
 """One verdict on one window."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
-__all__ = ["Detection", "Severity"]
+__all__ = ["Detection", "Nature", "Severity"]
 
 
 class Severity(StrEnum):
@@ -15,6 +15,16 @@ class Severity(StrEnum):
     MEDIUM = "medium"
     HIGH = "high"
     CRITICAL = "critical"
+
+
+class Nature(StrEnum):
+    """What sort of thing was seen; only the first is somebody's doing against the shop."""
+
+    ATTACK = "attack"
+    FAULT = "fault"
+    """Data or business: silence, duplicates, a price, a collapse of purchases."""
+    SURGE = "surge"
+    """Many more genuine shoppers: nothing to shield from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +42,12 @@ class Detection:
         threshold: the rule's condition, as text.
         final: False while the window is open; a later detection with the same id replaces this one.
         suppress_for_ms: quiet event time after which the rule's incident closes.
+        nature: attack, fault or surge.
+        verdict: what a hit says of the key's actor: bot, human or unknown; None says nothing.
+        evidence: JSON-ready, what led to the verdict; a detector fills in what it knows of `expected`, `low`, `high`
+            (the interval), `score`, `contributions` (name → share of the score), `excess_events`, `confidence` (0 to
+            1), `genuine_share` (estimated share of genuine events in what was hit), `baseline_age_ms`,
+            `forecast_error`, `composition` (name → [observed, expected]).
     """
 
     detection_id: str
@@ -50,3 +66,6 @@ class Detection:
     threshold: str
     final: bool
     suppress_for_ms: int
+    nature: Nature = Nature.ATTACK
+    verdict: str | None = None
+    evidence: Mapping[str, object] = field(default_factory=dict)

@@ -50,6 +50,7 @@ def _detection(signal: Signal, rule: Rule) -> Detection:
         threshold=rule.condition,
         final=signal.final,
         suppress_for_ms=rule.suppress_for,
+        verdict=rule.verdict,
     )
 
 
