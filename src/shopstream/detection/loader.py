@@ -1,28 +1,26 @@
 """Reads rule files: YAML in, checked rules out, or problems that say file, line, rule and remedy."""
 
-import difflib
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import duckdb
-import yaml
 from pydantic import ValidationError
 
 from shopstream.detection.rule import Rule
+from shopstream.detection.strict_yaml import MAX_BYTES, Lines, YamlError, line_of, read_mapping, said, unknown_word
 from shopstream.engine.compile import batch_sql
 from shopstream.errors import ConfigurationError, RuleError
 from shopstream.events.schema import EVENT_FIELDS, duckdb_columns
 
 __all__ = ["MAX_RULE_BYTES", "RuleProblem", "load_rules", "read_rule", "read_rules", "shipped_rules"]
 
-MAX_RULE_BYTES = 64 << 10
+MAX_RULE_BYTES = MAX_BYTES
 """Size of one rule file."""
 
-_MAX_DEPTH = 8
 _WORDS = tuple(name for name in Rule.model_fields if name not in {"version", "source"})
 
 _REMEDIES = {
@@ -123,73 +121,14 @@ def read_rule(file: Traversable | Path) -> tuple[Rule | None, list[RuleProblem]]
             f"rule file {file} cannot be read ({error.strerror}); check path and rights"
         ) from error
     try:
-        data, lines = _read_yaml(content)
+        data, lines = read_mapping(content, one="one rule", begin=f"id: and title: of {_WORDS}")
         return _build(data, lines, stem, str(file), hashlib.sha256(content).hexdigest()[:12]), []
-    except _Found as found:
+    except YamlError as found:
         return None, [RuleProblem(str(file), line, stem, text) for line, text in found.problems]
 
 
-class _Found(Exception):  # noqa: N818  carries problems to read_rule, never leaves this module
-    def __init__(self, *problems: tuple[int, str]) -> None:
-        super().__init__(problems)
-        self.problems = problems
-
-
-def _read_yaml(content: bytes) -> tuple[dict[str, object], dict[tuple[str | int, ...], int]]:
-    """The mapping of a file, and the line of each of its parts."""
-    if len(content) > MAX_RULE_BYTES:
-        raise _Found((1, f"expected at most {MAX_RULE_BYTES} bytes; one file holds one rule"))
-    try:
-        text = content.decode("utf-8")
-        depth = 0
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):
-                raise _Found((_line_of(event), "anchors and aliases are not allowed; write the value out"))
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > _MAX_DEPTH:
-                raise _Found((_line_of(event), f"nested more than {_MAX_DEPTH} deep; write it flatter"))
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        if not isinstance(node, yaml.MappingNode):
-            raise _Found((1, f"expected words with values, got no mapping; begin with id: and title: of {_WORDS}"))
-        lines = dict(_lines(node, ()))
-        data = yaml.safe_load(text)
-    except UnicodeDecodeError as error:
-        raise _Found((1, f"expected UTF-8 text, got byte {error.object[error.start]:#x}; save it as UTF-8")) from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        said = getattr(error, "problem", None) or "unreadable"
-        raise _Found((mark.line + 1 if mark else 1, f"no YAML: {said}; check indentation and quotes")) from error
-    except ValueError as error:  # a date that no calendar has
-        raise _Found((1, f"a value cannot be read: {error}; put it in quotes")) from error
-    return data, lines
-
-
-def _line_of(event: yaml.Event) -> int:
-    return event.start_mark.line + 1 if event.start_mark else 1
-
-
-def _lines(node: yaml.Node, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], int]]:
-    yield path, node.start_mark.line + 1
-    if isinstance(node, yaml.SequenceNode):
-        for place, item in enumerate(node.value):
-            yield from _lines(item, (*path, place))
-    elif isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
-                raise _Found((line, "expected a word before the colon; put it in quotes if it is one"))
-            if key.value in seen:
-                raise _Found((line, f"{key.value!r} stands here a second time; keep one"))
-            seen.add(key.value)
-            yield from _lines(value, (*path, key.value))
-            yield (*path, key.value), line
-
-
-def _build(
-    data: Mapping[str, object], lines: Mapping[tuple[str | int, ...], int], stem: str, source: str, version: str
-) -> Rule:
-    problems = [(lines[(word,)], _unknown(word)) for word in data if word not in _WORDS]
+def _build(data: Mapping[str, object], lines: Lines, stem: str, source: str, version: str) -> Rule:
+    problems = [(lines[(word,)], unknown_word(word, _WORDS)) for word in data if word not in _WORDS]
     if "id" in data and data["id"] != stem:
         problems.append((lines[("id",)], f"id: expected {stem!r} as the file is named, got {data['id']!r}; rename one"))
     known = {word: value for word, value in data.items() if word in _WORDS}
@@ -198,21 +137,19 @@ def _build(
     except ValidationError as error:
         for item in error.errors():
             place = tuple(part for part in item["loc"] if part != "[key]")
-            while place not in lines:
-                place = place[:-1]
             word = str(item["loc"][0]) if item["loc"] else "condition"
-            line = lines[place] if item["loc"] else lines.get(("condition",), 1)
-            problems.append((line, f"{_where(item['loc']) or word}: {_said(item)}; {_REMEDIES[word]}"))
-        raise _Found(*sorted(problems)) from error
+            line = line_of(lines, place) if item["loc"] else lines.get(("condition",), 1)
+            problems.append((line, f"{_where(item['loc']) or word}: {said(item)}; {_REMEDIES[word]}"))
+        raise YamlError(*sorted(problems)) from error
     if problems:
-        raise _Found(*sorted(problems))
+        raise YamlError(*sorted(problems))
     try:
         _bind(rule)
     except RuleError as error:
-        raise _Found((lines[("window",)], f"window: {error}; {_REMEDIES['window']}")) from error
+        raise YamlError((lines[("window",)], f"window: {error}; {_REMEDIES['window']}")) from error
     except duckdb.Error as error:
-        said = str(error).splitlines()[0]
-        raise _Found((lines[("measures",)], f"the types do not fit: {said}; compare like with like")) from error
+        what = str(error).splitlines()[0]
+        raise YamlError((lines[("measures",)], f"the types do not fit: {what}; compare like with like")) from error
     return rule
 
 
@@ -224,18 +161,5 @@ def _bind(rule: Rule) -> None:
         connection.execute("EXPLAIN " + batch_sql(rule.window_declaration(), "events"))
 
 
-def _unknown(word: str) -> str:
-    near = difflib.get_close_matches(word, _WORDS, n=1)
-    meant = f"did you mean {near[0]!r}?" if near else f"known words are {', '.join(_WORDS)}"
-    return f"unknown word {word!r}; {meant}"
-
-
 def _where(place: tuple[int | str, ...]) -> str:
     return ".".join(str(part) for part in place if part != "[key]")
-
-
-def _said(item: Mapping[str, object]) -> str:
-    if item["type"] == "missing":
-        return "missing"
-    message = str(item["msg"]).removeprefix("Value error, ")
-    return message if item["type"] == "value_error" else f"{message[0].lower()}{message[1:]}, got {item['input']!r}"
