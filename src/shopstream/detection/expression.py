@@ -9,17 +9,17 @@ from collections.abc import Collection
 import sqlglot
 from sqlglot import exp
 
-from shopstream.events.schema import EVENT_FIELDS
+from shopstream.engine.derived import COLUMNS, DERIVED_FIELDS
 
-__all__ = ["AGGREGATES", "EVENT_COLUMNS", "MAX_EXPRESSION", "check_condition", "check_filter", "check_measure"]
+__all__ = ["AGGREGATES", "MAX_EXPRESSION", "check_condition", "check_filter", "check_measure"]
 
 MAX_EXPRESSION = 2_000
 """Characters of one expression."""
 
-EVENT_COLUMNS = frozenset(field.name for field in EVENT_FIELDS)
-
 AGGREGATES: tuple[type[exp.Expr], ...] = (exp.Count, exp.Sum, exp.Min, exp.Max, exp.Avg)
 _AGGREGATE_NAMES = "count, count(distinct …), sum, min, max, avg"
+_FLAGS = frozenset(field.name for field in DERIVED_FIELDS if field.duckdb == "BOOLEAN")
+_SCALAR_NAMES = "ln, exp, sqrt, abs, floor, least, greatest, coalesce, nullif"
 
 _BINARY = frozenset({"this", "expression"})
 _UNARY = frozenset({"this"})
@@ -52,6 +52,15 @@ _PLAIN: dict[type[exp.Expr], frozenset[str]] = {
     exp.Is: _BINARY,
     exp.Case: frozenset({"this", "ifs", "default"}),
     exp.If: frozenset({"this", "true"}),
+    exp.Ln: _UNARY,
+    exp.Exp: _UNARY,
+    exp.Abs: _UNARY,
+    exp.Sqrt: _UNARY,
+    exp.Floor: _UNARY,
+    exp.Least: frozenset({"this", "expressions", "ignore_nulls"}),
+    exp.Greatest: frozenset({"this", "expressions", "ignore_nulls"}),
+    exp.Coalesce: frozenset({"this", "expressions"}),
+    exp.Nullif: _BINARY,
 }
 """Node type → the parts it may have, in any expression."""
 
@@ -75,7 +84,7 @@ def check_filter(text: str) -> str:
     Raises:
         ValueError: not a condition of the rule language over event columns.
     """
-    return _write(_boolean(_parse(text, _PLAIN, EVENT_COLUMNS, "event columns")))
+    return _write(_boolean(_parse(text, _PLAIN, COLUMNS, "event columns")))
 
 
 def check_condition(text: str, measures: Collection[str]) -> str:
@@ -93,7 +102,7 @@ def check_measure(text: str) -> str:
     Raises:
         ValueError: not in the rule language, no aggregate, a column outside an aggregate, or one aggregate in another.
     """
-    tree = _parse(text, _PLAIN | _AGGREGATING, EVENT_COLUMNS, "event columns")
+    tree = _parse(text, _PLAIN | _AGGREGATING, COLUMNS, "event columns")
     if tree.find(*AGGREGATES) is None:
         raise ValueError(f"expected an aggregate ({_AGGREGATE_NAMES}), got {text!r}")
     for node in tree.walk():
@@ -146,8 +155,8 @@ def _check_node(
     parts = allowed.get(type(node))
     if parts is None:
         raise ValueError(
-            f"{_excerpt(node)} is not in the rule language; it knows {_AGGREGATE_NAMES} (in measures), + - * / %, "
-            "comparisons, and, or, not, case, in (…), between, like, is null"
+            f"{_excerpt(node)} is not in the rule language; it knows {_AGGREGATE_NAMES} (in measures), "
+            f"{_SCALAR_NAMES}, + - * / %, comparisons, and, or, not, case, in (…), between, like, is null"
         )
     extra = {part for part, value in node.args.items() if value not in (None, False, [])} - parts
     if extra or (type(node) is exp.If and type(node.parent) is not exp.Case):
@@ -159,7 +168,8 @@ def _check_node(
 
 
 def _boolean(tree: exp.Expr) -> exp.Expr:
-    if type(tree.unnest()) not in _BOOLEAN:
+    plain = tree.unnest()
+    if type(plain) not in _BOOLEAN and not (isinstance(plain, exp.Column) and plain.name in _FLAGS):
         raise ValueError(f"expected a condition that is true or false, got {_excerpt(tree)}; compare it, e.g. … > 15")
     return tree
 

@@ -13,7 +13,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from shopstream.detection.detection import Severity
 from shopstream.detection.duration import parse_duration
-from shopstream.detection.expression import EVENT_COLUMNS, check_condition, check_filter, check_measure
+from shopstream.detection.expression import check_condition, check_filter, check_measure
+from shopstream.engine.derived import COLUMNS
 from shopstream.engine.window import WindowDeclaration, WindowKind
 
 __all__ = ["MEASURE_NAME", "RULE_ID", "Rule", "RuleStatus", "Window"]
@@ -21,7 +22,7 @@ __all__ = ["MEASURE_NAME", "RULE_ID", "Rule", "RuleStatus", "Window"]
 RULE_ID = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", re.ASCII)
 MEASURE_NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
 _MAX_ID = 64
-_NOT_KEYS = frozenset({"event_time", "event_id", "price"})
+_NOT_KEYS = frozenset({"event_time", "event_id", "price", "gap_ms", "previous_gap_ms"})
 
 DurationMs = Annotated[int, BeforeValidator(parse_duration)]
 Text = Annotated[str, Field(min_length=1, max_length=4_000)]
@@ -55,7 +56,7 @@ def _check_id(name: str) -> str:
 
 
 def _check_key(columns: tuple[str, ...]) -> tuple[str, ...]:
-    known = EVENT_COLUMNS - _NOT_KEYS
+    known = COLUMNS - _NOT_KEYS
     for column in columns:
         if column not in known:
             raise ValueError(f"expected columns among {', '.join(sorted(known))}, got {column!r}")
@@ -65,7 +66,7 @@ def _check_key(columns: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _check_measure_name(name: str) -> str:
-    if not MEASURE_NAME.fullmatch(name) or name in EVENT_COLUMNS:
+    if not MEASURE_NAME.fullmatch(name) or name in COLUMNS:
         raise ValueError(f"{name!r} cannot name a measure; take lower-case letters, digits and _, no column's name")
     return name
 

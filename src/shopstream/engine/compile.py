@@ -17,13 +17,13 @@ from dataclasses import dataclass
 import sqlglot
 from sqlglot import exp
 
+from shopstream.engine.derive import derived_rows
+from shopstream.engine.derived import COLUMNS
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.errors import RuleError
-from shopstream.events.schema import EVENT_FIELDS
 
 __all__ = ["Compiled", "batch_sql", "compile_window"]
 
-_COLUMNS = frozenset(field.name for field in EVENT_FIELDS)
 _AGGREGATES = (exp.Count, exp.Sum, exp.Min, exp.Max, exp.Avg)
 
 
@@ -33,7 +33,7 @@ class Compiled:
 
     Args:
         keys: quoted key columns.
-        columns: event columns the operator reads, `event_time` aside.
+        columns: event columns and derived ones that the expressions name, `event_time` aside.
         filter: condition on an event, never empty.
         extra_keys: pane key columns for distinct counts, alias → expression.
         measures: measure name → aggregate over events, as declared.
@@ -231,7 +231,7 @@ def compile_window(declaration: WindowDeclaration) -> Compiled:
     growing: set[str] = set()
     for name, text in declaration.measures.items():
         parsed = _parse(declaration, "measure", text)
-        used |= _check_columns(declaration, f"measure {name!r}", parsed, _COLUMNS)
+        used |= _check_columns(declaration, f"measure {name!r}", parsed, COLUMNS)
         measures[name] = _sql(_without_avg(parsed))
         merges[name], singles[name] = splitter.merge(name, parsed)
         if _is_count(parsed):
@@ -243,7 +243,7 @@ def compile_window(declaration: WindowDeclaration) -> Compiled:
     parts = [f"{key} IS NOT NULL" for key in keys]
     if declaration.filter is not None:
         parsed = _parse(declaration, "filter", declaration.filter)
-        used |= _check_columns(declaration, "filter", parsed, _COLUMNS)
+        used |= _check_columns(declaration, "filter", parsed, COLUMNS)
         parts.append(f"({_sql(parsed)})")
     condition, monotone, min_events = "TRUE", False, 0
     if declaration.condition is not None:
@@ -281,7 +281,7 @@ def batch_sql(declaration: WindowDeclaration, source: str) -> str:
     )
     aggregates = ", ".join(f"{sql} AS {_quote(name)}" for name, sql in parts.measures.items())
     keys = "".join(f"{key}, " for key in parts.keys)
-    events = f"(SELECT *, epoch_ms(event_time) AS t FROM {source} WHERE {parts.filter})"
+    events = f"(SELECT * FROM ({derived_rows(source, parts.columns)}) WHERE {parts.filter})"
     if declaration.kind is WindowKind.SESSION:
         partition = f"PARTITION BY {', '.join(parts.keys)} " if parts.keys else ""
         assigned = f"""

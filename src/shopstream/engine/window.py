@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
+from shopstream.engine.derived import COLUMNS
 from shopstream.errors import RuleError
-from shopstream.events.schema import EVENT_FIELDS
 
 __all__ = ["WindowDeclaration", "WindowKind"]
 
-_COLUMNS = frozenset(field.name for field in EVENT_FIELDS)
 _RESERVED = frozenset({"start_ms", "end_ms", "first_event_ms", "last_event_ms", "final"})
 
 
@@ -40,8 +39,8 @@ class WindowDeclaration:
         size_ms: length (tumbling, sliding).
         slide_ms: distance of starts (sliding); for tumbling it is the size.
         gap_ms: inactivity that ends a session.
-        key: event columns; empty for the whole site.
-        measures: name → SQL aggregate expression over event columns (see `engine.compile`).
+        key: event columns or derived ones (see `engine.derived`); empty for the whole site.
+        measures: name → SQL aggregate expression over those (see `engine.compile`).
         filter: SQL condition an event must meet; None takes all.
         condition: SQL condition over measure names a window must meet to become a signal; None takes all.
 
@@ -86,12 +85,12 @@ class WindowDeclaration:
         if not self.name.isidentifier() or not self.name.isascii():
             raise RuleError(f"{self.name!r} cannot name a window; take letters, digits and _")
         for column in self.key:
-            if column not in _COLUMNS:
-                raise RuleError(f"{self.name}: expected key columns among {sorted(_COLUMNS)}, got {column!r}")
+            if column not in COLUMNS:
+                raise RuleError(f"{self.name}: expected key columns among {sorted(COLUMNS)}, got {column!r}")
         if not self.measures:
             raise RuleError(f"{self.name}: expected at least one measure, e.g. events: count(*)")
         for measure in self.measures:
-            if not measure.isidentifier() or not measure.isascii() or measure in _RESERVED | _COLUMNS:
+            if not measure.isidentifier() or not measure.isascii() or measure in _RESERVED | COLUMNS:
                 raise RuleError(
                     f"{self.name}: {measure!r} cannot name a measure; take letters, digits and _, and no column's name "
                     f"nor one of {sorted(_RESERVED)}"
