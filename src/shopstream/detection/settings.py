@@ -1,4 +1,4 @@
-"""Settings of rules."""
+"""Settings of rules and detectors."""
 
 from pathlib import Path
 
@@ -8,11 +8,19 @@ __all__ = ["DetectionSettings"]
 
 
 class DetectionSettings(BaseModel):
-    """Settings of rules."""
+    """Settings of rules and detectors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rules_path: Path | None = Field(
         default=None,
         description="Folder of your own rules (*.yml); one with the id of a shipped rule replaces it.",
+    )
+    allow_lists_path: Path | None = Field(
+        default=None,
+        description="Folder of allow-lists (*.yml): verified crawlers, staff, partners and planned sales.",
+    )
+    detectors_off: tuple[str, ...] = Field(
+        default=(),
+        description="Ids of shipped detectors that do not run, e.g. `burst`; `docs/detection.md` lists them.",
     )

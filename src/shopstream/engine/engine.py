@@ -35,13 +35,17 @@ _DEAD_LETTER_SCHEMA = arrow_schema(DEAD_LETTER_FIELDS)
 
 @dataclass(slots=True)
 class Counters:
-    """Rows since the beginning: read = kept + duplicates + dead letters; late ones are among the kept."""
+    """Rows since the beginning: read = kept + duplicates + dead letters; late ones are among the kept.
+
+    `suppressed` counts detections that an allow-list covered.
+    """
 
     events_read: int = 0
     events_kept: int = 0
     duplicates: int = 0
     late: int = 0
     dead_letters: int = 0
+    suppressed: int = 0
 
     def add(self, other: "Counters") -> None:
         """Sum up in place."""
@@ -104,9 +108,9 @@ class Engine:
         self._operators = [build_operator(self.connection, declaration) for declaration in declarations]
         self._attached: list[WindowOperator] = []
 
-    def attach(self, operator: WindowOperator) -> None:
-        """Feed another operator too; its owner advances it."""
-        self._attached.append(operator)
+    def attach(self, operator: WindowOperator, *, advance: bool = False) -> None:
+        """Feed another operator too; its owner advances it, unless `advance` makes its signals the engine's."""
+        (self._operators if advance else self._attached).append(operator)
 
     def process(self, records: Sequence[Record], decoded: Decoded) -> Processed:
         """One micro-batch, and what it was decoded to. Records of one shard stand together, in order."""

@@ -1,0 +1,142 @@
+"""What is normal: learned from history, kept in a file, handed to detectors."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from shopstream.errors import StateError
+
+__all__ = ["DAY_MS", "SLOTS", "SLOT_MS", "Baselines", "KeyRate", "SeriesProfile", "Share"]
+
+DAY_MS: Final = 86_400_000
+SLOT_MS: Final = 900_000
+SLOTS: Final = DAY_MS // SLOT_MS
+_FORMAT: Final = 1
+_MONDAY_MS: Final = 4 * DAY_MS
+"""The epoch began on a Thursday; the first Monday after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesProfile:
+    """How many events a series (the site, an event type) has at each time of the week.
+
+    Args:
+        slots: SLOTS values, events per second of an average day in each 15 minutes (UTC), smoothed.
+        weekdays: 7 factors, Monday first, 1 on average.
+        error: relative forecast error (one standard deviation of an hour's sum against what was expected from the
+            profile and the level of the hours before), measured on days that the profile did not see.
+        days: of history it was made of.
+    """
+
+    slots: tuple[float, ...]
+    weekdays: tuple[float, ...]
+    error: float
+    days: float
+
+    def rate(self, at_ms: int) -> float:
+        """Expected events per second; straight lines between the middles of the slots."""
+        place = (at_ms % DAY_MS) / SLOT_MS - 0.5
+        before = math.floor(place)
+        part = place - before
+        value = self.slots[before % SLOTS] * (1 - part) + self.slots[(before + 1) % SLOTS] * part
+        return value * self.weekdays[(at_ms - _MONDAY_MS) // DAY_MS % 7]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A share of the events, by hour of the day.
+
+    Args:
+        hours: 24 values (UTC), 0 to 1.
+        error: standard deviation of an hour's share around its value, beyond what chance explains.
+    """
+
+    hours: tuple[float, ...]
+    error: float
+
+    def at(self, at_ms: int) -> float:
+        """Straight lines between the middles of the hours."""
+        place = (at_ms % DAY_MS) / 3_600_000 - 0.5
+        before = math.floor(place)
+        part = place - before
+        return self.hours[before % 24] * (1 - part) + self.hours[(before + 1) % 24] * part
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRate:
+    """A category or product among the busiest.
+
+    Args:
+        share: of the site's events.
+        error: relative error of that share from hour to hour, beyond what chance explains.
+    """
+
+    share: float
+    error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Baselines:
+    """What is normal.
+
+    Args:
+        from_ms, until_ms: the history they were made of.
+        events: so many.
+        series: `site`, or an event type → its profile.
+        shares: name of a measure of the composition → its share of the site's events.
+        keys: `category_id` or `product_id` → value as text → rate, busiest first.
+        tail: facts about genuine actors, e.g. `events_60s_p999` → value.
+    """
+
+    from_ms: int
+    until_ms: int
+    events: int
+    series: Mapping[str, SeriesProfile] = field(default_factory=dict)
+    shares: Mapping[str, Share] = field(default_factory=dict)
+    keys: Mapping[str, Mapping[str, KeyRate]] = field(default_factory=dict)
+    tail: Mapping[str, float] = field(default_factory=dict)
+
+    def age_ms(self, at_ms: int) -> int:
+        """How long ago their history ended, in event time."""
+        return max(0, at_ms - self.until_ms)
+
+    def save(self, path: Path) -> None:
+        """Write a JSON file; it appears when it is whole."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps({"format": _FORMAT, **asdict(self)}), encoding="utf-8")
+        part.replace(path)
+
+    @staticmethod
+    def load(path: Path) -> "Baselines | None":
+        """Those of a file; None where there is none.
+
+        Raises:
+            StateError: the file is damaged or of another version.
+        """
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            if document.pop("format", None) != _FORMAT:
+                raise StateError(f"{path} was written by another version; run `shopstream baselines build` again")
+            return Baselines(
+                **document
+                | {
+                    "series": {name: SeriesProfile(**_tuples(value)) for name, value in document["series"].items()},
+                    "shares": {name: Share(**_tuples(value)) for name, value in document["shares"].items()},
+                    "keys": {
+                        column: {key: KeyRate(**value) for key, value in rates.items()}
+                        for column, rates in document["keys"].items()
+                    },
+                }
+            )
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise StateError(f"{path} is damaged ({error}); run `shopstream baselines build` again") from error
+
+
+def _tuples(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(part) if isinstance(part, list) else part for name, part in value.items()}
