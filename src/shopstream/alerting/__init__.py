@@ -7,13 +7,14 @@ from shopstream.alerting.settings import AlertingSettings
 
 if TYPE_CHECKING:
     from shopstream.alerting.embedded import EmbeddedIncidentStore
-    from shopstream.alerting.incident import Change, Handling, Incident, IncidentChange, State
+    from shopstream.alerting.incident import Actor, Change, Handling, Incident, IncidentChange, Role, State
     from shopstream.alerting.notify import BackgroundSender, Delivery, Sender, targets_of
     from shopstream.alerting.outbox import DeliveryState, Notification, read_notifications, retry_failed
     from shopstream.alerting.ports import IncidentStore, NotificationChannel
     from shopstream.alerting.reading import count_incidents, read_incident, read_incidents
 
 __all__ = [
+    "Actor",
     "AlertingSettings",
     "BackgroundSender",
     "Change",
@@ -26,6 +27,7 @@ __all__ = [
     "IncidentStore",
     "Notification",
     "NotificationChannel",
+    "Role",
     "Sender",
     "State",
     "count_incidents",
@@ -38,6 +40,7 @@ __all__ = [
 
 # The settings tree, and so every command, imports this package; what it does not need loads when it is asked for.
 _HOMES = {
+    "Actor": "incident",
     "BackgroundSender": "notify",
     "Change": "incident",
     "Delivery": "notify",
@@ -49,6 +52,7 @@ _HOMES = {
     "IncidentStore": "ports",
     "Notification": "outbox",
     "NotificationChannel": "ports",
+    "Role": "incident",
     "Sender": "notify",
     "State": "incident",
     "count_incidents": "reading",

@@ -2,14 +2,18 @@
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import NamedTuple
 
-from shopstream.detection.detection import Severity
+from shopstream.detection.detection import Nature, Severity
 
-__all__ = ["Change", "Handling", "Incident", "IncidentChange", "State", "incident_id"]
+__all__ = ["ACTOR_KINDS", "Actor", "Change", "Handling", "Incident", "IncidentChange", "Role", "State", "incident_id"]
 
+
+ACTOR_KINDS = ("user_id", "user_session", "ip", "ip_net", "agent_hash", "user_agent")
+"""Key columns that name somebody who acts; the first of them in a key names the actor."""
 
 _COLUMNS = "event_time, event_type, product_id, category_code, brand, price, user_id"
 
@@ -21,6 +25,7 @@ class State(StrEnum):
     ACKNOWLEDGED = "acknowledged"
     CLOSED = "closed"
     RESOLVED = "resolved"
+    FALSE_POSITIVE = "false_positive"
 
 
 class Handling(StrEnum):
@@ -29,6 +34,20 @@ class Handling(StrEnum):
     NONE = "none"
     ACKNOWLEDGED = "acknowledged"
     RESOLVED = "resolved"
+    FALSE_POSITIVE = "false_positive"
+
+
+class Role(StrEnum):
+    """What an episode is in the incident that people see."""
+
+    HEAD = "head"
+    """It gives the incident its id, words and peak."""
+    RULE = "rule"
+    """Another rule on the same key at the same time."""
+    CHILD = "child"
+    """A category, product or event type inside of what the head covers; or the recovery after a silence."""
+    ACTOR = "actor"
+    """One of a campaign's actors, or an actor inside of what the head covers."""
 
 
 class Change(StrEnum):
@@ -41,12 +60,23 @@ class Change(StrEnum):
     CLOSED = "closed"
 
 
+class Actor(NamedTuple):
+    """Somebody who acts: a kind of key such as `user_id`, and its value."""
+
+    kind: str
+    value: str
+
+
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """Detections of one rule and key, close in time.
+    """What a person looks at: episodes (detections of one rule and key, close in time) that have one cause.
+
+    The head is the episode that gives the others their place, the widest and then the earliest; id, rule, words, key
+    and peak are the head's. Severity, times, rules, actors and confidence are of all episodes together. An episode that
+    is part of another incident can be read as an incident of its own, with `parent` set.
 
     Args:
-        id: names rule, key and the ordinal of the episode; see `incident_id`.
+        id: the head's: names rule, key and the ordinal of the episode; see `incident_id`.
         keys: key column → value as text; empty for the site.
         ongoing: more may come; False once the quiet time of the rule is over.
         handling, handled_at, comment: what a person did and said; it leaves `ongoing` alone.
@@ -57,6 +87,19 @@ class Incident:
         windows: how many windows met the condition.
         peak_start, peak_end, peak: the strongest window and its measures.
         threshold: the rule's condition.
+        nature: attack, fault or surge; a surge is informational, whatever the rule's level.
+        role: what it is in its parent; HEAD for what people see.
+        parent: id of the incident that it is part of; None for what people see.
+        rules: all that contributed, the head's first.
+        episodes: how many detections' chains there are in it, itself included.
+        actors: everyone it is about, in order of kind and value: all of a campaign, those under a site's incident too.
+        campaign: many actors with one signature.
+        verdict: bot, human, unknown or None, as the rules say of the actor.
+        confidence: 0 to 1 that it is what the rule says; independent rules add up.
+        contributions: rule → its own confidence.
+        evidence: what the detector knew of the peak, see `detection.Detection`.
+        context: what the recent events said when it opened, see `engine.recent`; None where nobody asked.
+        notifications: how many times people were told, or wait to be told; several addresses count once.
     """
 
     id: str
@@ -79,12 +122,27 @@ class Incident:
     peak_end: datetime
     peak: Mapping[str, object]
     threshold: str
+    nature: Nature = Nature.ATTACK
+    role: Role = Role.HEAD
+    parent: str | None = None
+    rules: tuple[str, ...] = ()
+    episodes: int = 1
+    actors: tuple[Actor, ...] = ()
+    campaign: bool = False
+    verdict: str | None = None
+    confidence: float = 0.0
+    contributions: Mapping[str, float] = field(default_factory=dict)
+    evidence: Mapping[str, object] = field(default_factory=dict)
+    context: Mapping[str, object] | None = field(default=None, compare=False)
+    notifications: int = 0
 
     @property
     def state(self) -> State:
-        """One word: resolved, else closed once it is over, else acknowledged, else open."""
+        """One word: what a person found, else closed once it is over, else acknowledged, else open."""
         if self.handling is Handling.RESOLVED:
             return State.RESOLVED
+        if self.handling is Handling.FALSE_POSITIVE:
+            return State.FALSE_POSITIVE
         if not self.ongoing:
             return State.CLOSED
         return State.ACKNOWLEDGED if self.handling is Handling.ACKNOWLEDGED else State.OPEN

@@ -14,7 +14,7 @@ from shopstream.errors import StateError
 __all__ = ["count_incidents", "find", "read_incident", "read_incidents"]
 
 _STATE_SQL = (
-    "CASE WHEN handling = 'resolved' THEN 'resolved' WHEN closed THEN 'closed' "
+    "CASE WHEN handling IN ('resolved', 'false_positive') THEN handling WHEN closed THEN 'closed' "
     "WHEN handling = 'acknowledged' THEN 'acknowledged' ELSE 'open' END"
 )
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from shopstream.alerting.episode import SEVERITIES, Episode, Peak, Words
-from shopstream.alerting.incident import Handling, Incident, incident_id
+from shopstream.alerting.incident import ACTOR_KINDS, Actor, Handling, Incident, incident_id
 from shopstream.clock import from_ms
 from shopstream.errors import StateError
 
@@ -145,6 +145,8 @@ def incident_of(stored: Stored) -> Incident:
         peak_end=from_ms(peak.end_ms),
         peak=peak.measures,
         threshold=episode.words.threshold,
+        rules=(stored.rule,),
+        actors=tuple(Actor(kind, value) for kind, value in stored.keys.items() if kind in ACTOR_KINDS),
     )
 
 
