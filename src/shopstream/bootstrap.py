@@ -9,7 +9,7 @@ from shopstream.alerting.embedded import EmbeddedIncidentStore
 from shopstream.alerting.notify import BackgroundSender, Sender, targets_of
 from shopstream.clock import Clock, SystemClock
 from shopstream.config import Settings
-from shopstream.detection import load_rules
+from shopstream.detection import load_allow_list, load_rules
 from shopstream.engine.checkpoint import CheckpointStore
 from shopstream.engine.engine import Engine
 from shopstream.engine.intake import Intake
@@ -55,11 +55,12 @@ def open_pipeline(
     Raises:
         RetryableError: another process runs this home's pipeline.
         StateError: checkpoint and lake do not belong together.
-        RuleError: a rule file is wrong.
+        RuleError: a rule file or an allow-list is wrong.
     """
     clock = clock or SystemClock()
     settings.home.mkdir(parents=True, exist_ok=True)
     rules = {rule_id: rule for rule_id, rule in load_rules(settings.detection.rules_path).items() if rule.enabled}
+    allow_list = load_allow_list(settings.detection.allow_lists_path)
     with ExitStack() as stack:
         try:
             # The dashboard, too, takes the lock for a moment to see whether an engine runs.
@@ -77,7 +78,7 @@ def open_pipeline(
             sender = BackgroundSender(lambda: open_sender(settings, clock))
             stack.callback(sender.stop)
             sender.start()
-        windows = [rule.window_declaration() for rule in rules.values()]
+        windows = [allow_list.watch(rule.window_declaration(), rule.id) for rule in rules.values()]
         engine = Engine(settings.engine, windows, clock, spill_path=settings.home / "spill")
         stack.enter_context(closing(engine.connection))
         intake = stack.enter_context(closing(Intake(stream, engine.watermarks, settings.engine, clock)))
@@ -86,6 +87,7 @@ def open_pipeline(
             consumers=stream,
             engine=engine,
             rules=rules,
+            allow_list=allow_list,
             incidents=incidents,
             checkpoints=CheckpointStore(settings.checkpoint_path),
             lakehouse=stack.enter_context(closing(open_lakehouse(settings))) if with_lake else None,

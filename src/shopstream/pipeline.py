@@ -30,7 +30,7 @@ import pyarrow as pa
 
 from shopstream.alerting.ports import IncidentStore
 from shopstream.clock import Clock
-from shopstream.detection import Detection, Rule, detect
+from shopstream.detection import AllowList, Detection, Rule, detect
 from shopstream.engine.checkpoint import CheckpointStore, Manifest
 from shopstream.engine.engine import Counters, Engine
 from shopstream.engine.intake import Intake
@@ -76,6 +76,7 @@ class Pipeline:
         consumers: remembers how far this consumer has come.
         engine: windows, deduplication, keyed state.
         rules: rule id → rule; their windows are the engine's declarations.
+        allow_list: detections it covers are kept and counted, and open no incident.
         incidents: where detections go.
         checkpoints: where state goes.
         lakehouse: where events go; None keeps none (for measuring).
@@ -91,6 +92,7 @@ class Pipeline:
         consumers: ConsumerPositions,
         engine: Engine,
         rules: Mapping[str, Rule],
+        allow_list: AllowList,
         incidents: IncidentStore,
         checkpoints: CheckpointStore,
         lakehouse: Lakehouse | None,
@@ -102,6 +104,7 @@ class Pipeline:
         self._consumers = consumers
         self._engine = engine
         self._rules = rules
+        self._allow_list = allow_list
         self._incidents = incidents
         self._checkpoints = checkpoints
         self._lakehouse = lakehouse
@@ -179,9 +182,12 @@ class Pipeline:
         return now_ms + max(interval_ms, share * (now_ms - started_ms))
 
     def _judge(self, signals: Sequence[Signal]) -> None:
-        detections = detect(signals, self._rules)
-        self._incidents.apply(detections, self._engine.watermarks.current_ms)
-        self._detections += [detection for detection in detections if detection.final]
+        detections = self._allow_list.mark(detect(signals, self._rules))
+        told = [detection for detection in detections if detection.suppression is None]
+        self._incidents.apply(told, self._engine.watermarks.current_ms)
+        final = [detection for detection in detections if detection.final]
+        self._counters.suppressed += sum(detection.suppression is not None for detection in final)
+        self._detections += final
 
     def progress(self) -> Progress:
         """Where things are."""

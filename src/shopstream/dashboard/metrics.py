@@ -18,6 +18,7 @@ _COUNTERS = {
     "duplicates": "Events that came again and were dropped.",
     "late": "Kept events that were behind the watermark, in no live window.",
     "dead_letters": "Rejected rows, kept with their reason.",
+    "suppressed": "Detections that an allow-list covered: kept, told to nobody.",
 }
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-__all__ = ["Detection", "Nature", "Severity"]
+__all__ = ["Detection", "Nature", "Severity", "Suppression"]
 
 
 class Severity(StrEnum):
@@ -28,6 +28,19 @@ class Nature(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Suppression:
+    """Why a detection is told to nobody.
+
+    Args:
+        entry: of the allow-list, `file.id`.
+        reason: the entry's.
+    """
+
+    entry: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Detection:
     """One verdict on one window; the id derives from rule, key and window, so that a replay finds the same.
 
@@ -48,6 +61,7 @@ class Detection:
             (the interval), `score`, `contributions` (name → share of the score), `excess_events`, `confidence` (0 to
             1), `genuine_share` (estimated share of genuine events in what was hit), `baseline_age_ms`,
             `forecast_error`, `composition` (name → [observed, expected]).
+        suppression: the allow-list's; kept and counted then, no incident.
     """
 
     detection_id: str
@@ -69,3 +83,4 @@ class Detection:
     nature: Nature = Nature.ATTACK
     verdict: str | None = None
     evidence: Mapping[str, object] = field(default_factory=dict)
+    suppression: Suppression | None = None

@@ -84,6 +84,11 @@ class LocalCatalog:
                     partition_spec=declaration.partition_spec(),
                     properties=declaration.properties(self.settings.target_file_bytes),
                 )
+                continue
+            table_there = self._catalog.load_table(identifier)
+            if len(table_there.schema().fields) < len(declaration.fields):  # made by an older version
+                with table_there.update_schema() as update:
+                    update.union_by_name(declaration.schema())
 
     def close(self) -> None:
         """Let go of the catalog."""

@@ -45,6 +45,8 @@ def _row(detection: Detection) -> dict[str, object]:
         "threshold": detection.threshold,
         "final": detection.final,
         "suppress_for_ms": detection.suppress_for_ms,
+        "allowed_by": detection.suppression.entry if detection.suppression else None,
+        "allowed_reason": detection.suppression.reason if detection.suppression else None,
     }
 
 

@@ -50,6 +50,8 @@ DETECTION_FIELDS: tuple[Field, ...] = (
         "final", pa.bool_(), "BOOLEAN", True, "False while the window was open: a later row with the id replaces it."
     ),
     Field("suppress_for_ms", pa.int64(), "BIGINT", True, "Quiet event time after which the incident closes."),
+    Field("allowed_by", pa.string(), "VARCHAR", False, "Entry of an allow-list that kept it from being told."),
+    Field("allowed_reason", pa.string(), "VARCHAR", False, "That entry's reason."),
 )
 """Columns of the lakehouse table `detections`: `detection.Detection` with times for `_ms` and JSON for collections."""
 

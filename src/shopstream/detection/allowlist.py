@@ -1,0 +1,203 @@
+"""Allow-lists: who and what is known to be harmless, for what reason, and until when.
+
+A detection that an entry covers is suppressed with a trace: it is kept with entry and reason, counted, and told to
+nobody. Two ways lead there:
+
+- **Its key says so**: every word of the entry (`user_id`, `ip`, `ip_net`, `agent`) can be held against the key. A
+  planned sale is held against the kind of key, the time and the rule's labels.
+- **Its events say so**, where the key does not: a rule keyed by `user_id` sees a crawler under ever new ids. The
+  windows of rules keyed by an actor then carry a hidden measure, ALLOWED: the number of an entry that covers *every*
+  event of the window, 0 where one event is of somebody else.
+
+An entry holds for event time before its `expires`; a replay of old events gives what was given then.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from ipaddress import AddressValueError, IPv4Network, IPv6Network, NetmaskValueError, ip_address, ip_network
+from pathlib import Path
+
+from shopstream.clock import from_ms, to_ms
+from shopstream.detection.allowlist_file import Actors, Entry, Sale, read_allow_list
+from shopstream.detection.detection import Detection, Suppression
+from shopstream.engine.window import WindowDeclaration
+from shopstream.errors import ConfigurationError, RuleError
+
+__all__ = ["ALLOWED", "AllowList", "load_allow_list"]
+
+ALLOWED = "_allowed"
+"""The hidden measure; rules cannot name one like it."""
+
+_ACTOR_KEYS = frozenset({"user_id", "user_session", "ip", "ip_net", "agent_hash"})
+_FLOOD = "owasp.oat-015"
+"""Label of rules and detectors that look for too much traffic: what a sale looks like."""
+
+_Network = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class AllowList:
+    """Entries of all files, in order; empty where there are none."""
+
+    entries: Sequence[Entry] = ()
+
+    def mark(self, detections: Iterable[Detection]) -> list[Detection]:
+        """The same detections, those that an entry covers with their suppression; hidden measures are taken out."""
+        return [self._marked(detection) for detection in detections]
+
+    def _marked(self, detection: Detection) -> Detection:
+        number = detection.measures.get(ALLOWED)
+        if number is not None:
+            shown = {name: value for name, value in detection.measures.items() if name != ALLOWED}
+            detection = replace(detection, measures=shown)
+        entry = self.entries[number - 1] if isinstance(number, int) and number > 0 else self._covering(detection)
+        if entry is None:
+            return detection
+        return replace(detection, suppression=Suppression(entry.name, entry.reason))
+
+    def _covering(self, detection: Detection) -> Entry | None:
+        return next((entry for entry in self.entries if _covers(entry, detection)), None)
+
+    def watch(self, declaration: WindowDeclaration, rule_id: str) -> WindowDeclaration:
+        """The declaration of a rule's window, with the hidden measure where keys alone do not decide.
+
+        Its state is another one then: a change of such entries empties the rule's open windows at the next start.
+        """
+        if not _ACTOR_KEYS.intersection(declaration.key):
+            return declaration
+        cases = [
+            f"WHEN {_condition(entry)} THEN {number}"
+            for number, entry in enumerate(self.entries, 1)
+            if entry.actors and _meant(entry, rule_id) and not _decided(entry.actors, declaration.key)
+        ]
+        if not cases:
+            return declaration
+        hidden = f"min(CASE {' '.join(cases)} ELSE 0 END)"
+        return replace(declaration, measures={**declaration.measures, ALLOWED: hidden})
+
+
+def load_allow_list(folder: Path | None) -> AllowList:
+    """The allow-list of a folder of files (*.yml); None gives an empty one.
+
+    Raises:
+        ConfigurationError: no such folder.
+        RuleError: files that do not fit, one line each: `file:line: entry: problem; remedy`.
+    """
+    if folder is None:
+        return AllowList()
+    if not folder.is_dir():
+        raise ConfigurationError(
+            f"expected a folder of allow-lists at {folder}, found none; create it, or change detection.allow_lists_path"
+        )
+    entries, problems = read_allow_list(folder)
+    if problems:
+        raise RuleError("\n".join(map(str, problems)))
+    return AllowList(entries)
+
+
+def _meant(entry: Entry, rule_id: str) -> bool:
+    return not entry.rules or any(fnmatchcase(rule_id, pattern) for pattern in entry.rules)
+
+
+def _covers(entry: Entry, detection: Detection) -> bool:
+    if not _meant(entry, detection.rule_id) or detection.last_event_ms >= to_ms(entry.expires):
+        return False
+    if entry.sale:
+        return _sold(entry.sale, detection, named=bool(entry.rules))
+    actors = entry.actors
+    return actors is not None and _decided(actors, detection.key) and _is_one(actors, detection.key)
+
+
+def _sold(sale: Sale, detection: Detection, *, named: bool) -> bool:
+    """A flood by its labels (or a rule that the entry names), of a kind and in a time that the sale has."""
+    if not (to_ms(sale.start) <= detection.start_ms and detection.end_ms <= to_ms(sale.until)):
+        return False
+    if detection.key_kind not in sale.kinds or not (named or _FLOOD in detection.tags):
+        return False
+    category = detection.key.get("category_id")
+    return not sale.category_id or category is None or int(category) in sale.category_id
+
+
+def _decided(actors: Actors, key: Iterable[str]) -> bool:
+    """Whether the key alone says if it is one of them."""
+    there = set(key)
+    needs = {
+        "user_id": {"user_id"},
+        "ip": {"ip"},
+        "ip_net": {"ip", "ip_net"},
+        "agent": {"agent_hash", "user_agent"},
+    }
+    return all(there & needs[word] for word in actors.words())
+
+
+def _is_one(actors: Actors, key: Mapping[str, str]) -> bool:
+    tests = {
+        "user_id": lambda: int(key["user_id"]) in actors.user_id,
+        "ip": lambda: _address(key["ip"]) in {_address(str(ip)) for ip in actors.ip},
+        "ip_net": lambda: _inside(key.get("ip") or key["ip_net"], actors.ip_net),
+        "agent": lambda: (
+            key["user_agent"] in actors.agent
+            if "user_agent" in key
+            else key["agent_hash"] in {agent_hash(agent) for agent in actors.agent}
+        ),
+    }
+    return all(tests[word]() for word in actors.words())
+
+
+def agent_hash(agent: str) -> str:
+    """As the derived column of that name has it."""
+    return hashlib.md5(agent.encode(), usedforsecurity=False).hexdigest()[:16]
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        return text
+
+
+def _inside(text: str, networks: Iterable[_Network]) -> bool:
+    """Whether an address or network lies in one of the networks; text that is neither lies in none."""
+    try:
+        found = ip_network(text, strict=False)
+    except (AddressValueError, NetmaskValueError, ValueError):
+        return False
+    return any(
+        found.version == network.version
+        and int(network.network_address) <= int(found.network_address)
+        and int(found.broadcast_address) <= int(network.broadcast_address)
+        for network in networks
+    )
+
+
+def _condition(entry: Entry) -> str:
+    """The entry as a condition on one event. Every value was parsed to a number, an address or a quoted text."""
+    actors = entry.actors
+    if actors is None:
+        raise TypeError(f"expected an entry about actors, got {entry.name}")
+    parts = [f"event_time < CAST('{from_ms(to_ms(entry.expires)).isoformat(sep=' ')}' AS TIMESTAMPTZ)"]
+    if actors.user_id:
+        parts.append(f"user_id IN ({', '.join(map(str, actors.user_id))})")
+    if actors.ip:
+        parts.append(f"lower(ip) IN ({', '.join(_quote(str(ip)) for ip in actors.ip)})")
+    if actors.agent:
+        parts.append(f"user_agent IN ({', '.join(map(_quote, actors.agent))})")
+    if actors.ip_net:
+        parts.append(f"({' OR '.join(map(_in_network, actors.ip_net))})")
+    return " AND ".join(f"coalesce({part}, FALSE)" for part in parts)
+
+
+def _in_network(network: _Network) -> str:
+    if isinstance(network, IPv6Network):  # the file's check leaves whole groups only
+        groups = network.network_address.exploded.split(":")[: network.prefixlen // 16]
+        return f"starts_with(lower(ip), {_quote(':'.join(f'{int(group, 16):x}' for group in groups) + ':')})"
+    octets = "".join(
+        f" + TRY_CAST(split_part(ip, '.', {place}) AS BIGINT) * {256 ** (4 - place)}" for place in range(1, 5)
+    )
+    return f"0{octets} BETWEEN {int(network.network_address)} AND {int(network.broadcast_address)}"
+
+
+def _quote(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
