@@ -123,7 +123,7 @@ def render(path, *, athena=False):
     }
     environment.globals |= context
     environment.globals |= macros
-    for file in ("dialects.sql", "lake_events.sql", "measures.sql"):
+    for file in ("dialects.sql", "lake_events.sql", "measures.sql", "bots.sql"):
         module = environment.from_string((PROJECT / "macros" / file).read_text()).make_module()
         found = {name: getattr(module, name) for name in dir(module) if not name.startswith("_")}
         if "lake_columns" in found:  # outside of dbt, what a macro returns is text

@@ -32,14 +32,14 @@ def lines_of(plain_sql):
     connection.execute("""
         create table stg_events (event_time timestamptz, event_type varchar, user_id bigint, product_id bigint,
             price decimal(18, 4), event_id varchar, category_id bigint, category varchar, brand varchar,
-            shop_time timestamp)
+            shop_time timestamp, is_bot boolean)
     """)
 
     def lines(rows):
         connection.execute("delete from stg_events")
         for number, (second, kind, user, product, price) in enumerate(rows):
             at = START + timedelta(seconds=second)
-            values = [at, kind, user, product, price, f"{number:03}", 7, "c", "b", at.replace(tzinfo=None)]
+            values = [at, kind, user, product, price, f"{number:03}", 7, "c", "b", at.replace(tzinfo=None), False]
             connection.execute(f"insert into stg_events values ({', '.join('?' * len(values))})", values)
         return connection.execute(f"""
             select user_id, product_id, line, state, value::int, times_carted,

@@ -28,7 +28,7 @@ def build(
 
     dbt builds and tests every model into a new file, which then takes the place of the old one: whoever reads the
     reports sees the old ones or the new ones, never half of them. When a test fails, the old stay. Days and hours are
-    the shop's (setting `timezone`).
+    the shop's (setting `timezone`). Events of actors that incidents call bots are counted apart (`report --bots`).
 
     Examples:
       shopstream build
@@ -37,6 +37,7 @@ def build(
     """
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415  start-up time
 
+    from shopstream.alerting.verdicts import read_verdicts  # noqa: PLC0415  start-up time
     from shopstream.bootstrap import open_lakehouse  # noqa: PLC0415  start-up time
     from shopstream.models.runner import build as build_models  # noqa: PLC0415  start-up time
 
@@ -57,6 +58,7 @@ def build(
             settings.timezone,
             select,
             show,
+            verdicts=read_verdicts(settings.incidents_path),
             memory_mib=memory_mib,
             thorough=thorough,
         )
@@ -66,6 +68,7 @@ def build(
         "reports": str(result.reports_path),
         "timezone": settings.timezone,
         "events": result.events,
+        "bot_events": result.bot_events,
         "duplicates": result.duplicates,
         "tests_passed": result.tests,
         "seconds": round(result.elapsed.total_seconds(), 1),

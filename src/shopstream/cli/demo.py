@@ -123,7 +123,7 @@ class _Stage:
 
 
 def _synthesise(settings: Settings, seed: int, show: Show) -> tuple[str, Path]:
-    from shopstream.simulation.scenarios import Flood, Scraper  # noqa: PLC0415  start-up time
+    from shopstream.simulation import Flood, Scraper  # noqa: PLC0415  start-up time
     from shopstream.simulation.synthesis import (  # noqa: PLC0415  likewise
         DEFAULT_START,
         Synthesis,
@@ -167,7 +167,8 @@ def _process(settings: Settings, show: Show) -> dict[str, int]:
 
 
 def _build(settings: Settings, show: Show) -> None:
-    from shopstream.bootstrap import open_lakehouse  # noqa: PLC0415  start-up time
+    from shopstream.alerting.verdicts import read_verdicts  # noqa: PLC0415  start-up time
+    from shopstream.bootstrap import open_lakehouse  # noqa: PLC0415  likewise
     from shopstream.models.runner import build  # noqa: PLC0415  likewise
 
     lakehouse = open_lakehouse(settings)
@@ -176,6 +177,7 @@ def _build(settings: Settings, show: Show) -> None:
             lakehouse,
             settings.reports_path,
             settings.timezone,
+            verdicts=read_verdicts(settings.incidents_path),
             progress=lambda name, done, total: show(done / max(total, 1), name),
         )
     finally:

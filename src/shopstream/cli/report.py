@@ -6,7 +6,7 @@ import typer
 from rich.markup import escape
 
 from shopstream.cli.output import Format, FormatOption, emit, err, out, settings_of
-from shopstream.models import ReportName
+from shopstream.models import Bots, ReportName
 
 __all__ = ["report"]
 
@@ -17,6 +17,7 @@ def report(
     limit: Annotated[
         int | None, typer.Option(min=0, help="Rows at most, 0 for all.", show_default="what fits the report")
     ] = None,
+    bots: Annotated[Bots, typer.Option(help="Figures without bots, with them, or both side by side.")] = Bots.EXCLUDE,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
     """Print one of the four reports, as of the last `shopstream build`.
@@ -27,20 +28,24 @@ def report(
       top_categories    what shoppers look at, by hour and weekday
       brand_marketing   brands that need marketing, with the reason in numbers
 
-    A table shows the main columns; csv and json have all.
+    A table shows the main columns; csv and json have all. Events that incidents call a bot's are left out, unless
+    --bots says otherwise.
 
     Examples:
       shopstream report brand_marketing
       shopstream report abandoned_carts --limit 0 --format csv > carts.csv
       shopstream report unique_visitors --limit 7 --format json
+      shopstream report top_categories --bots both
     """
     from shopstream.models.reports import report as read  # noqa: PLC0415  start-up time
 
-    found = read(name, settings_of(ctx).reports_path, limit)
+    found = read(name, settings_of(ctx).reports_path, limit, bots)
     rows = found.rows
     if fmt is Format.TABLE:
         out.print(f"[bold]{found.title}[/]: {escape(found.headline)}.", highlight=False)
         out.print(found.description, style="dim", highlight=False)
+        if found.bots_note:
+            out.print(found.bots_note, style="dim", highlight=False)
         rows = [{column: row[column] for column in found.main_columns} for row in rows]
     emit(rows, fmt, empty="There are no rows yet.")
     if len(rows) < found.total_rows:

@@ -6,8 +6,8 @@ from typing import Final
 import duckdb
 
 from shopstream.errors import StateError
-from shopstream.models import ReportName
-from shopstream.models.reports import open_reports, report, scope
+from shopstream.models import Bots, ReportName
+from shopstream.models.reports import choose_bots, open_reports, report, scope
 
 __all__ = ["reports_panel"]
 
@@ -80,6 +80,9 @@ def _scope(path: Path) -> dict[str, object]:
         "events": found.events,
         "in_lake": found.events + found.duplicates,
         "visitors": found.visitors,
+        "bot_events": found.bot_events,
+        "bot_actors": found.bot_actors,
+        "bot_visitors": found.visitors_with_bots - found.visitors,
         "first_event_at": found.first_event_at,
         "last_event_at": found.last_event_at,
     }
@@ -90,6 +93,7 @@ def _figures(path: Path) -> dict[str, object]:
     with open_reports(path) as connection:
         connection.execute("use reports")
         try:
+            choose_bots(connection, Bots.EXCLUDE)
             for name, sql in _FIGURES.items():
                 cursor = connection.execute(sql, _BOUND.get(name))
                 columns = [column[0] for column in cursor.description or []]

@@ -3,6 +3,6 @@
 Only the names stand here: the command line needs them at every start, and dbt and DuckDB are heavy.
 """
 
-from shopstream.models.names import ReportName
+from shopstream.models.names import Bots, ReportName
 
-__all__ = ["ReportName"]
+__all__ = ["Bots", "ReportName"]

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-__all__ = ["ReportName"]
+__all__ = ["Bots", "ReportName"]
 
 
 class ReportName(StrEnum):
@@ -12,3 +12,12 @@ class ReportName(StrEnum):
     ABANDONED_CARTS = "abandoned_carts"
     TOP_CATEGORIES = "top_categories"
     BRAND_MARKETING = "brand_marketing"
+
+
+class Bots(StrEnum):
+    """What a report does with the events that verdicts say are bots'."""
+
+    EXCLUDE = "exclude"
+    INCLUDE = "include"
+    BOTH = "both"
+    """The figures without bots, and beside each the one with them."""

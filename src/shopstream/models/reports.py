@@ -7,7 +7,7 @@ from pathlib import Path
 import duckdb
 
 from shopstream.errors import StateError
-from shopstream.models.names import ReportName
+from shopstream.models.names import Bots, ReportName
 
 __all__ = ["Report", "Scope", "open_reports", "report", "scope"]
 
@@ -24,6 +24,7 @@ class Report:
         rows: column → value; ids are text, money is Decimal, times are the shop's wall clock.
         total_rows: rows there are, of which `rows` may be the first.
         main_columns: the columns to show where there is not room for all.
+        bots_note: a sentence on the events of bots; empty as long as nobody is said to be one.
     """
 
     name: ReportName
@@ -33,6 +34,7 @@ class Report:
     rows: list[dict[str, object]]
     total_rows: int
     main_columns: tuple[str, ...]
+    bots_note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +44,11 @@ class Scope:
     timezone: str
     built_at_utc: datetime
     events: int
+    bot_events: int
     duplicates: int
     visitors: int
+    visitors_with_bots: int
+    bot_actors: int
     first_event_at: datetime | None
     last_event_at: datetime | None
 
@@ -55,7 +60,9 @@ class _Definition:
     default_limit: int
     main_columns: str
     headline: str  # SQL for one text
-    rows: str  # SQL for all rows, the best first
+    rows: str  # SQL for all rows, the best first; {twins} is where the figures with bots go, if both are asked for
+    twins: str  # columns that are there without and with bots, save where the mart says it of each row
+    twins_shown: str  # of these, the ones to show with the main columns
     display_order: str = ""  # SQL order of the rows that are shown, where it is another one
 
 
@@ -80,9 +87,11 @@ _DEFINITIONS: dict[ReportName, _Definition] = {
         rows="""
             select shop_date, visitors, new_visitors, returning_visitors, sessions, buyers,
                 round(buyer_share, 4) as buyer_share, events, views, carts, purchases, revenue,
-                first_event_at, last_event_at
+                first_event_at, last_event_at{twins}
             from unique_visitors order by shop_date desc
         """,
+        twins="visitors new_visitors returning_visitors sessions buyers events views carts purchases revenue",
+        twins_shown="visitors sessions events",
         display_order="shop_date",
     ),
     ReportName.ABANDONED_CARTS: _Definition(
@@ -102,10 +111,12 @@ _DEFINITIONS: dict[ReportName, _Definition] = {
         """,
         rows="""
             select cast(user_id as varchar) as user_id, cast(product_id as varchar) as product_id, category, brand,
-                value, times_carted, last_carted_at, state
+                value, times_carted, last_carted_at, state{twins}
             from abandoned_carts carts
             order by state, value desc, last_carted_at desc, carts.user_id, carts.product_id
         """,
+        twins="is_bot",
+        twins_shown="is_bot",
     ),
     ReportName.TOP_CATEGORIES: _Definition(
         title="Top categories by hour and weekday",
@@ -123,10 +134,12 @@ _DEFINITIONS: dict[ReportName, _Definition] = {
         """,
         rows="""
             select weekday_name as weekday, hour, rank, category, views, round(views_share, 4) as views_share, visitors,
-                carts, purchases, revenue, days
+                carts, purchases, revenue, days{twins}
             from (select *, sum(views) over (partition by weekday, hour) as slot_views from top_categories) slots
             where rank <= 3 order by slot_views desc, slots.weekday, hour, rank
         """,
+        twins="rank views views_share visitors carts purchases revenue",
+        twins_shown="rank views visitors",
     ),
     ReportName.BRAND_MARKETING: _Definition(
         title="Brands that need marketing",
@@ -143,12 +156,22 @@ _DEFINITIONS: dict[ReportName, _Definition] = {
         """,
         rows="""
             select brand, needs_marketing, verdict, reason, missed_revenue, visitors, buyers,
-                round(conversion, 4) as conversion, views, purchases, revenue
+                round(conversion, 4) as conversion, views, purchases, revenue{twins}
             from brand_marketing
             order by brand_marketing.needs_marketing desc, missed_revenue desc, visitors desc, brand
         """,
+        twins="needs_marketing verdict reason missed_revenue visitors buyers conversion views purchases revenue",
+        twins_shown="verdict",
     ),
 }
+
+# What a mart is where one of the two figures is asked for: rows that bots alone made go, or all rows stay.
+_NOT_BOTS_ALONE = {
+    "abandoned_carts": "not is_bot",
+    "top_categories": "visitors > 0",
+    "brand_marketing": "visitors > 0",
+}
+_ENDING = "_with_bots"
 
 
 def open_reports(path: Path) -> duckdb.DuckDBPyConnection:
@@ -175,57 +198,121 @@ def open_reports(path: Path) -> duckdb.DuckDBPyConnection:
     return connection
 
 
+def choose_bots(connection: duckdb.DuckDBPyConnection, bots: Bots) -> None:
+    """Let the marts' names stand for their figures without bots, with them, or for the marts as they are."""
+    for (mart,) in connection.execute(
+        "select view_name from duckdb_views() where temporary and not internal"
+    ).fetchall():
+        connection.execute(f'drop view "{mart}"')
+    if bots is Bots.BOTH:
+        return
+    columns: dict[str, list[str]] = {}
+    for mart, column in connection.execute(
+        "select table_name, column_name from duckdb_columns() where database_name = 'reports' order by column_index"
+    ).fetchall():
+        columns.setdefault(mart, []).append(column)
+    for mart, names in columns.items():
+        twins = {name.removesuffix(_ENDING) for name in names if name.endswith(_ENDING)}
+        if bots is Bots.INCLUDE:
+            shown = ", ".join(
+                f"{name}{_ENDING} as {name}" if name in twins else name
+                for name in names
+                if name.removesuffix(_ENDING) == name
+            )
+            where = "true"
+        else:
+            shown, where = "*", _NOT_BOTS_ALONE.get(mart, "true")
+        connection.execute(f'create temporary view "{mart}" as select {shown} from reports.main."{mart}" where {where}')
+
+
 def scope(reports_path: Path) -> Scope:
     """What the reports were built from.
 
     Raises:
-        StateError: there are no reports yet.
+        StateError: there are no reports yet, or they were built by another version.
     """
     with open_reports(reports_path) as connection:
-        connection.execute("use reports")
-        row = connection.execute(
-            "select timezone, built_at_utc, events, duplicates, visitors, first_event_at, last_event_at"
-            " from report_scope"
-        ).fetchone()
-    if row is None:
-        raise StateError(f"expected one row in report_scope of {reports_path}, found none; run `shopstream build`")
-    return Scope(*row)
+        try:
+            return _scope(connection)
+        except (duckdb.CatalogException, duckdb.BinderException) as error:
+            raise _other_version(reports_path, error) from error
 
 
-def report(name: ReportName, reports_path: Path, limit: int | None = None) -> Report:
+def report(name: ReportName, reports_path: Path, limit: int | None = None, bots: Bots = Bots.EXCLUDE) -> Report:
     """One report, from the marts as they were last built.
 
     Args:
         name: which one.
         reports_path: the reports file.
         limit: rows at most; None takes the report's own number, 0 takes all.
+        bots: what to do with their events; with BOTH, columns ending in `_with_bots` follow the others, and the
+            headline is without bots.
 
     Raises:
         StateError: there are no reports yet, or they were built by another version.
     """
     definition = _DEFINITIONS[name]
     most = definition.default_limit if limit is None else limit
+    both = bots is Bots.BOTH
+    source = definition.rows.replace("{twins}", _twins(definition.twins) if both else "")
     with open_reports(reports_path) as connection:
         try:
             connection.execute("use reports")
-            total = connection.execute(f"select count(*) from ({definition.rows})").fetchone()
-            headline = connection.execute(definition.headline).fetchone()
-            shown = f"select * from ({definition.rows} limit ?)"
+            found = _scope(connection)
+            choose_bots(connection, Bots.EXCLUDE if both else bots)
+            headline = connection.execute(definition.headline).fetchall()
+            if both:
+                choose_bots(connection, bots)
+            total = connection.execute(f"select count(*) from ({source})").fetchall()
+            shown = f"select * from ({source} limit ?)"
             if definition.display_order:
                 shown += f" order by {definition.display_order}"
             cursor = connection.execute(shown, [most or None])
             columns = [column[0] for column in cursor.description or []]
             rows = [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
-        except duckdb.CatalogException as error:
-            raise StateError(
-                f"expected the mart of {name} in {reports_path}, DuckDB says: {error}; run `shopstream build`"
-            ) from error
+        except (duckdb.CatalogException, duckdb.BinderException) as error:
+            raise _other_version(reports_path, error) from error
+    main_columns = definition.main_columns.split()
+    if both:
+        main_columns += [_twin(column) for column in definition.twins_shown.split()]
     return Report(
         name=name,
         title=definition.title,
         description=definition.description,
-        headline=str(headline[0]) if headline else "",
+        headline=str(headline[0][0]),
         rows=rows,
-        total_rows=int(total[0]) if total else 0,
-        main_columns=tuple(definition.main_columns.split()),
+        total_rows=int(total[0][0]),
+        main_columns=tuple(main_columns),
+        bots_note=_bots_note(found, bots),
     )
+
+
+def _scope(connection: duckdb.DuckDBPyConnection) -> Scope:
+    rows = connection.execute(
+        "select timezone, built_at_utc, events, bot_events, duplicates, visitors, visitors_with_bots, bot_actors,"
+        " first_event_at, last_event_at from reports.main.report_scope"
+    ).fetchall()
+    return Scope(*rows[0])
+
+
+def _twin(column: str) -> str:
+    return column if column == "is_bot" else column + _ENDING
+
+
+def _twins(columns: str) -> str:
+    return "".join(f", {_twin(column)}" for column in columns.split())
+
+
+def _bots_note(found: Scope, bots: Bots) -> str:
+    if not found.bot_events:
+        return ""
+    told = f"{found.bot_events:,} of {found.events:,} events are bots', by verdicts on {found.bot_actors:,} actors"
+    if bots is Bots.INCLUDE:
+        return f"{told}: they are in these figures."
+    return f"{told}: they are left out" + (
+        " but in the columns with_bots." if bots is Bots.BOTH else "; --bots include or both shows them."
+    )
+
+
+def _other_version(reports_path: Path, error: duckdb.Error) -> StateError:
+    return StateError(f"expected marts of this version in {reports_path}, DuckDB says: {error}; run `shopstream build`")

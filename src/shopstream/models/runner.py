@@ -4,7 +4,7 @@ A build never shows half of itself:
 
 1. take the lock (a second build at the same time is refused);
 2. make a scratch folder beside the reports: an empty reports file, and a staging file whose view `lake.events` reads
-   the lake's current data files;
+   the lake's current data files, with a table `lake.verdicts` on actors;
 3. let dbt build and test all models into them, in this process, without network;
 4. close every connection, then rename the scratch reports file onto the real one.
 
@@ -23,8 +23,12 @@ from time import perf_counter
 from typing import Any
 
 import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
 from filelock import FileLock, Timeout
 
+from shopstream.alerting.incident import ACTOR_KINDS
+from shopstream.alerting.verdicts import VERDICT_SCHEMA
 from shopstream.errors import ConfigurationError, RetryableError, StateError
 from shopstream.lakehouse.ports import Lakehouse, LakeTable
 from shopstream.lakehouse.views import view_sql
@@ -49,6 +53,7 @@ class BuildResult:
         rows: mart → number of rows.
         tests: data tests that passed.
         events: events in the reports, each once.
+        bot_events: of these, bots': figures without ending leave them out.
         duplicates: copies in the lake that were left out.
         elapsed: wall-clock time of the whole build.
     """
@@ -57,6 +62,7 @@ class BuildResult:
     rows: dict[str, int]
     tests: int
     events: int
+    bot_events: int
     duplicates: int
     elapsed: timedelta
 
@@ -68,6 +74,7 @@ def build(
     select: Sequence[str] | None = None,
     progress: Progress | None = None,
     *,
+    verdicts: pa.Table | None = None,
     memory_mib: int = _DEFAULT_MEMORY_MIB,
     thorough: bool = False,
 ) -> BuildResult:
@@ -79,6 +86,7 @@ def build(
         timezone: IANA name; days and hours are counted in it.
         select: names of models to build, with what they are made from and `report_scope`; the other marts stay.
         progress: told about each finished step.
+        verdicts: what is known of actors, see `alerting.verdicts`; without them nobody is a bot.
         memory_mib: what DuckDB may hold in memory; beyond it, it writes temporary files beside the reports.
         thorough: also run the models' unit tests, and the tests that read all events once more.
 
@@ -89,6 +97,7 @@ def build(
     """
     begun = perf_counter()
     _check_timezone(timezone)
+    known = VERDICT_SCHEMA.empty_table() if verdicts is None else verdicts
     reports_path = reports_path.resolve()
     home = reports_path.parent
     work = home / "build"
@@ -99,18 +108,19 @@ def build(
             _check_names(select)
             if reports_path.exists():
                 shutil.copyfile(reports_path, target)
-        _create_source(scratch / "staging.duckdb", lakehouse)
+        _create_source(scratch / "staging.duckdb", lakehouse, known)
         _write_profile(work, target, scratch, memory_mib)
-        arguments = _arguments(work, home / "logs", timezone, select, thorough=thorough)
+        arguments = _arguments(work, home / "logs", _variables(timezone, known), select, thorough=thorough)
         results = _run_dbt(arguments, progress)
         _raise_failures(results, home / "logs" / "dbt.log")
-        rows, events, duplicates = _summary(target)
+        rows, (events, bot_events, duplicates) = _summary(target)
         target.replace(reports_path)
     return BuildResult(
         reports_path=reports_path,
         rows=rows,
         tests=sum(str(result.status) == "pass" for result in results),
         events=events,
+        bot_events=bot_events,
         duplicates=duplicates,
         elapsed=timedelta(seconds=perf_counter() - begun),
     )
@@ -157,12 +167,14 @@ def _check_names(select: Sequence[str]) -> None:
         raise ConfigurationError(f"expected names of models, got {', '.join(unknown)}; there are {', '.join(known)}")
 
 
-def _create_source(path: Path, lakehouse: Lakehouse) -> None:
+def _create_source(path: Path, lakehouse: Lakehouse, verdicts: pa.Table) -> None:
     files = lakehouse.data_files(LakeTable.EVENTS)
     try:
         with duckdb.connect(path) as staging:
             staging.execute("create schema lake")
             staging.execute(f"create view lake.events as {view_sql(LakeTable.EVENTS, files)}")
+            staging.register("given_verdicts", verdicts.select(VERDICT_SCHEMA.names).cast(VERDICT_SCHEMA))
+            staging.execute("create table lake.verdicts as select * from given_verdicts")
     except duckdb.Error as error:
         raise StateError(
             f"expected to read the lake's {len(files)} files of events, DuckDB says: {error}; "
@@ -190,13 +202,21 @@ def _write_profile(work: Path, target: Path, scratch: Path, memory_mib: int) -> 
     (work / "profiles.yml").write_text(json.dumps(profile, indent=2), encoding="utf-8")
 
 
-def _arguments(work: Path, logs: Path, timezone: str, select: Sequence[str] | None, *, thorough: bool) -> list[str]:
+def _variables(timezone: str, verdicts: pa.Table) -> dict[str, str]:
+    bots = verdicts.filter(pc.equal(verdicts["verdict"], "bot"))
+    kinds = set(bots["actor_kind"].to_pylist())
+    return {"timezone": timezone, "bot_actor_kinds": " ".join(kind for kind in ACTOR_KINDS if kind in kinds)}
+
+
+def _arguments(
+    work: Path, logs: Path, variables: dict[str, str], select: Sequence[str] | None, *, thorough: bool
+) -> list[str]:
     arguments = [
         *("--quiet", "--no-print", "--no-use-colors", "--log-level", "none", "--log-level-file", "info"),
         *("--log-path", str(logs), "--no-send-anonymous-usage-stats", "--no-version-check", "--no-write-json"),
         *("build", "--project-dir", str(PROJECT), "--profiles-dir", str(work), "--target-path", str(work / "target")),
         *("--profile", "shopstream", "--target", "embedded"),
-        *("--vars", json.dumps({"timezone": timezone})),
+        *("--vars", json.dumps(variables)),
     ]
     if not thorough:
         arguments += ["--exclude-resource-type", "unit_test", "--exclude", "tag:costly"]
@@ -268,7 +288,7 @@ def _first_line(message: str | None) -> str:
     return " ".join(lines[:3])
 
 
-def _summary(target: Path) -> tuple[dict[str, int], int, int]:
+def _summary(target: Path) -> tuple[dict[str, int], tuple[int, int, int]]:
     with duckdb.connect(target, read_only=True) as connection:
         marts = connection.execute(
             "select table_name from information_schema.tables"
@@ -277,6 +297,5 @@ def _summary(target: Path) -> tuple[dict[str, int], int, int]:
         rows = {name: connection.table(name).count("*").fetchall()[0][0] for (name,) in marts}
         scope = None
         if "report_scope" in rows:
-            scope = connection.execute("select events, duplicates from report_scope").fetchone()
-    events, duplicates = scope or (0, 0)
-    return rows, events, duplicates
+            scope = connection.execute("select events, bot_events, duplicates from report_scope").fetchone()
+    return rows, scope or (0, 0, 0)

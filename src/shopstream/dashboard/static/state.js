@@ -83,7 +83,7 @@ export function derive(panels, choice) {
     no_reports: reports === null,
     reports_behind: behind > 0 ? `${plural(behind, "event was", "events were")} kept since these were built; renew them:` : "",
     report_scope: scope
-      ? `${f.int(scope.events)} events of ${f.int(scope.visitors)} visitors${scope.first_event_at ? `, ${f.short(scope.first_event_at)} to ${f.short(scope.last_event_at)}` : ""}. Shop time (${scope.timezone}); built ${f.moment(scope.built_at)} UTC.`
+      ? `${f.int(scope.events - scope.bot_events)} events of ${f.int(scope.visitors)} visitors${scope.first_event_at ? `, ${f.short(scope.first_event_at)} to ${f.short(scope.last_event_at)}` : ""}. Shop time (${scope.timezone}); built ${f.moment(scope.built_at)} UTC.${scope.bot_events ? ` Left out as bots': ${plural(scope.bot_events, "event", "events")} and ${plural(scope.bot_visitors, "visitor", "visitors")}, by verdicts on ${plural(scope.bot_actors, "actor", "actors")}.` : ""}`
       : "",
     categories: parts(reports?.categories),
     brands_to_market: (reports?.brand_marketing?.rows ?? []).filter((row) => row.needs_marketing),

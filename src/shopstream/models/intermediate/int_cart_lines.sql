@@ -10,6 +10,7 @@ with steps as (
         brand,
         price,
         shop_time,
+        is_bot,
         -- within one second the shopper is taken to fill the cart before emptying or buying it
         case event_type when 'cart' then 0 when 'remove_from_cart' then 1 else 2 end as step
     from {{ ref('stg_events') }}
@@ -70,13 +71,15 @@ lines as (
         max(case when place = 1 then category end) as category,
         max(case when place = 1 then brand end) as brand,
         max(case when place = 1 then price end) as value,
+        max(case when place = 1 and is_bot then 1 else 0 end) = 1 as is_bot,
         {{ count_events('cart') }} as times_carted,
         min(case when event_type = 'cart' then event_time end) as first_carted_time,
         max(case when event_type = 'cart' then event_time end) as last_carted_time,
         max(case when place = 1 then shop_time end) as last_carted_at,
         max(case when event_type <> 'cart' then event_type end) as ended_by,
         max(case when event_type <> 'cart' then event_time end) as ended_time,
-        max(case when event_type <> 'cart' then shop_time end) as ended_at
+        max(case when event_type <> 'cart' then shop_time end) as ended_at,
+        max(case when event_type <> 'cart' and is_bot then 1 else 0 end) = 1 as is_ended_by_bot
     from latest_first
     group by user_id, product_id, line
     having sum(case when event_type = 'cart' then 1 else 0 end) > 0
@@ -111,6 +114,8 @@ select
             >= lines.last_carted_time + interval '{{ var("abandon_after_minutes") | int }}' minute
             then 'abandoned'
         else 'open'
-    end as state
+    end as state,
+    lines.is_bot,
+    lines.is_ended_by_bot
 from lines
 cross join lake_clock

@@ -8,6 +8,38 @@
 {%- endmacro %}
 
 
+{% macro day_start(day) %}{{ return(adapter.dispatch('day_start', 'shopstream')(day)) }}{% endmacro %}
+
+{# The instant at which a day of the shop begins. #}
+{% macro default__day_start(day) -%}
+    with_timezone(cast({{ day }} as timestamp), '{{ var("timezone") | replace("'", "''") }}')
+{%- endmacro %}
+
+{% macro duckdb__day_start(day) -%}
+    (cast({{ day }} as timestamp) at time zone '{{ var("timezone") | replace("'", "''") }}')
+{%- endmacro %}
+
+
+{% macro ip_net(ip) %}{{ return(adapter.dispatch('ip_net', 'shopstream')(ip)) }}{% endmacro %}
+
+{# As the engine derives it: the /24 of an IPv4 address, the /48 of an IPv6 address. #}
+{% macro default__ip_net(ip) -%}
+    case
+        when strpos({{ ip }}, ':') > 0
+            then concat(regexp_extract(lower({{ ip }}), '^([0-9a-f]+:[0-9a-f]+:[0-9a-f]*)', 1), '::/48')
+        else concat(regexp_extract({{ ip }}, '^([0-9]+[.][0-9]+[.][0-9]+)[.]', 1), '.0/24')
+    end
+{%- endmacro %}
+
+
+{% macro agent_hash(agent) %}{{ return(adapter.dispatch('agent_hash', 'shopstream')(agent)) }}{% endmacro %}
+
+{# As the engine derives it: 16 hex digits of its MD5. #}
+{% macro default__agent_hash(agent) -%} substr(lower(to_hex(md5(to_utf8({{ agent }})))), 1, 16) {%- endmacro %}
+
+{% macro duckdb__agent_hash(agent) -%} substr(md5({{ agent }}), 1, 16) {%- endmacro %}
+
+
 {% macro iso_weekday(day) %}{{ return(adapter.dispatch('iso_weekday', 'shopstream')(day)) }}{% endmacro %}
 
 {# 1 = Monday … 7 = Sunday. #}

@@ -1,12 +1,14 @@
 {# Measures that several models take over events; one spelling, so that they cannot drift apart. #}
 
-{% macro count_events(event_type) -%}
-    cast(sum(case when event_type = '{{ event_type }}' then 1 else 0 end) as bigint)
+{% macro count_events(event_type, with_bots=true) -%}
+    cast(sum(case when event_type = '{{ event_type }}'{{ '' if with_bots else ' and not is_bot' }} then 1 else 0 end) as bigint)
 {%- endmacro %}
 
 {# Purchases times their price: a purchase event is one piece. #}
-{% macro revenue() -%}
-    cast(sum(case when event_type = 'purchase' then price else 0 end) as decimal(18, 4))
+{% macro revenue(with_bots=true) -%}
+    cast(sum(
+        case when event_type = 'purchase'{{ '' if with_bots else ' and not is_bot' }} then price else 0 end
+    ) as decimal(18, 4))
 {%- endmacro %}
 
 {# A share between 0 and 1; null when there is nothing to share. #}

@@ -8,6 +8,7 @@ select
     first_carted_at,
     last_carted_at,
     cast(last_carted_at as date) as shop_date,
-    state
+    state,
+    is_bot
 from {{ ref('int_cart_lines') }}
 where state in ('abandoned', 'open')

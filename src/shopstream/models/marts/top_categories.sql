@@ -3,11 +3,14 @@ with shoppers as (
         shop_weekday,
         shop_hour,
         category,
-        user_id,
-        {{ count_events('view') }} as views,
-        {{ count_events('cart') }} as carts,
-        {{ count_events('purchase') }} as purchases,
-        {{ revenue() }} as revenue
+        user_id
+        {%- for ending, with_bots in [('', false), ('_with_bots', true)] %},
+        {{ count_events('view', with_bots) }} as views{{ ending }},
+        {{ count_events('cart', with_bots) }} as carts{{ ending }},
+        {{ count_events('purchase', with_bots) }} as purchases{{ ending }},
+        {{ revenue(with_bots) }} as revenue{{ ending }}
+        {%- endfor %},
+        min(case when is_bot then 1 else 0 end) as is_bot_only
     from {{ ref('stg_events') }}
     group by shop_weekday, shop_hour, category, user_id
 ),
@@ -17,11 +20,14 @@ categories as (
         shop_weekday,
         shop_hour,
         category,
-        count(*) as visitors,
-        cast(sum(views) as bigint) as views,
-        cast(sum(carts) as bigint) as carts,
-        cast(sum(purchases) as bigint) as purchases,
-        cast(sum(revenue) as decimal(18, 4)) as revenue
+        cast(sum(1 - is_bot_only) as bigint) as visitors,
+        count(*) as visitors_with_bots
+        {%- for ending, _ in [('', false), ('_with_bots', true)] %},
+        cast(sum(views{{ ending }}) as bigint) as views{{ ending }},
+        cast(sum(carts{{ ending }}) as bigint) as carts{{ ending }},
+        cast(sum(purchases{{ ending }}) as bigint) as purchases{{ ending }},
+        cast(sum(revenue{{ ending }}) as decimal(18, 4)) as revenue{{ ending }}
+        {%- endfor %}
     from shoppers
     group by shop_weekday, shop_hour, category
 ),
@@ -39,21 +45,27 @@ select
         when 5 then 'Friday' when 6 then 'Saturday' else 'Sunday'
     end as weekday_name,
     categories.shop_hour as hour,
+    categories.category,
+    slot_days.days
+    {%- for ending, _ in [('', false), ('_with_bots', true)] %},
     cast(row_number() over (
         partition by categories.shop_weekday, categories.shop_hour
-        order by categories.views desc, categories.visitors desc, categories.revenue desc, categories.category
-    ) as integer) as rank,
-    categories.category,
-    categories.views,
+        order by
+            categories.views{{ ending }} desc,
+            categories.visitors{{ ending }} desc,
+            categories.revenue{{ ending }} desc,
+            categories.category
+    ) as integer) as rank{{ ending }},
+    categories.views{{ ending }},
     {{ ratio(
-        'categories.views',
-        'sum(categories.views) over (partition by categories.shop_weekday, categories.shop_hour)'
-    ) }} as views_share,
-    categories.visitors,
-    categories.carts,
-    categories.purchases,
-    categories.revenue,
-    slot_days.days
+        'categories.views' ~ ending,
+        'sum(categories.views' ~ ending ~ ') over (partition by categories.shop_weekday, categories.shop_hour)'
+    ) }} as views_share{{ ending }},
+    categories.visitors{{ ending }},
+    categories.carts{{ ending }},
+    categories.purchases{{ ending }},
+    categories.revenue{{ ending }}
+    {%- endfor %}
 from categories
 inner join slot_days
     on slot_days.shop_weekday = categories.shop_weekday and slot_days.shop_hour = categories.shop_hour

@@ -1,29 +1,32 @@
 {# A view: the lake's files are read as often as they are needed, and copied never. #}
 {{ config(materialized='view') }}
 {% set columns = lake_columns() %}
+-- depends_on: {{ ref('stg_bot_intervals') }}, even where no verdict is on a bot
 with single_events as (
     select
-        {% for column in columns %}events.{{ column }}{{ ',' if not loop.last }}
-        {% endfor %}
+        {% for column in columns %}events.{{ column }},
+        {% endfor %}{{ is_bot() }} as is_bot
     from {{ source('lake', 'events') }} as events
     left join {{ ref('stg_repeated_events') }} as repeated
         on repeated.event_time = events.event_time and repeated.event_id = events.event_id
+    {{- bot_joins('events') }}
     where repeated.event_id is null
 ),
 
 events as (
     select
-        {% for column in columns %}{{ lake_column(column) }}{{ ',' if not loop.last }}
-        {% endfor %}
+        {% for column in columns %}{{ lake_column(column) }},
+        {% endfor %}is_bot
     from single_events
     union all
     select
-        {{ columns | join(',\n        ') }}
+        {{ columns | join(',\n        ') }},
+        is_bot
     from {{ ref('stg_repeated_events') }}
 ),
 
 in_shop_time as (
-    select {{ columns | join(', ') }}, {{ shop_time('event_time') }} as shop_time
+    select {{ columns | join(', ') }}, is_bot, {{ shop_time('event_time') }} as shop_time
     from events
 )
 
@@ -33,5 +36,6 @@ select
     shop_time,
     cast(shop_time as date) as shop_date,
     cast({{ iso_weekday('shop_time') }} as integer) as shop_weekday,
-    cast(extract(hour from shop_time) as integer) as shop_hour
+    cast(extract(hour from shop_time) as integer) as shop_hour,
+    is_bot
 from in_shop_time
