@@ -52,13 +52,13 @@ def append_to(lakehouse, events, sequence_number=1):
     lakehouse.append(LakeTable.EVENTS, rows, {"shard-0": sequence_number})
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def event():
     """Makes one row of the lake."""
     return make_event
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def append():
     """Commits rows to a lakehouse."""
     return append_to
@@ -100,8 +100,8 @@ class Built:
         self.reports = home / "reports.duckdb"
 
 
-def render(path, *, athena=False):
-    """The model with its macros expanded, without dbt and a database."""
+def project_macros(*, athena=False):
+    """An environment without dbt and a database, and the project's macros in it."""
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, extensions=["jinja2.ext.do"])  # noqa: S701  SQL
     dialect = "default" if athena else "duckdb"
     macros: dict[str, object] = {}
@@ -131,7 +131,18 @@ def render(path, *, athena=False):
             found["lake_columns"] = lambda columns=columns: columns
         macros |= found
         environment.globals |= found
-    return environment.from_string(path.read_text()).render()
+    return environment, macros
+
+
+def render(path, *, athena=False):
+    """The model with its macros expanded."""
+    return project_macros(athena=athena)[0].from_string(path.read_text()).render()
+
+
+@pytest.fixture(scope="session")
+def plain_macro():
+    """Gives a macro by name, in DuckDB's dialect."""
+    return lambda name: project_macros()[1][name]
 
 
 @pytest.fixture(scope="session")

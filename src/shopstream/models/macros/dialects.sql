@@ -26,8 +26,10 @@
 {% macro default__ip_net(ip) -%}
     case
         when strpos({{ ip }}, ':') > 0
-            then concat(regexp_extract(lower({{ ip }}), '^([0-9a-f]+:[0-9a-f]+:[0-9a-f]*)', 1), '::/48')
-        else concat(regexp_extract({{ ip }}, '^([0-9]+[.][0-9]+[.][0-9]+)[.]', 1), '.0/24')
+            then nullif(
+                trim(trailing ':' from regexp_extract(lower({{ ip }}), '^([0-9a-f]+:[0-9a-f]+:[0-9a-f]*)', 1)), ''
+            ) || '::/48'
+        else nullif(regexp_extract({{ ip }}, '^([0-9]+[.][0-9]+[.][0-9]+)[.]', 1), '') || '.0/24'
     end
 {%- endmacro %}
 
