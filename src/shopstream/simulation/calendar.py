@@ -15,7 +15,7 @@ __all__ = ["MINUTE_MS", "Calendar", "Span"]
 
 MINUTE_MS = 60_000
 _DAY = 1_440  # minutes
-_WARM_UP = 180  # minutes before the start, so that sessions are already under way at the start
+_WARM_UP = real.VISIT_MAX_MINUTES  # before the start, so that sessions are already under way at the start
 _SLICE_EVENTS = 150_000  # expected; with the next it bounds memory, whatever the length
 _SLICE_MINUTES = 60
 
@@ -76,6 +76,7 @@ class Calendar:
         self._zero_ms = self.from_ms - _WARM_UP * MINUTE_MS
         dates = [start + timedelta(days=day) for day in range(-1, days)]
         volume = np.concatenate([_day_profile() * _day_factor(date, seed) for date in dates])[_DAY - _WARM_UP :]
+        volume *= _wander(dates, seed)[_DAY - _WARM_UP :]
         self._events = volume * (events / volume[_WARM_UP:].sum())
 
     @property
@@ -84,7 +85,7 @@ class Calendar:
         return self._zero_ms + np.arange(len(self._events), dtype=np.int64) * MINUTE_MS
 
     def scale(self, factors: Floats) -> "Calendar":
-        """The same period with more or fewer events per minute."""
+        """The same period with that many times the events per minute."""
         scaled = object.__new__(Calendar)
         scaled.__dict__.update(self.__dict__)
         scaled._events = self._events * factors
@@ -110,6 +111,10 @@ class Calendar:
         first = (span.from_ms - self._zero_ms) // MINUTE_MS
         return np.asarray(self._events[first : (span.until_ms - self._zero_ms) // MINUTE_MS], np.float64)
 
+    def before(self, span: Span) -> float:
+        """Expected events before a slice, warm-up included."""
+        return float(self._events[: (span.from_ms - self._zero_ms) // MINUTE_MS].sum())
+
     def rate_at(self, moments_ms: npt.NDArray[np.int64]) -> Floats:
         """Expected events per second at moments inside the period."""
         return np.asarray(self._events[(moments_ms - self._zero_ms) // MINUTE_MS] / 60, np.float64)
@@ -123,7 +128,27 @@ class Calendar:
         return f"{from_ms(self.from_ms):%Y-%m-%d %H:%M} to {from_ms(self.until_ms):%Y-%m-%d %H:%M} UTC"
 
 
+def _wander(dates: Sequence[datetime], seed: int) -> Floats:
+    """Factor per minute around the day's profile; the same for a day in every period, and smooth over midnight."""
+    factor = np.zeros(len(dates) * _DAY)
+    minute = np.arange(len(factor))
+    for place, (step, sd) in enumerate(real.WANDER):
+        per_day = _DAY // step
+        knots = [
+            np.random.default_rng([seed, 0x3A2D, place, _day_number(date) % 2**32]).normal(0, sd, per_day)
+            for date in (*dates, dates[-1] + timedelta(days=1))
+        ]
+        values = np.concatenate(knots)
+        # Between two knots the weights lie on a circle, so that the spread is the same at every minute.
+        knot, angle = minute // step, (minute % step) / step * (np.pi / 2)
+        factor += np.cos(angle) * values[knot] + np.sin(angle) * values[knot + 1]
+    return np.exp(factor)
+
+
+def _day_number(date: datetime) -> int:
+    return (date - datetime(1970, 1, 1, tzinfo=UTC)).days
+
+
 def _day_factor(date: datetime, seed: int) -> float:
-    day = (date - datetime(1970, 1, 1, tzinfo=UTC)).days
-    noise = np.random.default_rng([seed, 0xDA7E, day % 2**32]).normal(0, real.DAY_NOISE_SD)
+    noise = np.random.default_rng([seed, 0xDA7E, _day_number(date) % 2**32]).normal(0, real.DAY_NOISE_SD)
     return float(real.WEEKDAY_FACTORS[date.weekday()] * np.exp(noise))

@@ -21,6 +21,8 @@ __all__ = [
     "GAP_MU",
     "GAP_TAILS",
     "GAP_WITHIN_SIGMA",
+    "HASTY_RUN",
+    "HASTY_SHARE",
     "HOUR_SHARES",
     "LENGTH_CCDF",
     "LENGTH_MAX",
@@ -33,9 +35,21 @@ __all__ = [
     "PURCHASE_BY_LENGTH",
     "RETURN_SHARE",
     "REVISIT_SHARE",
+    "ROBOT_BUYS",
+    "ROBOT_DAYS_SHARE",
+    "ROBOT_DISTINCT",
+    "ROBOT_EVENTS",
+    "ROBOT_PACES",
+    "ROBOT_VIEW_ONLY",
+    "ROBOT_VISITS_PER_EVENT",
+    "ROTATOR_DAYS",
+    "ROTATOR_GAP_S",
     "SECOND_CYCLE_SHARES",
     "SWITCH_CATEGORY_SHARE",
+    "VISIT_MAX_MINUTES",
+    "WANDER",
     "WEEKDAY_FACTORS",
+    "WHOLESALE_VISITS_PER_EVENT",
     "ZERO_PRICE_SHARE",
 ]
 
@@ -63,6 +77,14 @@ WEEKDAY_FACTORS: Final = (0.983, 0.9244, 0.9028, 0.9544, 1.017, 1.0134, 1.0348)
 
 DAY_NOISE_SD: Final = 0.0913
 """Standard deviation of a day's log volume around weekday and trend."""
+
+WANDER: Final = ((60, 0.06), (10, 0.04))
+"""(minutes between knots, standard deviation of the log rate): how the level strays within a day. Chosen so that a
+time-of-week profile times a recent level misses the rate by 5 to 10 %, as forecasts of real shops do. Seconds in a busy
+half hour of the slice vary 1.266 times as much as Poisson, 1.02 times once the drift of its minutes is taken out."""
+
+VISIT_MAX_MINUTES: Final = 180
+"""No visit lasts longer, breaks included; 0.2 % of the events would lie behind it."""
 
 LENGTH_CCDF: Final = ((1, 1.0), (2, 0.594429), (6, 0.227501), (11, 0.101959), (21, 0.032174), (51, 0.003634))
 """(events, share of sessions with at least as many); a power law between two points."""
@@ -144,3 +166,49 @@ CATEGORIES_CODED: Final = 277
 
 CATEGORIES_UNCODED: Final = 414
 """Category ids that never do."""
+
+HASTY_SHARE: Final = 1 / 10_000
+"""Share of the sessions (with room for it) in which somebody clicks through a list; with the next it gives the busiest
+10 s and 60 s of Yoochoose's 21,210 sessions, 9 and 18 clicks, about as seldom."""
+
+HASTY_RUN: Final = (8, 0.7, 1.5)
+"""Pauses in a row, and how long they are: seconds from, to."""
+
+ROBOT_VISITS_PER_EVENT: Final = 374 / 411.7e6
+"""Sessions of more than 500 events, against all events of seven months."""
+
+ROBOT_EVENTS: Final = (
+    *((0.0, 502.0), (0.05, 531.0), (0.1, 550.0), (0.25, 645.0), (0.5, 993.0), (0.75, 1913.0), (0.9, 3450.0)),
+    *((0.95, 6822.0), (0.99, 22_172.0), (1.0, 34_570.0)),
+)
+"""(share of those sessions, events up to)."""
+
+ROBOT_PACES: Final = (
+    *((0.0, 0.4728), (0.05, 0.9674), (0.1, 1.2106), (0.25, 2.846), (0.5, 8.1818), (0.75, 11.7688), (0.9, 18.6952)),
+    *((0.95, 23.5116), (0.99, 235.0), (1.0, 808.0)),
+)
+"""(share of those that end within a day, events per minute up to)."""
+
+ROBOT_DISTINCT: Final = (
+    *((0.0, 0.0005), (0.05, 0.0473), (0.1, 0.0777), (0.25, 0.2472), (0.5, 0.407), (0.75, 0.8075), (0.9, 0.9994)),
+    (1.0, 1.0),
+)
+"""(share of those sessions, distinct products per event up to)."""
+
+ROBOT_DAYS_SHARE: Final = 123 / 374
+"""Share of those sessions that last longer than a day; here they stay for two days at most."""
+
+ROBOT_VIEW_ONLY: Final = 0.815
+"""Share of those sessions that only view."""
+
+ROBOT_BUYS: Final = 0.04
+"""Share of those sessions with a purchase."""
+
+ROTATOR_DAYS: Final = 30 / 213
+"""Share of days with the one user who opened 22,542 sessions in a month."""
+
+ROTATOR_GAP_S: Final = 115
+"""Seconds between two of those sessions."""
+
+WHOLESALE_VISITS_PER_EVENT: Final = 3 / 1.77e6
+"""Visits with many purchases, against all events; assumed: one wholesaler is known, with 403 purchases in 70 days."""

@@ -4,8 +4,10 @@ A category id always or never has a code; brand and price belong to the product.
 product gets, so the most seen products are drawn first and the many unseen ones fill what is missing.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +71,21 @@ class Catalogue:
         """Products by popularity, each of the category of the given one."""
         lower = self.category_from[products]
         return self.draw(lower + uniform * (self.category_until[products] - lower))
+
+    def weights(self) -> Floats:
+        """Share of the genuine events that each product gets."""
+        return np.diff(self.cumulative, prepend=0.0)
+
+    def with_prices(self, reprices: Sequence[tuple[int, int]]) -> "Catalogue":
+        """The same, with further places for products (by their place) at other prices; nobody finds those by chance."""
+        if not reprices:
+            return self
+        again, prices = (np.array(column, np.int64) for column in zip(*reprices, strict=True))
+        columns: dict[str, Any] = {
+            name: np.concatenate([getattr(self, name), getattr(self, name)[again]])
+            for name in ("product_id", "category_id", "code", "brand", "appeal")
+        }
+        return replace(self, **columns, price=np.concatenate([self.price, prices]))
 
     def of_code(self, code: str) -> npt.NDArray[np.int32]:
         """Products of a category code; empty where there is none."""

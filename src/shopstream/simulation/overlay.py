@@ -1,4 +1,4 @@
-"""What is laid over the genuine traffic: attacks, surges, gaps.
+"""What is laid over the genuine traffic: attacks, faults, surges.
 
 A scenario is a frozen declaration (`Scenario`) whose `build` gives its running part (`Overlay`). An overlay may scale
 the number of visits (`surge`), add events of its own (`add`), and change or drop events (`alter`); the synthesis merges
@@ -6,6 +6,7 @@ all by time. Genuine events are the same with and without an attack, and actors 
 truth about each event is known from its user id.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -14,13 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from shopstream.clock import from_ms, to_ms
+from shopstream.detection.detection import Nature
 from shopstream.errors import ConfigurationError
 from shopstream.simulation.block import Block, Ints, mix
 from shopstream.simulation.calendar import Calendar, Span
 from shopstream.simulation.catalogue import Catalogue
+from shopstream.simulation.heavy_users import RESIDENT_IDS
+from shopstream.simulation.key import SITE, Key
 from shopstream.simulation.shoppers import Lead, Population
 
-__all__ = ["Episode", "Overlay", "Scenario", "World"]
+__all__ = ["Episode", "Label", "Overlay", "Scenario", "World"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -40,13 +44,29 @@ class World:
     catalogue: Catalogue
     population: Population
     seed: int
-    _strangers: int = field(default=0, init=False)
+    reprices: list[tuple[int, int]] = field(default_factory=list, init=False)
+    _strangers: int = field(default=RESIDENT_IDS, init=False)
+    _scripts: int = field(default=0, init=False)
 
     def strangers(self, count: int) -> Ints:
         """Ids that nobody else has."""
         ids = self.population.strangers(self._strangers, count)
         self._strangers += count
         return ids
+
+    def rng(self) -> np.random.Generator:
+        """Chance for one scenario that decides all when it is built."""
+        self._scripts += 1
+        return np.random.default_rng([self.seed, 0x5C12, self._scripts])
+
+    def reprice(self, product: int, price: int) -> int:
+        """A further place, behind the catalogue's, for a product at another price (ten-thousandths)."""
+        self.reprices.append((product, price))
+        return len(self.catalogue) + len(self.reprices) - 1
+
+    def rate(self, key: Key, at_ms: int) -> float:
+        """Expected genuine events per second of a key."""
+        return float(self.calendar.rate_at(np.array([at_ms]))[0]) * key.share(self.catalogue)
 
     def window(self, kind: str, start: datetime, duration: timedelta) -> Span:
         """The scenario's time, cut at the end of the period.
@@ -68,23 +88,49 @@ class World:
 
 
 @dataclass(frozen=True, slots=True)
+class Label:
+    """Where an overlay comes from, for the truth.
+
+    Args:
+        scenario: id of the scenario file.
+        parameters: what was drawn, JSON-ready.
+    """
+
+    scenario: str
+    parameters: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
 class Episode:
     """Ground truth about one scenario.
 
     Args:
-        kind: the scenario's name.
-        hostile: an attack; otherwise something that must not be called one.
+        kind: the overlay's name.
+        nature: attack; fault: to be found, too, but nobody's doing; surge: must be called neither.
         from_time, until_time: UTC; until is exclusive.
         actors: user ids that act in it and nowhere else.
         events: how many it added (or concerns: written during a flash sale, missing from an outage).
+        key: what it hits: {} for the site, or `category_id`, `product_id` or `event_type` → value as text.
+        first_time: of its first event; None if there was none.
+        scenario: id of the scenario file; None if it was laid by hand.
+        parameters: what was drawn from that file, JSON-ready.
     """
 
     kind: str
-    hostile: bool
+    nature: Nature
     from_time: datetime
     until_time: datetime
     actors: tuple[int, ...]
     events: int
+    key: Mapping[str, str] = field(default_factory=dict)
+    first_time: datetime | None = None
+    scenario: str | None = None
+    parameters: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def hostile(self) -> bool:
+        """An attack."""
+        return self.nature is Nature.ATTACK
 
 
 class Overlay:
@@ -94,21 +140,24 @@ class Overlay:
         kind: its name in the truth.
         window: from when until when.
         actors: user ids of its own.
+        key: what it hits.
     """
 
-    hostile = True
+    nature = Nature.ATTACK
 
-    def __init__(self, kind: str, window: Span, actors: Ints | None = None) -> None:
-        self.kind, self.window = kind, window
+    def __init__(self, kind: str, window: Span, actors: Ints | None = None, key: Key | None = None) -> None:
+        self.kind, self.window, self.key = kind, window, key or SITE
         self.actors = np.empty(0, np.int64) if actors is None else actors
+        self.label: Label | None = None
         self.events = 0
+        self.first_ms: int | None = None
 
     def surge(self, minutes_ms: Ints) -> Floats:
-        """Factor on the visits that begin in each minute."""
+        """Factor on the visits that begin in each minute, 1 or more."""
         return np.ones(len(minutes_ms))
 
     def leads(self) -> Lead | None:
-        """What draws shoppers to a category, if anything."""
+        """What draws the additional shoppers of a surge to a category, if anything."""
         return None
 
     def add(self, span: Span, calendar: Calendar, rng: np.random.Generator) -> Block:
@@ -123,9 +172,16 @@ class Overlay:
         return Block.empty()
 
     def alter(self, block: Block, *, genuine: bool) -> Block:
-        """Changes or drops events, its own and others'; sees each event once."""
+        """Changes, drops or repeats events, its own and others'; sees each event once."""
         del genuine
         return block
+
+    def touch(self, times_ms: Ints) -> None:
+        """Count events that it added or concerns."""
+        if len(times_ms):
+            self.events += len(times_ms)
+            first = int(times_ms.min())
+            self.first_ms = first if self.first_ms is None else min(first, self.first_ms)
 
     def clients(self, users: Ints) -> Ints:
         """Address (IPv4 as number) · 256 + place of the user agent, for each of its actors."""
@@ -137,15 +193,22 @@ class Overlay:
         """Which moments lie in the window."""
         return (moments_ms >= self.window.from_ms) & (moments_ms < self.window.until_ms)
 
-    def episode(self) -> Episode:
+    def episodes(self) -> tuple[Episode, ...]:
         """What is true of it, complete when the last event is written."""
+        return (self._episode(self.nature, self.kind, self.window, self.events, self.first_ms),)
+
+    def _episode(self, nature: Nature, kind: str, window: Span, events: int, first_ms: int | None) -> Episode:
         return Episode(
-            kind=self.kind,
-            hostile=self.hostile,
-            from_time=from_ms(self.window.from_ms),
-            until_time=from_ms(self.window.until_ms),
+            kind=kind,
+            nature=nature,
+            from_time=from_ms(window.from_ms),
+            until_time=from_ms(window.until_ms),
             actors=tuple(self.actors.tolist()),
-            events=self.events,
+            events=events,
+            key=self.key.text(),
+            first_time=None if first_ms is None else from_ms(first_ms),
+            scenario=self.label.scenario if self.label else None,
+            parameters=self.label.parameters if self.label else {},
         )
 
 

@@ -13,13 +13,14 @@ from shopstream.simulation.block import Block
 from shopstream.simulation.calendar import MINUTE_MS, Calendar, Span
 from shopstream.simulation.catalogue import Catalogue
 
-__all__ = ["Lead", "Population", "Shoppers"]
+__all__ = ["CART", "PURCHASE", "VIEW", "Lead", "Population", "Shoppers"]
 
 VIEW, CART, PURCHASE = 0, 1, 2  # places in KINDS
 _SHORT, _LONG = 2, 6  # events of a session: no room for a cart before the purchase; room for two carts
 _FIRST_USER_ID = 512_000_000
 _USER_IDS = 67_999_979  # prime, so that multiplying modulo it scatters ids without a collision
 _SCATTER = 41_234_567
+_GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, lie apart evenly however many there are
 _REGULARS = (3.0, 0.115)  # how unevenly sessions fall on users: exponent, and the share that flattens the very top
 
 Ints = npt.NDArray[np.int64]
@@ -35,7 +36,7 @@ class Lead(Protocol):
         ...
 
     def at(self, moments_ms: Ints) -> Floats:
-        """Share of the visits beginning at each moment that it draws to the category."""
+        """Share of the additional visits beginning at each moment that it draws to the category."""
         ...
 
 
@@ -110,13 +111,17 @@ class Shoppers:
     def __init__(self, calendar: Calendar, catalogue: Catalogue, population: Population) -> None:
         self._calendar, self._catalogue, self._population = calendar, catalogue, population
 
-    def events(self, span: Span, rng: np.random.Generator, leads: Sequence[Lead] = ()) -> Block:
-        """All events of the visits that begin in a slice; many of them lie behind its end.
+    def events(
+        self, span: Span, rng: np.random.Generator, leads: Sequence[Lead] = (), guest: int | None = None
+    ) -> Block:
+        """All events of the visits that begin in a slice; many of them lie behind its end, none by more than a visit.
 
         Args:
             span: whole minutes.
             rng: all chance comes from here.
             leads: what draws shoppers to one category.
+            guest: of visits that come beside others', the number of the first, so that calls share out the people;
+                None draws them for this slice alone.
         """
         visits = self._visits(span, rng)
         if not len(visits.start):
@@ -124,7 +129,9 @@ class Shoppers:
         time = visits.times(rng)
         product = self._products(rng, visits, leads)
         kind = self._funnel(rng, visits, time, product)
-        user = self._population.draw(_spread(rng, len(visits.start)))[visits.visit]
+        count = len(visits.start)
+        people = _spread(rng, count) if guest is None else np.mod((guest + np.arange(count)) * _GOLDEN, 1.0)
+        user = self._population.draw(people)[visits.visit]
         session = rng.integers(0, 2**63, len(visits.visit))
         block = Block(
             arrival=time,
@@ -133,10 +140,13 @@ class Shoppers:
             product=product,
             user=np.repeat(user, visits.lengths),
             session=np.repeat(session, visits.lengths),
-            key=np.arange(visits.total) + (span.number << 32),
+            key=np.arange(visits.total) + (span.number << 32),  # of surplus visits, the synthesis says it
         )
         twice = np.flatnonzero(rng.random(visits.total, np.float32) < _SENT_TWICE[kind])
-        return Block.concat([block, block.take(twice)])
+        whole = Block.concat([block, block.take(twice)])
+        ends = np.repeat((visits.start + real.VISIT_MAX_MINUTES * MINUTE_MS)[visits.visit], visits.lengths)
+        here = whole.time < np.r_[ends, ends[twice]]
+        return whole if here.all() else whole.take(here)
 
     def _visits(self, span: Span, rng: np.random.Generator) -> "_Visits":
         expected = self._calendar.expected(span) / (_MEAN_LENGTH * _DUPLICATION) * (1 - real.RETURN_SHARE)
@@ -236,10 +246,18 @@ class _Visits:
         gap_ms = (gap * 1000).astype(np.int64)
         breaks = np.exp(rng.normal(real.BREAK_MU, real.BREAK_SIGMA, len(self.first))) * 1000
         gap_ms[self.first] = breaks.astype(np.int64) + MINUTE_MS
+        self._hurry(rng, gap_ms)
         opens = self.first[self.opening]
         gap_ms[opens] = 0
         elapsed = np.cumsum(gap_ms)
         return elapsed + np.repeat((self.start - elapsed[opens])[self.visit], self.lengths)
+
+    def _hurry(self, rng: np.random.Generator, gap_ms: Ints) -> None:
+        """A few click through a list: a run of short pauses."""
+        pauses, shortest, longest = real.HASTY_RUN
+        hasty = np.flatnonzero((rng.random(len(self.first)) < real.HASTY_SHARE) & (self.lengths > pauses))
+        at = (self.first[hasty, None] + 1 + np.arange(pauses)).ravel()
+        gap_ms[at] = ((shortest + (longest - shortest) * rng.random(len(at))) * 1000).astype(np.int64)
 
 
 def _spread(rng: np.random.Generator, count: int) -> Floats:

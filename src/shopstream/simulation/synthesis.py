@@ -6,18 +6,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from shopstream.clock import to_ms
 from shopstream.errors import ConfigurationError
 from shopstream.simulation import calibration as real
 from shopstream.simulation.block import Block
-from shopstream.simulation.calendar import MINUTE_MS, Calendar, Span
+from shopstream.simulation.calendar import Calendar, Span
 from shopstream.simulation.catalogue import Catalogue
 from shopstream.simulation.overlay import Episode, Overlay, Scenario, World
 from shopstream.simulation.render import Renderer
-from shopstream.simulation.shoppers import Population, Shoppers
+from shopstream.simulation.shoppers import Population
+from shopstream.simulation.traffic import OutOfOrder, Traffic
 
 __all__ = [
     "DEFAULT_START",
@@ -41,25 +42,6 @@ _MAX_EVENTS_A_DAY = 200_000_000
 
 Progress = Callable[[int, float], None]
 """Called with (events written, share of the period done)."""
-
-
-@dataclass(frozen=True, slots=True)
-class OutOfOrder:
-    """Some events arrive later than others that happened after them.
-
-    Args:
-        share: of the events, 0 to 1.
-        max_seconds: their delay is even between 0 and this.
-    """
-
-    share: float
-    max_seconds: float
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.share <= 1:
-            raise ConfigurationError(f"expected an out-of-order share of 0 to 1, got {self.share}; e.g. 0.05")
-        if not 0 < self.max_seconds <= 86_400:  # noqa: PLR2004  a day
-            raise ConfigurationError(f"expected an out-of-order delay of 0 to 86400 s, got {self.max_seconds}; e.g. 30")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +99,12 @@ class SynthesisSettings:
             return self.users
         return min(max(int(self.expected_events / self.days * _USERS_PER_DAILY_EVENT), 100), 30_000_000)
 
+    def world(self) -> World:
+        """What scenarios are drawn and built for: a calendar without surges, the catalogue, the shoppers."""
+        calendar = Calendar(self.start, self.days, self.expected_events, self.seed)
+        catalogue = Catalogue.build(self.products, self.seed)
+        return World(calendar, catalogue, Population(self.expected_users), self.seed)
+
 
 @dataclass(frozen=True, slots=True)
 class SynthesisSummary:
@@ -144,32 +132,29 @@ class Synthesis:
 
     Args:
         settings: what to make.
+        between: make only that stretch, [from, until) by event time; each event there is exactly as in the whole, and
+            making it costs no more than the stretch and three hours before it.
 
     Raises:
-        ConfigurationError: a scenario lies outside of the period, or a figure does not fit.
+        ConfigurationError: the stretch or a scenario lies outside of the period, or a figure does not fit.
     """
 
-    def __init__(self, settings: SynthesisSettings) -> None:
+    def __init__(self, settings: SynthesisSettings, between: tuple[datetime, datetime] | None = None) -> None:
         self._settings = settings
-        calendar = Calendar(settings.start, settings.days, settings.expected_events, settings.seed)
-        catalogue = Catalogue.build(settings.products, settings.seed)
-        population = Population(settings.expected_users)
-        world = World(calendar, catalogue, population, settings.seed)
+        world = settings.world()
         self._overlays: list[Overlay] = [scenario.build(world) for scenario in settings.scenarios]
-        for overlay in self._overlays:
-            calendar = calendar.scale(overlay.surge(calendar.minutes_ms))
-        self._calendar = calendar
-        self._shoppers = Shoppers(calendar, catalogue, population)
-        self._leads = [lead for lead in (overlay.leads() for overlay in self._overlays) if lead is not None]
-        self._renderer = Renderer(catalogue, self._overlays, settings.seed, tracker=settings.tracker)
+        stretch = None if between is None else _stretch(world.calendar, *between)
+        self._traffic = Traffic(world, self._overlays, settings.out_of_order, stretch)
+        shown = world.catalogue.with_prices(world.reprices)
+        self._renderer = Renderer(shown, self._overlays, settings.seed, tracker=settings.tracker)
         self._started = False
-        self._events = self._genuine = 0
+        self._events = 0
         self._times: tuple[int, int] | None = None
 
     @property
     def expected_events(self) -> float:
-        """Genuine events, surges included."""
-        return self._calendar.total()
+        """Genuine events of the whole period, surges included."""
+        return self._traffic.calendar.total()
 
     def batches(self, batch_events: int = _CHUNK) -> Iterator[pa.Table]:
         """Tables of at most that many events in order of arrival; columns of WIRE_SCHEMA, texts dictionary-encoded."""
@@ -204,7 +189,7 @@ class Synthesis:
             path=path,
             truth_path=truth_path(path),
             events=self._events,
-            genuine_events=self._genuine,
+            genuine_events=self._traffic.genuine,
             first_time=None if first is None else datetime.fromtimestamp(first // 1000, UTC),
             last_time=None if last is None else datetime.fromtimestamp(last // 1000, UTC),
             episodes=self.episodes(),
@@ -212,93 +197,40 @@ class Synthesis:
 
     def episodes(self) -> tuple[Episode, ...]:
         """Ground truth of each scenario; complete after the last event."""
-        return tuple(overlay.episode() for overlay in self._overlays)
+        return tuple(episode for overlay in self._overlays for episode in overlay.episodes())
+
+    def residents(self) -> tuple[int, ...]:
+        """User ids of the robots that are part of the genuine traffic, as far as it was made; see `heavy_users`."""
+        return self._traffic.residents()
 
     def truth(self) -> dict[str, object]:
         """Ground truth as it stands in the file beside the events."""
         settings = self._settings
         return {
-            "version": 1,
+            "version": 2,
             "seed": settings.seed,
             "from": settings.start.isoformat(),
             "until": (settings.start + timedelta(days=settings.days)).isoformat(),
             "events": self._events,
-            "genuine_events": self._genuine,
-            "episodes": [
-                {
-                    "kind": episode.kind,
-                    "hostile": episode.hostile,
-                    "from": episode.from_time.isoformat(),
-                    "until": episode.until_time.isoformat(),
-                    "events": episode.events,
-                    "actors": list(episode.actors),
-                }
-                for episode in self.episodes()
-            ],
+            "genuine_events": self._traffic.genuine,
+            "residents": list(self.residents()),
+            "episodes": [_truth(episode) for episode in self.episodes()],
         }
 
     def _blocks(self) -> Iterator[tuple[Block, float]]:
-        """Events in order of arrival, a slice at a time, with the share of the period done."""
+        """Events in order of arrival, a slice at a time, with the share of the work done."""
         if self._started:
             raise ConfigurationError(
                 "expected one run per Synthesis, got a second; make a new one with the same settings"
             )
         self._started = True
-        pending = Block.empty()
-        slices = self._calendar.slices()
-        for span in slices:
-            visits = self._shoppers.events(
-                span, np.random.default_rng([self._settings.seed, 0, span.number]), self._leads
-            )
-            pending = Block.concat([pending, self._admit(visits, 0, span)])
-            for part in self._parts(span):
-                pending = Block.concat([pending, *self._attacks(part)])
-                due, pending = pending.split(part.until_ms)
-                yield self._count(due), (span.number + 1) / len(slices)
-        # Nothing happens after the end of the period, but what happened before may arrive late.
-        late, _ = pending.split(np.iinfo(np.int64).max)
-        yield self._count(late), 1.0
-
-    def _parts(self, span: Span) -> Iterator[Span]:
-        """The slice as one, or by minutes where an attack adds to it: a flood of any size fits into memory."""
-        adding = (overlay.window for overlay in self._overlays if len(overlay.actors))
-        if all(span.clip(window.from_ms, window.until_ms).empty for window in adding):
-            yield span
-        else:
-            yield from span.minutes()
-
-    def _attacks(self, part: Span) -> Iterator[Block]:
-        minute = part.from_ms // MINUTE_MS
-        for place, overlay in enumerate(self._overlays, 1):
-            rng = np.random.default_rng([self._settings.seed, place, minute])
-            block = overlay.add(part, self._calendar, rng)
-            block.key = (place << 56) + (minute << 28) + np.arange(len(block))
-            yield self._admit(block, place, part)
-
-    def _admit(self, block: Block, place: int, part: Span) -> Block:
-        """What lies inside the period, as the overlays leave it, with its arrival; place 0 is the genuine traffic."""
-        inside = (block.time >= self._calendar.from_ms) & (block.time < self._calendar.until_ms)
-        kept = block if inside.all() else block.take(inside)
-        for overlay in self._overlays:
-            kept = overlay.alter(kept, genuine=place == 0)
-        if place:
-            self._overlays[place - 1].events += len(kept)
-        else:
-            self._genuine += len(kept)
-        disorder = self._settings.out_of_order
-        if disorder is not None and len(kept):
-            rng = np.random.default_rng([self._settings.seed, 1_000_000 + place, part.from_ms // MINUTE_MS])
-            delay = rng.random(len(kept)) * disorder.max_seconds * 1000
-            kept.arrival = kept.time + np.where(rng.random(len(kept)) < disorder.share, delay, 0).astype(np.int64)
-        return kept
-
-    def _count(self, block: Block) -> Block:
-        self._events += len(block)
-        if len(block):
-            first, last = int(block.time.min()), int(block.time.max())
-            known = self._times or (first, last)
-            self._times = min(known[0], first), max(known[1], last)
-        return block
+        for block, done in self._traffic.blocks():
+            self._events += len(block)
+            if len(block):
+                first, last = int(block.time.min()), int(block.time.max())
+                known = self._times or (first, last)
+                self._times = min(known[0], first), max(known[1], last)
+            yield block, done
 
     def _write_csv(self, path: Path, progress: Progress | None, compression: str | None) -> None:
         with pa.output_stream(path, compression=compression, buffer_size=1 << 20) as file:
@@ -330,6 +262,34 @@ def _gather(blocks: Iterator[tuple[Block, float]], least: int) -> Iterator[tuple
             held.clear()
     if held:
         yield Block.concat(held), done
+
+
+def _truth(episode: Episode) -> dict[str, object]:
+    return {
+        "kind": episode.kind,
+        "scenario": episode.scenario,
+        "nature": str(episode.nature),
+        "hostile": episode.hostile,
+        "from": episode.from_time.isoformat(),
+        "until": episode.until_time.isoformat(),
+        "first": episode.first_time and episode.first_time.isoformat(),
+        "key": dict(episode.key),
+        "parameters": dict(episode.parameters),
+        "events": episode.events,
+        "actors": list(episode.actors),
+    }
+
+
+def _stretch(calendar: Calendar, begin: datetime, until: datetime) -> Span:
+    if begin.tzinfo is None or until.tzinfo is None:
+        raise ConfigurationError(f"expected a stretch with time zones, got {begin} to {until}; attach UTC")
+    span = Span(0, to_ms(begin), to_ms(until))
+    if span.empty or not calendar.from_ms <= span.from_ms < span.until_ms <= calendar.until_ms:
+        raise ConfigurationError(
+            f"expected a stretch inside the period {calendar.describe()}, got {begin:%Y-%m-%d %H:%M:%S} to "
+            f"{until:%Y-%m-%d %H:%M:%S}; change it"
+        )
+    return span
 
 
 def truth_path(path: Path) -> Path:
