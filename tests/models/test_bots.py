@@ -161,10 +161,11 @@ def test_what_may_be_shared_is_a_bots_in_the_interval_only_and_human_beats_bot(
 
 def test_networks_and_agents_are_those_of_the_engine(plain_macro):
     engine = {field.name: field.sql for field in DERIVED_FIELDS}
-    values = "(values ('192.0.2.7', 'curl'), ('2001:DB8:1:2::3', ''), ('2001:db8::1', 'ü'), (':', '?'), ('unknown', '?'), (null, null)) v(ip, user_agent)"
+    addresses = ("192.0.2.7", "2001:DB8:1:2::3", "2001:db8::1", ":", "unknown", "", None)
+    agents = ("curl", "", "ü", "?", "a b", "%", None)
     for name, column in (("ip_net", "ip"), ("agent_hash", "user_agent")):
-        sql = f"select {plain_macro(name)(column)}, {engine[name]} from {values}"
-        for ours, theirs in duckdb.execute(sql).fetchall():
+        sql = f"select {plain_macro(name)(column)}, {engine[name]} from (select unnest(?) ip, unnest(?) user_agent)"
+        for ours, theirs in duckdb.execute(sql, [list(addresses), list(agents)]).fetchall():
             assert ours == theirs
 
 
