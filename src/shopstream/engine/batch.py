@@ -1,0 +1,268 @@
+"""A window declaration over a long history, in less time than one plain query takes.
+
+`engine.compile.batch_sql` cuts every window of every key and then looks which meet the condition. This gives the same
+windows, stretch by stretch of event time, and asks cheap questions first (`engine.bounds`):
+
+1. Which keys have enough events in the stretch at all? That counts over a column or two; of a month of shoppers it
+   leaves a few.
+2. A window of `size` overlaps two neighbouring blocks of that size: where it counts m, one of the two counts m/2.
+   Which keys have such a block?
+3. Only the events of those keys are read with all columns, given their derived ones, and cut into windows.
+
+Where nothing bounds the condition, or the key is the whole site, all events are summed into panes first. Sessions have
+no stretch of their own: what one leaves open is carried into the next.
+
+Copies of an event (the same event_time and event_id) are left out, as in the reports.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import duckdb
+
+from shopstream.clock import from_ms
+from shopstream.engine.bounds import demand_of
+from shopstream.engine.compile import batch_sql, compile_window
+from shopstream.engine.derive import derived_rows
+from shopstream.engine.derived import ACTOR_HORIZON_MS, VISIT_HORIZON_MS, event_columns, stateful
+from shopstream.engine.window import WindowDeclaration, WindowKind
+
+__all__ = ["BatchScan"]
+
+_DAY_MS: Final = 86_400_000
+_STRETCH: Final = 4
+"""A stretch is at least this many times as long as what it has to read beside itself."""
+
+_COPY_ORDER: Final = ("arrival_time", "event_type", "product_id", "user_id", "price")
+"""Which copy of an event counts: the first one by these, as in the reports."""
+
+
+class BatchScan:
+    """One declaration over the events of a table.
+
+    Args:
+        connection: has the table; its time zone is UTC. Temporary tables named `batch_…` are made in it.
+        declaration: what to look for.
+        source: table or view with the event columns.
+        into: name of the table to make, with the columns of `batch_sql`.
+        from_ms, until_ms: only events from and before these count; None takes all. Derived columns look back further.
+    """
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        declaration: WindowDeclaration,
+        source: str,
+        into: str,
+        *,
+        from_ms: int | None = None,
+        until_ms: int | None = None,
+    ) -> None:
+        self._connection = connection
+        self._declaration = declaration
+        self._source = source
+        self._into = into
+        self._parts = compile_window(declaration)
+        self._demand = demand_of(declaration)
+        self._keys = "".join(f"{key}, " for key in self._parts.keys)
+        self._by = f"PARTITION BY {', '.join(self._parts.keys)} " if self._parts.keys else ""
+        self._back_ms = _look_back_ms(self._parts.columns)
+        # A shopper's earlier events decide derived columns: keys may be left out only where they are shoppers' own.
+        self._sifts = bool(self._parts.keys and self._demand.total) and (
+            not self._back_ms or "user_id" in declaration.key
+        )
+        known = {row[0] for row in connection.execute(f"DESCRIBE {source}").fetchall()}
+        self._order = ", ".join(column for column in _COPY_ORDER if column in known)
+        self._identified = "event_id" in known
+        connection.execute(
+            f"CREATE OR REPLACE TABLE {into} AS SELECT * FROM ({batch_sql(declaration, source)}) LIMIT 0"
+        )
+        self._stretches = self._plan(from_ms, until_ms)
+
+    def __len__(self) -> int:
+        """Stretches to go through."""
+        return len(self._stretches)
+
+    def run(self, progress: Callable[[int], None] = lambda _done: None) -> None:
+        """Fill the table; `progress` is told how many stretches are done."""
+        session = self._declaration.kind is WindowKind.SESSION
+        if session and self._stretches:
+            self._begin_sessions()
+        for place, (start_ms, end_ms) in enumerate(self._stretches):
+            if session:
+                self._sessions(start_ms, end_ms, last=place == len(self._stretches) - 1)
+            else:
+                self._windows(start_ms, end_ms)
+            progress(place + 1)
+
+    def _plan(self, from_ms: int | None, until_ms: int | None) -> list[tuple[int, int]]:
+        """Stretches [start, end): of event time for sessions, of window starts for others."""
+        limits = [
+            f"event_time {sign} {_moment(ms)}" for sign, ms in ((">=", from_ms), ("<", until_ms)) if ms is not None
+        ]
+        where = f" WHERE {' AND '.join(limits)}" if limits else ""
+        self._from_ms, newest_ms = self._connection.execute(
+            f"SELECT epoch_ms(min(event_time)), epoch_ms(max(event_time)) FROM {self._source}{where}"
+        ).fetchall()[0]
+        if self._from_ms is None:
+            return []
+        self._until_ms = newest_ms + 1
+        declaration = self._declaration
+        if declaration.kind is WindowKind.SESSION:
+            first_ms, beside_ms = self._from_ms - self._from_ms % _DAY_MS, declaration.gap_ms + self._back_ms
+        else:
+            slide_ms = declaration.slide_ms
+            first_ms = self._from_ms - self._from_ms % slide_ms - declaration.size_ms + slide_ms
+            beside_ms = declaration.size_ms + self._back_ms
+        length_ms = max(_DAY_MS, -(-_STRETCH * beside_ms // _DAY_MS) * _DAY_MS)
+        if declaration.slide_ms:
+            length_ms = -(-length_ms // declaration.slide_ms) * declaration.slide_ms
+        return [(start, start + length_ms) for start in range(first_ms, self._until_ms, length_ms)]
+
+    def _between(self, start_ms: int, end_ms: int) -> str:
+        """Condition on event_time, within the limits."""
+        start_ms, end_ms = max(start_ms, self._from_ms), min(end_ms, self._until_ms)
+        return f"event_time >= {_moment(start_ms)} AND event_time < {_moment(end_ms)}"
+
+    def _sift(self, where: str, *, blocks: bool) -> None:
+        """Table `batch_keys`: the keys whose windows are worth cutting."""
+        demand = self._demand
+        columns = sorted(demand.columns)
+        rows = derived_rows(f"(SELECT * FROM {self._source} WHERE {where})", columns)
+        met = " AND ".join([*(f"{key} IS NOT NULL" for key in self._parts.keys), *filter(None, [demand.filter])])
+        keys = ", ".join(self._parts.keys)
+        self._make(
+            "batch_keys",
+            f"SELECT {keys} FROM (SELECT * FROM ({rows}) WHERE {met}) GROUP BY {keys} HAVING {demand.total}",
+        )
+        if blocks and demand.halves:
+            few = f"(SELECT * FROM ({rows}) WHERE {met}) SEMI JOIN batch_keys USING ({keys})"
+            block = f"t // {self._declaration.size_ms}"
+            halves = ", ".join(f"({half}) AS half{place}" for place, half in enumerate(demand.halves))
+            each = " AND ".join(f"bool_or(half{place})" for place in range(len(demand.halves)))
+            cut = f"SELECT {keys}, {halves} FROM {few} GROUP BY {keys}, {block}"
+            self._make("batch_few", f"SELECT {keys} FROM ({cut}) GROUP BY {keys} HAVING {each}")
+            self._connection.execute("CREATE OR REPLACE TEMP TABLE batch_keys AS FROM batch_few")
+
+    def _rows(self, start_ms: int, end_ms: int) -> str:
+        """Source of the events of a time (derived columns' past included) that windows are cut from, each once."""
+        earlier = (
+            f"event_time >= {_moment(start_ms - self._back_ms)}" if self._back_ms else self._between(start_ms, end_ms)
+        )
+        where = f"{earlier} AND event_time < {_moment(min(end_ms, self._until_ms))}"
+        if not self._sifts:
+            return self._without_copies(f"(SELECT * FROM {self._source} WHERE {where})")
+        needed = {
+            *event_columns(self._parts.columns),
+            *(["event_id"] if self._identified else []),
+            *self._order.split(", "),
+        }
+        columns = ", ".join(f'"{column}"' for column in sorted(needed - {""}))
+        if self._back_ms:
+            few = "user_id IN (SELECT user_id FROM batch_keys)"
+            query = f"SELECT event_time, {columns} FROM {self._source} WHERE {where} AND {few}"
+        else:
+            rows = derived_rows(
+                f"(SELECT * FROM {self._source} WHERE {where})", sorted(needed | set(self._declaration.key))
+            )
+            keys = ", ".join(self._parts.keys)
+            query = f"SELECT event_time, {columns} FROM ({rows}) SEMI JOIN batch_keys USING ({keys})"
+        self._make("batch_rows", query)
+        return self._without_copies("batch_rows")
+
+    def _without_copies(self, rows: str) -> str:
+        """Copies are few: their ids are found first, so that only they are ranked."""
+        if not self._identified:
+            return rows
+        one = "event_time, event_id"
+        self._make("batch_copies", f"SELECT {one} FROM {rows} GROUP BY {one} HAVING count(*) > 1")
+        if not self._connection.execute("SELECT count(*) FROM batch_copies").fetchall()[0][0]:
+            return rows
+        rank = f"row_number() OVER (PARTITION BY {one} ORDER BY {self._order})"
+        return f"""(
+            SELECT * FROM {rows} ANTI JOIN batch_copies USING ({one}) UNION ALL
+            SELECT * FROM {rows} SEMI JOIN batch_copies USING ({one}) QUALIFY {rank} = 1)"""
+
+    def _windows(self, start_ms: int, end_ms: int) -> None:
+        """Windows that start in [start, end)."""
+        size_ms, slide_ms = self._declaration.size_ms, self._declaration.slide_ms
+        last_ms = end_ms - slide_ms + size_ms
+        if self._sifts:
+            self._sift(self._between(start_ms, last_ms), blocks=True)
+        rows = self._rows(start_ms, last_ms)
+        derived = f"(SELECT * FROM ({derived_rows(rows, self._parts.columns)}) WHERE {self._parts.filter})"
+        # only events inside the limits are counted; those before them were read for derived columns alone
+        inside = f"t >= {max(start_ms, self._from_ms)}"
+        if self._sifts:
+            pieces, first, last = f"SELECT * FROM {derived} WHERE {inside}", "min(t)", "max(t)"
+            time, aggregates = "t", self._parts.measures
+        else:
+            extra = "".join(f"{sql} AS {alias}, " for alias, sql in self._parts.extra_keys.items())
+            partials = "".join(f", {sql} AS {alias}" for alias, sql in self._parts.partials.items())
+            group = ", ".join([*self._parts.keys, *self._parts.extra_keys, "pane"])
+            pieces = f"""
+                SELECT {self._keys}{extra}t - t % {slide_ms} AS pane, min(t) AS t_min, max(t) AS t_max{partials}
+                FROM {derived} WHERE {inside} GROUP BY {group}"""
+            first, last, time, aggregates = "min(t_min)", "max(t_max)", "pane", self._parts.merges
+        starts = f"unnest(range({time} - {time} % {slide_ms} - {size_ms} + {slide_ms}, {time} + 1, {slide_ms}))"
+        measured = ", ".join(f'{sql} AS "{name}"' for name, sql in aggregates.items())
+        self._add(f"""
+            SELECT {self._keys}start_ms, start_ms + {size_ms} AS end_ms, {first} AS first_event_ms,
+                   {last} AS last_event_ms, {measured}
+            FROM (SELECT * FROM (SELECT *, {starts} AS start_ms FROM ({pieces}))
+                  WHERE start_ms >= {start_ms} AND start_ms < {end_ms})
+            GROUP BY {self._keys}start_ms""")
+
+    def _begin_sessions(self) -> None:
+        """No session is open yet; and keys are sifted once, since a session may go on in the next stretch."""
+        columns = ", ".join(f'"{column}"' for column in self._parts.columns)
+        empty = derived_rows(f"(SELECT * FROM {self._source} WHERE FALSE)", self._parts.columns)
+        self._make("batch_open", f"SELECT t{', ' if columns else ''}{columns} FROM ({empty})")
+        if self._sifts:
+            self._sift(self._between(self._from_ms, self._until_ms), blocks=False)
+
+    def _sessions(self, start_ms: int, end_ms: int, *, last: bool) -> None:
+        """Sessions that have ended by `end_ms`: no event from there on can belong to them."""
+        gap_ms = self._declaration.gap_ms
+        columns = "".join(f', "{column}"' for column in self._parts.columns)
+        rows = derived_rows(self._rows(start_ms, end_ms), self._parts.columns)
+        met = f"{self._parts.filter} AND t >= {max(start_ms, self._from_ms)}"
+        held = f"(FROM batch_open UNION ALL SELECT t{columns} FROM ({rows}) WHERE {met})"
+        self._make(
+            "batch_sessions",
+            f"""SELECT *, sum(opens) OVER ({self._by}ORDER BY t ROWS UNBOUNDED PRECEDING) AS session_no
+                FROM (SELECT *, CASE WHEN t - lag(t) OVER ({self._by}ORDER BY t) <= {gap_ms}
+                                THEN 0 ELSE 1 END AS opens FROM {held})""",
+        )
+        measured = ", ".join(f'{sql} AS "{name}"' for name, sql in self._parts.measures.items())
+        ended = "TRUE" if last else f"max(t) + {gap_ms} < {end_ms}"
+        self._add(f"""
+            SELECT {self._keys}min(t) AS start_ms, max(t) + {gap_ms} AS end_ms, min(t) AS first_event_ms,
+                   max(t) AS last_event_ms, {measured}
+            FROM batch_sessions GROUP BY {self._keys}session_no HAVING {ended}""")
+        newest = f"max(t) OVER (PARTITION BY {self._keys}session_no)"
+        open_too = f"SELECT t{columns} FROM batch_sessions QUALIFY {newest} + {gap_ms} >= {end_ms}"
+        self._make("batch_open", open_too)
+
+    def _add(self, windows: str) -> None:
+        measures = "".join(f', "{name}"' for name in self._parts.measures)
+        self._connection.execute(f"""
+            INSERT INTO {self._into} SELECT {self._keys}start_ms, end_ms, first_event_ms, last_event_ms{measures}
+            FROM ({windows}) WHERE {self._parts.condition}""")
+
+    def _make(self, table: str, query: str) -> None:
+        self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS {query}")
+
+
+def _look_back_ms(columns: tuple[str, ...]) -> int:
+    """How far before an event its derived columns look."""
+    names = {field.name for field in stateful(columns)}
+    if "previous_gap_ms" in names:
+        return 2 * ACTOR_HORIZON_MS
+    if names - {"first_visit", "viewed"}:
+        return ACTOR_HORIZON_MS
+    return VISIT_HORIZON_MS if names else 0
+
+
+def _moment(ms: int) -> str:
+    return f"TIMESTAMPTZ '{from_ms(ms).isoformat(sep=' ', timespec='milliseconds')}'"
