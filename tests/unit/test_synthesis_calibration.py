@@ -9,10 +9,13 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pytest
 
+from shopstream.clock import to_ms
 from shopstream.simulation import Synthesis, SynthesisSettings
+from shopstream.simulation.calendar import Calendar
 
 EVENTS = 600_000
 
@@ -113,10 +116,11 @@ FIGURES: dict[str, Figure] = {
     # genuine shoppers do not look like bots: the upper tail of events per user, slice (p99.9 and maximum)
     "busiest second of a user p99.9": Figure(2, 0, _busiest(1, 0.999)),
     "busiest 10 s of a user p99.9": Figure(3, 1, _busiest(10, 0.999)),
-    "busiest 10 s of a user, maximum": Figure(5, 1, _busiest(10, 1)),
+    # the slice has 4,504 users, this day ten times as many: 21,210 sessions of Yoochoose give the greatest ones
+    "busiest 10 s of a user, maximum, Yoochoose": Figure(9, 2, _busiest(10, 1)),
     "busiest 60 s of a user p99": Figure(6, 1, _busiest(60, 0.99)),
     "busiest 60 s of a user p99.9": Figure(8, 1, _busiest(60, 0.999)),
-    "busiest 60 s of a user, maximum": Figure(12, 5, _busiest(60, 1)),
+    "busiest 60 s of a user, maximum, Yoochoose": Figure(18, 6, _busiest(60, 1)),
     "busiest 300 s of a user p99.9": Figure(18, 4, _busiest(300, 0.999)),
     # users
     "sessions per user and day": Figure(1.25, 0.13, "select avg(sessions) from users"),
@@ -171,11 +175,16 @@ select count(*) as events from events where hour(event_time) = 8 and minute(even
 
 def _measured(seed: int) -> duckdb.DuckDBPyConnection:
     settings = SynthesisSettings(start=datetime(2019, 11, 5, tzinfo=UTC), events=EVENTS, seed=seed)
-    rows = pa.concat_tables(Synthesis(settings).batches(), promote_options="default")
+    synthesis = Synthesis(settings)
+    rows = pa.concat_tables(synthesis.batches(), promote_options="default")
     base = duckdb.connect()
     base.execute("set timezone = 'UTC'")
     base.register("rows", rows.select(rows.column_names[:9]).unify_dictionaries())
-    base.execute("create table events as select * from rows")
+    # robots are part of the genuine traffic; the figures are those of people
+    base.execute(
+        "create table events as select * from rows where not list_contains(?::bigint[], user_id)",
+        [list(synthesis.residents())],
+    )
     base.execute(
         "create table once as select *, row_number() over () as place from (select distinct on "
         "(event_time, event_type, product_id, user_session) * from events)"
@@ -199,9 +208,10 @@ def _misfits(base: duckdb.DuckDBPyConnection) -> dict[str, str]:
     counts = base.execute("select hour(began) as h, count(*) as n from sessions group by h order by h").fetchall()
     total = sum(n for _, n in counts)
     for (hour, count), share in zip(counts, SESSION_HOURS, strict=True):
-        # sessions that began before midnight come in; sessions of one visit follow a quarter of an hour later
-        if abs(count / total - share) > 0.15 * share + 0.0015:
-            misfits[f"sessions that start at {hour} UTC"] = f"{count / total:.5f}, expected {share:.5f} ± 15 %"
+        # sessions that began before midnight come in; sessions of one visit follow a quarter of an hour later; and the
+        # level of one day strays, see below for the mean of many
+        if abs(count / total - share) > 0.25 * share + 0.0015:
+            misfits[f"sessions that start at {hour} UTC"] = f"{count / total:.5f}, expected {share:.5f} ± 25 %"
     return misfits
 
 
@@ -225,3 +235,42 @@ def test_days_differ_by_weekday_and_by_noise():
     weekend, midweek = days[4] + days[5] + days[6] + sum(days[11:14]), sum(days[1:4]) + sum(days[8:11])
     assert 1.0 < weekend / midweek < 1.3
     assert len(set(days)) == 14
+
+
+def _rates(seed: int, days: int = 28) -> np.ndarray:
+    """Expected events per day and minute."""
+    start = datetime(2019, 11, 4, tzinfo=UTC)
+    calendar = Calendar(start, days, 1_770_000 * days, seed)
+    minutes = to_ms(start) + np.arange(days * 1_440) * 60_000
+    return (calendar.rate_at(minutes) * 60).reshape(days, 1_440)
+
+
+def test_many_days_together_have_the_hours_of_the_real_ones():
+    hours = sum(_rates(seed).reshape(-1, 24, 60).sum(axis=(0, 2)) for seed in range(1_000, 1_008))
+    assert hours / hours.sum() == pytest.approx(SESSION_HOURS, rel=0.03)
+
+
+def test_a_forecast_from_the_weeks_before_and_the_recent_level_misses_by_5_to_10_percent():
+    misses = []
+    for seed in range(1_000, 1_006):
+        days = _rates(seed)
+        profile, actual = days[:21].reshape(3, 7, 1_440).mean(axis=0).ravel(), days[21:].ravel()
+        # level: of half an hour, which ended ten minutes ago
+        level = np.convolve(actual, np.ones(30))[19:-39] / np.convolve(profile, np.ones(30))[19:-39]
+        misses.append(np.std(actual[30:-10] / (profile[30:-10] * level[: len(actual) - 40]) - 1))
+    assert 0.05 < np.mean(misses) < 0.10
+
+
+def test_a_day_has_the_same_ups_and_downs_in_every_period_that_holds_it():
+    longer = _rates(1_000, 14)[:10]
+    shorter = _rates(1_000, 10)
+    assert (longer / longer.sum()).ravel() == pytest.approx((shorter / shorter.sum()).ravel(), rel=1e-9)
+
+
+def test_the_level_goes_on_smoothly_over_midnight():
+    minutes = _rates(1_003).ravel()
+    steps = np.abs(np.diff(np.log(minutes)))
+    midnights = steps[1_439::1_440]
+    # the noise of the day itself steps; without it midnight is as smooth as any other minute
+    assert np.median(midnights) < 0.2
+    assert steps[np.arange(len(steps)) % 1_440 != 1_439].max() < 0.1

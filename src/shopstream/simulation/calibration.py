@@ -78,7 +78,7 @@ WEEKDAY_FACTORS: Final = (0.983, 0.9244, 0.9028, 0.9544, 1.017, 1.0134, 1.0348)
 DAY_NOISE_SD: Final = 0.0913
 """Standard deviation of a day's log volume around weekday and trend."""
 
-WANDER: Final = ((60, 0.06), (10, 0.04))
+WANDER: Final = ((60, 0.07), (10, 0.05))
 """(minutes between knots, standard deviation of the log rate): how the level strays within a day. Chosen so that a
 time-of-week profile times a recent level misses the rate by 5 to 10 %, as forecasts of real shops do. Seconds in a busy
 half hour of the slice vary 1.266 times as much as Poisson, 1.02 times once the drift of its minutes is taken out."""
