@@ -1,12 +1,12 @@
 """What a person looks at: one incident per episode, not one alarm per window."""
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
+from shopstream.alerting.evidence import events_command, events_condition, events_query
 from shopstream.detection.detection import Nature, Severity
 
 __all__ = ["ACTOR_KINDS", "Actor", "Change", "Handling", "Incident", "IncidentChange", "Role", "State", "incident_id"]
@@ -14,8 +14,6 @@ __all__ = ["ACTOR_KINDS", "Actor", "Change", "Handling", "Incident", "IncidentCh
 
 ACTOR_KINDS = ("user_id", "user_session", "ip", "ip_net", "agent_hash", "user_agent")
 """Key columns that name somebody who acts; the first of them in a key names the actor."""
-
-_COLUMNS = "event_time, event_type, product_id, category_code, brand, price, user_id"
 
 
 class State(StrEnum):
@@ -161,21 +159,17 @@ class Incident:
     @property
     def events_sql(self) -> str:
         """The condition that the incident's events meet, over the columns of `events`."""
-        conditions = [f"{column} = {_literal(column, value)}" for column, value in self.keys.items()]
-        conditions.append(f"event_time between '{_text(self.first_event_time)}' and '{_text(self.last_event_time)}'")
-        return " and ".join(conditions)
+        return events_condition(self.keys, self.first_event_time, self.last_event_time)
 
     @property
     def evidence_sql(self) -> str:
         """The query that shows the events, at most a thousand."""
-        return f"select {_COLUMNS} from events where {self.events_sql} order by event_time limit 1000"
+        return events_query(self.keys, self.first_event_time, self.last_event_time)
 
     @property
     def evidence_command(self) -> str:
         """The one command that shows the events, safe to paste into a shell."""
-        sql = self.evidence_sql
-        plain = not set(sql) & set('"$`\\!')  # double quotes keep the single ones of SQL readable
-        return f'shopstream query "{sql}"' if plain else f"shopstream query {shlex.quote(sql)}"
+        return events_command(self.keys, self.first_event_time, self.last_event_time)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,14 +189,3 @@ def incident_id(scope: str, ordinal: int) -> str:
     It does not move when earlier events of the episode are found, and it shows that somebody comes again.
     """
     return f"{scope}-{ordinal}"
-
-
-def _literal(column: str, value: str) -> str:
-    from shopstream.events.schema import EVENT_FIELDS  # noqa: PLC0415  start-up time: every command imports this module
-
-    numbers = {field.name for field in EVENT_FIELDS if field.duckdb == "BIGINT"}
-    return value if column in numbers else "'" + value.replace("'", "''") + "'"
-
-
-def _text(moment: datetime) -> str:
-    return moment.isoformat(sep=" ", timespec="milliseconds")
