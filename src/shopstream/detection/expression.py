@@ -19,7 +19,7 @@ MAX_EXPRESSION = 2_000
 AGGREGATES: tuple[type[exp.Expr], ...] = (exp.Count, exp.Sum, exp.Min, exp.Max, exp.Avg)
 _AGGREGATE_NAMES = "count, count(distinct …), sum, min, max, avg"
 _FLAGS = frozenset(field.name for field in DERIVED_FIELDS if field.duckdb == "BOOLEAN")
-_SCALAR_NAMES = "ln, exp, sqrt, abs, floor, least, greatest, coalesce, nullif"
+_SCALAR_NAMES = "ln, sqrt, abs, floor, least, greatest, coalesce, nullif"
 
 _BINARY = frozenset({"this", "expression"})
 _UNARY = frozenset({"this"})
@@ -53,7 +53,6 @@ _PLAIN: dict[type[exp.Expr], frozenset[str]] = {
     exp.Case: frozenset({"this", "ifs", "default"}),
     exp.If: frozenset({"this", "true"}),
     exp.Ln: _UNARY,
-    exp.Exp: _UNARY,
     exp.Abs: _UNARY,
     exp.Sqrt: _UNARY,
     exp.Floor: _UNARY,

@@ -19,6 +19,7 @@ from sqlglot import exp
 
 from shopstream.engine.derive import derived_rows
 from shopstream.engine.derived import COLUMNS
+from shopstream.engine.lowering import Course, condition_only_grows, course_of, lowered
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.errors import RuleError
 
@@ -208,14 +209,6 @@ def _is_count(parsed: exp.Expr) -> bool:
     return isinstance(parsed, exp.Count) or (isinstance(parsed, exp.Filter) and isinstance(parsed.this, exp.Count))
 
 
-def _only_grows(parsed: exp.Expr, growing: frozenset[str]) -> bool:
-    parsed = parsed.unnest()
-    if isinstance(parsed, exp.And | exp.Or):
-        return _only_grows(parsed.left, growing) and _only_grows(parsed.right, growing)
-    bound = _lower_bound(parsed)
-    return bound is not None and bound[0] in growing
-
-
 def compile_window(declaration: WindowDeclaration) -> Compiled:
     """Check a declaration's expressions and split them.
 
@@ -228,29 +221,28 @@ def compile_window(declaration: WindowDeclaration) -> Compiled:
     singles: dict[str, str] = {}
     measures: dict[str, str] = {}
     counts: set[str] = set()
-    growing: set[str] = set()
+    courses: dict[str, Course] = {}
     for name, text in declaration.measures.items():
         parsed = _parse(declaration, "measure", text)
         used |= _check_columns(declaration, f"measure {name!r}", parsed, COLUMNS)
-        measures[name] = _sql(_without_avg(parsed))
-        merges[name], singles[name] = splitter.merge(name, parsed)
+        courses[name] = course_of(parsed)
         if _is_count(parsed):
             counts.add(name)
-            growing.add(name)
-        if isinstance(parsed, exp.Max):
-            growing.add(name)
+        parsed = lowered(parsed)
+        measures[name] = _sql(_without_avg(parsed))
+        merges[name], singles[name] = splitter.merge(name, parsed)
     keys = tuple(f'"{column}"' for column in declaration.key)
     parts = [f"{key} IS NOT NULL" for key in keys]
     if declaration.filter is not None:
         parsed = _parse(declaration, "filter", declaration.filter)
         used |= _check_columns(declaration, "filter", parsed, COLUMNS)
-        parts.append(f"({_sql(parsed)})")
+        parts.append(f"({_sql(lowered(parsed))})")
     condition, monotone, min_events = "TRUE", False, 0
     if declaration.condition is not None:
         parsed = _parse(declaration, "condition", declaration.condition)
         _check_columns(declaration, "condition", parsed, frozenset(declaration.measures))
-        condition = _sql(parsed)
-        monotone = _only_grows(parsed, frozenset(growing))
+        condition = _sql(lowered(parsed))
+        monotone = condition_only_grows(parsed, courses)
         bounds = [bound for bound in map(_lower_bound, _conjuncts(parsed)) if bound and bound[0] in counts]
         min_events = max((least for _, least in bounds), default=0)
     return Compiled(

@@ -1,16 +1,19 @@
-"""Computes derived columns: in one query over a whole table (`derived_rows`)."""
+"""Derived columns as SQL: one query over a whole table (`derived_rows`), which is also what they mean.
+
+The stream computes the stateless ones by the same expressions, the stateful ones in `engine.ordering`.
+"""
 
 from collections.abc import Iterable
 
 from shopstream.engine.derived import (
     ACTOR_HORIZON_MS,
-    DERIVED_FIELDS,
     VISIT_HORIZON_MS,
+    event_columns,
     stateful,
     stateless,
 )
 
-__all__ = ["derived_rows", "event_columns"]
+__all__ = ["derived_rows", "stateless_rows"]
 
 _ACTOR = "(PARTITION BY user_id ORDER BY event_time, event_id)"
 _VISIT = "(PARTITION BY user_id, user_session, product_id ORDER BY event_time, event_id)"
@@ -36,15 +39,6 @@ _MADE_OF = {
     "first_visit": (("visit1",), f"visit1 IS NULL OR visit1 > {VISIT_HORIZON_MS}"),
     "viewed": (("view1",), f"coalesce(view1 <= {VISIT_HORIZON_MS}, FALSE)"),
 }
-
-
-def event_columns(columns: Iterable[str]) -> tuple[str, ...]:
-    """The event columns that the named ones are made of, in order; `event_time` aside."""
-    derived = {field.name: field for field in DERIVED_FIELDS}
-    needed: set[str] = set()
-    for column in columns:
-        needed.update(derived[column].needs if column in derived else (column,))
-    return tuple(sorted(needed - {"event_time"}))
 
 
 def stateless_rows(source: str, columns: Iterable[str]) -> str:

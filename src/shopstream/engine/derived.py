@@ -1,8 +1,8 @@
 """Derived columns: what the engine adds to each event, so that rules and detectors may ask for it.
 
 Stateless ones are expressions over the event alone. Stateful ones look back along the events of one shopper, in the
-order of (event_time, event_id): the stream computes them as the watermark passes (`engine.derive`), a batch query by
-window functions (`engine.compile.batch_sql`), and both give the same values. Late events have no part in them.
+order of (event_time, event_id): the stream computes them as the watermark passes (`engine.ordering`), a batch query by
+window functions (`engine.derive`), and both give the same values. Late events have no part in them.
 """
 
 from collections.abc import Iterable
@@ -10,7 +10,16 @@ from dataclasses import dataclass
 
 from shopstream.events.schema import EVENT_FIELDS
 
-__all__ = ["ACTOR_HORIZON_MS", "COLUMNS", "DERIVED_FIELDS", "VISIT_HORIZON_MS", "DerivedField", "stateful", "stateless"]
+__all__ = [
+    "ACTOR_HORIZON_MS",
+    "COLUMNS",
+    "DERIVED_FIELDS",
+    "VISIT_HORIZON_MS",
+    "DerivedField",
+    "event_columns",
+    "stateful",
+    "stateless",
+]
 
 ACTOR_HORIZON_MS = 86_400_000
 """The shopper's last event is remembered this long."""
@@ -87,3 +96,11 @@ def stateful(columns: Iterable[str]) -> tuple[DerivedField, ...]:
     """Those of the named columns that need other events, in declared order."""
     named = set(columns)
     return tuple(field for field in DERIVED_FIELDS if field.name in named and field.sql is None)
+
+
+def event_columns(columns: Iterable[str]) -> tuple[str, ...]:
+    """The event columns that the named ones are made of, in order; `event_time` aside."""
+    needed: set[str] = set()
+    for column in columns:
+        needed.update(_BY_NAME[column].needs if column in _BY_NAME else (column,))
+    return tuple(sorted(needed - {"event_time"}))

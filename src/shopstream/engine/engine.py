@@ -5,7 +5,7 @@ the pipeline decides when things become durable.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,9 @@ import pyarrow as pa
 
 from shopstream.clock import Clock
 from shopstream.engine.dedup import SEEN, Deduplicator
-from shopstream.engine.operator import BATCH, WindowOperator, build_operator
+from shopstream.engine.derived import event_columns
+from shopstream.engine.operator import BATCH, REPEATED, WindowOperator, build_operator
+from shopstream.engine.ordering import Ordering
 from shopstream.engine.settings import EngineSettings
 from shopstream.engine.signal import Signal
 from shopstream.engine.watermark import Watermarks
@@ -105,18 +107,27 @@ class Engine:
         )
         nothing = WIRE_SCHEMA.empty_table().append_column("t", pa.array([], pa.int64()))
         self.connection.register(BATCH, nothing)
-        self._operators = [build_operator(self.connection, declaration) for declaration in declarations]
+        self.connection.register(REPEATED, nothing.select(["t"]))
+        self._ordering = Ordering(self.connection)
+        self._operators: list[WindowOperator] = []
         self._attached: list[WindowOperator] = []
+        for declaration in declarations:
+            self.attach(build_operator(self.connection, declaration), advance=True)
 
     def attach(self, operator: WindowOperator, *, advance: bool = False) -> None:
-        """Feed another operator too; its owner advances it, unless `advance` makes its signals the engine's."""
+        """Feed another operator too; its owner advances it, unless `advance` makes its signals the engine's.
+
+        An operator that looks at stateful derived columns gets events as the watermark passes, within `advance`.
+        """
+        if operator.ordered:
+            self._ordering.want(operator.columns)
         (self._operators if advance else self._attached).append(operator)
 
     def process(self, records: Sequence[Record], decoded: Decoded) -> Processed:
         """One micro-batch, and what it was decoded to. Records of one shard stand together, in order."""
         place = decoded.events.column("record").to_numpy()
         times = decoded.events.column("event_time").cast(pa.int64()).to_numpy() // _MS
-        late = self._observe(records, place, times)
+        late, newest = self._observe(records, place, times)
         fresh = self._deduplicator.fresh(times, decoded.events.column("event_id"))
         arrivals = np.array([r.arrival_ms for r in records], dtype=np.int64) * _MS
         arrival = pa.array(arrivals[place]).cast(pa.timestamp("us", "UTC"))
@@ -125,10 +136,11 @@ class Engine:
             names=[field.name for field in LAKE_FIELDS],
         )
         duplicates = len(fresh) - int(fresh.sum())
+        self.connection.register(REPEATED, pa.table({"t": newest[~fresh]}))
         if duplicates:
             events, times, late = events.filter(pa.array(fresh)), times[fresh], late[fresh]
         self._show(events, times, late)
-        for operator in (*self._operators, *self._attached):
+        for operator in self._at_once():
             operator.absorb()
         dead = self._dead_letters(records, decoded.rejects)
         counters = Counters(
@@ -150,15 +162,22 @@ class Engine:
             to_the_end: every shard is known to be read to its tip.
         """
         watermark_ms = self.watermarks.advance(self._clock.now_ms(), all_idle_count=to_the_end)
+        if self._ordering.release(watermark_ms):
+            for operator in (*self._operators, *self._attached):
+                if operator.ordered:
+                    operator.absorb()
         signals = [signal for operator in self._operators for signal in operator.advance(watermark_ms)]
         self._deduplicator.forget(watermark_ms)
         return signals
 
     def _observe(
         self, records: Sequence[Record], place: npt.NDArray[np.int32], times: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.bool_]:
-        """Late flags; a shard's events are one slice because its records stand together."""
-        late = np.zeros(len(times), dtype=np.bool_)
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+        """Late flags, and the newest event time of the shard when each event came.
+
+        A shard's events are one slice because its records stand together.
+        """
+        late, newest = np.zeros(len(times), dtype=np.bool_), times.copy()
         first = 0
         while first < len(records):
             shard_id = records[first].shard_id
@@ -166,15 +185,26 @@ class Engine:
             while last < len(records) and records[last].shard_id == shard_id:
                 last += 1
             start, stop = np.searchsorted(place, [first, last])
+            before_ms = self.watermarks.newest_ms(shard_id)
+            newest[start:stop] = np.maximum(np.maximum.accumulate(times[start:stop]), before_ms)
             late[start:stop] = self.watermarks.observe(shard_id, times[start:stop])
             first = last
-        return late
+        return late, newest
 
     def _show(self, events: pa.Table, times: npt.NDArray[np.int64], late: npt.NDArray[np.bool_]) -> None:
         """Give the operators what windows may see. DuckDB reads Arrow in place: each reads the columns it needs."""
-        used = {"event_time"}.union(*(operator.columns for operator in (*self._operators, *self._attached)))
-        visible = events.select(sorted(used)).append_column("t", pa.array(times))
-        self.connection.register(BATCH, visible.filter(pa.array(~late)) if late.any() else visible)
+        used = {"event_time"}.union(*(event_columns(operator.columns) for operator in self._at_once()))
+        visible = events.select(WIRE_SCHEMA.names if self._ordering.wanted else sorted(used))
+        visible = visible.append_column("t", pa.array(times))
+        if late.any():
+            visible = visible.filter(pa.array(~late))
+        if self._ordering.wanted:
+            self._ordering.hold(visible)
+        self.connection.register(BATCH, visible.select([*sorted(used), "t"]))
+
+    def _at_once(self) -> Iterator[WindowOperator]:
+        """Operators that take events as they come."""
+        return (operator for operator in (*self._operators, *self._attached) if not operator.ordered)
 
     def _dead_letters(self, records: Sequence[Record], rejects: pa.Table) -> pa.Table:
         rows = [
@@ -195,12 +225,15 @@ class Engine:
 
     def state_rows(self) -> dict[str, int]:
         """State table → rows."""
-        counts = " UNION ALL ".join(f"SELECT '{table}', count(*) FROM {table}" for table in self.state_tables())
-        return dict(self.connection.execute(counts).fetchall())
+        ordering = self._ordering.rows()
+        counts = " UNION ALL ".join(
+            f"SELECT '{table}', count(*) FROM {table}" for table in self.state_tables() if table not in ordering
+        )
+        return dict(self.connection.execute(counts).fetchall()) | ordering
 
     def state_tables(self) -> dict[str, str]:
         """State table → digest of what it means; a table whose digest changed is not restored."""
-        tables = {SEEN: f"duckdb {duckdb.__version__}"}
+        tables = dict.fromkeys((SEEN, *self._ordering.rows()), f"duckdb {duckdb.__version__}")  # of its hashes
         for operator in (*self._operators, *self._attached):
             digest = hashlib.sha256(repr(operator.declaration).encode()).hexdigest()[:16]
             tables.update(dict.fromkeys(operator.state_tables(), digest))
@@ -211,8 +244,14 @@ class Engine:
         self.connection.execute(f"ATTACH '{_literal(path)}' AS saved")
         self.connection.execute("SET force_compression = 'uncompressed'")  # short-lived: speed counts, not size
         try:
+            ordering = self._ordering.state()
             for table in self.state_tables():
-                self.connection.execute(f"CREATE TABLE saved.{table} AS FROM {table}")
+                if table in ordering:
+                    self.connection.register("derive_state", ordering[table])
+                    self.connection.execute(f"CREATE TABLE saved.{table} AS FROM derive_state")
+                    self.connection.unregister("derive_state")
+                else:
+                    self.connection.execute(f"CREATE TABLE saved.{table} AS FROM {table}")
         finally:
             self.connection.execute("DETACH saved")
 
@@ -231,12 +270,19 @@ class Engine:
         fresh = [table for table, digest in wanted.items() if tables.get(table) != digest]
         try:
             self.connection.execute(f"ATTACH '{_literal(path)}' AS saved (READ_ONLY)")
-            for table in wanted:
-                if table not in fresh:
+            kept = [table for table in wanted if table not in fresh]
+            ordering = {
+                table: self.connection.execute(f"FROM saved.{table}").to_arrow_table()
+                for table in kept
+                if table in self._ordering.rows()
+            }
+            for table in kept:
+                if table not in ordering:
                     self.connection.execute(f"CREATE OR REPLACE TABLE {table} AS FROM saved.{table}")
             self.connection.execute("DETACH saved")
         except duckdb.Error as error:
             raise StateError(f"state in {path} cannot be read: {error}") from error
+        self._ordering.resume(ordering)
         self._deduplicator.resume()
         self.watermarks.restore(watermark_ms, newest_ms)
         for operator in (*self._operators, *self._attached):

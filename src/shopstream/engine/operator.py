@@ -11,14 +11,20 @@ from typing import Final, Protocol
 import duckdb
 
 from shopstream.engine.compile import Compiled, compile_window
+from shopstream.engine.derive import stateless_rows
+from shopstream.engine.derived import stateful
+from shopstream.engine.ordering import ORDERED
 from shopstream.engine.signal import Signal
 from shopstream.engine.watermark import BEGINNING
 from shopstream.engine.window import WindowDeclaration, WindowKind
 
-__all__ = ["BATCH", "SessionOperator", "SlidingOperator", "WindowOperator", "build_operator"]
+__all__ = ["BATCH", "REPEATED", "SessionOperator", "SlidingOperator", "WindowOperator", "build_operator"]
 
 BATCH: Final = "batch"
 """The current micro-batch: the columns that operators read and `t`, event time in epoch milliseconds."""
+
+REPEATED: Final = "repeated"
+"""`t`, the shard's newest event time when they came, of those events of the micro-batch that are dropped as known."""
 
 _ACTORS: Final = frozenset({"user_id", "user_session", "ip"})
 _RAW_LIMIT_MS: Final = 600_000
@@ -30,9 +36,10 @@ class WindowOperator(Protocol):
 
     declaration: WindowDeclaration
     columns: tuple[str, ...]
+    ordered: bool
 
     def absorb(self) -> None:
-        """Take the events of the table BATCH into the state."""
+        """Take the events of the table BATCH, or ORDERED if it is `ordered`, into the state."""
         ...
 
     def advance(self, watermark_ms: int) -> list[Signal]:
@@ -67,6 +74,8 @@ class _Operator:
         self._connection = connection
         self._parts: Compiled = compile_window(declaration)
         self.columns = self._parts.columns
+        self.ordered = bool(stateful(self.columns))
+        self._source = f"({stateless_rows(ORDERED if self.ordered else BATCH, self.columns)})"
         self._watermark_ms = BEGINNING
         self._keys = "".join(f"{key}, " for key in self._parts.keys)
         self._merges = ", ".join(f'{sql} AS "{name}"' for name, sql in self._parts.merges.items())
@@ -81,13 +90,13 @@ class _Operator:
         self._watermark_ms = watermark_ms
 
     def _pane_query(self, pane: str) -> str:
-        """BATCH grouped into panes."""
+        """What comes in, grouped into panes."""
         extra = "".join(f"{sql} AS {alias}, " for alias, sql in self._parts.extra_keys.items())
         partials = "".join(f", {sql} AS {alias}" for alias, sql in self._parts.partials.items())
         group = ", ".join([*self._parts.keys, *self._parts.extra_keys, "pane"])
         return f"""
             SELECT {self._keys}{extra}{pane} AS pane, min(t) AS t_min, max(t) AS t_max{partials}
-            FROM {BATCH} WHERE {self._parts.filter} GROUP BY {group}"""
+            FROM {self._source} WHERE {self._parts.filter} GROUP BY {group}"""
 
     def _signals(self, query: str) -> list[Signal]:
         """Rows (key, start_ms, end_ms, first_event_ms, last_event_ms, final, measures) as signals."""
@@ -127,13 +136,13 @@ class SlidingOperator(_Operator):
         if self._raw:  # the state holds events: measure them as declared
             self._merges = ", ".join(f'{sql} AS "{name}"' for name, sql in self._parts.measures.items())
             columns = "".join(f', "{column}"' for column in self._parts.columns)
-            self._incoming = f"SELECT t{columns} FROM {BATCH} WHERE {self._parts.filter}"
+            self._incoming = f"SELECT t{columns} FROM {self._source} WHERE {self._parts.filter}"
         else:
             self._incoming = self._pane_query(f"t - t % {slide}")
         self._create(self._state, self._incoming)
         self._time = "t" if self._raw else "pane"
         self._fired = f"fired_{declaration.name}"
-        self._create(self._fired, f"SELECT {self._keys}0::BIGINT AS start_ms FROM {BATCH}")
+        self._create(self._fired, f"SELECT {self._keys}0::BIGINT AS start_ms FROM {self._source}")
         self._pruned_ms = BEGINNING
 
     def absorb(self) -> None:
@@ -229,7 +238,7 @@ class SessionOperator(_Operator):
         extra = "".join(f"{sql} AS {alias}, " for alias, sql in self._parts.extra_keys.items())
         partials = "".join(f", {sql} AS {alias}" for alias, sql in self._parts.rows.items())
         self._incoming = f"""
-            SELECT {self._keys}{extra}t AS t_min, t AS t_max{partials} FROM {BATCH} WHERE {self._parts.filter}"""
+            SELECT {self._keys}{extra}t AS t_min, t AS t_max{partials} FROM {self._source} WHERE {self._parts.filter}"""
         self._dirty = True  # pieces may have to be joined
         self._pieces = 0
         self._limit = _LEAST_PIECES

@@ -18,6 +18,7 @@ class ProductNames:
     """
 
     columns: tuple[str, ...] = ("brand", "category_code", "category_id", "product_id")
+    ordered = False
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, declaration: WindowDeclaration) -> None:
         self.declaration = declaration
