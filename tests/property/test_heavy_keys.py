@@ -33,7 +33,7 @@ def test_an_estimate_is_never_low_and_at_most_a_share_of_the_total_high(offers, 
 def test_the_error_of_a_kept_key_covers_what_was_overestimated(offers, capacity):
     sketch, truth = sketch_of(offers, capacity)
     for kept in sketch.heaviest(capacity):
-        assert kept.count - kept.error <= truth[kept.key] <= kept.count
+        assert kept.weight - kept.error <= truth[kept.key] <= kept.weight
 
 
 @given(OFFERS, st.integers(1, 12))
@@ -46,7 +46,7 @@ def test_a_key_above_its_share_of_the_total_is_kept(offers, capacity):
 @given(OFFERS)
 def test_with_room_for_all_keys_counts_are_exact(offers):
     sketch, truth = sketch_of(offers, 16)
-    assert {kept.key: kept.count for kept in sketch.heaviest(16)} == dict(truth)
+    assert {kept.key: kept.weight for kept in sketch.heaviest(16)} == dict(truth)
     assert [kept.key for kept in sketch.heaviest(3)] == sorted(truth, key=lambda key: (-truth[key], key))[:3]
 
 

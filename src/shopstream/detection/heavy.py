@@ -17,12 +17,12 @@ class Heavy(NamedTuple):
 
     Args:
         key: the key.
-        count: never below its true weight.
-        error: the true weight is at least `count - error`.
+        weight: never below its true weight.
+        error: the true weight is at least `weight - error`.
     """
 
     key: str
-    count: float
+    weight: float
     error: float
 
 
