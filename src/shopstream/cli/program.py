@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from shopstream.cli import deadletters, incidents, journeys, lake, notify, rules
+from shopstream.cli import deadletters, incidents, journeys, lake, notify, rules, scenarios
 from shopstream.cli.build import build
 from shopstream.cli.config import config as show_config
 from shopstream.cli.dashboard import dashboard
 from shopstream.cli.demo import demo
 from shopstream.cli.doctor import doctor
+from shopstream.cli.evaluate import evaluate
 from shopstream.cli.help_text import flow_help
 from shopstream.cli.output import err
 from shopstream.cli.query import query
@@ -64,12 +65,14 @@ app.command(rich_help_panel=_START)(status)
 app.command(rich_help_panel=_START)(doctor)
 app.command(rich_help_panel=_EVENTS)(simulate)
 app.command(rich_help_panel=_EVENTS)(synthesise)
+app.add_typer(scenarios.app, name="scenarios", rich_help_panel=_EVENTS)
 app.command(rich_help_panel=_EVENTS)(shards)
 app.command(rich_help_panel=_LIVE)(run)
 app.command(rich_help_panel=_LIVE)(dashboard)
 app.add_typer(journeys.app, name="journeys", rich_help_panel=_LIVE)
 app.add_typer(incidents.app, name="incidents", rich_help_panel=_LIVE)
 app.add_typer(rules.app, name="rules", rich_help_panel=_LIVE)
+app.command(rich_help_panel=_LIVE)(evaluate)
 app.add_typer(notify.app, name="notify", rich_help_panel=_LIVE)
 app.command(rich_help_panel=_REPORTS)(build)
 app.command(rich_help_panel=_REPORTS)(report)

@@ -1,0 +1,141 @@
+"""All runs of an evaluation, on several processes; what is done is on disk, whatever happens next."""
+
+import multiprocessing
+import shutil
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from shopstream.evaluation.attack import AttackJob, run_attack
+from shopstream.evaluation.genuine import GenuineJob, genuine_folder, run_genuine
+from shopstream.evaluation.plan import Shop
+from shopstream.evaluation.results import AttackResult, GenuineResult
+
+__all__ = ["Done", "Matrix", "Watch", "read_done", "run_matrix"]
+
+_GENUINE = TypeAdapter(list[GenuineResult])
+_ATTACKS = TypeAdapter(list[AttackResult])
+_GENUINE_WORK = 4
+"""A genuine run, history included, takes about as long as so many attacks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """What to run.
+
+    Args:
+        shops: one a seed.
+        scenarios: ids of rows.
+        cache: folder of baselines and states.
+        jobs: processes.
+        keep_states: leave the states for the next evaluation; they take some hundred megabytes a shop.
+    """
+
+    shops: Sequence[Shop]
+    scenarios: Sequence[str]
+    cache: Path
+    jobs: int
+    keep_states: bool
+
+    @property
+    def work(self) -> int:
+        """In units of one attack."""
+        return len(self.shops) * (_GENUINE_WORK + len(self.scenarios))
+
+
+@dataclass(slots=True)
+class Done:
+    """What was run so far."""
+
+    genuine: list[GenuineResult] = field(default_factory=list)
+    attacks: dict[str, list[AttackResult]] = field(default_factory=dict)
+
+
+Watch = Callable[[int, str], None]
+"""Called with (units of work done, what was done) after each run."""
+
+
+def run_matrix(matrix: Matrix, out: Path, watch: Watch, done: Done) -> None:
+    """Run everything; results are in `done` and in JSON files under `out` as they come.
+
+    Args:
+        matrix: what to run.
+        out: gets `genuine.json` and `scenarios/ID.json`.
+        watch: told of each run.
+        done: filled in place, so that an interrupted caller has what there is.
+    """
+    (out / "scenarios").mkdir(parents=True, exist_ok=True)
+    shops = deque(GenuineJob.of(shop, matrix.cache) for shop in matrix.shops)
+    ready: deque[AttackJob] = deque()
+    left = dict.fromkeys((shop.seed for shop in matrix.shops), len(matrix.scenarios))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(matrix.jobs, mp_context=context) as pool:
+        running: dict[Future[AttackResult | GenuineResult], AttackJob | GenuineJob] = {}
+        try:
+            while shops or ready or running:
+                while len(running) < matrix.jobs and (ready or shops):
+                    job = ready.popleft() if ready else shops.popleft()
+                    running[pool.submit(_run, job)] = job
+                finished, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    job = running.pop(future)
+                    result = future.result()
+                    genuine = job.genuine if isinstance(job, AttackJob) else job
+                    seed = genuine.shop.seed
+                    if isinstance(job, AttackJob):
+                        left[seed] -= 1
+                    else:
+                        ready.extend(AttackJob(job, scenario) for scenario in matrix.scenarios)
+                    if not left[seed] and not matrix.keep_states:
+                        shutil.rmtree(genuine_folder(genuine))
+                    _note(result, out, done)
+                    watch(*_told(result))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+def _run(job: AttackJob | GenuineJob) -> AttackResult | GenuineResult:
+    return run_attack(job) if isinstance(job, AttackJob) else run_genuine(job)
+
+
+def _told(result: AttackResult | GenuineResult) -> tuple[int, str]:
+    if isinstance(result, GenuineResult):
+        return _GENUINE_WORK, f"seed {result.seed}: genuine days"
+    return 1, f"seed {result.seed}: {result.scenario}"
+
+
+def _note(result: AttackResult | GenuineResult, out: Path, done: Done) -> None:
+    if isinstance(result, GenuineResult):
+        done.genuine.append(result)
+        done.genuine.sort(key=lambda one: one.seed)
+        _write(out / "genuine.json", _GENUINE.dump_json(done.genuine, indent=1))
+    else:
+        attacks = done.attacks.setdefault(result.scenario, [])
+        attacks.append(result)
+        attacks.sort(key=lambda one: (one.seed, one.place))
+        _write(out / "scenarios" / f"{result.scenario}.json", _ATTACKS.dump_json(attacks, indent=1))
+
+
+def _write(path: Path, content: bytes) -> None:
+    """A JSON file that appears when it is whole."""
+    part = path.with_suffix(".part")
+    part.write_bytes(content)
+    part.replace(path)
+
+
+def read_done(out: Path) -> Done:
+    """What an earlier evaluation left in its folder."""
+    done = Done()
+    genuine = out / "genuine.json"
+    if genuine.is_file():
+        done.genuine = _GENUINE.validate_json(genuine.read_bytes())
+    for path in sorted((out / "scenarios").glob("*.json")):
+        done.attacks[path.stem] = _ATTACKS.validate_json(path.read_bytes())
+    return done

@@ -1,0 +1,194 @@
+"""Which incidents an attack explains, and whether it was found. Incidents are counted, windows never; nothing is
+point-adjusted.
+
+A run with an attack starts from the state of the same shop's genuine run and differs from it by the attack alone. So
+incidents that the genuine run has too are not the attack's, and are counted once, there. Of the others:
+
+- *true*: about somebody most of whose events are the attack's; or about the site or a part of it, while the attack
+  adds at least a tenth to that part's events (or, for attacks that add none, while that part is hit).
+- *surge*: the product itself says that it sees many genuine shoppers. Never the detection of an attack.
+- *false*: all others.
+
+An attack is found by a true incident about what is hit: the site, the category or product hit, a group of its actors,
+or its only actor; or when half of its actors are found one by one. Where actors are counted, an actor is found by a
+true incident about it alone or about a group that it is in.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from shopstream.detection.detection import Nature
+from shopstream.evaluation.traffic import Claim, Traffic
+from shopstream.evaluation.truth import Found, Truth
+
+__all__ = ["GRACE_MS", "ActorScore", "Judged", "Role", "Score", "Unit", "score"]
+
+GRACE_MS = 5 * 60_000
+"""Incidents may begin this long after the attack's end and still be its."""
+
+_MAJORITY = 0.5
+_PART = 0.1
+_GROUP = 2
+_SITE_COLUMNS = frozenset({"event_type"})
+
+
+class Unit(StrEnum):
+    """What recall is counted over."""
+
+    ATTACK = "attacks"
+    ACTOR = "actors"
+
+
+class Role(StrEnum):
+    """What an incident is, given the truth."""
+
+    TRUE = "true"
+    SURGE = "surge"
+    FALSE = "false"
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """An incident of a run and what it is.
+
+    Args:
+        hit: it says what is hit, so that the attack counts as found.
+        users: the attack's users it is about.
+    """
+
+    found: Found
+    role: Role
+    hit: bool
+    users: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class ActorScore:
+    """One actor; `detected_ms` is None when it was missed."""
+
+    first_ms: int
+    detected_ms: int | None
+    events_until: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One attack.
+
+    Args:
+        first_ms: its first event, or its start where it adds none.
+        detected_ms: None when it was missed.
+        actors: each of them, where actors are counted; else empty.
+        judged: incidents that the genuine run has not, oldest first.
+    """
+
+    first_ms: int
+    detected_ms: int | None
+    judged: tuple[Judged, ...]
+    actors: tuple[ActorScore, ...] = field(default=())
+
+    def top(self, role: Role) -> list[Found]:
+        """Incidents of that role that people see."""
+        return [one.found for one in self.judged if one.role is role and one.found.top]
+
+
+def score(
+    truth: Truth,
+    unit: Unit,
+    found: Sequence[Found],
+    genuine: Sequence[Found],
+    traffic: Traffic,
+    *,
+    grace_ms: int,
+    faults: Sequence[Truth] = (),
+) -> Score:
+    """Score one run.
+
+    Args:
+        truth: the attack.
+        unit: whether attacks or their actors are counted.
+        found: incidents of the run with the attack.
+        genuine: incidents of the same shop without.
+        traffic: events of the run.
+        grace_ms: see GRACE_MS.
+        faults: what else was wrong at the time; incidents about that are true, and no detection of this.
+    """
+    until_ms = truth.until_ms + grace_ms
+    fresh = [
+        one
+        for one in found
+        if one.detected_ms >= truth.from_ms
+        and one.first_ms <= until_ms
+        and not any(one.same_as(other) for other in genuine)
+    ]
+    judged = [_judge(truth, one, claim) for one, claim in zip(fresh, traffic.claims(fresh, 0), strict=True)]
+    judged = [_excused(one, faults) for one in judged]
+    firsts = traffic.firsts()
+    by_actor = _by_actor(judged)
+    moments = [one.found.detected_ms for one in judged if one.hit]
+    half = -(-len(truth.actors) // 2)
+    if truth.actors and len(by_actor) >= half:
+        moments.append(sorted(by_actor.values())[half - 1])
+    return Score(
+        first_ms=truth.first_ms,
+        detected_ms=min(moments, default=None),
+        judged=tuple(judged),
+        actors=_actor_scores(firsts, by_actor, traffic) if unit is Unit.ACTOR else (),
+    )
+
+
+def _judge(truth: Truth, found: Found, claim: Claim) -> Judged:
+    events, hits, users = claim
+    if found.nature == Nature.SURGE:
+        return Judged(found, Role.SURGE, hit=False)
+    if truth.nature is Nature.SURGE:
+        return Judged(found, Role.FALSE, hit=False)
+    if found.about_actors:
+        if found.members:
+            guilty = found.members & truth.actors
+            good = len(guilty) >= _MAJORITY * len(found.members)
+            users |= guilty
+        else:
+            good = events > 0 and hits >= _MAJORITY * events
+        group = len(users) >= _GROUP or len(truth.actors) == 1
+        return Judged(
+            found, Role.TRUE if good else Role.FALSE, hit=good and group, users=users if good else frozenset()
+        )
+    if any(found.key.get(column, value) != value for column, value in truth.key.items()):
+        return Judged(found, Role.FALSE, hit=False)
+    caused = hits >= _PART * events if truth.actors else True
+    return Judged(found, Role.TRUE if caused else Role.FALSE, hit=caused and _says_what_is_hit(truth, found.key))
+
+
+def _excused(judged: Judged, faults: Sequence[Truth]) -> Judged:
+    """An incident about the site that began in a fault is the fault's."""
+    found = judged.found
+    if found.about_actors or judged.hit:
+        return judged
+    during = any(truth.from_ms <= found.detected_ms <= truth.until_ms + GRACE_MS for truth in faults)
+    return replace(judged, role=Role.TRUE) if during and found.nature == Nature.FAULT else judged
+
+
+def _says_what_is_hit(truth: Truth, key: Mapping[str, str]) -> bool:
+    if truth.key:
+        return all(key.get(column) == value for column, value in truth.key.items())
+    return _SITE_COLUMNS.issuperset(key)
+
+
+def _by_actor(judged: Sequence[Judged]) -> dict[int, int]:
+    """Actor → when it was found."""
+    moments: dict[int, int] = {}
+    for one in judged:
+        if one.role is Role.TRUE:
+            for user in one.users:
+                moments[user] = min(one.found.detected_ms, moments.get(user, one.found.detected_ms))
+    return moments
+
+
+def _actor_scores(firsts: Mapping[int, int], by_actor: Mapping[int, int], traffic: Traffic) -> tuple[ActorScore, ...]:
+    events = traffic.counts_until(by_actor)
+    return tuple(
+        ActorScore(first_ms, by_actor.get(user), events.get(user) if user in by_actor else None)
+        for user, first_ms in sorted(firsts.items())
+    )
