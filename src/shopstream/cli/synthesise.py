@@ -1,6 +1,7 @@
 """`shopstream synthesise`: a file of synthetic traffic and the truth about it."""
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,10 +10,11 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from shopstream.cli.output import Format, FormatOption, emit, emit_object, err
+from shopstream.cli.scenarios import find_scenario
 from shopstream.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from shopstream.simulation import OutOfOrder, Scenario, Synthesis, SynthesisSummary
+    from shopstream.simulation import OutOfOrder, Scenario, Synthesis, SynthesisSettings, SynthesisSummary
 
 __all__ = ["synthesise"]
 
@@ -51,6 +53,12 @@ def synthesise(
         list[str] | None,
         typer.Option(metavar="START,DURATION,BOTS,GAP", help="Bots with a page every GAP seconds; repeatable."),
     ] = None,
+    scenario: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[@START]", help="A case drawn from a scenario (or FILE.yml), at a random hour; repeatable."
+        ),
+    ] = None,
     out_of_order: Annotated[
         str | None, typer.Option(metavar="SHARE,SECONDS", help="That share arrives up to SECONDS late.")
     ] = None,
@@ -60,10 +68,11 @@ def synthesise(
     r"""Write synthetic shop traffic that looks like the real one, with attacks whose truth is known.
 
     Genuine shoppers follow figures of a real multi-category shop: hours, weekdays, session lengths, pauses, funnel,
-    best sellers, prices, missing values, duplicates. What was laid over them stands in OUT.truth.json (kind, time,
-    actors, number of events), never in the events.
+    best sellers, prices, missing values, duplicates, and the few robots that real shops have. What was laid over them
+    stands in OUT.truth.json (kind, time, figures, key, actors, number of events), never in the events.
 
-    START is a time of the first day (13:00) or a moment in UTC (2019-11-06T13:00); DURATION is like 90s, 10m, 2h or 1d.
+    `shopstream scenarios list` shows the scenarios there are. START is a time of the first day (13:00) or a moment in
+    UTC (2019-11-06T13:00); DURATION is like 90s, 10m, 2h or 1d.
 
     Examples:
       shopstream synthesise --out day.csv
@@ -73,6 +82,8 @@ def synthesise(
         --out-of-order 0.05,30 --outage 03:00,20m
       shopstream synthesise --out attack.csv --events 500000 --tracker \
         --flood 14:00,5m,10,2000 --scraper 09:00,2h,5,2
+      shopstream synthesise --out mixed.csv \
+        --scenario site_flood@15:00 --scenario carding_many_ids
     """
     from shopstream.simulation import (  # noqa: PLC0415  start-up time
         FlashSale,
@@ -111,7 +122,23 @@ def synthesise(
         tracker=tracker,
         scenarios=tuple(scenarios),
     )
+    if scenario:
+        settings = replace(settings, scenarios=(*scenarios, *_drawn(settings, scenario)))
     _print(_write(Synthesis(settings), out), fmt)
+
+
+def _drawn(settings: "SynthesisSettings", names: list[str]) -> "list[Scenario]":
+    """A case of each scenario named; chance depends on the seed, the scenario and its place among those named."""
+    world = settings.world()
+    cases: list[Scenario] = []
+    for place, text in enumerate(names):
+        name, at, when = text.partition("@")
+        if at and not when:
+            raise ConfigurationError(f"expected --scenario NAME@START, got {text!r}; leave the @ out for a random hour")
+        file = find_scenario(name)
+        moment = _moment(settings.start, when) if at else None
+        cases.append(file.draw(file.chance(settings.seed, place), settings.start, world, moment))
+    return cases
 
 
 def _write(synthesis: "Synthesis", out: Path) -> "SynthesisSummary":
@@ -143,9 +170,11 @@ def _print(summary: "SynthesisSummary", fmt: Format) -> None:
     episodes: list[dict[str, object]] = [
         {
             "kind": episode.kind,
+            "scenario": episode.scenario,
             "attack": episode.hostile,
             "from": episode.from_time,
             "until": episode.until_time,
+            "key": ", ".join(f"{column} {value}" for column, value in episode.key.items()),
             "actors": len(episode.actors),
             "events": episode.events,
         }
@@ -154,7 +183,9 @@ def _print(summary: "SynthesisSummary", fmt: Format) -> None:
     if fmt is Format.TABLE:
         emit_object(row, fmt, title="Synthetic traffic")
         if episodes:
-            emit(episodes, fmt, title="Laid over it")
+            short = [{"what": row["scenario"] or row["kind"]} | row for row in episodes]
+            hidden = ("kind", "scenario")
+            emit([{k: v for k, v in row.items() if k not in hidden} for row in short], fmt, title="Laid over it")
     elif fmt is Format.JSON:
         emit_object(row | {"episodes": episodes}, fmt)
     else:

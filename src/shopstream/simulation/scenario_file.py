@@ -5,6 +5,7 @@
 
 import math
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
@@ -259,6 +260,10 @@ class ScenarioFile(BaseModel):
         """An attack."""
         return self.nature is Nature.ATTACK
 
+    def chance(self, seed: int, number: int = 0) -> np.random.Generator:
+        """Chance for the scenario's case of that number in a synthesis: no other scenario's, so that hours differ."""
+        return np.random.default_rng([seed, 0xCA5E, zlib.crc32(self.id.encode()), number])
+
     def draw(
         self, rng: np.random.Generator, day_start: datetime, world: World, at: datetime | None = None
     ) -> DrawnScenario:
@@ -269,7 +274,7 @@ class ScenarioFile(BaseModel):
         crowd would take too long) is drawn again.
 
         Args:
-            rng: all chance comes from here.
+            rng: all chance comes from here, e.g. `chance(seed)`.
             day_start: midnight, UTC, inside the period.
             world: what it will be built into: `SynthesisSettings.world()`.
             at: when it begins, instead.
@@ -379,13 +384,12 @@ class ScenarioFile(BaseModel):
         """Whether the kind takes the least, the greatest and each listed value of each parameter."""
         base = {name: domain.extremes()[0] for name, domain in self.parameters.items()}
         longest = timedelta(milliseconds=max(int(value) for value in self.duration.extremes()))
-        found: list[tuple[tuple[str, ...], str]] = []
+        found: dict[str, tuple[tuple[str, ...], str]] = {}  # by what is wrong: one figure may spoil each combination
         for name, domain in self.parameters.items():
             for value in domain.extremes():
                 kind = KINDS[self.kind]
                 try:
                     kind(start=from_ms(0), duration=longest, **{**base, name: value}).check()
                 except ConfigurationError as error:
-                    if (("parameters", name), str(error)) not in found:
-                        found.append((("parameters", name), f"{name}: {error}"))
-        return found
+                    found.setdefault(str(error), (("parameters", name), f"{name}: {error}"))
+        return list(found.values())

@@ -1,0 +1,130 @@
+"""`shopstream scenarios`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shopstream.cli.output import Format, FormatOption, emit, emit_object, out
+from shopstream.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from shopstream.simulation import ScenarioFile
+
+__all__ = ["app", "find_scenario"]
+
+app = typer.Typer(no_args_is_help=True, help="Look at the attacks, faults and surges that can be laid over traffic.")
+
+FolderOption = Annotated[Path | None, typer.Option("--folder", help="Your own scenario files, over the shipped ones.")]
+
+
+def find_scenario(name: str, folder: Path | None = None) -> "ScenarioFile":
+    """A shipped scenario by name, one of a folder, or a file that ends in .yml.
+
+    Raises:
+        ConfigurationError: there is none, or its file is wrong.
+    """
+    from shopstream.simulation import load_scenarios, read_scenario  # noqa: PLC0415  start-up time
+
+    if name.endswith((".yml", ".yaml")):
+        scenario, problems = read_scenario(Path(name))
+        if scenario is None:
+            raise ConfigurationError("\n".join(map(str, problems)))
+        return scenario
+    scenarios = load_scenarios(folder)
+    if name not in scenarios:
+        raise ConfigurationError(f"expected a scenario of {', '.join(scenarios)}, or a file FILE.yml, got {name!r}")
+    return scenarios[name]
+
+
+@app.command("list")
+def list_scenarios(folder: FolderOption = None, fmt: FormatOption = Format.TABLE) -> None:
+    """List the scenarios: attacks, faults, and surges that must not be called either.
+
+    What detection owes each is its target: the share of cases to be found, and the median time or number of events
+    until then; of a surge, how many incidents it may have.
+
+    Examples:
+      shopstream scenarios list
+      shopstream scenarios list --folder my_scenarios --format json
+    """
+    from shopstream.simulation import load_scenarios  # noqa: PLC0415  start-up time
+
+    rows: list[dict[str, object]] = []
+    for scenario in load_scenarios(folder).values():
+        row = {"id": scenario.id, "nature": str(scenario.nature), "target": scenario.target.describe()}
+        if fmt is not Format.TABLE:
+            row |= {"title": scenario.title, "hits": scenario.hits, "duration": scenario.duration.describe("ms")}
+        rows.append(dict(row))
+    emit(rows, fmt)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A scenario's id, or FILE.yml.")],
+    folder: FolderOption = None,
+    fmt: FormatOption = Format.TABLE,
+) -> None:
+    """Show one scenario: what happens, and from which figures a case is drawn.
+
+    Examples:
+      shopstream scenarios show site_flood
+      shopstream scenarios show human_like_crawler --format json
+    """
+    scenario = find_scenario(name, folder)
+    row: dict[str, object] = {
+        "id": scenario.id,
+        "title": scenario.title,
+        "description": scenario.description,
+        "nature": str(scenario.nature),
+        "tags": list(scenario.tags),
+        "kind": scenario.kind,
+        "hits": scenario.hits,
+        "min_rate": scenario.min_rate,
+        "duration": scenario.duration.describe("ms"),
+        "target": scenario.target.describe(),
+        "file": scenario.source,
+        "version": scenario.version,
+    }
+    drawn = {word: domain.describe() for word, domain in scenario.parameters.items()}
+    if fmt is Format.JSON:
+        emit_object(row | {"parameters": drawn}, fmt)
+    else:
+        emit_object(row | drawn, fmt)
+
+
+@app.command()
+def check(
+    path: Annotated[Path, typer.Argument(help="A scenario file or a folder of them.")],
+    fmt: FormatOption = Format.TABLE,
+) -> None:
+    """Check scenario files: words, values, figures. Ends with status 1 when something is wrong.
+
+    Each problem is one line: file:line: scenario: what was expected, what came, what to do.
+
+    Examples:
+      shopstream scenarios check my_scenarios/
+      shopstream scenarios check my_scenarios/two_floods.yml --format json
+    """
+    from shopstream.simulation.scenario_loader import read_scenario, read_scenarios  # noqa: PLC0415  start-up time
+
+    if path.is_dir():
+        scenarios, problems = read_scenarios(path)
+        good = len(scenarios)
+    else:
+        scenario, problems = read_scenario(path)
+        good = int(scenario is not None)
+    if fmt is Format.TABLE:
+        for problem in problems:
+            out.print(str(problem), highlight=False, markup=False, soft_wrap=True)
+        out.print(f"{good} good, {len(problems)} {'problem' if len(problems) == 1 else 'problems'}", highlight=False)
+    else:
+        emit(
+            [
+                {"file": one.file, "line": one.line, "scenario": one.scenario, "problem": one.problem}
+                for one in problems
+            ],
+            fmt,
+        )
+    if problems:
+        raise typer.Exit(1)

@@ -1,0 +1,288 @@
+"""Scenario files: what they may say, what is drawn from them, and what the commands show."""
+
+import json
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from importlib.resources import files
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from shopstream.cli.scenarios import app
+from shopstream.detection.detection import Nature
+from shopstream.errors import ConfigurationError
+from shopstream.simulation import SynthesisSettings, load_scenarios, read_scenario
+from shopstream.simulation.key import Key
+from shopstream.simulation.scenario_file import KINDS, Domain
+
+START = datetime(2019, 11, 5, tzinfo=UTC)
+SHIPPED = load_scenarios()
+GOOD = """\
+id: two_bots
+title: Two bots
+description: They walk.
+nature: attack
+kind: scraper
+hits: actor
+duration: {between: [5m, 10m]}
+parameters:
+  bots: 2
+  gap_s: {one_of: [1.0, 2.5]}
+target: {recall: 0.9, within: 60s}
+"""
+CATALOGUE = {
+    "site_flood": (0.99, "≤ 30s"),
+    "mild_flood": (0.90, "≤ 6m"),
+    "category_flood": (0.98, "≤ 3m"),
+    "product_flood": (0.98, "≤ 3m"),
+    "slow_ramp": (0.95, "before factor 2.5"),
+    "pulse": (0.95, "≤ 10m"),
+    "distributed": (0.90, "≤ 5m"),
+    "fast_scraper": (0.99, "≤ 1m"),
+    "metronome": (0.97, "≤ 20 events"),
+    "jittered": (0.95, "≤ 30 events"),
+    "human_like_crawler": (0.80, "≤ 12h"),
+    "human_like_rotating": (0.60, "≤ 30m"),
+    "hoarding": (0.98, "≤ 5m"),
+    "scalping": (0.90, "≤ 3m"),
+    "carding_one_id": (0.95, "≤ 5m"),
+    "carding_many_ids": (0.95, "≤ 5m"),
+    "silence_site": (1, "≤ 1m"),
+    "silence_type": (1, "≤ 1m"),
+    "duplicate_storm": (1, "≤ 1m"),
+    "purchase_collapse_half": (0.95, "≤ 30m"),
+    "purchase_collapse_most": (0.95, "≤ 10m"),
+    "price_too_low": (1, "≤ 1 event"),
+    "price_too_high": (1, "≤ 1 event"),
+}
+CONTROLS = {"flash_sale", "flash_sale_category", "promotion_day", "outage_recovery", "outage_backlog"}
+
+
+@pytest.fixture(scope="module")
+def world():
+    return SynthesisSettings(seed=1_000).world()
+
+
+def _written(tmp_path, text, name="two_bots.yml"):
+    path = tmp_path / name
+    path.write_text(text)
+    return read_scenario(path)
+
+
+def test_every_row_of_the_catalogue_ships_with_its_target():
+    targets = {
+        name: (file.target.recall, file.target.describe().partition(", ")[2])
+        for name, file in SHIPPED.items()
+        if file.nature is not Nature.SURGE
+    }
+    assert targets == CATALOGUE
+    assert {name for name, file in SHIPPED.items() if file.nature is Nature.SURGE} == CONTROLS
+    for name in CONTROLS:
+        assert SHIPPED[name].target.describe() == "0 critical, ≤ 1 informational"
+
+
+def test_attacks_name_the_threat_that_they_are():
+    for file in SHIPPED.values():
+        assert bool(file.tags) == file.hostile == (file.nature is Nature.ATTACK), file.id
+        assert all(tag.startswith(("oat-0", "attack.t")) for tag in file.tags)
+
+
+def test_every_kind_is_used_and_the_files_are_packaged():
+    assert {file.kind for file in SHIPPED.values()} == set(KINDS)
+    assert (files("shopstream.simulation") / "scenarios" / "site_flood.yml").is_file()
+
+
+# drawing
+
+
+@pytest.mark.parametrize("name", sorted(SHIPPED))
+def test_cases_lie_within_the_figures_and_the_day(name, world):
+    file = SHIPPED[name]
+    lengths = [int(value) for value in file.duration.extremes()]
+    for seed in range(1_000, 1_040):
+        case = file.draw(file.chance(seed), START, world)
+        assert START <= case.start < START + timedelta(days=1)
+        assert case.start + case.duration <= START + timedelta(days=1)
+        assert min(lengths) <= case.duration / timedelta(milliseconds=1) <= max(lengths)
+        for parameter, domain in file.parameters.items():
+            value = case.parameters[parameter]
+            if domain.between:
+                assert domain.between[0] <= value <= domain.between[1]
+            else:
+                assert value in domain.one_of
+        assert json.loads(json.dumps(case.parameters)) == case.parameters
+        column = {"category": "category_id", "product": "product_id", "event_type": "event_type"}.get(file.hits)
+        assert list(case.key) == ([column] if column else [])
+
+
+@pytest.mark.parametrize("name", ["category_flood", "product_flood", "silence_type", "scalping"])
+def test_the_key_hit_is_as_busy_as_the_file_says(name, world):
+    file = SHIPPED[name]
+    keys = set()
+    for seed in range(1_000, 1_020):
+        case = file.draw(file.chance(seed), START, world)
+        ((column, value),) = case.key.items()
+        shop, place = world.catalogue, -1
+        if column != "event_type":
+            place = int(np.flatnonzero(getattr(shop, column) == int(value))[0])
+        assert world.rate(Key(column, value, place), round(case.start.timestamp() * 1000)) >= file.min_rate
+        keys.add(value)
+    assert len(keys) > 1 or name == "product_flood"
+
+
+def test_every_hour_is_drawn_and_the_busiest_three_more_often(world):
+    file = SHIPPED["pulse"]
+    hours = Counter(file.draw(file.chance(seed), START, world).start.hour for seed in range(1_000, 3_000))
+    assert set(hours) == set(range(24))
+    rates = world.calendar.rate_at(
+        np.array([round(START.timestamp() * 1000) + h * 3_600_000 for h in range(24)]) + 1_800_000
+    )
+    peak = np.argsort(rates)[-3:]
+    assert sum(hours[int(hour)] for hour in peak) / 2_000 == pytest.approx(0.25 + 0.75 * 3 / 24, abs=0.04)
+
+
+def test_the_same_chance_gives_the_same_case_and_scenarios_differ(world):
+    file = SHIPPED["site_flood"]
+    one, two = (file.draw(file.chance(1_000), START, world) for _ in range(2))
+    assert (one.start, one.parameters) == (two.start, two.parameters)
+    starts = {
+        other.draw(other.chance(1_000), START, world).start for other in SHIPPED.values() if other.id in CATALOGUE
+    }
+    assert len(starts) > 20
+
+
+def test_a_case_may_be_told_when_to_begin(world):
+    file, noon = SHIPPED["fast_scraper"], START + timedelta(hours=12)
+    assert file.draw(file.chance(1_000), START, world, noon).start == noon
+
+
+def test_a_shop_that_is_too_quiet_is_refused():
+    quiet = SynthesisSettings(events=10_000, products=1_000, seed=1_000).world()
+    file = SHIPPED["category_flood"]
+    with pytest.raises(ConfigurationError, match=r"no category has 0\.5 events/s.* make the shop busier"):
+        file.draw(file.chance(1_000), START, quiet)
+
+
+def test_a_case_outside_of_the_period_is_refused(world):
+    file = SHIPPED["pulse"]
+    for arguments in ([START + timedelta(days=3)], [START, START + timedelta(days=1)]):
+        day, *at = arguments
+        with pytest.raises(ConfigurationError, match="pulse to begin inside the period"):
+            file.draw(file.chance(1_000), day, world, *at)
+
+
+def test_a_day_long_case_begins_at_midnight_in_a_day_and_anywhere_in_two(world):
+    file = SHIPPED["human_like_crawler"]
+    assert file.draw(file.chance(1_000), START, world).start == START
+    longer = SynthesisSettings(seed=1_000, days=2, events=1_000, products=1_000).world()
+    starts = {file.draw(file.chance(seed), START, longer).start for seed in range(1_000, 1_010)}
+    assert len(starts) == 10
+
+
+def test_whole_figures_stay_whole_and_logarithmic_ones_spread_by_factor():
+    rng = np.random.default_rng(1_000)
+    whole = Domain(between=(500, 50_000), scale="log")
+    drawn = [whole.draw(rng) for _ in range(500)]
+    assert all(isinstance(value, int) for value in drawn)
+    assert np.median(drawn) == pytest.approx(5_000, rel=0.3)
+    assert {Domain(between=(1, 3)).draw(rng) for _ in range(100)} == {1, 2, 3}
+
+
+def test_a_ramp_has_as_long_as_it_takes_to_reach_the_factor(world):
+    from shopstream.simulation import Episode  # noqa: PLC0415
+
+    target = SHIPPED["slow_ramp"].target
+    episode = Episode("flood", Nature.ATTACK, START, START + timedelta(hours=1), (), 0, parameters={"factor": 3})
+    assert target.limit(episode) == timedelta(minutes=45)
+    assert SHIPPED["pulse"].target.limit(episode) == timedelta(minutes=10)
+    assert SHIPPED["metronome"].target.limit(episode) is None
+    del world
+
+
+# files
+
+
+def test_a_good_file_is_read(tmp_path):
+    scenario, problems = _written(tmp_path, GOOD)
+    assert problems == []
+    assert scenario.duration.between == (300_000, 600_000)
+    assert scenario.parameters["gap_s"].one_of == (1.0, 2.5)
+    assert scenario.hostile
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "line", "message"),
+    [
+        ("id: two_bots", "id: three_bots", 1, "expected 'two_bots' as the file is named, got 'three_bots'"),
+        ("title: Two bots", "titel: Two bots", 2, "unknown word 'titel'; did you mean 'title'?"),
+        ("nature: attack", "nature: evil", 4, "take attack, fault or surge"),
+        ("kind: scraper", "kind: scrapper", 5, "expected one of carding, crawler"),
+        ("hits: actor", "hits: site", 6, "expected actor for scraper, got 'site'"),
+        ("[5m, 10m]", "[5, 10]", 7, "expected a duration such as 500ms"),
+        ("[5m, 10m]", "[10m, 5m]", 7, "expected between: [smaller, greater]"),
+        ("bots: 2", "bots: two", 9, "expected a whole number, got 'two'"),
+        ("bots: 2", "bots: 2.5", 9, "expected a whole number, got 2.5"),
+        ("bots: 2", "bots: yes", 9, "expected a number, a text, or"),
+        ("bots: 2", "bots: 0", 9, "expected at least 1 bot for a scraper, got 0"),
+        ("bots: 2", "bots: {between: [0, 5]}", 9, "expected at least 1 bot for a scraper, got 0"),
+        ("bots: 2", "bots: {one_of: [1], between: [1, 2]}", 9, "expected either one_of with values, or between"),
+        ("bots: 2", "bots: {between: [1, 2], scale: cubic}", 9, "'linear' or 'log'"),
+        ("bots: 2", "bots: {between: [.nan, 2.0]}", 9, "expected numbers"),
+        ("bots: 2", "bots: {between: [1.0, .inf]}", 9, "expected between: [smaller, greater]"),
+        ("bots: 2", "robots: 2", 9, "scraper has no 'robots'; it has bots, gap_s"),
+        ("  bots: 2\n", "", 8, "scraper needs bots"),
+        ("[1.0, 2.5]", "[1.0, -1.0]", 10, "gap of 0.01 to 86400 s for a scraper, got -1.0"),
+        ("recall: 0.9, within: 60s", "recall: 0.9", 11, "expected recall and one of within, events, before_factor"),
+        ("recall: 0.9, within: 60s", "recall: 2, within: 60s", 11, "less than or equal to 1"),
+        ("recall: 0.9, within: 60s", "recall: 0.9, before_factor: 2", 11, "before_factor needs a parameter factor"),
+        ("nature: attack", "nature: surge", 11, "expected critical and informational for a surge"),
+        ("bots: 2", "bots: *x", 9, "YAML"),
+    ],
+)
+def test_a_wrong_file_is_answered_with_line_and_remedy(tmp_path, before, after, line, message):
+    assert before in GOOD
+    scenario, problems = _written(tmp_path, GOOD.replace(before, after))
+    assert scenario is None
+    assert any(message in str(problem) and problem.line == line for problem in problems), [str(p) for p in problems]
+    assert all(str(problem).startswith(f"{tmp_path / 'two_bots.yml'}:") for problem in problems)
+
+
+def test_own_files_come_over_the_shipped_ones_and_wrong_ones_stop_all(tmp_path):
+    (tmp_path / "pulse.yml").write_text(GOOD.replace("two_bots", "pulse"))
+    assert load_scenarios(tmp_path)["pulse"].kind == "scraper"
+    (tmp_path / "late.yaml").write_text(GOOD)
+    with pytest.raises(ConfigurationError, match=r"late\.yaml:1: scenario late: scenarios end in \.yml"):
+        load_scenarios(tmp_path)
+    with pytest.raises(ConfigurationError, match="a folder of scenarios"):
+        load_scenarios(tmp_path / "none")
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        read_scenario(tmp_path / "none.yml")
+
+
+# commands
+
+
+def test_the_commands_list_and_show_scenarios():
+    listed = CliRunner().invoke(app, ["list", "--format", "json"])
+    assert [row["id"] for row in json.loads(listed.stdout)] == sorted(SHIPPED)
+    shown = json.loads(CliRunner().invoke(app, ["show", "site_flood", "--format", "json"]).stdout)
+    assert shown["parameters"] == {"factor": "3 or 10", "ids": "500 to 50000 (log)"}
+    table = CliRunner().invoke(app, ["show", "metronome"])
+    assert "10.0 to 60.0" in table.stdout
+
+
+def test_an_unknown_scenario_is_answered_with_the_known_ones():
+    result = CliRunner().invoke(app, ["show", "tsunami"])
+    assert isinstance(result.exception, ConfigurationError)
+    assert "site_flood" in str(result.exception)
+
+
+def test_the_check_command_counts_problems(tmp_path):
+    (tmp_path / "two_bots.yml").write_text(GOOD)
+    good = CliRunner().invoke(app, ["check", str(tmp_path)])
+    assert (good.exit_code, good.stdout.strip()) == (0, "1 good, 0 problems")
+    (tmp_path / "two_bots.yml").write_text(GOOD.replace("bots: 2", "bots: 0"))
+    bad = CliRunner().invoke(app, ["check", str(tmp_path / "two_bots.yml"), "--format", "json"])
+    assert bad.exit_code == 1
+    assert [problem["line"] for problem in json.loads(bad.stdout)] == [9]
