@@ -272,7 +272,7 @@ class Engine:
             self.connection.execute(f"ATTACH '{_literal(path)}' AS saved (READ_ONLY)")
             kept = [table for table in wanted if table not in fresh]
             ordering = {
-                table: self.connection.execute(f"FROM saved.{table}").to_arrow_table()
+                table: self.connection.sql(f"FROM saved.{table}").to_arrow_table()
                 for table in kept
                 if table in self._ordering.rows()
             }
