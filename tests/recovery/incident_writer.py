@@ -6,39 +6,59 @@ often than batches are applied, so every start applies some detections again, cu
 
 import random
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 from shopstream.alerting import AlertingSettings, EmbeddedIncidentStore
 from shopstream.clock import SystemClock
 from shopstream.detection import Detection, Severity
+from shopstream.detection.detection import Nature
 
 QUIET, SIZE, END = 20_000, 10_000, 2_000_000
 TARGETS = ("json-a", "slack-b")
+SERIES = (
+    ("user_burst", "owasp.oat-011", ("user_id",)),
+    ("breadth", "owasp.oat-011", ("user_id",)),
+    ("carding", "owasp.oat-001", ("ip",)),
+    ("volume", "owasp.oat-015", ("product_id",)),
+    ("volume", "owasp.oat-015", ()),
+    ("hoarding", "owasp.oat-021", ("user_id", "product_id")),
+    ("silence", "x", ()),
+)
+SETTINGS = AlertingSettings(
+    campaign_actors=2,
+    campaign_within=timedelta(seconds=8),
+    recovery=timedelta(seconds=30),
+    notify_hold=timedelta(seconds=10),
+)
 
 
 def detections():
-    """Bursts of twenty actors, as early and final detections in the order an engine gives them."""
+    """Bursts of actors, products and the site by several rules, early and final, in the order an engine gives them."""
     draw = random.Random(11)  # noqa: S311  no secret
     found = []
-    for user in range(20):
+    for series in range(20):
+        rule, label, key = SERIES[series % len(SERIES)]
+        key = {column: str(series) for column in key}
         start = draw.randrange(60) * 1_000
         while start < END - 100_000:
             for place in range(draw.randrange(1, 8)):
-                found += [detection(user, start + place * 1_000, final) for final in (False, True)]
-            start += draw.randrange(15, 120) * 1_000
+                window = start + place * 1_000
+                found += [detection(rule, label, key, window, final) for final in (False, True)]
+            start += draw.randrange(15, 120 if key else 300) * 1_000
     return sorted(found, key=lambda item: (item[0], item[1].detection_id, item[1].final))
 
 
-def detection(user, start_ms, final):
+def detection(rule, label, key, start_ms, final):
     made = Detection(
-        detection_id=f"{user}-{start_ms}",
-        rule_id="user_burst",
+        detection_id=f"{rule}-{key}-{start_ms}",
+        rule_id=rule,
         rule_version="v1",
         title="Too fast",
         severity=Severity.HIGH,
-        tags=("owasp.oat-011",),
-        key_kind="user_id",
-        key={"user_id": str(user)},
+        tags=(label,),
+        key_kind="+".join(key) or "site",
+        key=key,
         start_ms=start_ms,
         end_ms=start_ms + SIZE,
         first_event_ms=start_ms + 10,
@@ -47,6 +67,7 @@ def detection(user, start_ms, final):
         threshold="events > 15",
         final=final,
         suppress_for_ms=QUIET,
+        nature=Nature.FAULT if rule == "silence" else Nature.ATTACK,
     )
     return (start_ms + SIZE if final else start_ms + SIZE - 3_000), made
 
@@ -55,7 +76,7 @@ def main(database: Path, place_file: Path, seed: int) -> None:
     draw = random.Random(seed)  # noqa: S311  no secret
     stream = detections()
     place = int(place_file.read_text()) if place_file.exists() else 0
-    store = EmbeddedIncidentStore(database, AlertingSettings(), SystemClock(), TARGETS)
+    store = EmbeddedIncidentStore(database, SETTINGS, SystemClock(), TARGETS)
     print("ready", flush=True)  # noqa: T201  the test waits for it
     while place < len(stream):
         until = min(len(stream), place + draw.randrange(1, 40))

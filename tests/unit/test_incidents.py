@@ -115,11 +115,12 @@ def test_the_quiet_time_itself_still_belongs_to_the_incident(store, path):
 
 
 def test_rules_and_keys_are_apart(store, path):
-    store.apply([detection(0), detection(0, user=8), detection(0, rule="other"), detection(0, user=None)], 0)
+    batch = [detection(0), detection(0, user=8), detection(0, user=9, rule="other"), detection(0, user=None)]
+    store.apply([replace(d, tags=(f"owasp.oat-00{n}",)) for n, d in enumerate(batch)], 0)
     assert {(i.rule, i.key_kind, i.keys.get("user_id")) for i in read_incidents(path)} == {
         ("user_burst", "user_id", "7"),
         ("user_burst", "user_id", "8"),
-        ("other", "user_id", "7"),
+        ("other", "user_id", "9"),
         ("user_burst", "site", None),
     }
 
@@ -226,7 +227,8 @@ def test_readers_find_nothing_where_there_is_no_store(path):
 
 
 def test_readers_filter_and_sort(store, path):
-    store.apply([detection(0), detection(500_000, user=8, severity=Severity.LOW), detection(0, rule="other")], 0)
+    store.apply([detection(0), detection(500_000, user=8, severity=Severity.LOW)], 0)
+    store.apply([detection(0, user=9, rule="other")], 0)
     store.resolve(read_incidents(path, rules=["other"])[0].id)
     assert [i.keys["user_id"] for i in read_incidents(path, limit=1)] == ["8"]
     assert [i.severity for i in read_incidents(path, severities=[Severity.LOW])] == [Severity.LOW]
@@ -283,7 +285,8 @@ def test_five_thousand_actors_at_once_are_one_quick_transaction(store, path):
     started = time.process_time()
     assert len(store.apply(batch, 0)) == 5_000
     spent = time.process_time() - started
-    assert len(read_incidents(path, limit=10)) == 10
+    (campaign,) = read_incidents(path, limit=10)
+    assert (campaign.campaign, len(campaign.actors), campaign.episodes) == (True, 5_000, 5_000)
     assert spent < 2, "an order of magnitude above what it takes, because tests share the machine"
 
 
@@ -292,7 +295,7 @@ def run(tmp_path, store):
     def invoke(*words):
         return CliRunner().invoke(app, ["--home", str(tmp_path), "incidents", *words])
 
-    store.apply([detection(0), detection(0, rule="other", severity=Severity.LOW)], 0)
+    store.apply([detection(0), detection(0, user=8, rule="other", severity=Severity.LOW)], 0)
     return invoke
 
 

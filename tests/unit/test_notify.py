@@ -110,6 +110,7 @@ class Office:
     def __init__(self, path, urls, **settings):
         self.path = path / "incidents.db"
         self.clock = ManualClock(1_000_000)
+        settings = {"notify_hold": timedelta(0), "campaign_within": timedelta(0)} | settings
         self.settings = AlertingSettings(notify_urls=tuple(map(SecretStr, urls)), **settings)
         targets = targets_of(self.settings)
         self.store = EmbeddedIncidentStore(self.path, self.settings, self.clock, targets)
@@ -170,7 +171,7 @@ def test_the_actor_is_named_only_where_the_settings_say_so(tmp_path, office, rec
 
 
 def test_many_at_once_are_one_digest(office, receiver):
-    desk = office(receiver.url)
+    desk = office(receiver.url, campaign_actors=10_000)
     desk.store.apply([detection(user) for user in range(1_000)], 0)
     desk.store.apply([detection(5_000, severity=Severity.CRITICAL)], 0)
     assert desk.sender.deliver_pending() == Delivery(sent=1_001, messages=1)
@@ -198,7 +199,7 @@ def test_less_than_the_least_severity_is_not_told(office, receiver):
     desk.store.apply([detection(1, severity=Severity.MEDIUM)], 0)
     assert desk.states() == []
     desk.store.apply([detection(1, 1_000, severity=Severity.HIGH)], 0)
-    assert [one.kind for one in read_notifications(desk.path)] == ["raised"]
+    assert [one.kind for one in read_notifications(desk.path)] == ["opened"]
 
 
 def test_closing_is_told_where_the_settings_say_so(office, receiver):
@@ -342,7 +343,7 @@ def test_the_stream_does_not_wait_for_a_receiver_that_hangs(tmp_path):
 
 
 def test_the_background_sender_makes_a_last_pass(tmp_path, receiver):
-    settings = AlertingSettings(notify_urls=(SecretStr(receiver.url),))
+    settings = AlertingSettings(notify_urls=(SecretStr(receiver.url),), notify_hold=timedelta(0))
     path = tmp_path / "incidents.db"
     store = EmbeddedIncidentStore(path, settings, SystemClock(), targets_of(settings))
     background = BackgroundSender(

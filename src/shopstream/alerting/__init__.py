@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from shopstream.alerting.notify import BackgroundSender, Delivery, Sender, targets_of
     from shopstream.alerting.outbox import DeliveryState, Notification, read_notifications, retry_failed
     from shopstream.alerting.ports import IncidentStore, NotificationChannel
-    from shopstream.alerting.reading import count_incidents, read_incident, read_incidents
+    from shopstream.alerting.reading import count_incidents, read_episodes, read_incident, read_incidents
+    from shopstream.alerting.verdicts import read_verdicts
 
 __all__ = [
     "Actor",
@@ -31,9 +32,11 @@ __all__ = [
     "Sender",
     "State",
     "count_incidents",
+    "read_episodes",
     "read_incident",
     "read_incidents",
     "read_notifications",
+    "read_verdicts",
     "retry_failed",
     "targets_of",
 ]
@@ -56,9 +59,11 @@ _HOMES = {
     "Sender": "notify",
     "State": "incident",
     "count_incidents": "reading",
+    "read_episodes": "reading",
     "read_incident": "reading",
     "read_incidents": "reading",
     "read_notifications": "outbox",
+    "read_verdicts": "verdicts",
     "retry_failed": "outbox",
     "targets_of": "notify",
 }

@@ -10,7 +10,7 @@ from shopstream.errors import BackpressureError, RetryableError, ShopstreamError
 
 __all__ = ["explained", "open_reader", "open_writer", "transaction"]
 
-_VERSION = 1
+_VERSION = 2
 _BUSY = timedelta(seconds=10)
 
 _TABLES = """
@@ -27,6 +27,14 @@ CREATE TABLE incidents (
     handling TEXT NOT NULL DEFAULT 'none',
     handled_ms INTEGER,
     comment TEXT NOT NULL DEFAULT '',
+    root TEXT NOT NULL DEFAULT '',   -- id of the head of what people see it in; its own id for a head
+    role TEXT NOT NULL DEFAULT 'head',
+    chain TEXT NOT NULL DEFAULT '',  -- what may yet become one incident with it has the same
+    actor_kind TEXT,
+    actor TEXT,
+    verdict TEXT NOT NULL DEFAULT '',
+    told INTEGER NOT NULL DEFAULT 0, -- 1 + rank of the severity that people were told of, for a head
+    context TEXT,                    -- JSON, see engine.recent
     PRIMARY KEY (scope, ordinal)
 ) WITHOUT ROWID;
 CREATE INDEX incidents_open ON incidents (closed) WHERE closed = 0;
@@ -53,6 +61,55 @@ CREATE INDEX notifications_incident ON notifications (incident_id);
 CREATE INDEX notifications_pending ON notifications (target, due_ms) WHERE state = 'pending';
 """
 
+_NEW_IN_2 = """
+CREATE INDEX incidents_root ON incidents (root);
+CREATE INDEX incidents_chain ON incidents (chain);
+CREATE INDEX incidents_verdict ON incidents (verdict) WHERE verdict <> '';
+CREATE TABLE heads (                 -- what people see: sums over the episodes under one head
+    scope TEXT NOT NULL,
+    ordinal INTEGER NOT NULL,
+    severity INTEGER NOT NULL,
+    nature INTEGER NOT NULL,
+    first_event_ms INTEGER NOT NULL,
+    last_event_ms INTEGER NOT NULL,
+    detected_ms INTEGER NOT NULL,
+    closed INTEGER NOT NULL,
+    campaign INTEGER NOT NULL,
+    episodes INTEGER NOT NULL,
+    facts TEXT NOT NULL,             -- JSON, see heads.py
+    PRIMARY KEY (scope, ordinal)
+) WITHOUT ROWID;
+CREATE INDEX heads_newest ON heads (last_event_ms);
+CREATE TABLE marks (                 -- where the engine was when it last wrote
+    name TEXT PRIMARY KEY,
+    value INTEGER NOT NULL
+) WITHOUT ROWID;
+"""
+
+_FROM_1_TO_2 = f"""
+ALTER TABLE incidents ADD COLUMN root TEXT NOT NULL DEFAULT '';
+ALTER TABLE incidents ADD COLUMN role TEXT NOT NULL DEFAULT 'head';
+ALTER TABLE incidents ADD COLUMN chain TEXT NOT NULL DEFAULT '';
+ALTER TABLE incidents ADD COLUMN actor_kind TEXT;
+ALTER TABLE incidents ADD COLUMN actor TEXT;
+ALTER TABLE incidents ADD COLUMN verdict TEXT NOT NULL DEFAULT '';
+ALTER TABLE incidents ADD COLUMN told INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE incidents ADD COLUMN context TEXT;
+{_NEW_IN_2}UPDATE incidents SET root = scope || '-' || ordinal, chain = scope || '-' || ordinal,
+    told = coalesce(
+        (SELECT 1 + max(n.severity) FROM notifications AS n WHERE n.incident_id = scope || '-' || ordinal), 0);
+UPDATE incidents SET (actor_kind, actor) = (
+    SELECT key, value FROM json_each(facts, '$.keys')
+    WHERE key IN ('user_id', 'user_session', 'ip', 'user_agent') LIMIT 1);
+INSERT INTO heads SELECT scope, ordinal, severity, 0, facts ->> '$.first_event_ms', last_event_ms,
+    coalesce(facts ->> '$.detected_ms', facts ->> '$.detected_early_ms'), closed, 0, 1,
+    json_object('rules', json_array(rule), 'contributions', json_object(rule, 0.8), 'tags', facts -> '$.words[3]',
+        'windows', (facts ->> '$.settled') + json_array_length(facts, '$.pending'), 'verdict', '')
+    FROM incidents;
+INSERT INTO marks SELECT 'watermark_ms', max(end_ms) FROM incidents HAVING count(*) > 0;
+"""
+"""Every episode is an incident for people at first, as it was."""
+
 
 def open_writer(path: Path) -> sqlite3.Connection:
     """A connection that may write; makes the file and its folder where they are missing.
@@ -67,8 +124,9 @@ def open_writer(path: Path) -> sqlite3.Connection:
         # What is applied survives power loss: the engine's checkpoint, written after it, must not be ahead of it.
         connection.execute("PRAGMA synchronous = FULL")
         with transaction(connection, path):
-            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-                for statement in _TABLES.split(";\n"):
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version in {0, 1}:
+                for statement in (_TABLES + _NEW_IN_2 if version == 0 else _FROM_1_TO_2).split(";\n"):
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {_VERSION}")
         _check_version(connection, path)
@@ -85,6 +143,8 @@ def open_reader(path: Path) -> sqlite3.Connection | None:
         return None
     with explained(path):
         connection = _connect(path.resolve().as_uri() + "?mode=ro")
+        if connection.execute("PRAGMA user_version").fetchone()[0] == 1:
+            open_writer(path).close()  # brings it up to date
         if connection.execute("PRAGMA user_version").fetchone()[0] == 0:  # another process is just making it
             connection.close()
             return None

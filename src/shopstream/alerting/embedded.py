@@ -2,21 +2,25 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
 from shopstream.alerting.database import explained, open_writer, transaction
 from shopstream.alerting.episode import SEVERITIES, Episode, gather, join, scope_of, settle
+from shopstream.alerting.grouping import GroupingRules
+from shopstream.alerting.heads import Heads
 from shopstream.alerting.incident import Change, Handling, Incident, IncidentChange
-from shopstream.alerting.reading import find
-from shopstream.alerting.rows import UPSERT, Stored, incident_of, stored_of, values_of
+from shopstream.alerting.people import handle
+from shopstream.alerting.rows import UPSERT, Stored, stored_of, values_of
 from shopstream.alerting.settings import AlertingSettings
+from shopstream.alerting.telling import Telling
 from shopstream.clock import Clock
 from shopstream.detection.detection import Detection
 
 __all__ = ["EmbeddedIncidentStore"]
 
+_MS = timedelta(milliseconds=1)
 _PURGES = 100
 """Retention is looked after this many times in its own length."""
 
@@ -33,12 +37,13 @@ class EmbeddedIncidentStore:
 
     def __init__(self, path: Path, settings: AlertingSettings, clock: Clock, targets: Sequence[str] = ()) -> None:
         self._path = path
-        self._settings = settings
         self._clock = clock
-        self._targets = tuple(targets)
         self._connection = open_writer(path)
-        self._retention_ms = settings.retention // timedelta(milliseconds=1)
+        self._retention_ms = settings.retention // _MS
+        self._rules = GroupingRules(settings.campaign_actors, settings.campaign_within // _MS, settings.recovery // _MS)
         self._next_purge_ms: int | None = None
+        self._telling = Telling(self._connection, settings, clock, targets)
+        self._heads: Heads | None = None
         with explained(path):
             self._next_close_ms = self._read_next_close()
 
@@ -46,22 +51,43 @@ class EmbeddedIncidentStore:
         """See `ports.IncidentStore.apply`; without detections and with nothing to close it costs next to nothing."""
         if self._next_purge_ms is None:
             self._next_purge_ms = watermark_ms
-        if not detections and watermark_ms < min(self._next_close_ms, self._next_purge_ms):
+        quiet = not detections and watermark_ms < min(self._next_close_ms, self._next_purge_ms)
+        if quiet and self._heads is not None and not self._telling.due(watermark_ms):
             return []
-        with transaction(self._connection, self._path):
-            changes: list[IncidentChange] = []
-            written = self._merge(detections, watermark_ms, changes) if detections else []
-            # A lower bound: what has been extended since closes later, which is found when the bound is reached.
-            next_close_ms = min([self._next_close_ms, *(stored.episode.closes_ms for stored in written)])
-            if watermark_ms >= next_close_ms:
-                self._close_over(watermark_ms, changes)
-                next_close_ms = self._read_next_close()
-            self._notify(changes)
-            if watermark_ms >= self._next_purge_ms:
-                self._purge(watermark_ms)
-                self._next_purge_ms = watermark_ms + self._retention_ms // _PURGES
+        try:
+            with transaction(self._connection, self._path):
+                changes, next_close_ms = self._apply(detections, watermark_ms)
+        except BaseException:
+            self._heads = None  # what is remembered may be ahead of what is written
+            raise
         self._next_close_ms = next_close_ms
         return changes
+
+    def _apply(self, detections: Sequence[Detection], watermark_ms: int) -> tuple[list[IncidentChange], int]:
+        touched: set[str] = set()
+        if self._heads is None:
+            self._heads = Heads(self._connection, self._rules)
+            touched.update(self._heads.untold())
+        heads = self._heads
+        changes: list[IncidentChange] = []
+        told_to = [detection for detection in detections if detection.suppression is None]
+        written = self._merge(told_to, watermark_ms, changes) if told_to else []
+        absorbed = {change.incident_id: change.into for change in changes if change.into is not None}
+        if written:
+            touched |= heads.update(written, absorbed)
+        self._connection.executemany(UPSERT, [values_of(stored, heads.place(stored.id)) for stored in written])
+        # A lower bound: what has been extended since closes later, which is found when the bound is reached.
+        next_close_ms = min([self._next_close_ms, *(stored.episode.closes_ms for stored in written)])
+        if watermark_ms >= next_close_ms:
+            touched |= self._close_over(watermark_ms, changes, heads)
+            next_close_ms = self._read_next_close()
+        self._telling.tell(heads.write(touched), heads, watermark_ms)
+        if self._next_purge_ms is None or watermark_ms >= self._next_purge_ms:
+            self._purge(watermark_ms)
+            self._next_purge_ms = watermark_ms + self._retention_ms // _PURGES
+        heads.forget(watermark_ms)
+        self._connection.execute("INSERT OR REPLACE INTO marks VALUES ('watermark_ms', ?)", (watermark_ms,))
+        return changes, next_close_ms
 
     def acknowledge(self, id_or_prefix: str, comment: str | None = None) -> Incident:
         """See `ports.IncidentStore.acknowledge`."""
@@ -70,6 +96,23 @@ class EmbeddedIncidentStore:
     def resolve(self, id_or_prefix: str, comment: str | None = None) -> Incident:
         """See `ports.IncidentStore.resolve`."""
         return self._handle(id_or_prefix, Handling.RESOLVED, comment)
+
+    def mark_false_positive(self, id_or_prefix: str, comment: str) -> Incident:
+        """See `ports.IncidentStore.mark_false_positive`."""
+        return self._handle(id_or_prefix, Handling.FALSE_POSITIVE, comment)
+
+    def reopen(self, id_or_prefix: str, comment: str | None = None) -> Incident:
+        """See `ports.IncidentStore.reopen`."""
+        return self._handle(id_or_prefix, Handling.NONE, comment)
+
+    def describe(self, incident_id: str, context: Mapping[str, object]) -> None:
+        """See `ports.IncidentStore.describe`."""
+        scope, _, ordinal = incident_id.partition("-")
+        with transaction(self._connection, self._path):
+            self._connection.execute(
+                "UPDATE incidents SET context = ? WHERE scope = ? AND ordinal = ?",
+                (json.dumps(context), scope, int(ordinal)),
+            )
 
     def close(self) -> None:
         """See `ports.IncidentStore.close`."""
@@ -95,7 +138,6 @@ class EmbeddedIncidentStore:
                     ordinal += 1
                     written.append(_opened(found[0], scope, ordinal, fresh[0], watermark_ms))
                     changes.append(_change(Change.OPENED, written[-1]))
-        self._connection.executemany(UPSERT, map(values_of, written))
         return written
 
     def _load(self, scopes: Iterable[str], from_ms: int) -> dict[str, list[Stored]]:
@@ -153,10 +195,13 @@ class EmbeddedIncidentStore:
             )
             if into.handling is Handling.NONE and other.handling is not Handling.NONE:
                 into = into._replace(handling=other.handling, handled_ms=other.handled_ms, comment=other.comment)
-                self._write_handling(into)
+                self._connection.execute(
+                    "UPDATE incidents SET handling = ?, handled_ms = ?, comment = ? WHERE scope = ? AND ordinal = ?",
+                    (into.handling, into.handled_ms, into.comment, into.scope, into.ordinal),
+                )
         return into
 
-    def _close_over(self, watermark_ms: int, changes: list[IncidentChange]) -> None:
+    def _close_over(self, watermark_ms: int, changes: list[IncidentChange], heads: Heads) -> set[str]:
         rows = self._connection.execute(
             "SELECT * FROM incidents WHERE closed = 0 AND closes_ms <= ? ORDER BY closes_ms, scope", (watermark_ms,)
         ).fetchall()
@@ -164,57 +209,34 @@ class EmbeddedIncidentStore:
             stored._replace(closed=True, episode=settle(stored.episode, watermark_ms))
             for stored in map(stored_of, rows)
         ]
-        self._connection.executemany(UPSERT, map(values_of, over))
+        touched = heads.update(over, {})
+        self._connection.executemany(UPSERT, [values_of(stored, heads.place(stored.id)) for stored in over])
         changes += [_change(Change.CLOSED, stored) for stored in over]
-
-    def _notify(self, changes: Sequence[IncidentChange]) -> None:
-        if not self._targets:
-            return
-        told = {Change.OPENED, Change.RAISED} | ({Change.CLOSED} if self._settings.notify_closed else set())
-        least = SEVERITIES.index(self._settings.notify_severity)
-        now_ms = self._clock.now_ms()
-        rows = [
-            (_reference(change), target, change.incident_id, change.change, rank, now_ms, now_ms)
-            for change in changes
-            if change.change in told and (rank := SEVERITIES.index(change.severity)) >= least
-            for target in self._targets
-        ]
-        # A repetition after a crash, or an incident that closes a second time, is told once.
-        self._connection.executemany(
-            "INSERT INTO notifications (reference, target, incident_id, kind, severity, due_ms, created_ms) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            rows,
-        )
+        return touched
 
     def _purge(self, watermark_ms: int) -> None:
         """Forget what is over for longer than the retention; ids are not given again for another two retentions."""
         # Measured from the newest incident: a watermark that is set far ahead to close all must not erase all.
         newest_ms = self._connection.execute("SELECT max(closes_ms) FROM incidents").fetchone()[0] or 0
         old_ms = min(watermark_ms, newest_ms) - self._retention_ms
-        old = "FROM incidents WHERE closed = 1 AND closes_ms < ?1"
+        old = (
+            "FROM incidents WHERE root IN "
+            "(SELECT root FROM incidents GROUP BY root HAVING min(closed) = 1 AND max(closes_ms) < ?1)"
+        )
         for statement in (
             f"""INSERT INTO ordinals SELECT scope, max(ordinal), max(end_ms) {old} GROUP BY scope
             ON CONFLICT (scope) DO UPDATE SET ordinal = max(ordinal, excluded.ordinal), end_ms = excluded.end_ms""",
             f"DELETE FROM notifications WHERE incident_id IN (SELECT scope || '-' || ordinal {old})",
             f"DELETE {old}",
+            """DELETE FROM heads WHERE last_event_ms < ?1
+            AND (scope, ordinal) NOT IN (SELECT scope, ordinal FROM incidents)""",
             f"DELETE FROM ordinals WHERE end_ms < ?1 - {2 * self._retention_ms}",
         ):
             self._connection.execute(statement, (old_ms,))
 
     def _handle(self, id_or_prefix: str, handling: Handling, comment: str | None) -> Incident:
         with transaction(self._connection, self._path):
-            stored = find(self._connection, id_or_prefix)
-            stored = stored._replace(handling=handling, handled_ms=self._clock.now_ms())
-            if comment is not None:
-                stored = stored._replace(comment=comment)
-            self._write_handling(stored)
-        return incident_of(stored)
-
-    def _write_handling(self, stored: Stored) -> None:
-        self._connection.execute(
-            "UPDATE incidents SET handling = ?, handled_ms = ?, comment = ? WHERE scope = ? AND ordinal = ?",
-            (stored.handling, stored.handled_ms, stored.comment, stored.scope, stored.ordinal),
-        )
+            return handle(self._connection, id_or_prefix, handling, comment, self._clock.now_ms())
 
 
 def _components(stored: Sequence[Stored], fresh: Sequence[Episode]) -> list[tuple[list[Stored], list[Episode]]]:
@@ -252,9 +274,3 @@ def _opened(detection: Detection, scope: str, ordinal: int, episode: Episode, wa
 
 def _change(change: Change, stored: Stored, into: str | None = None) -> IncidentChange:
     return IncidentChange(change, stored.id, stored.rule, SEVERITIES[stored.episode.severity], into)
-
-
-def _reference(change: IncidentChange) -> str:
-    """What a receiver tells repetitions by; a severity is raised more than once, but to each height once."""
-    raised = f":{change.severity}" if change.change is Change.RAISED else ""
-    return f"{change.incident_id}:{change.change}{raised}"

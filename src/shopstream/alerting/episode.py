@@ -24,9 +24,21 @@ from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import NamedTuple
 
-from shopstream.detection.detection import Detection, Severity
+from shopstream.detection.detection import Detection, Nature, Severity
 
-__all__ = ["NEVER_SETTLED", "SEVERITIES", "Episode", "Peak", "Words", "gather", "join", "scope_of", "settle"]
+__all__ = [
+    "NATURES",
+    "NEVER_SETTLED",
+    "SEVERITIES",
+    "UNSTATED_CONFIDENCE",
+    "Episode",
+    "Peak",
+    "Words",
+    "gather",
+    "join",
+    "scope_of",
+    "settle",
+]
 
 NEVER_SETTLED = -(1 << 62)
 
@@ -35,6 +47,13 @@ SEVERITIES: tuple[Severity, ...] = tuple(Severity)
 
 _RANK = {severity: rank for rank, severity in enumerate(SEVERITIES)}
 
+NATURES: tuple[Nature, ...] = tuple(Nature)
+"""From what has to be acted on to what has not; several in one episode: the first counts. The place is stored."""
+
+_VERDICTS = ("", "unknown", "human", "bot")
+UNSTATED_CONFIDENCE = 0.8
+"""Of a rule that says nothing about it: a fixed line that somebody has drawn with care."""
+
 
 class Peak(NamedTuple):
     """The strongest window: the one whose first measure is the largest, then the next measures, then the earliest."""
@@ -42,10 +61,12 @@ class Peak(NamedTuple):
     start_ms: int
     end_ms: int
     measures: Mapping[str, object]
+    evidence: Mapping[str, object]
 
     def rank(self) -> tuple[object, ...]:
         """What peaks are compared by; total, so that the same windows give the same peak."""
-        return [_number(value) for value in self.measures.values()], -self.start_ms, str(self.measures)
+        said = str(self.evidence) if self.evidence else ""
+        return [_number(value) for value in self.measures.values()], -self.start_ms, str(self.measures), said
 
 
 class Words(NamedTuple):
@@ -66,9 +87,12 @@ class Episode(NamedTuple):
         window_ms: the longest window.
         suppress_ms: quiet time that parts episodes.
         first_event_ms, last_event_ms: span of the events in the windows.
-        severity: rank in SEVERITIES, the highest seen.
+        severity: rank in SEVERITIES, the highest seen; a surge is informational, whatever the rule's level.
         detected_ms, detected_early_ms: smallest window end over final, and over open windows.
         peak, peak_early: likewise.
+        nature: place in NATURES, the least seen.
+        verdict: of the actor, the gravest seen; empty says nothing.
+        confidence: 0 to 1, the highest seen.
         settled_ms, settled: windows that ended up to `settled_ms` were `settled` many.
         pending: start of each later window → its end, and whether it is final.
     """
@@ -86,6 +110,9 @@ class Episode(NamedTuple):
     peak: Peak | None
     peak_early: Peak | None
     pending: Mapping[int, tuple[int, bool]]
+    nature: int = 0
+    verdict: str = ""
+    confidence: float = UNSTATED_CONFIDENCE
     settled_ms: int = NEVER_SETTLED
     settled: int = 0
 
@@ -123,7 +150,7 @@ def gather(detections: Sequence[Detection]) -> list[Episode]:
 
 
 def _of_one(d: Detection) -> Episode:
-    peak = Peak(d.start_ms, d.end_ms, d.measures)
+    peak = _peak(d)
     return Episode(
         start_ms=d.start_ms,
         end_ms=d.end_ms,
@@ -131,13 +158,16 @@ def _of_one(d: Detection) -> Episode:
         suppress_ms=d.suppress_for_ms,
         first_event_ms=d.first_event_ms,
         last_event_ms=d.last_event_ms,
-        severity=_RANK[d.severity],
+        severity=_severity(d),
         words=Words(d.end_ms, d.rule_version, d.title, d.tags, d.threshold),
         detected_ms=d.end_ms if d.final else None,
         detected_early_ms=None if d.final else d.end_ms,
         peak=peak if d.final else None,
         peak_early=None if d.final else peak,
         pending={d.start_ms: (d.end_ms, d.final)},
+        nature=NATURES.index(d.nature),
+        verdict=d.verdict or "",
+        confidence=_confidence(d),
     )
 
 
@@ -158,13 +188,16 @@ def _of_many(detections: Sequence[Detection]) -> Episode:
         suppress_ms=max([d.suppress_for_ms for d in detections]),
         first_event_ms=min([d.first_event_ms for d in detections]),
         last_event_ms=max([d.last_event_ms for d in detections]),
-        severity=max([_RANK[d.severity] for d in detections]),
+        severity=max([_severity(d) for d in detections]),
         words=Words(newest.end_ms, newest.rule_version, newest.title, newest.tags, newest.threshold),
         detected_ms=min([d.end_ms for d in final], default=None),
         detected_early_ms=min([d.end_ms for d in early], default=None),
         peak=_strongest(final),
         peak_early=_strongest(early),
         pending=pending,
+        nature=min([NATURES.index(d.nature) for d in detections]),
+        verdict=max([d.verdict or "" for d in detections], key=_VERDICTS.index),
+        confidence=max([_confidence(d) for d in detections]),
     )
 
 
@@ -193,6 +226,9 @@ def join(one: Episode, other: Episode) -> Episode:
         peak=_stronger(one.peak, other.peak),
         peak_early=_stronger(one.peak_early, other.peak_early),
         pending=pending,
+        nature=min(one.nature, other.nature),
+        verdict=max(one.verdict, other.verdict, key=_VERDICTS.index),
+        confidence=max(one.confidence, other.confidence),
         settled_ms=settled_ms,
         settled=one.settled + other.settled,
     )
@@ -226,7 +262,21 @@ def _least(one: int | None, other: int | None) -> int | None:
 
 
 def _strongest(detections: Sequence[Detection]) -> Peak | None:
-    return max([Peak(d.start_ms, d.end_ms, d.measures) for d in detections], key=Peak.rank, default=None)
+    return max([_peak(d) for d in detections], key=Peak.rank, default=None)
+
+
+def _peak(d: Detection) -> Peak:
+    # as it will be read back: otherwise the same detection would not be the same after a restart
+    return Peak(d.start_ms, d.end_ms, d.measures, json.loads(json.dumps(dict(d.evidence))) if d.evidence else {})
+
+
+def _severity(d: Detection) -> int:
+    return 0 if d.nature is Nature.SURGE else _RANK[d.severity]
+
+
+def _confidence(d: Detection) -> float:
+    said = d.evidence.get("confidence") if d.evidence else None
+    return min(max(float(said), 0.0), 1.0) if isinstance(said, int | float) else UNSTATED_CONFIDENCE
 
 
 def _stronger(one: Peak | None, other: Peak | None) -> Peak | None:

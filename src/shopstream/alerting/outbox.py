@@ -10,7 +10,7 @@ from pathlib import Path
 from shopstream.alerting.database import explained, open_reader, open_writer, transaction
 from shopstream.alerting.episode import SEVERITIES
 from shopstream.alerting.message import Notice
-from shopstream.alerting.rows import incident_of, stored_of
+from shopstream.alerting.reading import incidents_under
 from shopstream.clock import from_ms
 from shopstream.detection.detection import Severity
 
@@ -68,18 +68,15 @@ class Outbox:
         """What should go to a target now, oldest first."""
         with explained(self._path):
             rows = self._connection.execute(
-                "SELECT n.reference, n.kind, n.severity AS told, n.attempts, i.* FROM notifications AS n "
-                "JOIN incidents AS i ON i.scope = substr(n.incident_id, 1, 16) "
-                "AND n.incident_id = i.scope || '-' || i.ordinal "
-                "WHERE n.state = 'pending' AND n.target = ? AND n.due_ms <= ? ORDER BY n.created_ms, n.reference",
+                "SELECT reference, kind, severity, attempts, incident_id FROM notifications "
+                "WHERE state = 'pending' AND target = ? AND due_ms <= ? ORDER BY created_ms, reference",
                 (target, now_ms),
             ).fetchall()
+            incidents = incidents_under(self._connection, [row["incident_id"] for row in rows])
         return [
-            Waiting(
-                Notice(row["reference"], row["kind"], SEVERITIES[row["told"]], incident_of(stored_of(row))),
-                row["attempts"],
-            )
+            Waiting(Notice(row["reference"], row["kind"], SEVERITIES[row["severity"]], incident), row["attempts"])
             for row in rows
+            if (incident := incidents.get(row["incident_id"]))
         ]
 
     def sent(self, target: str, references: Sequence[str], now_ms: int) -> None:
@@ -111,7 +108,7 @@ def read_notifications(path: Path, *, incident_id: str | None = None, limit: int
 
     Args:
         path: the incident store's file.
-        incident_id: only those about this one.
+        incident_id: only those about this one, and those about its parts from before they were its parts.
         limit: at most so many; None takes all.
     """
     connection = open_reader(path)
@@ -121,6 +118,7 @@ def read_notifications(path: Path, *, incident_id: str | None = None, limit: int
         with explained(path):
             rows = connection.execute(
                 "SELECT * FROM notifications WHERE ?1 IS NULL OR incident_id = ?1 "
+                "OR incident_id IN (SELECT scope || '-' || ordinal FROM incidents WHERE root = ?1) "
                 "ORDER BY created_ms DESC, reference, target LIMIT ?2",
                 (incident_id, -1 if limit is None else limit),
             ).fetchall()

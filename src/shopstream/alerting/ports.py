@@ -1,6 +1,6 @@
 """What alerting needs from the outside: a place for incidents, and ways to tell people."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from shopstream.alerting.incident import Incident, IncidentChange
@@ -44,6 +44,26 @@ class IncidentStore(Protocol):
         Raises:
             StateError: no such incident, or several.
         """
+        ...
+
+    def mark_false_positive(self, id_or_prefix: str, comment: str) -> Incident:
+        """Note that it is none: its actors are people, and the rule's precision knows of it.
+
+        Raises:
+            StateError: no such incident, or several.
+        """
+        ...
+
+    def reopen(self, id_or_prefix: str, comment: str | None = None) -> Incident:
+        """Take back what was noted; the comment stays unless there is another.
+
+        Raises:
+            StateError: no such incident, or several.
+        """
+        ...
+
+    def describe(self, incident_id: str, context: Mapping[str, object]) -> None:
+        """Keep what the recent events say of an episode, JSON-ready; see `engine.recent`."""
         ...
 
     def close(self) -> None:

@@ -19,9 +19,28 @@ class AlertingSettings(BaseModel):
         ge=timedelta(hours=1),
         description="Closed incidents are forgotten this long (event time) after their last window.",
     )
+    campaign_actors: int = Field(
+        default=5, ge=2, description="So many actors with one signature (rule or label) are one campaign."
+    )
+    campaign_within: timedelta = Field(
+        default=timedelta(minutes=10),
+        ge=timedelta(0),
+        description="Each actor of a campaign is detected at most this long (event time) after the one before.",
+    )
+    recovery: timedelta = Field(
+        default=timedelta(minutes=30),
+        ge=timedelta(0),
+        description="For this long (event time) after a silence, more traffic than usual is its recovery, no flood.",
+    )
     notify_urls: tuple[SecretStr, ...] = Field(
         default=(),
         description="Where notifications go, as Apprise addresses (json://…, slack://…, mailto://…). Secret.",
+    )
+    blocklist_genuine_share: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="No actor goes into a blocklist of whose events more than this share is estimated to be genuine.",
     )
     notify_severity: Severity = Field(
         default=Severity.HIGH, description="The least severity of an incident that somebody is told of."
@@ -30,6 +49,11 @@ class AlertingSettings(BaseModel):
     notify_keys: bool = Field(
         default=False,
         description="Put the user, address or session into notifications; they are personal data.",
+    )
+    notify_hold: timedelta = Field(
+        default=timedelta(minutes=1),
+        ge=timedelta(0),
+        description="What is not critical is told this long after its detection, so that a campaign is told as one.",
     )
     notify_interval: timedelta = Field(
         default=timedelta(seconds=10),

@@ -1,12 +1,12 @@
-"""What incidents say of actors, for the reports that are to be without bots."""
+"""What incidents say of actors, for the reports that are to be without bots, and for blocklists."""
 
-from datetime import timedelta
 from pathlib import Path
 
 import pyarrow as pa
 
-from shopstream.alerting.incident import State
-from shopstream.alerting.reading import read_incidents
+from shopstream.alerting.incident import Handling
+from shopstream.alerting.reading import reading
+from shopstream.clock import from_ms
 
 __all__ = ["VERDICT_SCHEMA", "read_verdicts"]
 
@@ -28,30 +28,41 @@ VERDICT_SCHEMA = pa.schema(
 
 
 def read_verdicts(path: Path) -> pa.Table:
-    """One row per actor and incident that says something of it; false alarms say nothing. Empty where no store is.
+    """One row per actor and rule that said something of it, in order of time; empty where no store is.
+
+    What the rules said holds until a person calls the incident, or the actor's part in it, a false positive: then the
+    actor is human in that time.
 
     Args:
         path: the incident store's file.
 
     Returns:
-        A table of VERDICT_SCHEMA.
+        A table of VERDICT_SCHEMA; `incident_id` names the incident that people see.
 
     Raises:
         StateError: the file is no incident store, or of another version.
     """
-    rows = [
-        {
-            "actor_kind": actor.kind,
-            "actor": actor.value,
-            "verdict": incident.verdict,
-            "from_time": incident.first_event_time,
-            "until_time": incident.last_event_time + timedelta(milliseconds=1),
-            "why": incident.title,
-            "rule": incident.rule,
-            "incident_id": incident.id,
-        }
-        for incident in read_incidents(path)
-        if incident.verdict is not None and incident.state is not State.FALSE_POSITIVE
-        for actor in incident.actors
-    ]
-    return pa.Table.from_pylist(rows, schema=VERDICT_SCHEMA)
+    columns: list[list[object]] = [[] for _ in VERDICT_SCHEMA]
+    with reading(path) as connection:
+        rows = (
+            () if connection is None else connection.execute(_VERDICTS, {"wrong": Handling.FALSE_POSITIVE}).fetchall()
+        )
+    for kind, actor, verdict, from_ms_, until_ms, why, rule, incident_id in rows:
+        values = (kind, actor, verdict, from_ms(from_ms_), from_ms(until_ms + 1), why, rule, incident_id)
+        for column, value in zip(columns, values, strict=True):
+            column.append(value)
+    return pa.table(
+        [pa.array(column, field.type) for column, field in zip(columns, VERDICT_SCHEMA, strict=True)],
+        schema=VERDICT_SCHEMA,
+    )
+
+
+_VERDICTS = """
+SELECT e.actor_kind, e.actor,
+    CASE WHEN :wrong IN (e.handling, h.handling) THEN 'human' ELSE e.verdict END,
+    e.facts ->> '$.first_event_ms', e.last_event_ms, e.facts ->> '$.words[2]', e.rule, e.root
+FROM incidents AS e JOIN incidents AS h
+    ON h.scope = substr(e.root, 1, 16) AND h.ordinal = CAST(substr(e.root, 18) AS INTEGER)
+WHERE e.verdict <> '' AND e.actor IS NOT NULL
+ORDER BY 4, 1, 2, e.rule
+"""

@@ -1,0 +1,346 @@
+"""Which episodes are one incident for people: a function of the set of episodes, whatever the order they came in.
+
+Episodes are put together from narrow to wide:
+
+1. **Cluster**: episodes of one subject (a category, a product, an actor …) whose times touch, whichever the rule. The
+   site is everybody's, so there the aim has to be the same, too: carding is no part of a flood.
+2. **Campaign**: actors of one signature (the same rule, or the same label) that were detected each within
+   `campaign_within` of the one before, if there are `campaign_actors` of them.
+3. **Parent and child**: what is open for the site takes in what it covers: categories, products and event types of the
+   same nature and aim, actors that were detected meanwhile, and after a silence the flood of the recovery. Likewise a
+   category its products.
+
+A time is the span from the detection to the end of the last window and the quiet time after it. Every episode ends up
+under one head; the head's id is the incident's. Nothing is chained for longer than `LONGEST_MS`, so what has to be
+remembered is bounded.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+from shopstream.alerting.incident import ACTOR_KINDS, Actor, Role
+
+__all__ = ["LONGEST_MS", "GroupingRules", "Member", "Place", "actor_of", "group"]
+
+LONGEST_MS: Final = 24 * 3_600_000
+"""Nothing joins an incident this long after its first detection."""
+
+_TRAFFIC: Final = frozenset({"owasp.oat-011", "owasp.oat-015"})
+_TRAFFIC_AIM: Final = "traffic"
+_SILENCE_AIM: Final = "silence"
+_SURGE_AIM: Final = "surge"
+_ATTACK, _FAULT, _SURGE = 0, 1, 2
+
+_SITE, _PART, _PRODUCT, _ACTOR = range(4)
+
+
+class GroupingRules(NamedTuple):
+    """What counts as one cause.
+
+    Args:
+        campaign_actors: so many actors with one signature are a campaign.
+        campaign_within_ms: each detected at most so long after the one before; also how long before its parent an
+            actor may have been detected.
+        recovery_ms: so long after a silence more traffic than usual is its recovery.
+    """
+
+    campaign_actors: int
+    campaign_within_ms: int
+    recovery_ms: int
+
+
+class Member(NamedTuple):
+    """What grouping needs to know of an episode.
+
+    Args:
+        id: the episode's.
+        rule: its rule.
+        key: column and value, in order of column.
+        actor: who acts, if the key names somebody; see `actor_of`.
+        nature: place in `episode.NATURES`.
+        labels: OWASP tags of the rule.
+        detected_ms: end of the first window that met the rule.
+        end_ms: end of the last one.
+        quiet_ms: time after it that still belongs to it.
+    """
+
+    id: str
+    rule: str
+    key: tuple[tuple[str, str], ...]
+    actor: Actor | None
+    nature: int
+    labels: tuple[str, ...]
+    detected_ms: int
+    end_ms: int
+    quiet_ms: int
+
+
+@lru_cache(maxsize=16_384)
+def actor_of(key: tuple[tuple[str, str], ...]) -> Actor | None:
+    """Who acts, if the key names somebody; the first of `ACTOR_KINDS` that is there."""
+    columns = dict(key)
+    return next((Actor(kind, columns[kind]) for kind in ACTOR_KINDS if kind in columns), None)
+
+
+class Place(NamedTuple):
+    """Where an episode stands.
+
+    Args:
+        root: id of the head of its incident; its own for a head.
+        role: what it is there.
+        chain: smallest id of all that may yet become one incident with it; remembered together.
+        campaign: whether the incident is one.
+    """
+
+    root: str
+    role: Role
+    chain: str
+    campaign: bool
+
+
+class _Cluster:
+    """Episodes of one subject."""
+
+    def __init__(self, members: Sequence[Member], width: int) -> None:
+        self.members = members
+        self.width = width
+        self.head = head = members[0]  # the oldest
+        self.key = head.key
+        self.actor = head.actor
+        self.nature = head.nature
+        self.detected_ms = head.detected_ms
+        self.campaign = False
+        if len(members) == 1:
+            self.labels, self.aims = frozenset(head.labels), _aims(head.nature, head.rule, head.labels)
+            self.until_ms = head.end_ms + head.quiet_ms
+        else:
+            self.labels = frozenset(label for member in members for label in member.labels)
+            self.aims = frozenset().union(*(_aims(one.nature, one.rule, one.labels) for one in members))
+            self.until_ms = max(member.end_ms + member.quiet_ms for member in members)
+
+
+class _Forest:
+    """Sets that are put together (union-find)."""
+
+    def __init__(self) -> None:
+        self._above: dict[int, int] = {}
+
+    def find(self, item: int) -> int:
+        above = self._above
+        root = item
+        while (parent := above.get(root, root)) != root:
+            root = parent
+        while (parent := above.get(item, item)) != root:
+            above[item] = root
+            item = parent
+        return root
+
+    def union(self, one: int, other: int) -> None:
+        one, other = self.find(one), self.find(other)
+        if one != other:
+            self._above[max(one, other)] = min(one, other)
+
+
+def group(members: Iterable[Member], rules: GroupingRules) -> dict[str, Place]:
+    """The place of each episode, by id."""
+    clusters = _clusters(members)
+    chains = _Forest()
+    actors = [place for place, cluster in enumerate(clusters) if cluster.width == _ACTOR]
+    campaigns = _campaigns(clusters, actors, rules, chains)
+    units = _units(clusters, campaigns)
+    parents = _parents(units, rules, chains)
+    return _places(units, parents, chains)
+
+
+def _age(member: Member) -> tuple[int, str]:
+    return member.detected_ms, member.id
+
+
+@lru_cache(maxsize=16_384)
+def _width(key: tuple[tuple[str, str], ...]) -> int:
+    if not key:
+        return _SITE
+    if actor_of(key):
+        return _ACTOR
+    return _PRODUCT if any(column == "product_id" for column, _ in key) else _PART
+
+
+@lru_cache(maxsize=1_024)
+def _aims(nature: int, rule: str, labels: tuple[str, ...]) -> frozenset[str]:
+    """What it is after: scraping and flooding are one, as a flood does both; other labels stand for themselves."""
+    if nature == _SURGE:
+        return frozenset({_SURGE_AIM})
+    if nature == _FAULT:
+        return frozenset({_SILENCE_AIM if _SILENCE_AIM in rule else rule.partition("_")[0]})
+    own = set(labels) - _TRAFFIC
+    return frozenset(own if own and len(own) == len(labels) else {*own, _TRAFFIC_AIM})
+
+
+def _subject(member: Member) -> tuple[object, ...]:
+    if member.actor is not None:
+        return (member.nature, *member.actor)
+    if member.key:
+        return member.nature, member.key
+    aims = _aims(member.nature, member.rule, member.labels)
+    return member.nature, _TRAFFIC_AIM if _TRAFFIC_AIM in aims else min(aims)
+
+
+def _clusters(members: Iterable[Member]) -> list[_Cluster]:
+    """Step 1, in order of age, so that places are the same whatever came first."""
+    series: dict[tuple[object, ...], list[Member]] = defaultdict(list)
+    for member in members:
+        series[_subject(member)].append(member)
+    clusters = []
+    for found in series.values():
+        pieces = [found] if len(found) == 1 else _touching(sorted(found, key=_age))
+        clusters += [_Cluster(piece, _width(piece[0].key)) for piece in pieces]
+    clusters.sort(key=lambda cluster: _age(cluster.head))
+    return clusters
+
+
+def _touching(ordered: Sequence[Member]) -> list[list[Member]]:
+    pieces: list[list[Member]] = []
+    until_ms = 0
+    for member in ordered:
+        if pieces and member.detected_ms <= min(until_ms, pieces[-1][0].detected_ms + LONGEST_MS):
+            pieces[-1].append(member)
+            until_ms = max(until_ms, member.end_ms + member.quiet_ms)
+        else:
+            pieces.append([member])
+            until_ms = member.end_ms + member.quiet_ms
+    return pieces
+
+
+def _campaigns(clusters: Sequence[_Cluster], actors: Sequence[int], rules: GroupingRules, chains: _Forest) -> _Forest:
+    """Step 2: actors' clusters put together; `chains` hears of those too that are too few as yet."""
+    signatures: dict[str, list[int]] = defaultdict(list)
+    for place in actors:
+        cluster = clusters[place]
+        names = {member.rule for member in cluster.members} if len(cluster.members) > 1 else {cluster.head.rule}
+        for name in names | cluster.labels:
+            signatures[name].append(place)
+    campaigns = _Forest()
+    for places in signatures.values():  # in order of age, as clusters are
+        run: list[int] = []
+        for place in places:
+            if run and not _follows(clusters[run[0]], clusters[run[-1]], clusters[place], rules):
+                _close(clusters, run, rules, campaigns)
+                run = []
+            run.append(place)
+            chains.union(run[0], place)
+        _close(clusters, run, rules, campaigns)
+    return campaigns
+
+
+def _follows(first: _Cluster, last: _Cluster, cluster: _Cluster, rules: GroupingRules) -> bool:
+    late = cluster.detected_ms - last.detected_ms > rules.campaign_within_ms
+    return not late and cluster.detected_ms <= first.detected_ms + LONGEST_MS
+
+
+def _close(clusters: Sequence[_Cluster], run: Sequence[int], rules: GroupingRules, campaigns: _Forest) -> None:
+    kinds: dict[str, set[str]] = defaultdict(set)
+    for place in run:
+        actor = clusters[place].actor
+        if actor is not None:
+            kinds[actor.kind].add(actor.value)
+    if max(map(len, kinds.values()), default=0) >= rules.campaign_actors:
+        for one, other in pairwise(run):
+            campaigns.union(one, other)
+        for place in run:
+            clusters[place].campaign = True
+
+
+class _Unit:
+    """A campaign, or one cluster; the smallest that a parent takes in."""
+
+    __slots__ = ("clusters", "detected_ms", "first", "labels", "place", "until_ms")
+
+    def __init__(self, place: int, clusters: Sequence[_Cluster]) -> None:
+        self.place = place
+        self.clusters = clusters
+        self.first = clusters[0]
+        self.detected_ms = self.first.detected_ms
+        self.until_ms = max(cluster.until_ms for cluster in clusters)
+        self.labels = frozenset().union(*(cluster.labels for cluster in clusters))
+
+
+def _units(clusters: Sequence[_Cluster], campaigns: _Forest) -> list[_Unit]:
+    gathered: dict[int, list[_Cluster]] = defaultdict(list)
+    for place, cluster in enumerate(clusters):
+        gathered[campaigns.find(place)].append(cluster)
+    return [_Unit(place, found) for place, found in gathered.items()]
+
+
+def _parents(units: Sequence[_Unit], rules: GroupingRules, chains: _Forest) -> dict[int, int]:
+    """Step 3: unit → the unit that takes it in; the widest, then the oldest of several."""
+    wide = sorted((unit for unit in units if unit.first.width < _ACTOR), key=lambda unit: unit.first.width)
+    found: dict[int, int] = {}
+    for unit in units:
+        for parent in wide:
+            if parent.first.width >= unit.first.width:
+                break
+            if _takes_in(parent, unit, rules):
+                chains.union(parent.place, unit.place)
+                found.setdefault(unit.place, parent.place)
+    return found
+
+
+def _takes_in(parent: _Unit, child: _Unit, rules: GroupingRules) -> bool:
+    over, under = parent.first, child.first
+    if child.detected_ms > parent.detected_ms + LONGEST_MS:
+        return False
+    if over.nature == _FAULT and _SILENCE_AIM in over.aims and under.nature != _FAULT:
+        more = _TRAFFIC_AIM in under.aims or under.nature == _SURGE
+        after = parent.detected_ms < child.detected_ms <= _end(over) + rules.recovery_ms
+        return under.width < _ACTOR and more and after
+    if over.nature != under.nature or not _covers(over.key, under.key):
+        return False
+    if under.width == _ACTOR:
+        meanwhile = parent.detected_ms - rules.campaign_within_ms <= child.detected_ms <= parent.until_ms
+        related = over.aims & under.aims if over.width == _SITE else over.labels & child.labels
+        return meanwhile and bool(related)
+    together = child.detected_ms <= parent.until_ms and parent.detected_ms <= child.until_ms
+    return together and (bool(over.aims & under.aims) or _SILENCE_AIM in over.aims)
+
+
+def _end(cluster: _Cluster) -> int:
+    return max(member.end_ms for member in cluster.members)
+
+
+def _covers(wide: tuple[tuple[str, str], ...], narrow: tuple[tuple[str, str], ...]) -> bool:
+    """No column says otherwise; which category a product is of is not known here and held to be this one."""
+    columns = dict(narrow)
+    return all(columns.get(column, value) == value for column, value in wide)
+
+
+def _places(units: Sequence[_Unit], parents: dict[int, int], chains: _Forest) -> dict[str, Place]:
+    by_place = {unit.place: unit for unit in units}
+    smallest: dict[int, str] = {}
+    for unit in units:
+        for cluster in unit.clusters:
+            chain = chains.find(unit.place)
+            least = min(member.id for member in cluster.members)
+            smallest[chain] = min(smallest.get(chain, least), least)
+    places: dict[str, Place] = {}
+    for unit in units:
+        top = unit.place
+        while top in parents:
+            top = parents[top]
+        head = by_place[top].first
+        chain_id = smallest[chains.find(unit.place)]
+        for cluster in unit.clusters:
+            for member in cluster.members:
+                role = _role(member, cluster, head)
+                places[member.id] = Place(head.head.id, role, chain_id, head.campaign)
+    return places
+
+
+def _role(member: Member, cluster: _Cluster, head: _Cluster) -> Role:
+    if member is head.head:
+        return Role.HEAD
+    if cluster is head:
+        return Role.RULE
+    return Role.ACTOR if cluster.width == _ACTOR else Role.CHILD
