@@ -1,0 +1,99 @@
+"""Events of the past, as a DuckDB connection that rules can be tried on."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import duckdb
+
+from shopstream.clock import Clock, from_ms, to_ms
+from shopstream.lakehouse.embedded import EmbeddedLakehouse
+from shopstream.lakehouse.ingest import ingest
+from shopstream.lakehouse.ports import Lakehouse, LakeTable
+from shopstream.lakehouse.settings import LakehouseSettings
+from shopstream.lakehouse.views import create_views
+
+__all__ = ["EVENTS", "History", "loaded", "open_history"]
+
+EVENTS = "past_events"
+"""The view that rules are tried on."""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Events that a connection can read, those of a time.
+
+    Args:
+        connection: has the view EVENTS, with the columns of the lake's `events`; late events are not in it, as they are
+            in no live window.
+        from_ms, until_ms: the limits [from, until) that were asked for, epoch milliseconds; None has none.
+    """
+
+    connection: duckdb.DuckDBPyConnection
+    from_ms: int | None = None
+    until_ms: int | None = None
+
+    def limits(self, column: str = "event_time") -> str:
+        """The limits as an SQL condition."""
+        sides = ((">=", self.from_ms), ("<", self.until_ms))
+        parts = [
+            f"{column} {sign} TIMESTAMPTZ '{from_ms(ms).isoformat(sep=' ')}'" for sign, ms in sides if ms is not None
+        ]
+        return " AND ".join(parts) or "TRUE"
+
+
+@contextmanager
+def open_history(
+    lakehouse: Lakehouse,
+    spill_path: Path,
+    memory_bytes: int,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> Iterator[History]:
+    """The events that a lake holds now.
+
+    Args:
+        lakehouse: whose.
+        spill_path: folder for what does not fit into memory; made when needed, and left empty.
+        memory_bytes: what DuckDB may hold.
+        since: only events from then on, aware; None has no such limit.
+        until: only events before, likewise.
+    """
+    spill_path.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=spill_path, prefix="rehearsal-") as spill, closing(duckdb.connect()) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute("SET memory_limit = ?", [f"{memory_bytes}B"])
+        connection.execute("SET temp_directory = ?", [spill])
+        connection.execute("SET preserve_insertion_order = false")
+        connection.execute("SET enable_progress_bar = false")
+        create_views(connection, lakehouse, [LakeTable.EVENTS])
+        connection.execute(f"CREATE TEMP VIEW {EVENTS} AS FROM events WHERE NOT is_late")
+        yield History(connection, to_ms(since) if since else None, to_ms(until) if until else None)
+
+
+@contextmanager
+def loaded(
+    location: str, folder: Path, clock: Clock, progress: Callable[[int, int], None] = lambda _done, _size: None
+) -> Iterator[EmbeddedLakehouse]:
+    """A lake of one file, for as long as the block lasts: read, checked and deduplicated as `lake ingest` does.
+
+    Args:
+        location: path or URL of CSV, CSV.gz, JSON lines or Parquet.
+        folder: a folder of it is made there and removed.
+        clock: for arrival times.
+        progress: told bytes read, and all bytes.
+
+    Raises:
+        PermanentError: the file is missing, damaged, or of another kind.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        TemporaryDirectory(dir=folder, prefix="rehearsal-") as home,
+        closing(EmbeddedLakehouse(Path(home) / "lake", LakehouseSettings(durable=False))) as lakehouse,
+    ):
+        ingest(lakehouse, location, clock, lambda consumed, size, _result: progress(consumed, size))
+        yield lakehouse
