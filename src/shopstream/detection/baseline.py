@@ -3,9 +3,12 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from shopstream.errors import StateError
 
@@ -42,7 +45,12 @@ class SeriesProfile:
         before = math.floor(place)
         part = place - before
         value = self.slots[before % SLOTS] * (1 - part) + self.slots[(before + 1) % SLOTS] * part
-        return value * self.weekdays[(at_ms - _MONDAY_MS) // DAY_MS % 7]
+        return value * self.weekdays[self.weekday(at_ms)]
+
+    @staticmethod
+    def weekday(at_ms: int) -> int:
+        """0 is Monday, UTC."""
+        return (at_ms - _MONDAY_MS) // DAY_MS % 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +97,7 @@ class Baselines:
         shares: name of a measure of the composition → its share of the site's events.
         keys: `category_id` or `product_id` → value as text → rate, busiest first.
         tail: facts about genuine actors, e.g. `events_60s_p999` → value.
+        products: usual prices and who is in the tail, `detection.reference.PRODUCT_SCHEMA`; None when unknown.
     """
 
     from_ms: int
@@ -98,16 +107,25 @@ class Baselines:
     shares: Mapping[str, Share] = field(default_factory=dict)
     keys: Mapping[str, Mapping[str, KeyRate]] = field(default_factory=dict)
     tail: Mapping[str, float] = field(default_factory=dict)
+    products: pa.Table | None = field(default=None, compare=False, repr=False)
 
     def age_ms(self, at_ms: int) -> int:
         """How long ago their history ended, in event time."""
         return max(0, at_ms - self.until_ms)
 
     def save(self, path: Path) -> None:
-        """Write a JSON file; it appears when it is whole."""
+        """Write a JSON file, and a Parquet file of the products beside it; each appears when it is whole."""
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
-        part.write_text(json.dumps({"format": _FORMAT, **asdict(self)}), encoding="utf-8")
+        products = path.with_suffix(".products.parquet")
+        if self.products is not None:
+            pq.write_table(self.products, part)
+            part.replace(products)
+        else:
+            products.unlink(missing_ok=True)
+        document = asdict(replace(self, products=None))
+        del document["products"]
+        part.write_text(json.dumps({"format": _FORMAT, **document}), encoding="utf-8")
         part.replace(path)
 
     @staticmethod
@@ -121,7 +139,9 @@ class Baselines:
             document = json.loads(path.read_text(encoding="utf-8"))
             if document.pop("format", None) != _FORMAT:
                 raise StateError(f"{path} was written by another version; run `shopstream baselines build` again")
+            products = path.with_suffix(".products.parquet")
             return Baselines(
+                products=pq.read_table(products) if products.exists() else None,
                 **document
                 | {
                     "series": {name: SeriesProfile(**_tuples(value)) for name, value in document["series"].items()},
@@ -130,11 +150,11 @@ class Baselines:
                         column: {key: KeyRate(**value) for key, value in rates.items()}
                         for column, rates in document["keys"].items()
                     },
-                }
+                },
             )
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
             raise StateError(f"{path} is damaged ({error}); run `shopstream baselines build` again") from error
 
 

@@ -1,0 +1,218 @@
+"""Detector 3: the same volume, but others: attacks that are spread over so many ids that none of them is busy.
+
+Each minute, shares of the site's traffic are compared with their usual values: shoppers who look at products of the
+tail (which hardly anybody does, and every crawler), first events of ids, shoppers an event, shoppers who put into the
+cart or buy. CUSUMs on the standardised differences (binomial chance and the share's own error together) find a strong
+shift in minutes and a weak one within half an hour.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from shopstream.detection.baseline import Baselines, Share
+from shopstream.detection.detection import Detection, Nature, Severity
+from shopstream.detection.detectors.cusum import Cusum
+from shopstream.detection.detectors.series import SITE_MINUTE
+from shopstream.detection.detectors.traffic import Traffic, numbers
+from shopstream.detection.detectors.verdict import Finding, Spell
+from shopstream.detection.reference import TAIL_MINUTE
+from shopstream.engine.signal import Signal
+from shopstream.engine.window import WindowDeclaration
+from shopstream.errors import StateError
+
+__all__ = ["CompositionDetector"]
+
+_VERSION: Final = 1
+_MINUTE_MS: Final = 60_000
+_LEAST_USERS: Final = 40.0
+_WARM_UP: Final = 60.0
+"""Minutes a share must have been seen without baselines."""
+
+# name: (sign of an attack, its weight in the sum of all, memory in minutes, error of the share as part of it)
+_PARTS: Final[Mapping[str, tuple[float, float, float, float]]] = {
+    "tail": (1.0, 1.0, 240.0, 0.03),
+    "new_users": (1.0, 0.5, 45.0, 0.05),
+    "users": (1.0, 0.4, 120.0, 0.006),
+    "buyers": (-1.0, 0.35, 60.0, 0.10),
+}
+_TESTS: Final[Mapping[str, tuple[str, float, float]]] = {
+    "tail_fast": ("tail", 1.0, 8.0),
+    "tail_slow": ("tail", 0.4, 13.0),
+    "all_fast": ("all", 1.0, 8.0),
+    "all_slow": ("all", 0.45, 14.0),
+    "new_users": ("new_users", 1.3, 8.0),
+}
+_FINDING = Finding(
+    "composition",
+    "composition-1",
+    "Many ids that are no shoppers",
+    ("owasp.oat-011", "owasp.oat-015", "attack.t1595"),
+    Nature.ATTACK,
+    "binomial CUSUM on shares of a minute",
+    1_800_000,
+)
+
+
+class _Part:
+    """One share: its usual value at this hour, and how far the last minute was from it."""
+
+    def __init__(self, name: str, share: Share | None) -> None:
+        self.sign, self.weight, self._memory, self.error = _PARTS[name]
+        self._share = share
+        if share is not None:
+            self.error = max(self.error, share.error)
+        self.factor = 1.0 if share is not None else 0.0
+        self.seen = 0.0
+        self.observed = self.usual = self.score = 0.0
+
+    @property
+    def warm(self) -> bool:
+        return self._share is not None or self.seen >= _WARM_UP
+
+    def test(self, end_ms: int, hits: float, of: float) -> float:
+        base = self._share.at(end_ms - _MINUTE_MS // 2) if self._share else 1.0
+        self.observed, self.usual = hits / of, min(max(base * self.factor, 1e-4), 0.999)
+        if not self.warm:
+            return 0.0
+        chance = self.usual * (1 - self.usual) / of
+        error = self.error * self.usual
+        self.score = self.sign * (self.observed - self.usual) / math.sqrt(chance + error * error)
+        return self.score
+
+    def learn(self, end_ms: int, hits: float, of: float) -> None:
+        base = self._share.at(end_ms - _MINUTE_MS // 2) if self._share else 1.0
+        ratio = hits / of / max(base, 1e-4)
+        self.seen += 1
+        step = max(1 / self.seen, 1 / self._memory) if self._share is None else 1 / self._memory
+        # A minute of few shoppers says little about a small share.
+        step *= min(1.0, of * self.usual * (1 - self.usual) / 10 + 0.1)
+        self.factor += (ratio - self.factor) * step
+
+
+class CompositionDetector:
+    """Shifts in who makes up the site's traffic.
+
+    Warm-up: none with baselines, an hour without (the share of new ids: a day, until ids are remembered). Minimum
+    volume: 40 shoppers a minute. The share of the tail needs baselines, which say what is in it.
+
+    Args:
+        traffic: the site's state.
+        baselines: what is normal; None learns it.
+    """
+
+    id: Final = "composition"
+    windows: Sequence[WindowDeclaration] = (SITE_MINUTE,)
+    other_signals: Sequence[str] = (TAIL_MINUTE,)
+
+    def __init__(self, traffic: Traffic, baselines: Baselines | None = None) -> None:
+        shares = baselines.shares if baselines else {}
+        self._traffic = traffic
+        self._parts = {name: _Part(name, shares.get(f"{name}_60s")) for name in _PARTS}
+        self._tests = {name: Cusum(drift, height) for name, (_, drift, height) in _TESTS.items()}
+        self._spell = Spell()
+        self._since_ms: int | None = None
+
+    def observe(self, end_ms: int, signals: Sequence[Signal]) -> list[Detection]:
+        """One bin; a minute's shares come at its end."""
+        if end_ms % _MINUTE_MS:
+            return []
+        counts: dict[str, float] = {}
+        for signal in signals:
+            counts |= numbers(signal)
+        users = counts.get("users", 0.0)
+        if users < _LEAST_USERS or self._traffic.silent or self._traffic.recovering(end_ms):
+            return []
+        shares = {
+            "new_users": (counts["new_users"], counts["events"]),
+            "users": (users, counts["events"]),
+            "buyers": (counts["buyers"], users),
+        }
+        if "tail_users" in counts:
+            # In an unsettled hour a sale of one category may be what is seen: leave the busiest one out.
+            kind = "tail" if self._traffic.settled(end_ms) else "spread"
+            shares["tail"] = (min(counts[f"{kind}_users"], counts[f"{kind}_products"], users), users)
+        return self._test(end_ms, shares)
+
+    def _test(self, end_ms: int, shares: Mapping[str, tuple[float, float]]) -> list[Detection]:
+        settled = self._traffic.settled(end_ms)
+        scores: dict[str, float] = {}
+        for name, (hits, of) in shares.items():
+            score = self._parts[name].test(end_ms, hits, of)
+            # The first minutes of a surge bring many first events, and no carts yet; the tail stays what it is.
+            if settled or name == "tail":
+                scores[name] = score
+        weights = {name: self._parts[name].weight for name in scores if self._parts[name].warm}
+        norm = math.sqrt(sum(weight**2 for weight in weights.values())) or 1.0
+        scores["all"] = sum(weights[name] * scores[name] for name in weights) / norm
+        hit = False
+        for name, (part, _, _) in _TESTS.items():
+            if part in scores:
+                hit |= self._tests[name].add(scores[part])
+        suspicion = max(test.total / test.height for test in self._tests.values())
+        if suspicion < 0.2:  # noqa: PLR2004  nothing gathers
+            self._since_ms = None
+        elif self._since_ms is None:
+            self._since_ms = end_ms - _MINUTE_MS
+        if suspicion < 0.6 and settled:  # noqa: PLR2004  not learned from while an incident may begin
+            for name, (hits, of) in shares.items():
+                self._parts[name].learn(end_ms, hits, of)
+        if not hit:
+            self._spell.end()
+            return []
+        span = self._spell.span(self._since_ms or end_ms - _MINUTE_MS, end_ms)
+        return [] if span is None else [self._told(span, shares, weights, suspicion)]
+
+    def _told(
+        self,
+        span: tuple[int, int],
+        shares: Mapping[str, tuple[float, float]],
+        weights: Mapping[str, float],
+        suspicion: float,
+    ) -> Detection:
+        parts = {name: self._parts[name] for name in shares}
+        positive = {name: max(0.0, parts[name].score * weight) for name, weight in weights.items()}
+        whole = sum(positive.values()) or 1.0
+        tail = parts.get("tail")
+        users = shares["users"][0]
+        extra = 0.0
+        if tail is not None:  # an attacker's share of tail products is near what the tail has of the catalogue
+            extra = max(0.0, (tail.observed - tail.usual) / max(0.9 - tail.usual, 0.1)) * users
+        evidence = {
+            "expected": tail.usual if tail else parts["users"].usual,
+            "score": max(part.score for part in parts.values()),
+            "contributions": {name: value / whole for name, value in positive.items()},
+            "composition": {name: [part.observed, part.usual] for name, part in parts.items()},
+            "excess_events": extra,
+            "genuine_share": 1 - min(0.95, extra / max(users, 1.0)),
+            "confidence": 1 - math.exp(-2 * suspicion),
+            "baseline_age_ms": self._traffic.age_ms(span[1]),
+            "forecast_error": self._traffic.site.forecast.error,
+        }
+        measures = {f"{name}_share": part.observed for name, part in parts.items()}
+        return _FINDING.detection(Severity.HIGH, {}, span, measures, evidence)
+
+    def snapshot(self) -> Mapping[str, object]:
+        """Shares and sums."""
+        return {
+            "version": _VERSION,
+            "parts": {name: [part.factor, part.seen] for name, part in self._parts.items()},
+            "tests": {name: test.total for name, test in self._tests.items()},
+            "spell": self._spell.snapshot(),
+            "since_ms": self._since_ms,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a snapshot.
+
+        Raises:
+            StateError: it is of another version.
+        """
+        if state.get("version") != _VERSION:
+            raise StateError("the composition detector's snapshot is of another version; it begins afresh")
+        for name, (factor, seen) in state["parts"].items():
+            self._parts[name].factor, self._parts[name].seen = factor, seen
+        for name, total in state["tests"].items():
+            self._tests[name].total = total
+        self._spell = Spell.of(state["spell"])
+        self._since_ms = state["since_ms"]

@@ -1,0 +1,187 @@
+"""Who makes up an excess: the same sort of shoppers as always (a surge), or others (an attack).
+
+More of the same raises every count alike. What does not: views spread over products that hardly anybody looks at, ids
+that were never seen, few ids behind many events, nobody putting anything into a cart. The counts of the excess are
+those observed minus those that the expected events would have brought.
+
+A surge of genuine visits begins with many first events: its share of new ids is high at first and its carts come
+minutes later, so both are judged with room for that.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from shopstream.detection.baseline import Baselines
+from shopstream.detection.detector import BIN_MS
+
+__all__ = ["PARTS", "Excess", "Judgement", "Mix"]
+
+PARTS: Final = ("tail", "new_users", "users", "buys")
+"""Events on hardly seen products (as breadth: the fewer of users and products), first events of ids, users of each
+bin, carts and purchases; all as shares of the events."""
+
+_MEMORY_MS: Final = 2 * 3_600_000
+_SEED_EVENTS: Final = 20_000.0
+_LEAST_EVENTS: Final = 2_000.0
+_STALE: Final = 0.15
+"""Relative error of a remembered share."""
+
+_TAIL_SCORE, _TAIL_FACTOR, _TAIL_MORE = 5.0, 3.0, 0.1
+_NEW_SHARE, _NEW_ROOM, _NEW_SCORE = 0.85, 0.65, 4.0
+_USERS_SHARE, _USERS_ROOM, _USERS_SCORE = 0.7, 0.9, 5.0
+_BUYS_FACTOR, _BUYS_ROOM, _BUYS_SCORE = 0.25, 0.6, 4.0
+_BUYS_AFTER: Final = 18
+"""Carts and purchases of an excess are counted from its fourth minute on: shoppers take a while."""
+
+
+@dataclass(slots=True)
+class Mix:
+    """Normal shares of the events of 10 s, remembered over some hours.
+
+    Args:
+        sums: name (of PARTS, and `events`) → decayed sum; `tail` is there only with reference products.
+    """
+
+    sums: dict[str, float] = field(default_factory=dict)
+    tail_events: float = 0.0
+
+    @staticmethod
+    def of(baselines: Baselines | None) -> "Mix":
+        """Seeded from history, where there is some."""
+        mix = Mix(dict.fromkeys(("events", *PARTS), 0.0))
+        shares = baselines.shares if baselines else {}
+        if all(f"{name}_10s" in shares for name in PARTS):
+            mix.sums = {
+                "events": _SEED_EVENTS,
+                **{
+                    name: sum(shares[f"{name}_10s"].hours) / len(shares[f"{name}_10s"].hours) * _SEED_EVENTS
+                    for name in PARTS
+                },
+            }
+            mix.tail_events = _SEED_EVENTS
+        return mix
+
+    @property
+    def warm(self) -> bool:
+        """Whether enough was seen."""
+        return self.sums["events"] >= _LEAST_EVENTS
+
+    def share(self, name: str) -> float | None:
+        """Of the events; None where unknown."""
+        events = self.tail_events if name == "tail" else self.sums["events"]
+        return self.sums[name] / events if events >= _LEAST_EVENTS else None
+
+    def learn(self, counts: Mapping[str, float]) -> None:
+        """Take a normal bin; `tail` may be missing."""
+        decay = math.exp(-BIN_MS / _MEMORY_MS)
+        for name in self.sums:
+            self.sums[name] *= decay
+            self.sums[name] += counts.get(name, 0.0)
+        self.tail_events = self.tail_events * decay + (counts["events"] if "tail" in counts else 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What an excess looks like.
+
+    Args:
+        attack: something in it that no surge has.
+        score: of the clearest sign, in standard deviations.
+        contributions: sign → its share of all signs' scores.
+        composition: name → [share of the excess, share of normal events].
+    """
+
+    attack: bool
+    score: float
+    contributions: Mapping[str, float]
+    composition: Mapping[str, list[float]]
+
+
+@dataclass(slots=True)
+class Excess:
+    """Counts since something looked suspicious.
+
+    Args:
+        bins: how many.
+        expected: events expected in them.
+        counts: observed.
+        late: the same of those bins in which carts should have come, with `expected`.
+    """
+
+    bins: int = 0
+    expected: float = 0.0
+    counts: dict[str, float] = field(default_factory=dict)
+    late: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def events(self) -> float:
+        """More than expected."""
+        return self.counts.get("events", 0.0) - self.expected
+
+    def add(self, counts: Mapping[str, float], expected: float) -> None:
+        """Take a bin."""
+        self.bins += 1
+        self.expected += expected
+        for name, value in counts.items():
+            self.counts[name] = self.counts.get(name, 0.0) + value
+        if self.bins > _BUYS_AFTER:
+            for name, value in (
+                ("events", counts["events"]),
+                ("buys", counts.get("buys", 0.0)),
+                ("expected", expected),
+            ):
+                self.late[name] = self.late.get(name, 0.0) + value
+
+    def judge(self, mix: Mix) -> Judgement:
+        """Surge or attack."""
+        extra = max(self.events, 1.0)
+        scores: dict[str, float] = {}
+        composition: dict[str, list[float]] = {}
+        for name in PARTS:
+            share = mix.share(name)
+            if share is None or name not in self.counts:
+                continue
+            more = self.counts[name] - share * self.expected
+            composition[name] = [more / extra, share]
+            score = self._sign(name, share, more)
+            if score:
+                scores[name] = score
+        whole = sum(scores.values())
+        return Judgement(
+            attack=bool(scores),
+            score=max(scores.values(), default=0.0),
+            contributions={name: value / whole for name, value in scores.items()},
+            composition=composition,
+        )
+
+    def _sign(self, name: str, share: float, more: float) -> float:
+        """How clearly a part of the excess is none of a surge, in standard deviations; 0 where it is not clear."""
+        total, extra = self.counts["events"], max(self.events, 1.0)
+        if name == "tail":
+            due = share * total
+            score = (self.counts[name] - due) / math.sqrt(due + (_STALE * due) ** 2 + 1)
+            clear = score > _TAIL_SCORE and more / extra > max(_TAIL_FACTOR * share, share + _TAIL_MORE)
+        elif name == "new_users":
+            score = (more - _NEW_ROOM * extra) / math.sqrt(extra / 4 + (_STALE * extra / 3) ** 2 + 1)
+            clear = score > _NEW_SCORE and more / extra > _NEW_SHARE
+        elif name == "users":
+            score = (_USERS_ROOM * extra - more) / math.sqrt(extra / 4 + (_STALE * extra / 3) ** 2 + 1)
+            clear = score > _USERS_SCORE and more / extra < _USERS_SHARE
+        else:
+            score = self._no_buys(share) if self.late else 0.0
+            clear = score > _BUYS_SCORE
+        return score if clear else 0.0
+
+    def _no_buys(self, share: float) -> float:
+        extra = self.late["events"] - self.late["expected"]
+        more = self.late["buys"] - share * self.late["expected"]
+        if extra <= 0 or more > _BUYS_FACTOR * share * extra:
+            return 0.0
+        due = share * self.late["events"]
+        return (_BUYS_ROOM * share * extra - more) / math.sqrt(due + (_STALE * due) ** 2 + 1)
+
+    def snapshot(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"bins": self.bins, "expected": self.expected, "counts": dict(self.counts), "late": dict(self.late)}
