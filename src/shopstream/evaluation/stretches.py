@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from shopstream.clock import to_ms
-from shopstream.detection.baseline import Baselines
+from shopstream.detection.history import build_baselines
 from shopstream.evaluation.plan import Shop
+from shopstream.events.schema import REES46_COLUMNS
 from shopstream.simulation import Scenario, Synthesis, SynthesisSettings, World
 
 __all__ = ["BATCH_EVENTS", "batches", "cut", "learn", "synthesis_of", "world_of"]
@@ -86,14 +87,7 @@ def cut(tables: Iterable[pa.Table], moments: Iterable[datetime]) -> Iterator[tup
 
 def learn(shop: Shop, path: Path) -> None:
     """Build the shop's baselines from its history, as `shopstream baselines build` does, into a file."""
-    from shopstream.detection import baseline  # noqa: PLC0415
-
-    build_baselines = getattr(baseline, "build_baselines", None)
-    if build_baselines is None:
-        Baselines(0, 0, 0).save(path)
-        return
-
-    columns = ["event_time", "event_type", "product_id", "category_id", "price", "user_id", "user_session"]
+    columns = list(REES46_COLUMNS)
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'; SET threads = 1; SET memory_limit = '3GB'")
         connection.execute("SET temp_directory = ?", [str(path.parent / "spill")])
@@ -104,5 +98,4 @@ def learn(shop: Shop, path: Path) -> None:
             connection.execute("INSERT INTO events FROM incoming" if made else "CREATE TABLE events AS FROM incoming")
             connection.unregister("incoming")
             made = True
-        baselines: Baselines = build_baselines(connection, "events")
-    baselines.save(path)
+        build_baselines(connection, "events").save(path)
