@@ -97,10 +97,10 @@ def genuine_folder(job: GenuineJob) -> Path:
     def learnt(folder: Path) -> None:
         learn(job.shop, folder / BASELINES)
 
-    baselines = cache.folder("baselines", job.learnt_by, learnt) / BASELINES
+    baselines = cache.folder("baselines", job.learnt_by, learnt)
 
     def done(folder: Path) -> None:
-        shutil.copyfile(baselines, folder / BASELINES)
+        shutil.copytree(baselines, folder, dirs_exist_ok=True)
         result = _go_through(job.shop, folder)
         (folder / _RESULT).write_bytes(TypeAdapter(GenuineResult).dump_json(result))
 

@@ -61,6 +61,7 @@ class Product:
         self._identities = duckdb.connect()
         self._identities.execute("SET TimeZone = 'UTC'; SET threads = 1")
         self._records = 0
+        self._told_ms: int | None = None
         self.detections = 0
 
     def feed(self, events: pa.Table) -> None:
@@ -88,9 +89,10 @@ class Product:
         steps: dict[int, list[Detection]] = defaultdict(list)
         for detection in detections:
             steps[min(-(-detection.end_ms // _STEP_MS) * _STEP_MS, watermark_ms)].append(detection)
-        for end_ms in sorted(steps):
+        begin_ms = min([self._told_ms or watermark_ms, *steps])
+        for end_ms in sorted({*range(begin_ms, watermark_ms, _STEP_MS), watermark_ms, *steps}):
             self.store.apply(steps[end_ms], end_ms)
-        self.store.apply((), watermark_ms)
+        self._told_ms = watermark_ms - watermark_ms % _STEP_MS
 
     def save(self, folder: Path) -> None:
         """Write everything the product remembers into a folder of its own."""

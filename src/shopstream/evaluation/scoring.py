@@ -4,8 +4,8 @@ point-adjusted.
 A run with an attack starts from the state of the same shop's genuine run and differs from it by the attack alone. So
 incidents that the genuine run has too are not the attack's, and are counted once, there. Of the others:
 
-- *true*: about somebody most of whose events are the attack's; or about the site or a part of it, while the attack
-  adds at least a tenth to that part's events (or, for attacks that add none, while that part is hit).
+- *true*: about somebody most of whose events are the attack's; or about what is hit, the site or a part of it; or about
+  another part, of whose events at least a tenth are the attack's.
 - *surge*: the product itself says that it sees many genuine shoppers. Never the detection of an attack.
 - *false*: all others.
 
@@ -126,7 +126,7 @@ def score(
     judged = [_excused(one, faults) for one in judged]
     firsts = traffic.firsts()
     by_actor = _by_actor(judged)
-    moments = [one.found.detected_ms for one in judged if one.hit]
+    moments = [one.found.group_ms or one.found.detected_ms for one in judged if one.hit]
     half = -(-len(truth.actors) // 2)
     if truth.actors and len(by_actor) >= half:
         moments.append(sorted(by_actor.values())[half - 1])
@@ -145,20 +145,19 @@ def _judge(truth: Truth, found: Found, claim: Claim) -> Judged:
     if truth.nature is Nature.SURGE:
         return Judged(found, Role.FALSE, hit=False)
     if found.about_actors:
+        guilty = truth.actors & found.members if found.members else users
         if found.members:
-            guilty = found.members & truth.actors
             good = len(guilty) >= _MAJORITY * len(found.members)
-            users |= guilty
         else:
             good = events > 0 and hits >= _MAJORITY * events
-        group = len(users) >= _GROUP or len(truth.actors) == 1
-        return Judged(
-            found, Role.TRUE if good else Role.FALSE, hit=good and group, users=users if good else frozenset()
-        )
+        group = len(guilty) >= _GROUP or len(truth.actors) == 1
+        hit = good and group and (bool(found.members) or not found.whole)
+        return Judged(found, Role.TRUE if good else Role.FALSE, hit, guilty if good else frozenset())
     if any(found.key.get(column, value) != value for column, value in truth.key.items()):
         return Judged(found, Role.FALSE, hit=False)
-    caused = hits >= _PART * events if truth.actors else True
-    return Judged(found, Role.TRUE if caused else Role.FALSE, hit=caused and _says_what_is_hit(truth, found.key))
+    says = _says_what_is_hit(truth, found)
+    caused = not truth.actors or (hits > 0 if says else hits >= _PART * events)
+    return Judged(found, Role.TRUE if caused else Role.FALSE, hit=caused and says and not found.whole)
 
 
 def _excused(judged: Judged, faults: Sequence[Truth]) -> Judged:
@@ -170,17 +169,17 @@ def _excused(judged: Judged, faults: Sequence[Truth]) -> Judged:
     return replace(judged, role=Role.TRUE) if during and found.nature == Nature.FAULT else judged
 
 
-def _says_what_is_hit(truth: Truth, key: Mapping[str, str]) -> bool:
+def _says_what_is_hit(truth: Truth, found: Found) -> bool:
     if truth.key:
-        return all(key.get(column) == value for column, value in truth.key.items())
-    return _SITE_COLUMNS.issuperset(key)
+        return all(found.key.get(column) == value for column, value in truth.key.items())
+    return _SITE_COLUMNS.issuperset(found.key)
 
 
 def _by_actor(judged: Sequence[Judged]) -> dict[int, int]:
     """Actor → when it was found."""
     moments: dict[int, int] = {}
     for one in judged:
-        if one.role is Role.TRUE:
+        if one.role is Role.TRUE and not one.found.whole:
             for user in one.users:
                 moments[user] = min(one.found.detected_ms, moments.get(user, one.found.detected_ms))
     return moments

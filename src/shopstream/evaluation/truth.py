@@ -1,11 +1,12 @@
 """What is true of a run: the attack that was laid over it, and what the product found in it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from shopstream.alerting.incident import Incident
-from shopstream.alerting.reading import read_incidents
+from shopstream.alerting.reading import read_episodes, read_incidents
+from shopstream.alerting.settings import AlertingSettings
 from shopstream.clock import to_ms
 from shopstream.detection.detection import Nature
 
@@ -44,9 +45,11 @@ class Found:
     """An incident, reduced to what scoring needs.
 
     Args:
-        top: no other incident holds it: this is what people see in the list.
+        top: what people see in the list; else a part of such an incident.
+        whole: it holds several parts, which are given, too; times, severity and members are of all of them.
         detected_ms: event time by which anybody could have known.
-        members: user ids of a group that it is about, where it says so.
+        members: user ids of a campaign.
+        group_ms: when a campaign had enough actors to be one.
         notifications: sent about it.
         note: what the product said.
         evidence: as the incident carries it.
@@ -61,7 +64,9 @@ class Found:
     last_ms: int
     detected_ms: int
     top: bool = True
+    whole: bool = False
     members: frozenset[int] = frozenset()
+    group_ms: int | None = None
     notifications: int = 0
     note: str = ""
     evidence: Mapping[str, object] = field(default_factory=dict)
@@ -82,27 +87,37 @@ class Found:
 
 
 def read_found(path: Path) -> list[Found]:
-    """All incidents of a store, those inside of others too, oldest detection first."""
-    found = [
-        Found(
-            id=incident.id,
-            rule=incident.rule,
-            severity=str(incident.severity),
-            nature=str(incident.nature),
-            key=dict(incident.keys),
-            first_ms=to_ms(incident.first_event_time),
-            last_ms=to_ms(incident.last_event_time),
-            detected_ms=to_ms(incident.detected_at_event_time),
-            top=incident.parent is None,
-            members=_members(incident) if incident.campaign else frozenset(),
-            notifications=incident.notifications,
-            note=f"{incident.title} ({', '.join(f'{name} {value}' for name, value in incident.peak.items())})",
-            evidence=dict(incident.evidence),
-        )
-        for incident in read_incidents(path)
-    ]
-    return sorted(found, key=lambda one: (one.detected_ms, one.id))
+    """All incidents of a store, and the parts of those that have several, oldest detection first."""
+    found: list[Found] = []
+    enough = AlertingSettings().campaign_actors
+    for incident in read_incidents(path):
+        if incident.episodes == 1:
+            found.append(_found(incident))
+            continue
+        parts = [_found(part, top=False) for part in read_episodes(path, incident.id)]
+        found += parts
+        whole = _found(incident, whole=True)
+        if incident.campaign:
+            moments = sorted(part.detected_ms for part in parts)
+            members = frozenset(int(actor.value) for actor in incident.actors if actor.kind == "user_id")
+            whole = replace(whole, members=members, group_ms=moments[min(enough, len(moments)) - 1])
+        found.append(whole)
+    return sorted(found, key=lambda one: (one.detected_ms, one.id, one.top))
 
 
-def _members(incident: Incident) -> frozenset[int]:
-    return frozenset(int(actor.value) for actor in incident.actors if actor.kind == "user_id")
+def _found(incident: Incident, *, top: bool = True, whole: bool = False) -> Found:
+    return Found(
+        id=incident.id,
+        rule=incident.rule,
+        severity=str(incident.severity),
+        nature=str(incident.nature),
+        key=dict(incident.keys),
+        first_ms=to_ms(incident.first_event_time),
+        last_ms=to_ms(incident.last_event_time),
+        detected_ms=to_ms(incident.detected_at_event_time),
+        top=top,
+        whole=whole,
+        notifications=incident.notifications,
+        note=f"{incident.title} ({', '.join(f'{name} {value}' for name, value in incident.peak.items())})",
+        evidence=dict(incident.evidence),
+    )

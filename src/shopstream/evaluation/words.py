@@ -76,15 +76,15 @@ def row_of(row: RowSummary) -> dict[str, object]:
     """One line of the catalogue."""
     return {
         "scenario": row.title,
-        "attacks": row.runs,
         "found": f"{row.found:,} of {row.trials:,} {row.unit}",
-        "recall": f"{_share(row.recall)} ({_share(row.low)} to {_share(row.high)})",
+        "recall": _share(row.recall),
+        "95 %": f"{_share(row.low)} to {_share(row.high)}",
         "target": _NONE if row.target_recall is None else f"≥ {_share(row.target_recall)}",
-        "median time": time_text(row.median, row.time_unit),
+        "median": time_text(row.median, row.time_unit),
         "p95": time_text(row.p95, row.time_unit),
-        "target time": _NONE if row.target_time is None else f"≤ {time_text(row.target_time, row.time_unit)}",
+        "at most": time_text(row.target_time, row.time_unit),
         "incidents": _figure(row.incidents_per_attack),
-        "notifications": _figure(row.notifications_per_incident),
+        "told": _figure(row.notifications_per_incident),
         "false": row.false,
         "target met": met(row.reached),
     }
@@ -95,10 +95,9 @@ def control_row(row: ControlSummary) -> dict[str, object]:
     return {
         "control": row.title,
         "runs": row.runs,
-        "worst: critical": row.critical,
+        "critical": row.critical,
         "other": row.other,
         "informational": row.informational,
-        "target": "0 critical, 0 other, ≤ 1 informational in each run",
         "good runs": f"{row.good_runs} of {row.runs}",
         "target met": met(row.reached),
     }
@@ -184,6 +183,11 @@ def how_it_was_done(facts: Facts, genuine: GenuineSummary) -> list[str]:
         f"An incident may begin up to {GRACE_MS // _MINUTE_MS} minutes after the attack's end. What the product calls "
         "an organic surge never counts as the detection of an attack."
     )
+    columns = (
+        "In the tables, incidents are true ones per attack that gave any, told are notifications per incident that "
+        "somebody was told of, false are incidents that only the runs with the attack have. For controls the worst run "
+        "is shown; a run is good with no critical incident, at most one informational, and no other."
+    )
     recall = (
         "Recall is counted over attacks, or over actors where single bots are to be found. Medians and p95 are of "
         "those that were found. Times are event time; live, the allowed out-of-orderness (5 s) comes on top."
@@ -196,6 +200,7 @@ def how_it_was_done(facts: Facts, genuine: GenuineSummary) -> list[str]:
         counting,
         late,
         recall,
+        columns,
         "Precision depends on how many attacks there are: here each shop has one of each scenario for its test days.",
         "Robots that live in the genuine traffic are known to the truth; incidents about them are listed apart.",
         "Events carry address and user agent."
