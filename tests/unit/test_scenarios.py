@@ -237,7 +237,7 @@ def test_a_good_file_is_read(tmp_path):
         ("recall: 0.9, within: 60s", "recall: 2, within: 60s", 11, "less than or equal to 1"),
         ("recall: 0.9, within: 60s", "recall: 0.9, before_factor: 2", 11, "before_factor needs a parameter factor"),
         ("nature: attack", "nature: surge", 11, "expected critical and informational for a surge"),
-        ("bots: 2", "bots: *x", 9, "YAML"),
+        ("bots: 2", "bots: *x", 9, "anchors and aliases are not allowed"),
     ],
 )
 def test_a_wrong_file_is_answered_with_line_and_remedy(tmp_path, before, after, line, message):
