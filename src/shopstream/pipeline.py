@@ -28,12 +28,14 @@ from datetime import timedelta
 
 import pyarrow as pa
 
+from shopstream.alerting.describing import Describing
 from shopstream.alerting.ports import IncidentStore
 from shopstream.clock import Clock
 from shopstream.detection import AllowList, Detection, Rule, detect
 from shopstream.engine.checkpoint import CheckpointStore, Manifest
 from shopstream.engine.engine import Counters, Engine
 from shopstream.engine.intake import Intake
+from shopstream.engine.recent import RecentEvents
 from shopstream.engine.settings import EngineSettings
 from shopstream.engine.signal import Signal
 from shopstream.engine.watermark import BEGINNING
@@ -103,6 +105,8 @@ class Pipeline:
         self._intake = intake
         self._consumers = consumers
         self._engine = engine
+        self._recent = RecentEvents(engine.connection)
+        self._describing = Describing(incidents, self._recent)
         self._rules = rules
         self._allow_list = allow_list
         self._incidents = incidents
@@ -160,6 +164,7 @@ class Pipeline:
             self._positions.update(batch.positions)
             self._records += len(batch.records)
             self._counters.add(processed.counters)
+            self._recent.keep(processed.events)
             self._waiting += processed.events.num_rows
             if self._lakehouse:
                 self._events.append(processed.events)
@@ -184,7 +189,7 @@ class Pipeline:
     def _judge(self, signals: Sequence[Signal]) -> None:
         detections = self._allow_list.mark(detect(signals, self._rules))
         told = [detection for detection in detections if detection.suppression is None]
-        self._incidents.apply(told, self._engine.watermarks.current_ms)
+        self._describing.look(self._incidents.apply(told, self._engine.watermarks.current_ms))
         final = [detection for detection in detections if detection.final]
         self._counters.suppressed += sum(detection.suppression is not None for detection in final)
         self._detections += final

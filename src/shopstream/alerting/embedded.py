@@ -21,6 +21,8 @@ from shopstream.detection.detection import Detection
 __all__ = ["EmbeddedIncidentStore"]
 
 _MS = timedelta(milliseconds=1)
+_Noted = tuple[Change, Stored, str | None]
+"""What happened to which episode, and what took it in."""
 _PURGES = 100
 """Retention is looked after this many times in its own length."""
 
@@ -69,10 +71,10 @@ class EmbeddedIncidentStore:
             self._heads = Heads(self._connection, self._rules)
             touched.update(self._heads.untold())
         heads = self._heads
-        changes: list[IncidentChange] = []
+        changes: list[_Noted] = []
         told_to = [detection for detection in detections if detection.suppression is None]
         written = self._merge(told_to, watermark_ms, changes) if told_to else []
-        absorbed = {change.incident_id: change.into for change in changes if change.into is not None}
+        absorbed = {stored.id: into for _, stored, into in changes if into is not None}
         if written:
             touched |= heads.update(written, absorbed)
         self._connection.executemany(UPSERT, [values_of(stored, heads.place(stored.id)) for stored in written])
@@ -85,9 +87,10 @@ class EmbeddedIncidentStore:
         if self._next_purge_ms is None or watermark_ms >= self._next_purge_ms:
             self._purge(watermark_ms)
             self._next_purge_ms = watermark_ms + self._retention_ms // _PURGES
-        heads.forget(watermark_ms)
         self._connection.execute("INSERT OR REPLACE INTO marks VALUES ('watermark_ms', ?)", (watermark_ms,))
-        return changes, next_close_ms
+        done = [_change(*noted, heads) for noted in changes]
+        heads.forget(watermark_ms)
+        return done, next_close_ms
 
     def acknowledge(self, id_or_prefix: str, comment: str | None = None) -> Incident:
         """See `ports.IncidentStore.acknowledge`."""
@@ -122,7 +125,7 @@ class EmbeddedIncidentStore:
         row = self._connection.execute("SELECT min(closes_ms) FROM incidents WHERE closed = 0").fetchone()
         return 1 << 62 if row[0] is None else int(row[0])
 
-    def _merge(self, detections: Sequence[Detection], watermark_ms: int, changes: list[IncidentChange]) -> list[Stored]:
+    def _merge(self, detections: Sequence[Detection], watermark_ms: int, changes: list[_Noted]) -> list[Stored]:
         scopes: dict[str, list[Detection]] = defaultdict(list)
         for detection in detections:
             scopes[scope_of(detection.rule_id, tuple(detection.key.items()))].append(detection)
@@ -137,7 +140,7 @@ class EmbeddedIncidentStore:
                 else:
                     ordinal += 1
                     written.append(_opened(found[0], scope, ordinal, fresh[0], watermark_ms))
-                    changes.append(_change(Change.OPENED, written[-1]))
+                    changes.append((Change.OPENED, written[-1], None))
         return written
 
     def _load(self, scopes: Iterable[str], from_ms: int) -> dict[str, list[Stored]]:
@@ -161,7 +164,7 @@ class EmbeddedIncidentStore:
         return {str(scope): int(ordinal) for scope, ordinal in rows}
 
     def _extend(
-        self, stored: Sequence[Stored], fresh: Sequence[Episode], watermark_ms: int, changes: list[IncidentChange]
+        self, stored: Sequence[Stored], fresh: Sequence[Episode], watermark_ms: int, changes: list[_Noted]
     ) -> list[Stored]:
         """Join what is new to the incident it belongs to; where it links several, the oldest takes in the others."""
         oldest, *others = sorted(stored, key=lambda one: one.ordinal) if len(stored) > 1 else stored
@@ -175,8 +178,8 @@ class EmbeddedIncidentStore:
         result = oldest._replace(episode=episode, closed=oldest.closed and episode.closes_ms <= watermark_ms)
         if others:
             result = self._absorb(result, others)
-            changes += [_change(Change.ABSORBED, other, into=result.id) for other in others]
-        changes.append(_change(Change.RAISED if raised else Change.UPDATED, result))
+            changes += [(Change.ABSORBED, other, result.id) for other in others]
+        changes.append((Change.RAISED if raised else Change.UPDATED, result, None))
         return [result]
 
     def _absorb(self, into: Stored, others: Sequence[Stored]) -> Stored:
@@ -201,7 +204,7 @@ class EmbeddedIncidentStore:
                 )
         return into
 
-    def _close_over(self, watermark_ms: int, changes: list[IncidentChange], heads: Heads) -> set[str]:
+    def _close_over(self, watermark_ms: int, changes: list[_Noted], heads: Heads) -> set[str]:
         rows = self._connection.execute(
             "SELECT * FROM incidents WHERE closed = 0 AND closes_ms <= ? ORDER BY closes_ms, scope", (watermark_ms,)
         ).fetchall()
@@ -211,7 +214,7 @@ class EmbeddedIncidentStore:
         ]
         touched = heads.update(over, {})
         self._connection.executemany(UPSERT, [values_of(stored, heads.place(stored.id)) for stored in over])
-        changes += [_change(Change.CLOSED, stored) for stored in over]
+        changes += [(Change.CLOSED, stored, None) for stored in over]
         return touched
 
     def _purge(self, watermark_ms: int) -> None:
@@ -272,5 +275,17 @@ def _opened(detection: Detection, scope: str, ordinal: int, episode: Episode, wa
     )
 
 
-def _change(change: Change, stored: Stored, into: str | None = None) -> IncidentChange:
-    return IncidentChange(change, stored.id, stored.rule, SEVERITIES[stored.episode.severity], into)
+def _change(change: Change, stored: Stored, into: str | None, heads: Heads) -> IncidentChange:
+    episode = stored.episode
+    return IncidentChange(
+        change=change,
+        incident_id=stored.id,
+        rule=stored.rule,
+        severity=SEVERITIES[episode.severity],
+        into=into,
+        root=None if into else heads.place(stored.id).root,
+        key=stored.keys,
+        from_ms=episode.first_event_ms,
+        to_ms=episode.last_event_ms,
+        peak=episode.strength,
+    )

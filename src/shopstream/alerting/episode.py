@@ -122,6 +122,13 @@ class Episode(NamedTuple):
         return self.end_ms + self.suppress_ms + self.window_ms
 
     @property
+    def strength(self) -> float:
+        """The first measure of the strongest window so far; 0 where it is no number."""
+        peak = self.peak or self.peak_early
+        found = float(_number(next(iter(peak.measures.values()), None))) if peak else 0.0
+        return found if math.isfinite(found) else 0.0
+
+    @property
     def windows(self) -> int:
         """How many windows fired so far."""
         return self.settled + len(self.pending)

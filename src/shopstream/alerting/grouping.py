@@ -18,7 +18,6 @@ remembered is bounded.
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from itertools import pairwise
 from typing import Final, NamedTuple
 
 from shopstream.alerting.incident import ACTOR_KINDS, Actor, Role
@@ -123,31 +122,31 @@ class _Cluster:
 
 
 class _Forest:
-    """Sets that are put together (union-find)."""
+    """Places that are put together (union-find); a set is named by its smallest place."""
 
-    def __init__(self) -> None:
-        self._above: dict[int, int] = {}
+    def __init__(self, size: int) -> None:
+        self._above = list(range(size))
 
-    def find(self, item: int) -> int:
+    def find(self, place: int) -> int:
         above = self._above
-        root = item
-        while (parent := above.get(root, root)) != root:
-            root = parent
-        while (parent := above.get(item, item)) != root:
-            above[item] = root
-            item = parent
-        return root
+        while (parent := above[place]) != place:
+            above[place] = above[parent]
+            place = parent
+        return place
 
-    def union(self, one: int, other: int) -> None:
-        one, other = self.find(one), self.find(other)
-        if one != other:
-            self._above[max(one, other)] = min(one, other)
+    def unite(self, places: Sequence[int]) -> None:
+        first = self.find(places[0])
+        for place in places[1:]:
+            other = self.find(place)
+            if other < first:
+                first, other = other, first
+            self._above[other] = first
 
 
 def group(members: Iterable[Member], rules: GroupingRules) -> dict[str, Place]:
     """The place of each episode, by id."""
     clusters = _clusters(members)
-    chains = _Forest()
+    chains = _Forest(len(clusters))
     actors = [place for place, cluster in enumerate(clusters) if cluster.width == _ACTOR]
     campaigns = _campaigns(clusters, actors, rules, chains)
     units = _units(clusters, campaigns)
@@ -219,19 +218,19 @@ def _campaigns(clusters: Sequence[_Cluster], actors: Sequence[int], rules: Group
     signatures: dict[str, list[int]] = defaultdict(list)
     for place in actors:
         cluster = clusters[place]
-        names = {member.rule for member in cluster.members} if len(cluster.members) > 1 else {cluster.head.rule}
-        for name in names | cluster.labels:
+        for name in {member.rule for member in cluster.members}:
             signatures[name].append(place)
-    campaigns = _Forest()
+        for name in cluster.labels:
+            signatures[name].append(place)
+    campaigns = _Forest(len(clusters))
     for places in signatures.values():  # in order of age, as clusters are
         run: list[int] = []
         for place in places:
             if run and not _follows(clusters[run[0]], clusters[run[-1]], clusters[place], rules):
-                _close(clusters, run, rules, campaigns)
+                _close(clusters, run, rules, campaigns, chains)
                 run = []
             run.append(place)
-            chains.union(run[0], place)
-        _close(clusters, run, rules, campaigns)
+        _close(clusters, run, rules, campaigns, chains)
     return campaigns
 
 
@@ -240,15 +239,18 @@ def _follows(first: _Cluster, last: _Cluster, cluster: _Cluster, rules: Grouping
     return not late and cluster.detected_ms <= first.detected_ms + LONGEST_MS
 
 
-def _close(clusters: Sequence[_Cluster], run: Sequence[int], rules: GroupingRules, campaigns: _Forest) -> None:
+def _close(
+    clusters: Sequence[_Cluster], run: Sequence[int], rules: GroupingRules, campaigns: _Forest, chains: _Forest
+) -> None:
+    chains.unite(run)
+    if len(run) < rules.campaign_actors:
+        return
     kinds: dict[str, set[str]] = defaultdict(set)
     for place in run:
-        actor = clusters[place].actor
-        if actor is not None:
+        if actor := clusters[place].actor:
             kinds[actor.kind].add(actor.value)
     if max(map(len, kinds.values()), default=0) >= rules.campaign_actors:
-        for one, other in pairwise(run):
-            campaigns.union(one, other)
+        campaigns.unite(run)
         for place in run:
             clusters[place].campaign = True
 
@@ -283,7 +285,7 @@ def _parents(units: Sequence[_Unit], rules: GroupingRules, chains: _Forest) -> d
             if parent.first.width >= unit.first.width:
                 break
             if _takes_in(parent, unit, rules):
-                chains.union(parent.place, unit.place)
+                chains.unite((parent.place, unit.place))
                 found.setdefault(unit.place, parent.place)
     return found
 
@@ -320,21 +322,20 @@ def _places(units: Sequence[_Unit], parents: dict[int, int], chains: _Forest) ->
     by_place = {unit.place: unit for unit in units}
     smallest: dict[int, str] = {}
     for unit in units:
-        for cluster in unit.clusters:
-            chain = chains.find(unit.place)
-            least = min(member.id for member in cluster.members)
-            smallest[chain] = min(smallest.get(chain, least), least)
+        chained = chains.find(unit.place)
+        least = min(member.id for cluster in unit.clusters for member in cluster.members)
+        smallest[chained] = min(smallest.get(chained, least), least)
     places: dict[str, Place] = {}
     for unit in units:
         top = unit.place
         while top in parents:
             top = parents[top]
         head = by_place[top].first
-        chain_id = smallest[chains.find(unit.place)]
+        chain = smallest[chains.find(unit.place)]
+        by_role = {role: Place(head.head.id, role, chain, head.campaign) for role in Role}
         for cluster in unit.clusters:
             for member in cluster.members:
-                role = _role(member, cluster, head)
-                places[member.id] = Place(head.head.id, role, chain_id, head.campaign)
+                places[member.id] = by_role[_role(member, cluster, head)]
     return places
 
 

@@ -174,13 +174,25 @@ class Incident:
 
 @dataclass(frozen=True, slots=True)
 class IncidentChange:
-    """What one call did to one incident; an absorbed incident is now part of `into`."""
+    """What one call did to one episode.
+
+    Args:
+        into: the episode that an absorbed one is now part of.
+        root: the incident that people see it in; its own id for a head.
+        key, from_ms, to_ms: whose events it is about, and when they were.
+        peak: the first measure of its strongest window; 0 where it is no number.
+    """
 
     change: Change
     incident_id: str
     rule: str
     severity: Severity
     into: str | None = None
+    root: str | None = None
+    key: Mapping[str, str] = field(default_factory=dict)
+    from_ms: int = 0
+    to_ms: int = 0
+    peak: float = 0.0
 
 
 def incident_id(scope: str, ordinal: int) -> str:
