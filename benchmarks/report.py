@@ -165,9 +165,14 @@ def print_table(table: Table, console: Console) -> None:
 
 
 def write_markdown(path: Path, machine: Machine, definition: str, tables: Sequence[Table]) -> None:
-    """The file that is committed."""
-    parts = ["# Benchmark results", INTRODUCTION, f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC. {machine.text}"]
-    parts += ["## Workload", definition, "## How each engine runs", HOW]
+    """The comparison that is committed."""
+    introduction = f"# Benchmark results\n\n{INTRODUCTION}"
+    write_page(path, introduction, machine, tables, "## Workload", definition, "## How each engine runs", HOW)
+
+
+def write_page(path: Path, introduction: str, machine: Machine, tables: Sequence[Table], *before: str) -> None:
+    """A page of tables; `before` are paragraphs above them."""
+    parts = [introduction, f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC. {machine.text}", *before]
     for table in tables:
         marks = ["---" if place == 0 or name in _TEXT else "---:" for place, name in enumerate(table.header)]
         lines = [
