@@ -65,7 +65,8 @@ class RecentEvents:
         self._pieces.append(_Piece(events, times["min"], times["max"]))
         self._rows += events.num_rows
         self._newest_us = max(self._newest_us, times["max"])
-        while self._rows > self._kept_rows or self._pieces[0].to_us < self._newest_us - self._kept_us:
+        oldest_us = self._newest_us - self._kept_us
+        while self._pieces and (self._rows > self._kept_rows or self._pieces[0].to_us < oldest_us):
             self._rows -= self._pieces.popleft().events.num_rows
 
     def describe(self, key: Mapping[str, str], from_ms: int, to_ms: int) -> dict[str, object] | None:
