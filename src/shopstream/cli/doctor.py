@@ -78,6 +78,20 @@ def _rules(settings: Settings) -> str:
     return f"{len(rules)} rules: {', '.join(sorted(rules))}"
 
 
+def _allow_lists(settings: Settings) -> str:
+    from shopstream.cli.allowlist import expired_entries  # noqa: PLC0415  start-up time
+    from shopstream.detection import load_allow_list  # noqa: PLC0415  likewise
+
+    if settings.detection.allow_lists_path is None:
+        return "none; nothing is suppressed"
+    expired = [entry.name for entry in expired_entries(settings)]
+    if expired:
+        raise _Trouble(
+            f"expired, so that they suppress nothing: {', '.join(expired)}; look again, renew or remove them"
+        )
+    return f"{len(load_allow_list(settings.detection.allow_lists_path).entries)} entries, none expired"
+
+
 def _stream(settings: Settings) -> str:
     from shopstream.bootstrap import open_stream  # noqa: PLC0415  start-up time
 
@@ -146,6 +160,7 @@ _CHECKS: dict[str, Callable[[Settings], str]] = {
     "environment": _python,
     "home": _home,
     "rules": _rules,
+    "allow-lists": _allow_lists,
     "stream": _stream,
     "engine": _engine,
     "lake": _lake,

@@ -5,11 +5,16 @@ from typing import Annotated
 
 import typer
 
-from shopstream.cli.output import Format, FormatOption, emit, out, settings_of
+from shopstream.cli import allowlist
+from shopstream.cli.backtest import backtest
+from shopstream.cli.explain import explain
+from shopstream.cli.output import Format, FormatOption, emit, err, out, settings_of
+from shopstream.cli.rule_tests import run_tests
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Look at rules, and check your own.")
+app = typer.Typer(no_args_is_help=True, help="Look at rules; check, test and try your own.")
+app.add_typer(allowlist.app, name="allowlist")
 
 
 @app.command("list")
@@ -96,5 +101,18 @@ def check(
             ],
             fmt,
         )
+    if path is None:
+        for entry in allowlist.expired_entries(settings_of(ctx)):
+            err.print(
+                f"{entry.file}:{entry.line}: warning: allow-list entry {entry.id} expired on {entry.expires:%Y-%m-%d}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
     if problems:
         raise typer.Exit(1)
+
+
+app.command("test")(run_tests)
+app.command()(explain)
+app.command()(backtest)
