@@ -2,8 +2,10 @@
 
 import json
 from collections import Counter
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,6 +93,21 @@ def test_attacks_name_the_threat_that_they_are():
 def test_every_kind_is_used_and_the_files_are_packaged():
     assert {file.kind for file in SHIPPED.values()} == set(KINDS)
     assert (files("shopstream.simulation") / "scenarios" / "site_flood.yml").is_file()
+
+
+def test_the_page_names_each_scenario_with_its_target_and_each_kind_with_its_parameters(tmp_path):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "scenarios.md").read_text(encoding="utf-8")
+    cases, kinds = page.split("| kind | hits | parameters |")
+    for name, file in SHIPPED.items():
+        (row,) = (line for line in cases.splitlines() if line.startswith(f"| `{name}` |"))
+        assert row.endswith(f"| {file.target.describe()} |")
+        assert file.duration.describe("ms") in row
+        assert all(f"{word} {domain.describe()}" in row for word, domain in file.parameters.items())
+    for name, kind in KINDS.items():
+        (row,) = (line for line in kinds.splitlines() if line.startswith(f"| `{name}` | {', '.join(kind.HITS)} |"))
+        assert all(f"`{field.name}`" in row for field in fields(kind) if field.name not in {"start", "duration", "key"})
+    example = page.split("```yaml\n")[1].split("```")[0]
+    assert _written(tmp_path, example)[1] == []
 
 
 # drawing

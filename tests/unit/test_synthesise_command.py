@@ -29,6 +29,23 @@ def test_the_command_writes_a_file_its_truth_and_a_summary(tmp_path):
     assert truth["episodes"][1]["until"] == "2019-11-05T03:01:30+00:00"
 
 
+def test_scenarios_are_drawn_by_name_at_a_time_or_from_a_file(tmp_path):
+    own = tmp_path / "two_bots.yml"
+    own.write_text(
+        "id: two_bots\ntitle: Two bots\ndescription: They walk.\nnature: attack\nkind: scraper\nhits: actor\n"
+        "duration: 10m\nparameters: {bots: 2, gap_s: 3.0}\ntarget: {recall: 1.0, within: 60s}\n"
+    )
+    laid = ["--scenario", "pulse@13:00", "--scenario", "hoarding", "--scenario", f"{own}@2019-11-05T20:00"]
+    result = _run("--out", str(tmp_path / "day.csv"), *FLAGS, *laid, "--scraper", "9:00,5m,1,2", "--format", "json")
+    assert result.exit_code == 0, result.output
+    episodes = json.loads(result.stdout)["episodes"]
+    assert [episode["scenario"] for episode in episodes] == [None, "pulse", "hoarding", "two_bots"]
+    assert [episode["from"][11:19] for episode in episodes][1::2] == ["13:00:00", "20:00:00"]
+    assert episodes[3]["actors"] == 2
+    again = _run("--out", str(tmp_path / "b.csv"), *FLAGS, *laid, "--scraper", "9:00,5m,1,2", "--format", "json")
+    assert json.loads(again.stdout)["episodes"] == episodes
+
+
 def test_the_table_is_for_people(tmp_path):
     result = _run(
         "--out", str(tmp_path / "a.parquet"), *FLAGS, "--out-of-order", "0.1,30", "--tracker", "--from", "2019-10-01"
@@ -50,6 +67,10 @@ def test_the_table_is_for_people(tmp_path):
         (["--scraper", "12:00,5m,many,10"], "a whole number in --scraper, got 'many'"),
         (["--flash-sale", "12:00,5m"], "expected --flash-sale START,DURATION,FACTOR[,CATEGORY], got '12:00,5m'"),
         (["--outage", "2019-11-09,5m"], "expected the outage to begin inside the period"),
+        (["--scenario", "tsunami"], "expected a scenario of carding_many_ids, "),
+        (["--scenario", "pulse@"], "expected --scenario NAME@START, got 'pulse@'"),
+        (["--scenario", "pulse@2019-12-24T13:00"], "expected the pulse to begin inside the period"),
+        (["--scenario", "category_flood"], "expected scenario category_flood to fit at any hour of the day"),
         (["--out-of-order", "0.1"], "expected --out-of-order SHARE,SECONDS, got '0.1'"),
     ],
 )
