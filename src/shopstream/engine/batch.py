@@ -124,8 +124,8 @@ class BatchScan:
         start_ms, end_ms = max(start_ms, self._from_ms), min(end_ms, self._until_ms)
         return f"event_time >= {_moment(start_ms)} AND event_time < {_moment(end_ms)}"
 
-    def _sift(self, where: str, *, blocks: bool) -> None:
-        """Table `batch_keys`: the keys whose windows are worth cutting."""
+    def _sift(self, where: str, *, blocks: bool) -> int:
+        """Table `batch_keys`: the keys whose windows are worth cutting; returns how many."""
         demand = self._demand
         columns = sorted(demand.columns)
         rows = derived_rows(f"(SELECT * FROM {self._source} WHERE {where})", columns)
@@ -136,13 +136,15 @@ class BatchScan:
             f"SELECT {keys} FROM (SELECT * FROM ({rows}) WHERE {met}) GROUP BY {keys} HAVING {demand.total}",
         )
         if blocks and demand.halves:
-            few = f"(SELECT * FROM ({rows}) WHERE {met}) SEMI JOIN batch_keys USING ({keys})"
+            self._make(
+                "batch_few", f"SELECT * FROM (SELECT * FROM ({rows}) WHERE {met}) SEMI JOIN batch_keys USING ({keys})"
+            )
             block = f"t // {self._declaration.size_ms}"
             halves = ", ".join(f"({half}) AS half{place}" for place, half in enumerate(demand.halves))
             each = " AND ".join(f"bool_or(half{place})" for place in range(len(demand.halves)))
-            cut = f"SELECT {keys}, {halves} FROM {few} GROUP BY {keys}, {block}"
-            self._make("batch_few", f"SELECT {keys} FROM ({cut}) GROUP BY {keys} HAVING {each}")
-            self._connection.execute("CREATE OR REPLACE TEMP TABLE batch_keys AS FROM batch_few")
+            cut = f"SELECT {keys}, {halves} FROM batch_few GROUP BY {keys}, {block}"
+            self._make("batch_keys", f"SELECT {keys} FROM ({cut}) GROUP BY {keys} HAVING {each}")
+        return int(self._connection.execute("SELECT count(*) FROM batch_keys").fetchall()[0][0])
 
     def _rows(self, start_ms: int, end_ms: int) -> str:
         """Source of the events of a time (derived columns' past included) that windows are cut from, each once."""
@@ -187,8 +189,8 @@ class BatchScan:
         """Windows that start in [start, end)."""
         size_ms, slide_ms = self._declaration.size_ms, self._declaration.slide_ms
         last_ms = end_ms - slide_ms + size_ms
-        if self._sifts:
-            self._sift(self._between(start_ms, last_ms), blocks=True)
+        if self._sifts and not self._sift(self._between(start_ms, last_ms), blocks=True):
+            return
         rows = self._rows(start_ms, last_ms)
         derived = f"(SELECT * FROM ({derived_rows(rows, self._parts.columns)}) WHERE {self._parts.filter})"
         # only events inside the limits are counted; those before them were read for derived columns alone

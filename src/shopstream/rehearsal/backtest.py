@@ -246,7 +246,9 @@ class _Run:
         """Keys of windows that also have a purchase in the time looked at."""
         if not self._buys:
             return
-        bought = f"(SELECT * FROM {EVENTS} WHERE event_type = 'purchase' AND {self._history.limits()})"
+        # Without windows nobody is asked for; the table is there all the same.
+        some = "TRUE" if self._all(f"SELECT count(*) FROM {_WINDOWS}")[0][0] else "FALSE"
+        bought = f"(SELECT * FROM {EVENTS} WHERE {some} AND event_type = 'purchase' AND {self._history.limits()})"
         self._connection.execute(f"""
             CREATE OR REPLACE TEMP TABLE {_BUYERS} AS
             SELECT DISTINCT {self._quoted} FROM ({derived_rows(bought, self._keys)})
