@@ -21,7 +21,7 @@ _STEPS = 12
 
 @dataclass(slots=True)
 class HourCounts:
-    """Events per hour: `site` and each event type → hour since the epoch → events."""
+    """Events per hour: `site`, `event_type=view` … → hour since the epoch → events."""
 
     counts: dict[str, dict[int, int]] = field(default_factory=dict)
 
@@ -31,7 +31,7 @@ class HourCounts:
         kinds = events.column("event_type").cast(pa.string())
         table = pa.table({"hour": hours, "kind": kinds}).group_by(["hour", "kind"]).aggregate([([], "count_all")])
         for row in table.to_pylist():
-            for series in ("site", row["kind"]):
+            for series in ("site", f"event_type={row['kind']}"):
                 of_series = self.counts.setdefault(series, {})
                 of_series[row["hour"]] = of_series.get(row["hour"], 0) + row["count_all"]
 
@@ -86,7 +86,7 @@ def expected_series(
     share, name = 1.0, "site"
     for column, value in key.items():
         if column == "event_type":
-            name = value
+            name = f"event_type={value}"
         elif value in baselines.keys.get(column, {}):
             share = baselines.keys[column][value].share
         else:

@@ -45,7 +45,7 @@ BASELINES = "baselines.json"
 _RESULT = "result.json"
 _FOUND = "found"
 _MAJORITY = 0.5
-_LEARNT_FROM = ("simulation", "detection/baseline.py", "detection/history.py")
+_LEARNT_FROM = ("simulation", "detection/baseline.py", "detection/history.py", "detection/reference.py")
 _RUN_BY = ("simulation", "events", "engine", "detection", "alerting", "evaluation/product.py", "evaluation/plan.py")
 _MAX_PICTURES = 12
 

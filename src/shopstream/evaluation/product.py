@@ -59,7 +59,7 @@ class Product:
         self.engine = Engine(EngineSettings(threads=1), windows, clock, folder / "spill")
         bank.attach(self.engine)
         self._identities = duckdb.connect()
-        self._identities.execute("SET TimeZone = 'UTC'; SET threads = 1")
+        self._identities.execute("SET TimeZone = 'UTC'; SET threads = 1; SET enable_progress_bar = false")
         self._records = 0
         self._told_ms: int | None = None
         self.detections = 0

@@ -89,7 +89,7 @@ def learn(shop: Shop, path: Path) -> None:
     """Build the shop's baselines from its history, as `shopstream baselines build` does, into a file."""
     columns = list(REES46_COLUMNS)
     with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'; SET threads = 1; SET memory_limit = '3GB'")
+        connection.execute("SET TimeZone = 'UTC'; SET threads = 1; SET enable_progress_bar = false; SET memory_limit = '3GB'")
         connection.execute("SET temp_directory = ?", [str(path.parent / "spill")])
         made = False
         until = shop.history_from + timedelta(days=shop.history_days)

@@ -33,7 +33,7 @@ class Traffic:
 
     def __init__(self, tables: Iterable[pa.Table], hostile: Iterable[int] = ()) -> None:
         self._sql = duckdb.connect()
-        self._sql.execute("SET TimeZone = 'UTC'; SET threads = 1")
+        self._sql.execute("SET TimeZone = 'UTC'; SET threads = 1; SET enable_progress_bar = false")
         users = pa.table({"user_id": pa.array(sorted(hostile), pa.int64())})
         self._sql.register("hostile_users", users)
         self._sql.execute("CREATE TABLE hostile AS FROM hostile_users")
