@@ -25,6 +25,8 @@ _BINS: Final = 30
 _FANO: Final = 4.0
 _PEAK: Final = 5.0
 _PEAKS: Final = 3
+_BACK: Final = 0.35
+"""Between two peaks it falls back below this share of the highest."""
 _WINDOWS: Final = 2
 _FINDING = Finding(
     "burst",
@@ -35,6 +37,17 @@ _FINDING = Finding(
     "Fano factor of 10 s bins over 5 min > 4 and 3 peaks, twice",
     900_000,
 )
+
+
+def _peaks(values: Sequence[float], limit: float, back: float) -> int:
+    """How often the values rise above the limit after they were back."""
+    peaks, low = 0, True
+    for value in values:
+        if low and value > max(limit, back):
+            peaks, low = peaks + 1, False
+        elif value < back:
+            low = True
+    return peaks
 
 
 class BurstDetector:
@@ -69,7 +82,7 @@ class BurstDetector:
         limit = base + _PEAK * math.sqrt(base + (0.1 * base) ** 2)
         values = list(self._bins)
         tops = [value for value in values if value > limit]
-        peaks = sum(1 for before, now in zip([0.0, *values], values, strict=False) if now > limit >= before)
+        peaks = _peaks(values, limit, base + _BACK * (max(values) - base))
         mean = sum(values) / _BINS
         fano = sum((value - mean) ** 2 for value in values) / max(mean, 1.0) / (_BINS - 1)
         if fano <= _FANO or peaks < _PEAKS or len(tops) > _BINS // 2 or max(values) < SILENCE_ODDS:

@@ -26,6 +26,7 @@ __all__ = ["CompositionDetector"]
 _VERSION: Final = 1
 _MINUTE_MS: Final = 60_000
 _LEAST_USERS: Final = 40.0
+_SLOWLY: Final = 0.15
 _WARM_UP: Final = 60.0
 """Minutes a share must have been seen without baselines."""
 
@@ -34,7 +35,7 @@ _PARTS: Final[Mapping[str, tuple[float, float, float, float]]] = {
     "tail": (1.0, 1.0, 240.0, 0.03),
     "new_users": (1.0, 0.5, 45.0, 0.05),
     "users": (1.0, 0.4, 120.0, 0.006),
-    "buyers": (-1.0, 0.35, 60.0, 0.10),
+    "buyers": (-1.0, 0.25, 60.0, 0.20),
 }
 _TESTS: Final[Mapping[str, tuple[str, float, float]]] = {
     "tail_fast": ("tail", 1.0, 8.0),
@@ -80,14 +81,14 @@ class _Part:
         self.score = self.sign * (self.observed - self.usual) / math.sqrt(chance + error * error)
         return self.score
 
-    def learn(self, end_ms: int, hits: float, of: float) -> None:
+    def learn(self, end_ms: int, hits: float, of: float, pace: float) -> None:
         base = self._share.at(end_ms - _MINUTE_MS // 2) if self._share else 1.0
         ratio = hits / of / max(base, 1e-4)
         self.seen += 1
         step = max(1 / self.seen, 1 / self._memory) if self._share is None else 1 / self._memory
         # A minute of few shoppers says little about a small share.
         step *= min(1.0, of * self.usual * (1 - self.usual) / 10 + 0.1)
-        self.factor += (ratio - self.factor) * step
+        self.factor += (ratio - self.factor) * step * pace
 
 
 class CompositionDetector:
@@ -123,11 +124,9 @@ class CompositionDetector:
         users = counts.get("users", 0.0)
         if users < _LEAST_USERS or self._traffic.silent or self._traffic.recovering(end_ms):
             return []
-        shares = {
-            "new_users": (counts["new_users"], counts["events"]),
-            "users": (users, counts["events"]),
-            "buyers": (counts["buyers"], users),
-        }
+        shares = {"users": (users, counts["events"]), "buyers": (counts["buyers"], users)}
+        if self._traffic.knows_ids(end_ms):
+            shares["new_users"] = counts["new_users"], counts["events"]
         if "tail_users" in counts:
             # In an unsettled hour a sale of one category may be what is seen: leave the busiest one out.
             kind = "tail" if self._traffic.settled(end_ms) else "spread"
@@ -154,9 +153,11 @@ class CompositionDetector:
             self._since_ms = None
         elif self._since_ms is None:
             self._since_ms = end_ms - _MINUTE_MS
-        if suspicion < 0.6 and settled:  # noqa: PLR2004  not learned from while an incident may begin
+        if settled:
+            # Hardly learned from while an incident may go on; but what lasts for days is normal.
+            pace = 1.0 if suspicion < 0.6 else _SLOWLY  # noqa: PLR2004
             for name, (hits, of) in shares.items():
-                self._parts[name].learn(end_ms, hits, of)
+                self._parts[name].learn(end_ms, hits, of, pace)
         if not hit:
             self._spell.end()
             return []

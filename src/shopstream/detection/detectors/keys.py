@@ -162,7 +162,7 @@ class KeyVolumeDetector:
         sure = score > _SURE and not self._traffic.surge and self._traffic.site.score < 3  # noqa: PLR2004
         if not sure and known.hot < _LIKELY_MINUTES:
             return []
-        if self._traffic.surge or self._traffic.attack:
+        if self._traffic.surge or self._traffic.attack or self._traffic.sale(signal.end_ms):
             return []
         span = known.spell.span(signal.start_ms, signal.end_ms)
         if span is None:

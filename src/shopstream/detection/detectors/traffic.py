@@ -23,6 +23,8 @@ SILENCE_ODDS: Final = -math.log(1e-9)
 _EVENTS_A_USER: Final = 1.5
 """Events of a bin count up to this many per id on average: one robot is no flood of the site. People have 1.05."""
 _RECENT: Final = 30
+_DAY_MS: Final = 86_400_000
+_SALE: Final = 1.4
 _SETTLE_MS: Final = 180_000
 _GRACE_MS: Final = (300_000, 3_600_000)
 
@@ -90,6 +92,9 @@ class Traffic:
         self.recent: deque[float] = deque(maxlen=_RECENT)
         self.surge = False
         self.attack = False
+        self._sale_level: float | None = None
+        self._sale_until_ms = 0
+        self._begun_ms: int | None = None
         self._silent_since_ms: int | None = None
         self._grace_until_ms = 0
         self._unsettled_until_ms = 0
@@ -116,6 +121,10 @@ class Traffic:
         if tail is not None:
             counts["tail"] = min(tail.get("spread_users", 0.0), tail.get("spread_products", 0.0))
         events = counts.setdefault("events", 0.0)
+        if events and self._begun_ms is None:
+            self._begun_ms = end_ms
+        if not self.knows_ids(end_ms):
+            counts.pop("new_users", None)
         self.counts = counts
         capped = min(events, _EVENTS_A_USER * counts["users"] + 3) if "users" in counts else events
         self.recent.append(capped)
@@ -142,14 +151,33 @@ class Traffic:
         """A silence ended not long ago: what was held back arrives."""
         return end_ms <= self._grace_until_ms
 
+    def knows_ids(self, end_ms: int) -> bool:
+        """Ids of the last 24 hours are remembered, so that new ones are new."""
+        return self._begun_ms is not None and end_ms - self._begun_ms >= _DAY_MS
+
+    def begin_sale(self, end_ms: int, before: float) -> None:
+        """The site keeps a level far above the one before: shoppers want other things, until it falls again."""
+        if self.site.forecast.level > _SALE * before and self._sale_level is None:
+            self._sale_level, self._sale_until_ms = before, end_ms + _DAY_MS
+
+    def sale(self, end_ms: int) -> bool:
+        """Whether that is so."""
+        if self._sale_level is not None and (
+            end_ms > self._sale_until_ms or self.site.forecast.level < _SALE * self._sale_level
+        ):
+            self._sale_level = None
+            self.unsettle(end_ms)
+        return self._sale_level is not None
+
     def unsettle(self, end_ms: int) -> None:
         """Note that the volume is suspicious."""
         self._unsettled_until_ms = end_ms + _SETTLE_MS
 
     def settled(self, end_ms: int) -> bool:
         """Nothing unusual now, nor in the last minutes: shares and ratios can be compared, and learned from."""
-        return not (self.silent or self.surge or self.attack or self.recovering(end_ms)) and (
-            end_ms > self._unsettled_until_ms
+        return not (
+            (self.silent or self.surge or self.attack or self.recovering(end_ms) or self.sale(end_ms))
+            or end_ms <= self._unsettled_until_ms
         )
 
     def snapshot(self) -> dict[str, Any]:
@@ -160,7 +188,9 @@ class Traffic:
             },
             "mix": [self.mix.sums, self.mix.tail_events],
             "recent": list(self.recent),
-            "flags": [self.surge, self.attack, self._silent_since_ms, self._grace_until_ms, self._unsettled_until_ms],
+            "flags": [self.surge, self.attack],
+            "times": [self._begun_ms, self._silent_since_ms, self._grace_until_ms, self._unsettled_until_ms],
+            "sale": [self._sale_level, self._sale_until_ms],
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -174,6 +204,6 @@ class Traffic:
             one.forecast.restore(forecast)
         self.mix = Mix(dict(state["mix"][0]), state["mix"][1])
         self.recent = deque(state["recent"], maxlen=_RECENT)
-        (self.surge, self.attack, self._silent_since_ms, self._grace_until_ms, self._unsettled_until_ms) = state[
-            "flags"
-        ]
+        self.surge, self.attack = state["flags"]
+        self._begun_ms, self._silent_since_ms, self._grace_until_ms, self._unsettled_until_ms = state["times"]
+        self._sale_level, self._sale_until_ms = state["sale"]

@@ -235,8 +235,11 @@ class VolumeDetector:
         if end_ms - watch.started_ms >= patience_ms:
             if watch.former is None:
                 watch.former, watch.former_until_ms = series.forecast.level, end_ms + _FORMER_MS
+            before = series.forecast.level
             series.forecast.anchor(end_ms, sum(watch.recent), len(watch.recent) * BIN_MS)
             watch.reset()
+            if series is self._traffic.site:
+                self._traffic.begin_sale(end_ms, before)
 
     def _follow_down(self, end_ms: int, series: Series, watch: _Watch) -> None:
         if watch.fall >= _HEIGHT:
