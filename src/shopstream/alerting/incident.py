@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
-from shopstream.alerting.evidence import events_command, events_condition, events_query
+from shopstream.alerting.evidence import actors_condition, events_condition, events_query, query_command
 from shopstream.detection.detection import Nature, Severity
 
 __all__ = ["ACTOR_KINDS", "Actor", "Change", "Handling", "Incident", "IncidentChange", "Role", "State", "incident_id"]
@@ -14,6 +14,10 @@ __all__ = ["ACTOR_KINDS", "Actor", "Change", "Handling", "Incident", "IncidentCh
 
 ACTOR_KINDS = ("user_id", "user_session", "ip", "ip_net", "agent_hash", "user_agent")
 """Key columns that name somebody who acts; the first of them in a key names the actor."""
+
+
+_NAMED = 20
+"""A command that names more actors than this is nobody's to read."""
 
 
 class State(StrEnum):
@@ -159,17 +163,21 @@ class Incident:
     @property
     def events_sql(self) -> str:
         """The condition that the incident's events meet, over the columns of `events`."""
+        if self.campaign:
+            return actors_condition(self.actors, self.first_event_time, self.last_event_time)
         return events_condition(self.keys, self.first_event_time, self.last_event_time)
 
     @property
     def evidence_sql(self) -> str:
         """The query that shows the events, at most a thousand."""
-        return events_query(self.keys, self.first_event_time, self.last_event_time)
+        return events_query(self.events_sql)
 
     @property
     def evidence_command(self) -> str:
         """The one command that shows the events, safe to paste into a shell."""
-        return events_command(self.keys, self.first_event_time, self.last_event_time)
+        if len(self.actors) > _NAMED:
+            return f"shopstream incidents events {self.id}"
+        return query_command(self.events_sql)
 
 
 @dataclass(frozen=True, slots=True)

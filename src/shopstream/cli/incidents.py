@@ -1,6 +1,7 @@
 """`shopstream incidents`."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated
 
@@ -8,8 +9,15 @@ import typer
 from rich.markup import escape
 from rich.text import Text
 
-from shopstream.alerting.incident import Incident, State
+from shopstream.alerting.grounds import evidence_lines
+from shopstream.alerting.grounds import number as _number
+from shopstream.alerting.incident import Incident, Role, State
 from shopstream.alerting.message import describe_length
+from shopstream.alerting.outbox import Notification
+from shopstream.cli import incident_handling
+from shopstream.cli.incident_export import export
+from shopstream.cli.incident_handling import INCIDENT_ID
+from shopstream.cli.incident_records import flat, part_record, record
 from shopstream.cli.output import Format, FormatOption, emit, emit_object, err, out, settings_of
 from shopstream.config import Settings
 from shopstream.detection.detection import Severity
@@ -18,10 +26,21 @@ __all__ = ["app", "incident_line"]
 
 app = typer.Typer(no_args_is_help=True, help="See what was found, and note what was done about it.")
 
-_ID = Annotated[str, typer.Argument(metavar="ID", help="The incident's id; its beginning is enough.")]
-_COMMENT = Annotated[str | None, typer.Option("--comment", "-m", help="What you found or did.")]
+app.command("export")(export)
+app.command("ack")(incident_handling.ack)
+app.command("resolve")(incident_handling.resolve)
+app.command("false-positive")(incident_handling.false_positive)
+app.command("reopen")(incident_handling.reopen)
+app.command("precision")(incident_handling.precision)
 
 _SHOWN = 50
+_PARTS = 20
+_EVENT_COLUMNS = "event_time, event_type, product_id::text as product_id, price, user_id::text as user_id"
+_WORDS = {
+    Role.RULE: ("more rule", "more rules"),
+    Role.CHILD: ("part of the shop", "parts of the shop"),
+    Role.ACTOR: ("actor's episode", "actors' episodes"),
+}
 
 _COLOURS = {
     Severity.CRITICAL: "bold red",
@@ -32,41 +51,13 @@ _COLOURS = {
 }
 
 
-def _record(incident: Incident) -> dict[str, object]:
-    """For programs: every field."""
-    return {
-        "id": incident.id,
-        "rule": incident.rule,
-        "title": incident.title,
-        "key_kind": incident.key_kind,
-        "keys": dict(incident.keys),
-        "severity": str(incident.severity),
-        "first_event_time": incident.first_event_time,
-        "last_event_time": incident.last_event_time,
-        "detected_at_event_time": incident.detected_at_event_time,
-        "state": str(incident.state),
-        "ongoing": incident.ongoing,
-        "handling": str(incident.handling),
-        "handled_at": incident.handled_at,
-        "comment": incident.comment,
-        "windows": incident.windows,
-        "peak_start": incident.peak_start,
-        "peak_end": incident.peak_end,
-        "peak": dict(incident.peak),
-        "threshold": incident.threshold,
-        "tags": list(incident.tags),
-        "rule_version": incident.rule_version,
-        "evidence": incident.evidence_command,
-    }
-
-
 def incident_line(incident: Incident) -> dict[str, object]:
     """For people: one line."""
     colour = _COLOURS[incident.severity]
     return {
         "id": incident.short_id,
         "severity": Text(str(incident.severity), colour),
-        "state": str(incident.state),
+        "state": str(incident.state).replace("_", " "),
         "rule": incident.rule,
         "who": _who(incident),
         "began": incident.first_event_time,
@@ -80,23 +71,36 @@ def print_incident(incident: Incident) -> None:
     line = {name: v if isinstance(v, Text) else Text(str(v)) for name, v in incident_line(incident).items()}
     out.print(Text.assemble(line["severity"], "  ", (_who(incident), "bold"), f": {incident.title}"))
     lasted = "so far" if incident.ongoing else "lasted"
-    out.print(Text.assemble("    ", (incident.short_id, "cyan"), (f"  {incident.state}, rule {incident.rule}", "dim")))
+    said = f"  {line['state']}, {_rules(incident)}{_extent(incident)}"
+    out.print(Text.assemble("    ", (incident.short_id, "cyan"), (said, "dim")))
     out.print(
         Text(f"    {_moment(incident.first_event_time)}, {lasted} {line['lasted']}, peak {line['peak']}", style="dim")
     )
 
 
 def _who(incident: Incident) -> str:
+    if incident.campaign:
+        kinds = Counter(actor.kind for actor in incident.actors)
+        return "campaign of " + ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
     return ", ".join(f"{name} {value}" for name, value in incident.keys.items()) or "whole site"
+
+
+def _rules(incident: Incident) -> str:
+    more = len(incident.rules) - 1
+    return f"rule {incident.rule}" + (f" and {more} more" if more > 0 else "")
+
+
+def _extent(incident: Incident) -> str:
+    nature = "" if incident.nature == "attack" else f", {incident.nature}"
+    if incident.parent:
+        return f"{nature}, part of {incident.parent}"
+    under = incident.episodes - len(incident.rules)
+    return nature + (f", {under:,} more under it" if under > 0 else "")
 
 
 def _measures(incident: Incident) -> str:
     length = describe_length(incident.peak_end - incident.peak_start)
     return ", ".join(f"{_number(value)} {name}" for name, value in incident.peak.items()) + f" in {length}"
-
-
-def _number(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int | float) else str(value)
 
 
 @app.command("list")
@@ -114,8 +118,9 @@ def list_incidents(
 ) -> None:
     """List incidents, those with the newest events first.
 
-    An incident is one episode: detections of one rule and one key that are no further apart than the rule's
-    suppress_for. It is open until it has been quiet that long, then closed; you can acknowledge and resolve it.
+    An incident is what has one cause: several rules on one actor, many actors with one signature (a campaign), a flood
+    of the site with the categories and actors in it. It is open until all of it has been quiet for the rules'
+    suppress_for, then closed; you can acknowledge it, resolve it, or call it a false positive.
 
     Examples:
       shopstream incidents list
@@ -134,8 +139,8 @@ def list_incidents(
     )
     shown = incidents[:most] if most else incidents
     if fmt is not Format.TABLE:
-        records = [_record(incident) for incident in shown]
-        emit([_flat(record) for record in records] if fmt is Format.CSV else records, fmt)
+        records = [record(incident) for incident in shown]
+        emit([flat(values) for values in records] if fmt is Format.CSV else records, fmt)
         return
     for incident in shown:
         print_incident(incident)
@@ -145,71 +150,117 @@ def list_incidents(
         err.print(f"These are the newest {most:,}; --limit 0 shows all.")
 
 
-def _flat(record: dict[str, object]) -> dict[str, object]:
-    """A CSV cell holds text: `user_id=7`, `a b`."""
-    flat = dict(record)
-    for name in ("keys", "peak"):
-        mapping = record[name]
-        flat[name] = " ".join(f"{key}={value}" for key, value in mapping.items()) if isinstance(mapping, dict) else ""
-    if "events" in record:
-        events = record["events"]
-        flat["events"] = events.get("events") if isinstance(events, dict) else None
-    tags = record["tags"]
-    flat["tags"] = " ".join(map(str, tags)) if isinstance(tags, Iterable) else ""
-    return flat
-
-
 @app.command()
-def show(ctx: typer.Context, incident_id: _ID, fmt: FormatOption = Format.TABLE) -> None:
-    """Show one incident with its evidence, and who was told.
+def show(ctx: typer.Context, incident_id: INCIDENT_ID, fmt: FormatOption = Format.TABLE) -> None:
+    """Show one incident: its evidence, its parts, who was told, and the one command that shows the events.
 
-    The events of its whole span are counted in the lake, which the engine writes every few seconds.
+    What the events were when it opened is remembered for the gravest few of each moment; the events of its whole span
+    are counted in the lake, which the engine writes every few seconds. The id of a part shows that part.
 
     Examples:
       shopstream incidents show 3fa9c1d2e4b70a55-1
       shopstream incidents show 3fa9 --format json
     """
-    from shopstream.alerting import read_incident, read_notifications  # noqa: PLC0415  start-up time
+    from shopstream.alerting import read_episodes, read_incident, read_notifications  # noqa: PLC0415  start-up time
 
     settings = settings_of(ctx)
     path = settings.incidents_path
     incident = read_incident(path, incident_id)
     events = _events_of(settings, incident)
     notifications = read_notifications(path, incident_id=incident.id)
+    parts = read_episodes(path, incident.id)[1:]
     if fmt is not Format.TABLE:
-        record = _record(incident)
         told = [
             {"target": one.target, "kind": one.kind, "state": str(one.state), "attempts": one.attempts}
             for one in notifications
         ]
-        record |= {"events": events}
-        emit_object({**record, "notifications": told} if fmt is Format.JSON else _flat(record), fmt)
+        more = {"events": events, "parts": [part_record(part) for part in parts], "notified": told}
+        values = record(incident) | more
+        emit_object(flat(values) if fmt is Format.CSV else values, fmt)
         return
     colour = _COLOURS[incident.severity]
-    out.print(f"[{colour}]{incident.severity}[/]  [bold]{escape(incident.title)}[/]  ({incident.state})")
-    rows = {
+    out.print(
+        f"[{colour}]{incident.severity}[/]  [bold]{escape(incident.title)}[/]  "
+        f"({str(incident.state).replace('_', ' ')}{_extent(incident)})"
+    )
+    rows = _facts(incident, events, parts, notifications)
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        if value:
+            out.print(f"  [bold]{name:<{width}}[/]  {escape(value)}", highlight=False, soft_wrap=True)
+    if incident.context is None:
+        out.print("  What the events were at the time was not looked at: too many opened at once, or they were gone.")
+    _print_parts(parts)
+    out.print("\nThe events:", highlight=False)
+    out.print(f"  {escape(incident.evidence_command)}", highlight=False, soft_wrap=True)
+
+
+def _facts(
+    incident: Incident, events: dict[str, int] | None, parts: Sequence[Incident], notifications: Sequence[Notification]
+) -> dict[str, str]:
+    kinds = Counter(part.role for part in parts)
+    also = ", ".join(f"{count:,} {_WORDS[role][count > 1]}" for role, count in kinds.items())
+    return {
         "id": incident.id,
         "rule": f"{incident.rule}, version {incident.rule_version}",
         "who": _who(incident),
+        "with it": also,
         "began": _moment(incident.first_event_time),
         "detected": f"{_moment(incident.detected_at_event_time)}, "
         f"{describe_length(incident.detected_at_event_time - incident.first_event_time)} after its first event",
         "last event": f"{_moment(incident.last_event_time)}"
         + (", goes on" if incident.ongoing else f", lasted {describe_length(incident.duration)}"),
         "peak": f"{_measures(incident)}, from {_moment(incident.peak_start)}",
-        "events": _composition(events) if events else "",
         "line": f"{incident.threshold}; met by {incident.windows:,} {'window' if incident.windows == 1 else 'windows'}",
+        **evidence_lines(incident),
+        "events": _composition(events) if events else "",
         "labels": ", ".join(incident.tags),
-        "handled": f"{incident.handling} {_moment(incident.handled_at)}" if incident.handled_at else "",
+        "handled": f"{str(incident.handling).replace('_', ' ')} {_moment(incident.handled_at)}"
+        if incident.handled_at
+        else "",
         "comment": incident.comment,
         "told": "; ".join(f"{one.target}: {one.kind}, {one.state}" for one in notifications),
     }
-    width = max(map(len, rows))
-    for name, value in rows.items():
-        if value:
-            out.print(f"  [bold]{name:<{width}}[/]  {escape(value)}", highlight=False, soft_wrap=True)
-    out.print("\nThe events:", highlight=False)
-    out.print(f"  {escape(incident.evidence_command)}", highlight=False, soft_wrap=True)
+
+
+def _print_parts(parts: Sequence[Incident]) -> None:
+    if not parts:
+        return
+    out.print("\nIts parts:", highlight=False)
+    for part in parts[:_PARTS]:
+        line = f"  {part.short_id}  {part.rule}, {_who(part)}: {_measures(part)}, from {_moment(part.first_event_time)}"
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+    if len(parts) > _PARTS:
+        out.print(f"  … and {len(parts) - _PARTS:,} more: --format json has all", highlight=False)
+
+
+@app.command()
+def events(
+    ctx: typer.Context,
+    incident_id: INCIDENT_ID,
+    *,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 1_000,
+    fmt: FormatOption = Format.TABLE,
+) -> None:
+    """Show the events behind an incident, from the lake, the earliest first; of a campaign those of all its actors.
+
+    Examples:
+      shopstream incidents events 3fa9
+      shopstream incidents events 3fa9 --limit 100000 --format csv > events.csv
+    """
+    from shopstream.alerting import read_incident  # noqa: PLC0415  start-up time
+    from shopstream.lakehouse.embedded import EmbeddedLakehouse  # noqa: PLC0415  likewise
+    from shopstream.models.query import query  # noqa: PLC0415  likewise
+
+    settings = settings_of(ctx)
+    incident = read_incident(settings.incidents_path, incident_id)
+    result = query(
+        f"select {'*' if fmt is not Format.TABLE else _EVENT_COLUMNS} from events where {incident.events_sql} "
+        f"order by event_time, event_id limit {limit}",
+        EmbeddedLakehouse(settings.lake_path, settings.lakehouse),
+        settings.reports_path,
+    )
+    emit(result.rows, fmt, empty="The lake has none of its events yet; the engine writes it every few seconds.")
 
 
 def _events_of(settings: Settings, incident: Incident) -> dict[str, int] | None:
@@ -238,42 +289,3 @@ def _composition(events: dict[str, int]) -> str:
 
 def _moment(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
-
-
-@app.command()
-def ack(ctx: typer.Context, incident_id: _ID, comment: _COMMENT = None, fmt: FormatOption = Format.TABLE) -> None:
-    """Acknowledge: somebody looks after it. Its episode goes on being counted.
-
-    Examples:
-      shopstream incidents ack 3fa9c1d2e4b70a55-1
-      shopstream incidents ack 3fa9 --comment "price comparison; we call them"
-    """
-    _handle(ctx, incident_id, comment, fmt, resolved=False)
-
-
-@app.command()
-def resolve(ctx: typer.Context, incident_id: _ID, comment: _COMMENT = None, fmt: FormatOption = Format.TABLE) -> None:
-    """Resolve: nothing is left to do.
-
-    Examples:
-      shopstream incidents resolve 3fa9 --comment "blocked at the edge"
-    """
-    _handle(ctx, incident_id, comment, fmt, resolved=True)
-
-
-def _handle(ctx: typer.Context, incident_id: str, comment: str | None, fmt: Format, *, resolved: bool) -> None:
-    from shopstream.alerting import EmbeddedIncidentStore, read_incident  # noqa: PLC0415  start-up time
-    from shopstream.clock import SystemClock  # noqa: PLC0415  start-up time
-
-    settings = settings_of(ctx)
-    read_incident(settings.incidents_path, incident_id)  # so that a wrong --home makes no store
-    store = EmbeddedIncidentStore(settings.incidents_path, settings.alerting, SystemClock())
-    try:
-        incident = store.resolve(incident_id, comment) if resolved else store.acknowledge(incident_id, comment)
-    finally:
-        store.close()
-    if fmt is Format.TABLE:
-        out.print(f"Incident {incident.id} is {incident.handling}.", highlight=False)
-    else:
-        record = _record(incident)
-        emit_object(_flat(record) if fmt is Format.CSV else record, fmt)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from shopstream.cli import deadletters, incidents, journeys, lake, notify, rules, scenarios
+from shopstream.cli import blocklist, deadletters, incidents, journeys, lake, notify, rules, scenarios, verdicts
 from shopstream.cli.build import build
 from shopstream.cli.config import config as show_config
 from shopstream.cli.dashboard import dashboard
@@ -71,6 +71,8 @@ app.command(rich_help_panel=_LIVE)(run)
 app.command(rich_help_panel=_LIVE)(dashboard)
 app.add_typer(journeys.app, name="journeys", rich_help_panel=_LIVE)
 app.add_typer(incidents.app, name="incidents", rich_help_panel=_LIVE)
+app.add_typer(verdicts.app, name="verdicts", rich_help_panel=_LIVE)
+app.add_typer(blocklist.app, name="blocklist", rich_help_panel=_LIVE)
 app.add_typer(rules.app, name="rules", rich_help_panel=_LIVE)
 app.command(rich_help_panel=_LIVE)(evaluate)
 app.add_typer(notify.app, name="notify", rich_help_panel=_LIVE)
