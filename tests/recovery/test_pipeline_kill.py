@@ -25,7 +25,7 @@ from shopstream.events.codec import encode_arrow
 from shopstream.events.schema import WIRE_SCHEMA
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.ports import LakeTable
-from shopstream.simulation.scenarios import Scraper
+from shopstream.simulation import Scraper
 from shopstream.simulation.synthesis import DEFAULT_START, OutOfOrder, Synthesis, SynthesisSettings
 from shopstream.stream.embedded import EmbeddedStream
 from shopstream.stream.ports import NewRecord
