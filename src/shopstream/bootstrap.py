@@ -10,10 +10,12 @@ from shopstream.alerting.notify import BackgroundSender, Sender, targets_of
 from shopstream.clock import Clock, SystemClock
 from shopstream.config import Settings
 from shopstream.detection import load_allow_list, load_rules
+from shopstream.detection.baseline import Baselines
+from shopstream.detection.detectors import shipped_bank
 from shopstream.engine.checkpoint import CheckpointStore
 from shopstream.engine.engine import Engine
 from shopstream.engine.intake import Intake
-from shopstream.errors import RetryableError
+from shopstream.errors import RetryableError, RuleError
 from shopstream.journeys.embedded import EmbeddedLiveStore
 from shopstream.journeys.live import LiveJourneys
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
@@ -55,7 +57,7 @@ def open_pipeline(
     Raises:
         RetryableError: another process runs this home's pipeline.
         StateError: checkpoint and lake do not belong together.
-        RuleError: a rule file or an allow-list is wrong.
+        RuleError: a rule file or an allow-list is wrong, or a rule has the name of a detector's window.
     """
     clock = clock or SystemClock()
     settings.home.mkdir(parents=True, exist_ok=True)
@@ -79,14 +81,20 @@ def open_pipeline(
             stack.callback(sender.stop)
             sender.start()
         windows = [allow_list.watch(rule.window_declaration(), rule.id) for rule in rules.values()]
+        bank = shipped_bank(settings.detection, Baselines.load(settings.baselines_path))
+        if clash := rules.keys() & {declaration.name for declaration in bank.declarations}:
+            raise RuleError(f"a detector's window has the name of a rule, {', '.join(sorted(clash))}; rename the rule")
+        windows += bank.declarations
         engine = Engine(settings.engine, windows, clock, spill_path=settings.home / "spill")
         stack.enter_context(closing(engine.connection))
+        bank.attach(engine)
         intake = stack.enter_context(closing(Intake(stream, engine.watermarks, settings.engine, clock)))
         pipeline = Pipeline(
             intake=intake,
             consumers=stream,
             engine=engine,
             rules=rules,
+            bank=bank,
             allow_list=allow_list,
             incidents=incidents,
             checkpoints=CheckpointStore(settings.checkpoint_path),

@@ -79,6 +79,11 @@ class Settings(BaseSettings):
         return self.home / "stream.db"
 
     @property
+    def baselines_path(self) -> Path:
+        """What is normal, as `shopstream baselines build` learned it."""
+        return self.home / "baselines.json"
+
+    @property
     def checkpoint_path(self) -> Path:
         """Positions and keyed state of the engine."""
         return self.home / "checkpoint"

@@ -7,7 +7,8 @@
 `step` takes one micro-batch through; incidents and live panels are up to date when it returns. `commit` makes what has
 gathered durable, in this order:
 
-1. Stage a checkpoint: positions, watermarks, counters, keyed state, and the rows that step 3 will write.
+1. Stage a checkpoint: positions, watermarks, counters, keyed state, the detectors' state, and the rows that step 3 will
+   write.
 2. Append the events to the lake, as one snapshot that names positions and checkpoint. **This decides**: from here on
    the staged checkpoint holds, even if the process dies before it can say so.
 3. Append dead letters and final detections to the lake, each unless its newest snapshot names this checkpoint already.
@@ -32,6 +33,7 @@ from shopstream.alerting.describing import Describing
 from shopstream.alerting.ports import IncidentStore
 from shopstream.clock import Clock
 from shopstream.detection import AllowList, Detection, Rule, detect
+from shopstream.detection.bank import DetectorBank
 from shopstream.engine.checkpoint import CheckpointStore, Manifest
 from shopstream.engine.engine import Counters, Engine
 from shopstream.engine.intake import Intake
@@ -52,10 +54,15 @@ CONSUMER = "engine"
 _CHECKPOINT = "checkpoint"
 """Beside the shards' positions, a lake snapshot carries the generation of the checkpoint it belongs to."""
 
+_DETECTORS = "detectors"
+"""The detectors' state in a checkpoint."""
+
 _MS = timedelta(milliseconds=1)
 _PUBLISH_MS = 1_000
 _SHARE_OF_TIME = 10
 """Publishing and committing on time take at most a tenth of it: each waits ten times as long as it last took."""
+_LIVE_MS = 300_000
+"""Events that are at most so much older than the clock are of today."""
 _ADVANCE_SHARE = 3
 """Looking for signals takes at most a quarter of the time."""
 
@@ -77,7 +84,8 @@ class Pipeline:
         intake: gives records, decoded.
         consumers: remembers how far this consumer has come.
         engine: windows, deduplication, keyed state.
-        rules: rule id → rule; their windows are the engine's declarations.
+        rules: rule id → rule; their windows are among the engine's declarations.
+        bank: the detectors; their windows, too, and its operators are attached.
         allow_list: detections it covers are kept and counted, and open no incident.
         incidents: where detections go.
         checkpoints: where state goes.
@@ -94,6 +102,7 @@ class Pipeline:
         consumers: ConsumerPositions,
         engine: Engine,
         rules: Mapping[str, Rule],
+        bank: DetectorBank,
         allow_list: AllowList,
         incidents: IncidentStore,
         checkpoints: CheckpointStore,
@@ -108,6 +117,7 @@ class Pipeline:
         self._recent = RecentEvents(engine.connection)
         self._describing = Describing(incidents, self._recent)
         self._rules = rules
+        self._bank = bank
         self._allow_list = allow_list
         self._incidents = incidents
         self._checkpoints = checkpoints
@@ -126,6 +136,8 @@ class Pipeline:
         self._detections: list[Detection] = []
         self._behind_ms = 0
         self._records = 0
+        self._until_caught_up = False
+        self._quiet_since_ms: int | None = None
         self._commit_at_ms = clock.now_ms() + settings.commit_interval // _MS
         self._publish_at_ms = 0
         self._advance_at_ms = 0
@@ -139,6 +151,7 @@ class Pipeline:
         progress: Callable[[Progress], None] | None = None,
     ) -> Progress:
         """Step until told to stop, or (`until_caught_up`) until every shard is read to its tip; then commit."""
+        self._until_caught_up = until_caught_up
         while not stop():
             moved = self.step()
             if progress:
@@ -172,7 +185,7 @@ class Pipeline:
                 self._dead_letters.append(processed.dead_letters)
         if not batch.records or self._clock.now_ms() >= self._advance_at_ms:
             started_ms = self._clock.now_ms()
-            self._judge(self._engine.advance())
+            self._judge(self._engine.advance(), quiet=not batch.records)
             self._advance_at_ms = self._next(started_ms, 0, share=_ADVANCE_SHARE)
         self._commit_when_due()
         if self._journeys and self._clock.now_ms() >= self._publish_at_ms:
@@ -186,13 +199,32 @@ class Pipeline:
         now_ms = self._clock.now_ms()
         return now_ms + max(interval_ms, share * (now_ms - started_ms))
 
-    def _judge(self, signals: Sequence[Signal]) -> None:
-        detections = self._allow_list.mark(detect(signals, self._rules))
+    def _judge(self, signals: Sequence[Signal], *, quiet: bool = False) -> None:
+        now_ms = self._event_time(quiet=quiet)
+        found = [*detect(signals, self._rules), *self._bank.advance(signals, now_ms)]
+        detections = self._allow_list.mark(found)
         told = [detection for detection in detections if detection.suppression is None]
-        self._describing.look(self._incidents.apply(told, self._engine.watermarks.current_ms))
+        self._describing.look(self._incidents.apply(told, now_ms))
         final = [detection for detection in detections if detection.final]
         self._counters.suppressed += sum(detection.suppression is not None for detection in final)
         self._detections += final
+
+    def _event_time(self, *, quiet: bool) -> int:
+        """The watermark; further on with the clock while nothing comes, so that silence is noticed.
+
+        Only where events are of today: the end of a replay is no silence. Then the windows of events that come late
+        after all are lost to detectors, not to rules, journeys or the lake.
+        """
+        watermark_ms, now_ms = self._engine.watermarks.current_ms, self._clock.now_ms()
+        if not quiet or watermark_ms == BEGINNING or self._until_caught_up:
+            self._quiet_since_ms = None
+            return watermark_ms
+        if self._quiet_since_ms is None:
+            self._quiet_since_ms = now_ms
+        lasted_ms = now_ms - self._quiet_since_ms
+        if lasted_ms < self._settings.idle_timeout // _MS or self._quiet_since_ms - watermark_ms > _LIVE_MS:
+            return watermark_ms
+        return watermark_ms + lasted_ms
 
     def progress(self) -> Progress:
         """Where things are."""
@@ -263,7 +295,7 @@ class Pipeline:
             LakeTable.DEAD_LETTERS: pa.concat_tables([dead_letters, *self._dead_letters]),
             LakeTable.DETECTIONS: detection_rows(self._detections),
         }
-        self._checkpoints.stage(manifest, self._engine.save, outputs)
+        self._checkpoints.stage(manifest, self._engine.save, outputs, {_DETECTORS: self._bank.snapshot()})
         return manifest
 
     def _finish(self, manifest: Manifest) -> None:
@@ -293,6 +325,8 @@ class Pipeline:
         if held is None:
             return
         self._engine.restore(self._checkpoints.state_file(held), held.tables, held.watermark_ms, held.newest_ms)
+        if detectors := self._checkpoints.document(held, _DETECTORS):
+            self._bank.restore(detectors)
         self._generation = held.generation
         self._positions = dict(held.positions)
         self._intake.start_after(held.positions)

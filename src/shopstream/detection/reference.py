@@ -110,9 +110,10 @@ class ProductReference:
         run(f"INSERT INTO {_DUPLICATES} SELECT t - t % {_TEN_MS} AS pane, count(*) FROM {REPEATED} GROUP BY pane")
         run(f"""
             INSERT INTO {_LEARNED}
-            SELECT product_id, arg_min(price, t)::DOUBLE FROM {BATCH}
+            SELECT product_id, arg_min(price, place)::DOUBLE
+            FROM (SELECT product_id, price, row_number() OVER () AS place FROM {BATCH} WHERE price > 0)
             ANTI JOIN {_KNOWN} USING (product_id) ANTI JOIN {_LEARNED} USING (product_id)
-            WHERE price > 0 GROUP BY product_id""")
+            GROUP BY product_id""")
         run(f"""
             INSERT INTO {_PRICES}
             SELECT t, product_id, {BATCH}.price::DOUBLE AS seen, coalesce(low, learned.price) AS lowest,

@@ -1,8 +1,9 @@
 """Checkpoints: stream positions, watermarks, counters and keyed state, saved together.
 
-A generation is a folder: `state.duckdb` (the state tables), one Arrow file for each output that waits for the lake, and
-`manifest.json`, written last: a folder without it was cut short and means nothing. `CURRENT` names the generation that
-holds. A generation beyond it is *staged*: whether it holds is decided by the lake (see `pipeline`).
+A generation is a folder: `state.duckdb` (the state tables), one JSON file for each document of further state, one Arrow
+file for each output that waits for the lake, and `manifest.json`, written last: a folder without it was cut short and
+means nothing. `CURRENT` names the generation that holds. A generation beyond it is *staged*: whether it holds is
+decided by the lake (see `pipeline`).
 """
 
 import json
@@ -105,13 +106,30 @@ class CheckpointStore:
         following = held.generation + 1 if held else 1
         return self._load(self._path(following))
 
-    def stage(self, manifest: Manifest, write_state: Callable[[Path], None], outputs: Mapping[str, pa.Table]) -> None:
-        """Write a generation; `write_state` gets the path of a DuckDB file to make."""
+    def stage(
+        self,
+        manifest: Manifest,
+        write_state: Callable[[Path], None],
+        outputs: Mapping[str, pa.Table],
+        documents: Mapping[str, Mapping[str, object]] | None = None,
+    ) -> None:
+        """Write a generation.
+
+        Args:
+            manifest: its positions and what it holds.
+            write_state: gets the path of a DuckDB file to make.
+            outputs: rows that wait for the lake, by name.
+            documents: further state, by name; JSON-ready.
+        """
         folder = self._path(manifest.generation)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         write_state(folder / "state.duckdb")
         _sync_file(folder / "state.duckdb")
+        for name, document in (documents or {}).items():
+            path = folder / f"{name}.json"
+            path.write_text(json.dumps(document), encoding="utf-8")
+            _sync_file(path)
         for name, rows in outputs.items():
             path = folder / f"{name}.arrow"
             with path.open("wb") as file, ipc.new_file(file, rows.schema) as writer:
@@ -129,6 +147,21 @@ class CheckpointStore:
         """Rows that wait for the lake."""
         with ipc.open_file(self._path(manifest.generation) / f"{name}.arrow") as reader:
             return reader.read_all()
+
+    def document(self, manifest: Manifest, name: str) -> dict[str, object] | None:
+        """Further state; None where the generation has none of that name.
+
+        Raises:
+            StateError: it is damaged.
+        """
+        path = self._path(manifest.generation) / f"{name}.json"
+        try:
+            document: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise StateError(f"{path} is damaged ({error}); restore it or remove {self._folder}") from error
+        return document
 
     def state_file(self, manifest: Manifest) -> Path:
         """The DuckDB file of a generation."""
