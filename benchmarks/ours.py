@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -18,10 +19,13 @@ from shopstream.alerting.reading import read_incidents
 from shopstream.bootstrap import open_lakehouse
 from shopstream.config import load_settings
 from shopstream.detection import load_rules
+from shopstream.detection.detectors import shipped_detectors
+from shopstream.detection.settings import DetectionSettings
 from shopstream.lakehouse.ports import LakeTable
 
 SHOPSTREAM = str(Path(sys.executable).parent / "shopstream")
 CLASSIC_RULES = Path(__file__).parent / "rules-classic"
+WORK = Path(__file__).parent / ".work"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +44,13 @@ VARIANTS = (WINDOWS_ONLY, WITH_LAKE, EVERYTHING)
 
 
 def check_rules() -> None:
-    """Hold the windows given to the other engines against the shipped rules.
+    """Hold the windows given to the other engines against the shipped rules of the same names.
 
     Raises:
         RuntimeError: they are not the same.
     """
-    rules = {rule_id: rule.window_declaration() for rule_id, rule in load_rules().items() if rule.enabled}
+    compared = {window.name for window in RULES}
+    rules = {rule_id: rule.window_declaration() for rule_id, rule in load_rules().items() if rule_id in compared}
     shipped = {(name, d.size_ms, d.slide_ms, ",".join(d.key) or None, str(d.condition)) for name, d in rules.items()}
     given = {(w.name, w.size_ms, w.slide_ms, w.key, f"events > {w.more_than}") for w in RULES}
     if shipped != given:
@@ -81,9 +86,32 @@ def command(home: Path, variant: Variant) -> list[str]:
 
 
 def environment(windows: str = "rules") -> dict[str, str]:
-    """All variables of the run: no settings but the defaults, and the classic windows as rules where asked for."""
+    """All variables of the run: no settings but the defaults, and exactly the windows that the other engines have.
+
+    Rules that no other engine computes are switched off, and so are the detectors; `everything` leaves all on.
+    """
     clean = {name: value for name, value in os.environ.items() if not name.startswith("SHOPSTREAM_")}
-    return clean | ({"SHOPSTREAM_DETECTION__RULES_PATH": str(CLASSIC_RULES)} if windows == "classic" else {})
+    if windows == "everything":
+        return clean
+    off = [detector.id for detector in shipped_detectors(DetectionSettings())]
+    return clean | {
+        "SHOPSTREAM_DETECTION__RULES_PATH": str(_rules_folder(windows)),
+        "SHOPSTREAM_DETECTION__DETECTORS_OFF": json.dumps(off),
+    }
+
+
+def _rules_folder(windows: str) -> Path:
+    """Rules laid over the shipped ones: those that are not compared, switched off, and the classic ones."""
+    folder = WORK / f"rules-{windows}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for rule_id, rule in load_rules().items():
+        if rule_id not in {window.name for window in RULES}:
+            text = re.sub(r"^status:.*\n", "", Path(rule.source).read_text(), flags=re.MULTILINE)
+            (folder / f"{rule_id}.yml").write_text(f"{text}status: unsupported\n")
+    if windows == "classic":
+        shutil.copytree(CLASSIC_RULES, folder, dirs_exist_ok=True)
+    return folder
 
 
 def check_run(made: Workload, windows: str, home: Path, variant: Variant) -> Check:

@@ -21,8 +21,9 @@ compares what was found with one plain SQL query over all events."""
 
 HOW = """\
 - **shopstream** reads a stream that was filled before (`shopstream simulate`; its time is given below, not counted).
-  All shipped rules are on, with deduplication by event id (two minutes, and the newest million), late-data handling,
-  incidents, and checkpoints that commit exactly once; then also the Iceberg lake and the live journeys.
+  The two rules that are compared are on, with deduplication by event id (two minutes, and the newest million),
+  late-data handling, incidents, and checkpoints that commit exactly once; then also the Iceberg lake and the live
+  journeys.
 - **DuckDB, micro-batches** is the limit: a script made for these windows, from Parquet in order, without checkpoint,
   late data, duplicates or incidents. **DuckDB, batch** is the answer after the last event, from CSV.
 - **Flink SQL** (PyFlink, two slots, one JVM with 4 GiB of heap): event-time watermarks, window table functions,

@@ -3,9 +3,11 @@
     make bench                          everything, 10 million events (about 25 minutes)
     make bench BENCH_EVENTS=1000000     fewer events
     make bench ONLY=ours,duckdb,latency some parts; the tables go to the screen alone
+    make bench ONLY=detection           what rules and detectors cost (about 5 minutes)
     make bench BENCH_MONTH=1            also a month of 42 million rows into the lake
 
-A full run writes `benchmarks/RESULTS.md`; raw figures go to `benchmarks/.work/results.json`.
+A full run writes `benchmarks/RESULTS.md`, the part detection `benchmarks/RESULTS-detection.md`; raw figures go to
+`benchmarks/.work/results.json`.
 """
 
 import argparse
@@ -17,24 +19,26 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import costs
 import loading
 import ours
 import report
 from contenders import FLINK_PYTHON, HERE, SPARK_PYTHON, Contender, Ours, Peer
 from goals import goals_table
 from latency import Latency, measure_latency
-from machine import describe
-from measure import FailedError
+from machine import Machine, describe
+from measure import FailedError, run
 from rich.console import Console
 from windows import WINDOWS
 from workload import Workload, prepare
 
 WORK = HERE / ".work"
-PARTS = ("ours", "duckdb", "flink", "spark", "classic", "latency", "ingest")
+PARTS = ("ours", "duckdb", "flink", "spark", "classic", "latency", "ingest", "detection")
 LATENCY_S = 60
 ROUNDS = 3
 FLOOR_EVENTS = 1_000
 SPARK_EVENTS = 2_000_000
+PACK_EVENTS = 2_000_000
 LATENCY_REMARK = """\
 From the stream's arrival time of the record whose event made the condition true, to the moment another process sees the
 incident in its store. One burst a second; producer and engine share the machine."""
@@ -57,6 +61,10 @@ def main() -> int:
     console.print(machine.text, highlight=False)
     ours.check_rules()
     WORK.mkdir(exist_ok=True)
+    if "detection" in parts:
+        _detection(machine)
+    if parts == {"detection"}:
+        return 0
     made = _prepared(options.events)
     found = Found()
     if parts & {"ours", "duckdb", "flink", "spark"}:
@@ -138,6 +146,29 @@ def _contenders(parts: set[str], preloaded: dict[int, Path]) -> list[Contender]:
     return [contender for contender in every if contender.part in parts]
 
 
+def _detection(machine: Machine) -> None:
+    """What rules and detectors cost, on a page of its own."""
+    with console.status("costs of rules and detectors"):
+        tables = costs.costs()
+    made = _prepared(PACK_EVENTS)
+    home = WORK / "scratch"
+    with console.status(f"all rules and detectors, {made.events:,} events"):
+        preloaded, _ = ours.preload(made, home, WORK / "logs" / "preload.log")
+        runs = [
+            run(
+                ours.command(preloaded, ours.WINDOWS_ONLY),
+                log=WORK / "logs" / "pack.log",
+                timeout_s=1_200,
+                env=ours.environment("everything"),
+            )
+        ]
+    shutil.rmtree(home, ignore_errors=True)
+    tables.insert(0, costs.pack_table(made.events, runs))
+    for table in tables:
+        report.print_table(table, console)
+    report.write_page(HERE / "RESULTS-detection.md", costs.INTRODUCTION, machine, tables)
+
+
 def _compare(made: Workload, parts: set[str], rounds: int, found: Found) -> None:
     """Rounds of all engines, one after the other in each round, so that each round is a fair pair."""
     preloaded: dict[int, Path] = {}
@@ -155,7 +186,7 @@ def _compare(made: Workload, parts: set[str], rounds: int, found: Found) -> None
                 )
     contenders = _contenders(parts, preloaded)
     for windows in ("rules", "classic") if "classic" in parts else ("rules",):
-        title = "Shipped rules" if windows == "rules" else "Windows of published pipelines"
+        title = "Two shipped rules" if windows == "rules" else "Windows of published pipelines"
         names = "; ".join(window.words for window in WINDOWS[windows])
         rows = _rounds(contenders, workloads, made, windows, rounds if windows == "rules" else 1)
         table = report.engines_table(f"{title}: {names}", rows, made.events)

@@ -33,7 +33,7 @@ RULES = (
     Window("user_burst", 10_000, 1_000, "user_id", 15),
     Window("site_rate", 10_000, 1_000, None, 450),
 )
-"""The windows of the shipped rules; `ours.check_rules` holds them against the rule files."""
+"""The windows of two shipped rules; `ours.check_rules` holds them against the rule files."""
 
 CLASSIC = (
     Window("user_tumbling", 10_000, 10_000, "user_id", 5),

@@ -81,6 +81,11 @@ class DetectorBank:
         """In order."""
         return self._detectors
 
+    @property
+    def operators(self) -> tuple[OperatorFactory, ...]:
+        """What `attach` gives to an engine."""
+        return self._operators
+
     def attach(self, engine: Engine) -> None:
         """Give the engine the operators that no declaration can express; before it processes or restores anything."""
         for factory in self._operators:

@@ -23,7 +23,7 @@ def shipped_detectors(settings: DetectionSettings, baselines: Baselines | None =
     """All detectors, in the order in which their detections of one bin come.
 
     The volume detector comes first: it keeps the site's state, which others read. It runs even when it is off, and is
-    then not heard.
+    then not heard, unless all are off.
 
     Args:
         settings: which of them are off.
@@ -43,7 +43,8 @@ def shipped_detectors(settings: DetectionSettings, baselines: Baselines | None =
         PriceDetector(),
         CoordinationDetector(),
     ]
-    return [detector for detector in shipped if detector.id == "volume" or detector.id not in settings.detectors_off]
+    heard = [detector for detector in shipped if detector.id not in settings.detectors_off]
+    return [detector for detector in shipped if detector in heard or detector.id == "volume"] if heard else []
 
 
 def shipped_bank(settings: DetectionSettings, baselines: Baselines | None = None) -> DetectorBank:
@@ -52,4 +53,5 @@ def shipped_bank(settings: DetectionSettings, baselines: Baselines | None = None
     def reference(engine: Engine) -> ProductReference:
         return ProductReference(engine.connection, baselines.products if baselines else None)
 
-    return DetectorBank(shipped_detectors(settings, baselines), [reference])
+    detectors = shipped_detectors(settings, baselines)
+    return DetectorBank(detectors, [reference] if detectors else [])
