@@ -8,7 +8,7 @@ Episodes are put together from narrow to wide:
    `campaign_within` of the one before, if there are `campaign_actors` of them.
 3. **Parent and child**: what is open for the site takes in what it covers: categories, products and event types of the
    same nature and aim, actors that were detected meanwhile, and after a silence the flood of the recovery. Likewise a
-   category its products.
+   category its products; a product, a network or a client the actors with its label.
 
 A time is the span from the detection to the end of the last window and the quiet time after it. Every episode ends up
 under one head; the head's id is the incident's. Nothing is chained for longer than `LONGEST_MS`, so what has to be
@@ -27,13 +27,24 @@ __all__ = ["LONGEST_MS", "GroupingRules", "Member", "Place", "actor_of", "group"
 LONGEST_MS: Final = 24 * 3_600_000
 """Nothing joins an incident this long after its first detection."""
 
-_TRAFFIC: Final = frozenset({"owasp.oat-011", "owasp.oat-015"})
 _TRAFFIC_AIM: Final = "traffic"
+_AIMS: Final = {
+    "owasp.oat-011": _TRAFFIC_AIM,
+    "owasp.oat-015": _TRAFFIC_AIM,
+    "owasp.oat-005": "stock",
+    "owasp.oat-021": "stock",
+}
+"""Scraping and flooding are one aim, as a flood does both; so are buying up and holding stock. Others stand alone."""
+
 _SILENCE_AIM: Final = "silence"
 _SURGE_AIM: Final = "surge"
+_COLLAPSE_AIM: Final = "conversion"
 _ATTACK, _FAULT, _SURGE = 0, 1, 2
 
-_SITE, _PART, _PRODUCT, _ACTOR = range(4)
+_SITE, _PART, _PRODUCT, _MANY, _ACTOR = range(5)
+"""How much a subject covers. Behind a network or a client there are many actors, so it is wider than one."""
+
+_MANY_KINDS: Final = frozenset({"ip_net", "agent_hash", "user_agent"})
 
 
 class GroupingRules(NamedTuple):
@@ -147,7 +158,7 @@ def group(members: Iterable[Member], rules: GroupingRules) -> dict[str, Place]:
     """The place of each episode, by id."""
     clusters = _clusters(members)
     chains = _Forest(len(clusters))
-    actors = [place for place, cluster in enumerate(clusters) if cluster.width == _ACTOR]
+    actors = [place for place, cluster in enumerate(clusters) if cluster.width >= _MANY]
     campaigns = _campaigns(clusters, actors, rules, chains)
     units = _units(clusters, campaigns)
     parents = _parents(units, rules, chains)
@@ -162,20 +173,19 @@ def _age(member: Member) -> tuple[int, str]:
 def _width(key: tuple[tuple[str, str], ...]) -> int:
     if not key:
         return _SITE
-    if actor_of(key):
-        return _ACTOR
+    if actor := actor_of(key):
+        return _MANY if actor.kind in _MANY_KINDS else _ACTOR
     return _PRODUCT if any(column == "product_id" for column, _ in key) else _PART
 
 
 @lru_cache(maxsize=1_024)
 def _aims(nature: int, rule: str, labels: tuple[str, ...]) -> frozenset[str]:
-    """What it is after: scraping and flooding are one, as a flood does both; other labels stand for themselves."""
+    """What it is after; an attack without a label is after traffic."""
     if nature == _SURGE:
         return frozenset({_SURGE_AIM})
     if nature == _FAULT:
         return frozenset({_SILENCE_AIM if _SILENCE_AIM in rule else rule.partition("_")[0]})
-    own = set(labels) - _TRAFFIC
-    return frozenset(own if own and len(own) == len(labels) else {*own, _TRAFFIC_AIM})
+    return frozenset(_AIMS.get(label, label) for label in labels) or frozenset({_TRAFFIC_AIM})
 
 
 def _subject(member: Member) -> tuple[object, ...]:
@@ -282,30 +292,43 @@ def _parents(units: Sequence[_Unit], rules: GroupingRules, chains: _Forest) -> d
     found: dict[int, int] = {}
     for unit in units:
         for parent in wide:
-            if parent.first.width >= unit.first.width:
+            if parent.first.width > unit.first.width:
                 break
-            if _takes_in(parent, unit, rules):
+            if _is_above(parent.first, unit.first) and _takes_in(parent, unit, rules):
                 chains.unite((parent.place, unit.place))
                 found.setdefault(unit.place, parent.place)
     return found
+
+
+def _is_above(over: _Cluster, under: _Cluster) -> bool:
+    """Wider; of two on the same key, silence is above all else."""
+    if over.width < under.width:
+        return True
+    return over.key == under.key and _is_silence(over) and not _is_silence(under)
+
+
+def _is_silence(cluster: _Cluster) -> bool:
+    return cluster.nature == _FAULT and _SILENCE_AIM in cluster.aims
 
 
 def _takes_in(parent: _Unit, child: _Unit, rules: GroupingRules) -> bool:
     over, under = parent.first, child.first
     if child.detected_ms > parent.detected_ms + LONGEST_MS:
         return False
-    if over.nature == _FAULT and _SILENCE_AIM in over.aims and under.nature != _FAULT:
+    if _is_silence(over) and under.nature != _FAULT:
         more = _TRAFFIC_AIM in under.aims or under.nature == _SURGE
         after = parent.detected_ms < child.detected_ms <= _end(over) + rules.recovery_ms
-        return under.width < _ACTOR and more and after
+        return under.width < _MANY and more and after and set(over.key) <= set(under.key)
     if over.nature != under.nature or not _covers(over.key, under.key):
         return False
-    if under.width == _ACTOR:
+    if under.width >= _MANY:
         meanwhile = parent.detected_ms - rules.campaign_within_ms <= child.detected_ms <= parent.until_ms
-        related = over.aims & under.aims if over.width == _SITE else over.labels & child.labels
+        aims = over.aims & under.aims
+        related = aims if over.width == _SITE else over.labels & child.labels or aims - {_TRAFFIC_AIM}
         return meanwhile and bool(related)
     together = child.detected_ms <= parent.until_ms and parent.detected_ms <= child.until_ms
-    return together and (bool(over.aims & under.aims) or _SILENCE_AIM in over.aims)
+    collapse = over.aims == {_COLLAPSE_AIM} and _is_silence(under)  # no purchases at all: both say so
+    return together and (bool(over.aims & under.aims) or _is_silence(over) or collapse)
 
 
 def _end(cluster: _Cluster) -> int:
@@ -344,4 +367,4 @@ def _role(member: Member, cluster: _Cluster, head: _Cluster) -> Role:
         return Role.HEAD
     if cluster is head:
         return Role.RULE
-    return Role.ACTOR if cluster.width == _ACTOR else Role.CHILD
+    return Role.ACTOR if cluster.width >= _MANY else Role.CHILD
