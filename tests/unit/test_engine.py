@@ -77,6 +77,7 @@ def test_a_duplicate_of_a_late_event_is_dropped():
         "duplicates": 1,
         "late": 0,
         "dead_letters": 0,
+        "suppressed": 0,
     }
 
 
@@ -121,6 +122,7 @@ def test_a_bad_row_becomes_a_dead_letter_and_the_rest_goes_on():
         "duplicates": 0,
         "late": 0,
         "dead_letters": 1,
+        "suppressed": 0,
     }
     (letter,) = processed.dead_letters.to_pylist()
     assert letter["reason"] == "unknown_event_type"

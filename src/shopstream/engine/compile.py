@@ -12,20 +12,38 @@ computed once for a pane, and a merge, computed over the panes of a window:
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import sqlglot
 from sqlglot import exp
 
 from shopstream.engine.derive import derived_rows
 from shopstream.engine.derived import COLUMNS
-from shopstream.engine.lowering import Course, condition_only_grows, course_of, lowered
+from shopstream.engine.lowering import INEXACT, Course, condition_only_grows, course_of, lowered
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.errors import RuleError
 
-__all__ = ["Compiled", "batch_sql", "compile_window"]
+__all__ = ["Bound", "Compiled", "batch_sql", "compile_window"]
 
 _AGGREGATES = (exp.Count, exp.Sum, exp.Min, exp.Max, exp.Avg)
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A measure must reach `least`, and cannot be larger than the sum of what parts of the window have.
+
+    Args:
+        least: above zero; of a window that is cut in two, one part has at least half of it.
+        counts: it counts events, or their distinct values.
+        over_events, over_panes: aggregate that is at least the measure: for a distinct count, a plain one.
+        varied: over events, over panes: condition that there is more than one distinct value; None where not asked.
+    """
+
+    least: float
+    counts: bool
+    over_events: str
+    over_panes: str
+    varied: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +63,7 @@ class Compiled:
         singles: measure name → expression over one pane alone (of use where there are no extra keys).
         condition: condition over measure names, `TRUE` when none was declared.
         monotone: once true in an open window, the condition stays true: it may fire before the window closes.
-        min_events: no window of fewer events can meet the condition (0: unknown).
+        bounds: what a window must reach to meet the condition; each is as cheap to ask of a key as a count.
     """
 
     keys: tuple[str, ...]
@@ -60,7 +78,12 @@ class Compiled:
     singles: dict[str, str]
     condition: str
     monotone: bool
-    min_events: int
+    bounds: tuple["Bound", ...]
+
+    @property
+    def min_events(self) -> int:
+        """No window of fewer events can meet the condition (0: unknown)."""
+        return max((math.ceil(bound.least) for bound in self.bounds if bound.counts), default=0)
 
 
 def _parse(declaration: WindowDeclaration, what: str, text: str) -> exp.Expr:
@@ -150,6 +173,21 @@ class _Splitter:
             in_single.replace(sqlglot.parse_one(over_one, dialect="duckdb"))
         return _sql(merged.this), _sql(single.this)
 
+    def limit(self, parsed: exp.Expr) -> Bound | None:
+        """What bounds a growing measure from above, cheaply; None where it is no plain count or sum."""
+        inner = parsed.this if isinstance(parsed, exp.Filter) else parsed
+        if isinstance(inner, exp.Count) and isinstance(inner.this, exp.Distinct):
+            value = _sql(lowered(inner.this.expressions[0]))
+            if isinstance(parsed, exp.Filter):
+                value = f"CASE WHEN {_sql(lowered(parsed.expression.this))} THEN {value} END"
+            alias = self._extra_key(value)
+            varied = (f"min({value}) <> max({value})", f"min({alias}) <> max({alias})")
+            return Bound(0, True, f"count({value})", f"count({alias})", varied)
+        if isinstance(inner, exp.Count | exp.Sum) and not inner.find(*INEXACT):
+            parsed = lowered(parsed)
+            return Bound(0, isinstance(inner, exp.Count), _sql(parsed), self._merge_one(parsed)[0])
+        return None
+
     def _merge_one(self, node: exp.Expr) -> tuple[str, str]:
         inner = node.this if isinstance(node, exp.Filter) else node
         where = node.expression if isinstance(node, exp.Filter) else None
@@ -190,23 +228,20 @@ def _conjuncts(parsed: exp.Expr) -> list[exp.Expr]:
     return [parsed]
 
 
-def _lower_bound(parsed: exp.Expr) -> tuple[str, int] | None:
-    """`name > 5` or `name >= 6` → (name, 6); the mirrored forms too; anything else → None."""
-    if isinstance(parsed, exp.GT | exp.GTE):
-        name, number = parsed.left, parsed.right
+def _lower_bound(parsed: exp.Expr) -> tuple[str, float] | None:
+    """`name > 5` or `name >= 6` → (name, least value), where more than 5 is taken as 5 and a little; or mirrored."""
+    if isinstance(parsed, exp.Between):
+        name, number, above = parsed.this, parsed.args["low"], False
+    elif isinstance(parsed, exp.GT | exp.GTE):
+        name, number, above = parsed.left, parsed.right, isinstance(parsed, exp.GT)
     elif isinstance(parsed, exp.LT | exp.LTE):
-        name, number = parsed.right, parsed.left
+        name, number, above = parsed.right, parsed.left, isinstance(parsed, exp.LT)
     else:
         return None
     if not isinstance(name, exp.Column) or not isinstance(number, exp.Literal) or number.is_string:
         return None
     value = float(number.this)
-    least = math.floor(value) + 1 if isinstance(parsed, exp.GT | exp.LT) else math.ceil(value)
-    return name.name, least
-
-
-def _is_count(parsed: exp.Expr) -> bool:
-    return isinstance(parsed, exp.Count) or (isinstance(parsed, exp.Filter) and isinstance(parsed.this, exp.Count))
+    return name.name, math.nextafter(value, math.inf) if above else value
 
 
 def compile_window(declaration: WindowDeclaration) -> Compiled:
@@ -220,31 +255,33 @@ def compile_window(declaration: WindowDeclaration) -> Compiled:
     merges: dict[str, str] = {}
     singles: dict[str, str] = {}
     measures: dict[str, str] = {}
-    counts: set[str] = set()
+    limits: dict[str, Bound] = {}
     courses: dict[str, Course] = {}
     for name, text in declaration.measures.items():
         parsed = _parse(declaration, "measure", text)
         used |= _check_columns(declaration, f"measure {name!r}", parsed, COLUMNS)
         courses[name] = course_of(parsed)
-        if _is_count(parsed):
-            counts.add(name)
-        parsed = lowered(parsed)
+        plain, parsed = parsed, lowered(parsed)
         measures[name] = _sql(_without_avg(parsed))
         merges[name], singles[name] = splitter.merge(name, parsed)
+        if courses[name] is Course.UP and (limit := splitter.limit(plain)):
+            limits[name] = limit
     keys = tuple(f'"{column}"' for column in declaration.key)
     parts = [f"{key} IS NOT NULL" for key in keys]
     if declaration.filter is not None:
         parsed = _parse(declaration, "filter", declaration.filter)
         used |= _check_columns(declaration, "filter", parsed, COLUMNS)
         parts.append(f"({_sql(lowered(parsed))})")
-    condition, monotone, min_events = "TRUE", False, 0
+    condition, monotone = "TRUE", False
+    bounds: list[Bound] = []
     if declaration.condition is not None:
         parsed = _parse(declaration, "condition", declaration.condition)
         _check_columns(declaration, "condition", parsed, frozenset(declaration.measures))
         condition = _sql(lowered(parsed))
         monotone = condition_only_grows(parsed, courses)
-        bounds = [bound for bound in map(_lower_bound, _conjuncts(parsed)) if bound and bound[0] in counts]
-        min_events = max((least for _, least in bounds), default=0)
+        for name, least in filter(None, map(_lower_bound, _conjuncts(parsed))):
+            if name in limits and least > 0:
+                bounds.append(replace(limits[name], least=math.ceil(least) if limits[name].counts else least))
     return Compiled(
         keys=keys,
         columns=tuple(sorted(used)),
@@ -258,7 +295,7 @@ def compile_window(declaration: WindowDeclaration) -> Compiled:
         singles=singles,
         condition=condition,
         monotone=monotone,
-        min_events=max(min_events, 0),
+        bounds=tuple(bounds),
     )
 
 

@@ -233,7 +233,7 @@ class Engine:
 
     def state_tables(self) -> dict[str, str]:
         """State table → digest of what it means; a table whose digest changed is not restored."""
-        tables = dict.fromkeys((SEEN, *self._ordering.rows()), f"duckdb {duckdb.__version__}")  # of its hashes
+        tables = dict.fromkeys((SEEN, *self._ordering.rows()), f"duckdb {duckdb.__version__}")  # they hold its hashes
         for operator in (*self._operators, *self._attached):
             digest = hashlib.sha256(repr(operator.declaration).encode()).hexdigest()[:16]
             tables.update(dict.fromkeys(operator.state_tables(), digest))

@@ -7,9 +7,11 @@ from typing import Final
 import sqlglot
 from sqlglot import exp
 
-__all__ = ["Course", "condition_only_grows", "course_of", "lowered"]
+__all__ = ["INEXACT", "Course", "condition_only_grows", "course_of", "lowered"]
 
-_INEXACT: Final = (exp.Ln, exp.Sqrt, exp.Div)
+INEXACT: Final = (exp.Ln, exp.Sqrt, exp.Div)
+"""What computes fractions."""
+
 _NEVER_NEGATIVE: Final = frozenset({"price", "gap_ms", "previous_gap_ms", "hour", "hour_of_day"})
 """Columns; prices below zero are dead letters, and shoppers' events are in order."""
 
@@ -31,7 +33,7 @@ def lowered(parsed: exp.Expr) -> exp.Expr:
         else:
             node.set("expression", exp.Nullif(this=node.expression.unnest().copy(), expression=exp.Literal.number(0)))
     for node in list(root.find_all(exp.Sum, exp.Avg)):
-        if node.this.find(*_INEXACT):
+        if node.this.find(*INEXACT):
             node.set("this", exp.TryCast(this=node.this.copy(), to=exp.DataType.build("DECIMAL(38, 9)")))
             if isinstance(node, exp.Sum):
                 whole = node.parent if isinstance(node.parent, exp.Filter) else node

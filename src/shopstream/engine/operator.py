@@ -6,13 +6,15 @@ condition (`advance`): once as soon as a growing condition is true (`final=False
 longest window that is still open.
 """
 
+import math
 from typing import Final, Protocol
 
 import duckdb
 
-from shopstream.engine.compile import Compiled, compile_window
+from shopstream.engine.compile import Bound, Compiled, compile_window
 from shopstream.engine.derive import stateless_rows
 from shopstream.engine.derived import stateful
+from shopstream.engine.early import EarlyWindows
 from shopstream.engine.ordering import ORDERED
 from shopstream.engine.signal import Signal
 from shopstream.engine.watermark import BEGINNING
@@ -80,6 +82,7 @@ class _Operator:
         self._keys = "".join(f"{key}, " for key in self._parts.keys)
         self._merges = ", ".join(f'{sql} AS "{name}"' for name, sql in self._parts.merges.items())
         self._state = f"window_{declaration.name}"
+        self._early = EarlyWindows(connection, f"fired_{declaration.name}", declaration.key, self._source)
 
     def _create(self, table: str, query: str) -> None:
         """An empty table with the types that a query gives."""
@@ -88,6 +91,7 @@ class _Operator:
     def resume(self, watermark_ms: int) -> None:
         """Go on from restored tables."""
         self._watermark_ms = watermark_ms
+        self._early.resume()
 
     def _pane_query(self, pane: str) -> str:
         """What comes in, grouped into panes."""
@@ -133,70 +137,89 @@ class SlidingOperator(_Operator):
         super().__init__(connection, declaration)
         self._raw = bool(_ACTORS & set(declaration.key)) and declaration.size_ms <= _RAW_LIMIT_MS
         slide = declaration.slide_ms
-        if self._raw:  # the state holds events: measure them as declared
-            self._merges = ", ".join(f'{sql} AS "{name}"' for name, sql in self._parts.measures.items())
+        if self._raw:
             columns = "".join(f', "{column}"' for column in self._parts.columns)
             self._incoming = f"SELECT t{columns} FROM {self._source} WHERE {self._parts.filter}"
         else:
             self._incoming = self._pane_query(f"t - t % {slide}")
         self._create(self._state, self._incoming)
         self._time = "t" if self._raw else "pane"
-        self._fired = f"fired_{declaration.name}"
-        self._create(self._fired, f"SELECT {self._keys}0::BIGINT AS start_ms FROM {self._source}")
         self._pruned_ms = BEGINNING
 
     def absorb(self) -> None:
         """Append the batch, grouped into panes unless the grain is raw."""
         self._connection.execute(f"INSERT INTO {self._state} {self._incoming}")
 
-    def _candidates(self, since_ms: int) -> str:
+    def _candidates(self, since_ms: int, until_ms: int | None) -> str:
         """Rows of the keys that can meet the condition.
 
         A window of `size` overlaps two neighbouring blocks of the same size; if it holds at least m events, one of the
-        two holds at least m/2. That test is one grouping; the exact windows are then cut for the few keys it leaves.
+        two holds at least m/2 (and likewise for sums of what is never negative). That test is one grouping; the exact
+        windows are then cut for the few keys it leaves. A tumbling window is a block: it must hold all of m.
         """
-        recent = f"SELECT * FROM {self._state} WHERE {self._time} >= {since_ms}"
-        half = (self._parts.min_events + 1) // 2
-        if not self._raw or half <= 1 or not self._parts.keys:
+        until = "" if until_ms is None else f" AND {self._time} < {until_ms}"
+        recent = f"SELECT * FROM {self._state} WHERE {self._time} >= {since_ms}{until}"
+        tumbling = self.declaration.slide_ms == self.declaration.size_ms
+        tests = list(filter(None, (self._test(bound, 1 if tumbling else 2) for bound in self._parts.bounds)))
+        if not tests or not self._parts.keys:
             return recent
         keys = ", ".join(self._parts.keys)
         block = f"{self._time} // {self.declaration.size_ms}"
-        busy = f"""
-            SELECT DISTINCT {keys} FROM (
-                SELECT {keys} FROM ({recent}) GROUP BY {keys}, {block} HAVING count(*) >= {half})"""
+        if tumbling:
+            blocks = f"(SELECT *, {block} AS block FROM ({recent}))"
+            busy = f"SELECT {keys}, block FROM {blocks} GROUP BY {keys}, block HAVING {' AND '.join(tests)}"
+            return f"SELECT * EXCLUDE (block) FROM {blocks} SEMI JOIN ({busy}) USING ({keys}, block)"
+        busy = f"SELECT DISTINCT {keys} FROM (SELECT {keys} FROM ({recent}) GROUP BY {keys}, {block} HAVING {tests[0]})"
+        if len(tests) > 1:  # one block may reach one bound, the other another
+            flags = ", ".join(f"({test}) AS f{place}" for place, test in enumerate(tests))
+            met = " AND ".join(f"bool_or(f{place})" for place in range(len(tests)))
+            blocks = f"SELECT {keys}, {flags} FROM ({recent}) GROUP BY {keys}, {block}"
+            busy = f"SELECT {keys} FROM ({blocks}) GROUP BY {keys} HAVING {met}"
         return f"SELECT * FROM ({recent}) SEMI JOIN ({busy}) USING ({keys})"
 
+    def _test(self, bound: Bound, parts: int) -> str | None:
+        """What one of `parts` parts of a window must meet; None where every part does."""
+        least = math.ceil(bound.least / parts) if bound.counts else bound.least / parts
+        if bound.counts and least <= 1:
+            return None
+        aggregate, varied = (bound.over_events, 0) if self._raw else (bound.over_panes, 1)
+        test = f"{aggregate} >= {least!r}"
+        return f"{test} AND {bound.varied[varied]}" if bound.varied else test
+
     def _windows(self, rows: str) -> str:
-        """All windows of the given state rows, measured."""
+        """All windows of the given state rows, measured. Events become panes of their own first: an expression over an
+        event is computed once, not once a window.
+        """
         size, slide = self.declaration.size_ms, self.declaration.slide_ms
+        if self._raw:
+            extra = "".join(f"{sql} AS {alias}, " for alias, sql in self._parts.extra_keys.items())
+            partials = "".join(f", {sql} AS {alias}" for alias, sql in self._parts.rows.items())
+            rows = f"SELECT {self._keys}{extra}t, t AS t_min, t AS t_max{partials} FROM ({rows})"
         time = self._time
         start = f"unnest(range({time} - {time} % {slide} - {size} + {slide}, {time} + 1, {slide}))"
-        first, last = ("min(t)", "max(t)") if self._raw else ("min(t_min)", "max(t_max)")
         return f"""
-            SELECT {self._keys}start_ms, start_ms + {size} AS end_ms, {first} AS first_event_ms,
-                   {last} AS last_event_ms, {self._merges}
+            SELECT {self._keys}start_ms, start_ms + {size} AS end_ms, min(t_min) AS first_event_ms,
+                   max(t_max) AS last_event_ms, {self._merges}
             FROM (SELECT *, {start} AS start_ms FROM ({rows})) GROUP BY {self._keys}start_ms"""
 
     def advance(self, watermark_ms: int) -> list[Signal]:
         """Early and final windows; see the module."""
-        size = self.declaration.size_ms
+        size, slide = self.declaration.size_ms, self.declaration.slide_ms
         closed_ms = self._watermark_ms
         watermark_ms = max(watermark_ms, closed_ms)
-        since_ms = closed_ms - size
+        if not self._parts.monotone and watermark_ms // slide == closed_ms // slide:
+            self._watermark_ms = watermark_ms  # no window has closed
+            return []
         open_too = "TRUE" if self._parts.monotone else f"end_ms <= {watermark_ms}"
-        keys = self._keys
-        self._connection.execute(f"""
-            CREATE OR REPLACE TEMP TABLE hits AS
-            SELECT *, end_ms <= {watermark_ms} AS final FROM ({self._windows(self._candidates(since_ms))})
-            WHERE end_ms > {closed_ms} AND {open_too} AND ({self._parts.condition})""")
-        new = f"""
-            SELECT * FROM hits WHERE final
-            UNION ALL
-            SELECT hits.* FROM hits ANTI JOIN {self._fired} USING ({keys}start_ms) WHERE NOT final"""
-        signals = self._signals(f"SELECT {self._columns()} FROM ({new}) ORDER BY start_ms, {keys}final")
-        if self._parts.monotone:
-            self._connection.execute(f"""
-                CREATE OR REPLACE TABLE {self._fired} AS SELECT {keys}start_ms FROM hits WHERE NOT final""")
+        until_ms = None if self._parts.monotone else watermark_ms
+        hits = f"""
+            SELECT * FROM (
+                SELECT *, end_ms <= {watermark_ms} AS final
+                FROM ({self._windows(self._candidates(closed_ms - size, until_ms))}))
+            WHERE end_ms > {closed_ms} AND {open_too} AND ({self._parts.condition})"""
+        signals = self._signals(f"""
+            SELECT {self._columns()} FROM ({self._early.unseen(hits)}) ORDER BY start_ms, {self._keys}final""")
+        self._early.remember(signals)
         self.forget(watermark_ms)
         return signals
 
@@ -214,13 +237,15 @@ class SlidingOperator(_Operator):
     def current(self, size_ms: int, now_ms: int) -> str:
         """Query: the measures by key over the last `size_ms` (up to the declared size) before `now_ms`."""
         group = f" GROUP BY {', '.join(self._parts.keys)}" if self._parts.keys else ""
+        measures = self._parts.measures if self._raw else self._parts.merges
+        measured = ", ".join(f'{sql} AS "{name}"' for name, sql in measures.items())
         return f"""
-            SELECT {self._keys}{self._merges} FROM {self._state}
+            SELECT {self._keys}{measured} FROM {self._state}
             WHERE {self._time} >= {now_ms - min(size_ms, self.declaration.size_ms)}{group}"""
 
     def state_tables(self) -> tuple[str, ...]:
         """The events or panes, and what has fired early."""
-        return self._state, self._fired
+        return self._state, self._early.table
 
 
 class SessionOperator(_Operator):
@@ -305,12 +330,19 @@ class SessionOperator(_Operator):
                    t_min AS first_event_ms, t_max AS last_event_ms, {singles} FROM {self._state}"""
 
     def advance(self, watermark_ms: int) -> list[Signal]:
-        """Sessions that the watermark closes; their condition may shrink again until then, so none fires early."""
+        """Sessions that the watermark closes, and open ones whose condition stays true.
+
+        A session may fire early once the watermark has passed its start: none can be put before it any more, so that
+        its start, and with it what it is known by, is settled.
+        """
         watermark_ms = max(watermark_ms, self._watermark_ms)
-        signals = self._signals(f"""
-            SELECT {self._columns()} FROM (SELECT *, TRUE AS final FROM ({self.sessions()}))
-            WHERE end_ms >= {self._watermark_ms} AND end_ms < {watermark_ms} AND ({self._parts.condition})
-            ORDER BY start_ms""")
+        closed = f"end_ms < {watermark_ms}"
+        started = f"(end_ms < {watermark_ms} OR start_ms <= {watermark_ms})" if self._parts.monotone else closed
+        hits = f"""
+            SELECT * FROM (SELECT *, {closed} AS final FROM ({self.sessions()}))
+            WHERE end_ms >= {self._watermark_ms} AND {started} AND ({self._parts.condition})"""
+        signals = self._signals(f"SELECT {self._columns()} FROM ({self._early.unseen(hits)}) ORDER BY start_ms")
+        self._early.remember(signals)
         self.forget(watermark_ms)
         return signals
 
@@ -330,5 +362,5 @@ class SessionOperator(_Operator):
         self._limit = max(2 * self._pieces, _LEAST_PIECES)
 
     def state_tables(self) -> tuple[str, ...]:
-        """The pieces of sessions."""
-        return (self._state,)
+        """The pieces of sessions, and what has fired early."""
+        return self._state, self._early.table

@@ -169,7 +169,9 @@ class Ordering:
             self.hold(state[_PENDING].select(_SCHEMA.names).cast(_SCHEMA))
 
     def rows(self) -> dict[str, int]:
-        """State table → rows."""
+        """State table → rows; there are none while nobody wants ORDERED."""
+        if not self.wanted:
+            return {}
         pending = sum(table.num_rows for table in self._pending)
         return {_PENDING: pending, **{name: len(memory) for name, memory in self._memories.items()}}
 
