@@ -103,14 +103,19 @@ def _draw(shop: Shop, row: Row, place: int) -> tuple[datetime, Scenario, int]:
     raise ConfigurationError(f"expected a moment for {row.id}, found none; give the shop test days")
 
 
+def _second(moment: datetime) -> int:
+    """As events carry it: their times are cut to whole seconds."""
+    return to_ms(moment) // 1000 * 1000
+
+
 def _truths(row: Row, episodes: Sequence[Episode]) -> list[Truth]:
     """The one that is scored first: of a control the surge, else the attack or fault."""
     truths = [
         Truth(
             scenario=row.id,
-            from_ms=to_ms(episode.from_time),
+            from_ms=_second(episode.from_time),
             until_ms=to_ms(episode.until_time),
-            first_ms=to_ms(episode.first_time or episode.from_time),
+            first_ms=_second(episode.first_time or episode.from_time),
             nature=episode.nature,
             key=episode.key,
             actors=frozenset(episode.actors),
