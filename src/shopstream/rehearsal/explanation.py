@@ -23,6 +23,7 @@ __all__ = ["Explanation", "NearEvent", "Part", "explain"]
 
 _WINDOWS, _OWN = "explained_windows", "explained_events"
 _TYPES = {field.name: field.duckdb for field in EVENT_FIELDS} | {field.name: field.duckdb for field in DERIVED_FIELDS}
+_ALMOST = 0.999
 _COMPARISONS: dict[type[exp.Expr], str] = {exp.GT: "up", exp.GTE: "up", exp.LT: "down", exp.LTE: "down"}
 
 
@@ -263,7 +264,7 @@ def _compared(conjunct: exp.Expr) -> tuple[str, str]:
 
 
 def _nearness(conjunct: exp.Expr) -> str:
-    """1 where it holds, else how far the measure has come to the line, 0 to 1 (as SQL)."""
+    """1 where it holds, else how far the measure has come to the line, 0 to almost 1 (as SQL)."""
     text = conjunct.sql(dialect="duckdb")
     measure, way = _compared(conjunct)
     line = next((part.sql(dialect="duckdb") for part in conjunct.args.values() if isinstance(part, exp.Literal)), None)
@@ -271,7 +272,7 @@ def _nearness(conjunct: exp.Expr) -> str:
     if way and line is not None:
         value = f'CAST("{measure}" AS DOUBLE)'
         ratio = f"{value} / nullif({line}, 0)" if way == "up" else f"{line} / nullif({value}, 0)"
-    return f"CASE WHEN {text} THEN 1 ELSE coalesce(least(greatest({ratio}, 0), 1), 0) END"
+    return f"CASE WHEN {text} THEN 1 ELSE coalesce(least(greatest({ratio}, 0), {_ALMOST}), 0) END"
 
 
 def _who(keys: Mapping[str, str]) -> str:
