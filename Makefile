@@ -9,7 +9,7 @@ SERVE  ?= 1
 INDEX   = $(shell $(PYTHON) -m pip config get global.index-url 2>/dev/null)
 UV      = $(if $(INDEX),UV_DEFAULT_INDEX=$(INDEX) )$(BIN)/uv --system-certs pip
 
-.PHONY: help env demo test test-all lint format bench bench-nab lock clean
+.PHONY: help env demo test test-all lint format bench evaluate bench-nab lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -72,6 +72,9 @@ bench: $(VENV)/.dev $(PEERS:%=benchmarks/.work/venv-%/.made) ## compare with Fli
 bench-nab: $(VENV)/.dev benchmarks/.work/venv-nab/.made ## score the univariate detectors on NAB=path/to/NAB; writes benchmarks/RESULTS-nab.md
 	@test -n "$(NAB)" || { echo "Say where: git clone https://github.com/numenta/NAB, then make bench-nab NAB=NAB"; exit 1; }
 	@$(BIN)/python benchmarks/nab.py "$(NAB)"
+
+evaluate: $(VENV)/.run ## what detection finds on 20 synthetic shops and tells falsely; writes benchmarks/EVALUATION.md (under 30 minutes on two cores)
+	@$(BIN)/shopstream --home benchmarks/.work evaluate --cache benchmarks/.work/evaluation-cache --markdown benchmarks/EVALUATION.md
 
 lock: $(BIN)/uv ## renew the lock files
 	@$(UV) compile -q --universal --python-version 3.11 --generate-hashes --no-header --upgrade requirements/bootstrap.in -o requirements/bootstrap.txt

@@ -140,9 +140,9 @@ def _facts(matrix: "Matrix", clock: Clock, started_ms: int, *, tuning: bool, par
 
 
 def _print(summary: "Summary", done: "Done", facts: "Facts", fmt: Format, *, explain: bool) -> None:
-    from shopstream.evaluation.words import control_row, genuine_rows, row_of  # noqa: PLC0415
+    from shopstream.evaluation.words import control_row, genuine_rows, row_of, short_row_of  # noqa: PLC0415
 
-    rows = [row_of(row) for row in summary.rows]
+    rows = [(short_row_of if fmt is Format.TABLE else row_of)(row) for row in summary.rows]
     if fmt is not Format.TABLE:
         emit(rows + [control_row(row) for row in summary.controls] if fmt is Format.JSON else rows, fmt)
         return

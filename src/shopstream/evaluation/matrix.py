@@ -14,13 +14,15 @@ from shopstream.evaluation.attack import AttackJob, run_attack
 from shopstream.evaluation.genuine import GenuineJob, genuine_folder, run_genuine
 from shopstream.evaluation.plan import Shop
 from shopstream.evaluation.results import AttackResult, GenuineResult
+from shopstream.evaluation.rows import load_rows
 
-__all__ = ["Done", "Matrix", "Watch", "read_done", "run_matrix"]
+__all__ = ["EVERY", "Done", "Matrix", "Watch", "read_done", "run_matrix"]
 
 _GENUINE = TypeAdapter(list[GenuineResult])
 _ATTACKS = TypeAdapter(list[AttackResult])
-_GENUINE_WORK = 4
-"""A genuine run, history included, takes about as long as so many attacks."""
+EVERY = 4
+_GENUINE_WORK = 40
+"""A genuine run, history included, takes about as long as so many short attacks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +43,17 @@ class Matrix:
     jobs: int
     keep_states: bool
 
+    def scenarios_of(self, place: int) -> list[str]:
+        """What is laid over the shop at that place: days of several times the traffic only over every fourth."""
+        rows = load_rows()
+        return [name for name in self.scenarios if place % EVERY == 0 or not rows[name].heavy]
+
     @property
     def work(self) -> int:
-        """In units of one attack."""
-        return len(self.shops) * (_GENUINE_WORK + len(self.scenarios))
+        """In units of one short attack."""
+        rows = load_rows()
+        names = [name for place in range(len(self.shops)) for name in self.scenarios_of(place)]
+        return len(self.shops) * _GENUINE_WORK + sum(rows[name].work for name in names)
 
 
 @dataclass(slots=True)
@@ -71,7 +80,8 @@ def run_matrix(matrix: Matrix, out: Path, watch: Watch, done: Done) -> None:
     (out / "scenarios").mkdir(parents=True, exist_ok=True)
     shops = deque(GenuineJob.of(shop, matrix.cache) for shop in matrix.shops)
     ready: deque[AttackJob] = deque()
-    left = dict.fromkeys((shop.seed for shop in matrix.shops), len(matrix.scenarios))
+    plans = {shop.seed: matrix.scenarios_of(place) for place, shop in enumerate(matrix.shops)}
+    left = {seed: len(names) for seed, names in plans.items()}
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(matrix.jobs, mp_context=context) as pool:
         running: dict[Future[AttackResult | GenuineResult], AttackJob | GenuineJob] = {}
@@ -89,7 +99,7 @@ def run_matrix(matrix: Matrix, out: Path, watch: Watch, done: Done) -> None:
                     if isinstance(job, AttackJob):
                         left[seed] -= 1
                     else:
-                        ready.extend(AttackJob(job, scenario) for scenario in matrix.scenarios)
+                        ready.extend(AttackJob(job, name) for name in plans[seed])
                     if not left[seed] and not matrix.keep_states:
                         shutil.rmtree(genuine_folder(genuine))
                     _note(result, out, done)
@@ -108,7 +118,7 @@ def _run(job: AttackJob | GenuineJob) -> AttackResult | GenuineResult:
 def _told(result: AttackResult | GenuineResult) -> tuple[int, str]:
     if isinstance(result, GenuineResult):
         return _GENUINE_WORK, f"seed {result.seed}: genuine days"
-    return 1, f"seed {result.seed}: {result.scenario}"
+    return load_rows()[result.scenario].work, f"seed {result.seed}: {result.scenario}"
 
 
 def _note(result: AttackResult | GenuineResult, out: Path, done: Done) -> None:

@@ -57,6 +57,16 @@ class Row:
         """It must be called neither attack nor fault."""
         return self.file.nature is Nature.SURGE
 
+    @property
+    def heavy(self) -> bool:
+        """A day of several times the traffic."""
+        return self.whole_day and self.control
+
+    @property
+    def work(self) -> int:
+        """How long a run takes, in units of a short attack."""
+        return 50 if self.heavy else 20 if self.whole_day else 1
+
     @staticmethod
     def factor_at(parameters: Mapping[str, object], progress: float) -> float:
         """Traffic against the genuine, when that share of a ramp's time has passed."""

@@ -156,7 +156,7 @@ def _judge(truth: Truth, found: Found, claim: Claim) -> Judged:
     if any(found.key.get(column, value) != value for column, value in truth.key.items()):
         return Judged(found, Role.FALSE, hit=False)
     says = _says_what_is_hit(truth, found)
-    caused = not truth.actors or (hits > 0 if says else hits >= _PART * events)
+    caused = not truth.actors or (hits > 0 and (says or hits >= _PART * events))
     return Judged(found, Role.TRUE if caused else Role.FALSE, hit=caused and says and not found.whole)
 
 

@@ -16,8 +16,8 @@ from shopstream.simulation import Scenario, Synthesis, SynthesisSettings, World
 
 __all__ = ["BATCH_EVENTS", "batches", "cut", "learn", "synthesis_of", "world_of"]
 
-BATCH_EVENTS = 150_000
-_BATCH_TIME = timedelta(hours=1)
+BATCH_EVENTS = 300_000
+_BATCH_TIME = timedelta(hours=6)
 
 
 def synthesis_of(
@@ -28,7 +28,7 @@ def synthesis_of(
 
 
 def batches(synthesis: Synthesis) -> Iterator[pa.Table]:
-    """Its events in tables of at most an hour or BATCH_EVENTS, whichever is less: each batch has a price of its own."""
+    """Its events in tables of at most six hours or BATCH_EVENTS, whichever is less: each has a price of its own."""
     held: list[pa.Table] = []
     since: datetime | None = None
     for table in synthesis.batches(BATCH_EVENTS):
@@ -89,7 +89,8 @@ def learn(shop: Shop, path: Path) -> None:
     """Build the shop's baselines from its history, as `shopstream baselines build` does, into a file."""
     columns = list(REES46_COLUMNS)
     with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'; SET threads = 1; SET enable_progress_bar = false; SET memory_limit = '3GB'")
+        connection.execute("SET TimeZone = 'UTC'; SET threads = 1; SET memory_limit = '3GB'")
+        connection.execute("SET enable_progress_bar = false")
         connection.execute("SET temp_directory = ?", [str(path.parent / "spill")])
         made = False
         until = shop.history_from + timedelta(days=shop.history_days)

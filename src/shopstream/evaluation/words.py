@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from shopstream.evaluation.matrix import EVERY
 from shopstream.evaluation.plan import REPORTING_SEEDS, STRATA, TUNING_SEEDS
 from shopstream.evaluation.rows import TimeUnit
 from shopstream.evaluation.scoring import GRACE_MS
 from shopstream.evaluation.summary import ControlSummary, GenuineSummary, RowSummary, Summary
 
-__all__ = ["Facts", "control_row", "genuine_rows", "how_it_was_done", "met", "row_of", "time_text"]
+__all__ = ["Facts", "control_row", "genuine_rows", "how_it_was_done", "met", "row_of", "short_row_of", "time_text"]
 
 _NONE = "-"
 _MINUTE_S = 60
@@ -87,6 +88,22 @@ def row_of(row: RowSummary) -> dict[str, object]:
         "told": _figure(row.notifications_per_incident),
         "false": row.false,
         "target met": met(row.reached),
+    }
+
+
+def short_row_of(row: RowSummary) -> dict[str, object]:
+    """One line of the catalogue for a terminal."""
+    full = row_of(row)
+    return {
+        "scenario": row.title,
+        "found": f"{row.found:,}/{row.trials:,}",
+        "recall": f"{full['recall']} ({full['target']})",
+        "median": f"{full['median']} (≤ {full['at most']})",
+        "p95": full["p95"],
+        "incidents": full["incidents"],
+        "told": full["told"],
+        "false": row.false,
+        "target": met(row.reached),
     }
 
 
@@ -201,6 +218,7 @@ def how_it_was_done(facts: Facts, genuine: GenuineSummary) -> list[str]:
         late,
         recall,
         columns,
+        f"Promotion days are laid over one shop in {EVERY} only: each is several days of traffic.",
         "Precision depends on how many attacks there are: here each shop has one of each scenario for its test days.",
         "Robots that live in the genuine traffic are known to the truth; incidents about them are listed apart.",
         "Events carry address and user agent."
