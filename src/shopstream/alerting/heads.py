@@ -89,12 +89,16 @@ class Heads:
         rows = self._connection.execute(
             f"SELECT * FROM incidents WHERE chain IN (SELECT chain FROM incidents WHERE {condition})", values
         ).fetchall()
+        campaigns = {
+            f"{scope}-{ordinal}"
+            for scope, ordinal in self._connection.execute("SELECT scope, ordinal FROM heads WHERE campaign = 1")
+        }
         for row in rows:
             stored = stored_of(row)
             self._known[stored.id] = _known_of(stored, row["told"])
             place = stored.place
             if place is not None:
-                self._places[stored.id] = place
+                self._places[stored.id] = place._replace(campaign=place.root in campaigns)
                 self._under.setdefault(place.root, set()).add(stored.id)
         self._newest_ms = max((known.member.detected_ms for known in self._known.values()), default=0)
 
