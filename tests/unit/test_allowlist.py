@@ -186,6 +186,7 @@ def test_a_key_is_held_against_every_word_of_an_entry(tmp_path, text, key, cover
     [
         (detection({}, rule="site_rate"), True),
         (detection({}, rule="site_rate", tags=("owasp.oat-001",)), False),
+        (detection({}, rule="composition", tags=("owasp.oat-011", "owasp.oat-015")), False),
         (detection({}, rule="site_rate", at=datetime(2026, 11, 26, 23, 59, 55, tzinfo=UTC)), False),
         (detection({}, rule="site_rate", at=datetime(2026, 11, 29, 23, 59, 55, tzinfo=UTC)), False),
         (detection({"category_id": "7"}, rule="volume"), True),

@@ -32,7 +32,8 @@ ALLOWED = "_allowed"
 
 _ACTOR_KEYS = frozenset({"user_id", "user_session", "ip", "ip_net", "agent_hash"})
 _FLOOD = "owasp.oat-015"
-"""Label of rules and detectors that look for too much traffic: what a sale looks like."""
+"""The one OWASP label of rules and detectors that look for too much traffic alone: what a sale looks like. Those that
+look at its composition, which tells an attack from a sale, have others too."""
 
 _Network = IPv4Network | IPv6Network
 
@@ -114,7 +115,8 @@ def _sold(sale: Sale, detection: Detection, *, named: bool) -> bool:
     """A flood by its labels (or a rule that the entry names), of a kind and in a time that the sale has."""
     if not (to_ms(sale.start) <= detection.start_ms and detection.end_ms <= to_ms(sale.until)):
         return False
-    if detection.key_kind not in sale.kinds or not (named or _FLOOD in detection.tags):
+    labels = [tag for tag in detection.tags if tag.startswith("owasp.")]
+    if detection.key_kind not in sale.kinds or not (named or labels == [_FLOOD]):
         return False
     category = detection.key.get("category_id")
     return not sale.category_id or category is None or int(category) in sale.category_id
