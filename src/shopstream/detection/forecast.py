@@ -13,7 +13,7 @@ __all__ = ["SeriesForecast"]
 _VERSION: Final = 1
 _LEVEL_MS: Final = 75 * 60_000
 """The level follows this slowly, so that a ramp of half an hour is seen as one."""
-_FLAT_LEVEL_MS: Final = 12 * 60_000
+_FLAT_LEVEL_MS: Final = 10 * 60_000
 """Without a profile the level has to follow the hours of the day, too."""
 _WARM_UP_MS: Final = 30 * 60_000
 _SEEDED_WARM_UP_MS: Final = 2 * 60_000
@@ -25,7 +25,8 @@ _CHECK_MS: Final = 600_000
 """The error is measured on sums of this length."""
 _CHECKS: Final = 144
 """It is an average of about so many of them: a day."""
-_FLAT_ERROR: Final = 0.2
+_FLAT_ERROR: Final = 0.3
+_FLAT_LEAST: Final = 20.0
 _FIRST_DAY_ERROR: Final = 0.15
 _LEAST_ERROR: Final = 0.05
 _LEARN: Final = 0.12
@@ -59,6 +60,11 @@ class SeriesForecast:
         """Whether to judge by it."""
         return self._seen_ms >= (_SEEDED_WARM_UP_MS if self._seeded else _WARM_UP_MS)
 
+    @property
+    def flat(self) -> bool:
+        """No hours of the day are known yet; only the level is followed."""
+        return self._shape is None
+
     def expected(self, end_ms: int, length_ms: int = BIN_MS) -> float:
         """Events in the bin that ends there."""
         return self._base(end_ms, length_ms) * self.level
@@ -75,7 +81,8 @@ class SeriesForecast:
         for place, value in enumerate((count, base, BIN_MS)):
             self._due[place] += value
         observed, expected, length_ms = self._due
-        if expected * max(self.level, 1e-9) >= _LEAST_EXPECTED or (not self.level and length_ms >= 60_000):  # noqa: PLR2004
+        least = _LEAST_EXPECTED if self._shape else _FLAT_LEAST
+        if expected * max(self.level, 1e-9) >= least or (not self.level and length_ms >= 60_000):  # noqa: PLR2004
             ratio = observed / max(expected, 1e-9)
             if not self.level:
                 self.level = ratio
@@ -110,7 +117,8 @@ class SeriesForecast:
         if self._seen_ms < _WARM_UP_MS or due < _LEAST_EXPECTED:
             return
         beyond = min(max(0.0, ((observed - due) ** 2 - due) / due**2), 0.25)
-        self.error = max(_LEAST_ERROR, math.sqrt(self.error**2 + (beyond - self.error**2) / _CHECKS))
+        least = _LEAST_ERROR if self._shape else _FLAT_ERROR
+        self.error = max(least, math.sqrt(self.error**2 + (beyond - self.error**2) / _CHECKS))
 
     def _learn_slot(self, end_ms: int, count: float) -> None:
         self._slot[0] += count

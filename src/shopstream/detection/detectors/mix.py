@@ -77,8 +77,8 @@ class Mix:
         """Take a normal bin; `tail` may be missing."""
         decay = math.exp(-BIN_MS / _MEMORY_MS)
         for name in self.sums:
-            self.sums[name] *= decay
-            self.sums[name] += counts.get(name, 0.0)
+            if name != "new_users" or name in counts:
+                self.sums[name] = self.sums[name] * decay + counts.get(name, 0.0)
         self.tail_events = self.tail_events * decay + (counts["events"] if "tail" in counts else 0.0)
 
 

@@ -24,6 +24,8 @@ _EVENTS_A_USER: Final = 1.5
 """Events of a bin count up to this many per id on average: one robot is no flood of the site. People have 1.05."""
 _RECENT: Final = 30
 _DAY_MS: Final = 86_400_000
+_FIRST_HOURS_MS: Final = 2 * 3_600_000
+"""After so long most shoppers on the site are known, and an excess that is all new ids stands out."""
 _SALE: Final = 1.4
 _SETTLE_MS: Final = 180_000
 _GRACE_MS: Final = (300_000, 3_600_000)
@@ -123,7 +125,7 @@ class Traffic:
         events = counts.setdefault("events", 0.0)
         if events and self._begun_ms is None:
             self._begun_ms = end_ms
-        if not self.knows_ids(end_ms):
+        if not self.knows_ids(end_ms, _FIRST_HOURS_MS):
             counts.pop("new_users", None)
         self.counts = counts
         capped = min(events, _EVENTS_A_USER * counts["users"] + 3) if "users" in counts else events
@@ -151,9 +153,9 @@ class Traffic:
         """A silence ended not long ago: what was held back arrives."""
         return end_ms <= self._grace_until_ms
 
-    def knows_ids(self, end_ms: int) -> bool:
-        """Ids of the last 24 hours are remembered, so that new ones are new."""
-        return self._begun_ms is not None and end_ms - self._begun_ms >= _DAY_MS
+    def knows_ids(self, end_ms: int, for_ms: int = _DAY_MS) -> bool:
+        """Ids have been remembered for 24 hours (or so long), so that new ones are new."""
+        return self._begun_ms is not None and end_ms - self._begun_ms >= for_ms
 
     def begin_sale(self, end_ms: int, before: float) -> None:
         """The site keeps a level far above the one before: shoppers want other things, until it falls again."""

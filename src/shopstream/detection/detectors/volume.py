@@ -39,6 +39,7 @@ _CALM_BINS: Final = 3
 _NEW_LEVEL_MS: Final = 1_800_000
 _GIVE_IN_MS: Final = 86_400_000
 """A flood that lasts a day was none, or is normal by now."""
+_TYPE_GIVE_IN_MS: Final = 2 * 3_600_000
 _FORMER_MS: Final = 86_400_000
 _WINDOW: Final = 30
 _MANY: Final = 2.0
@@ -231,7 +232,9 @@ class VolumeDetector:
 
     def _give_in(self, end_ms: int, series: Series, watch: _Watch) -> None:
         """A surge that stays is the new level; so is, in the end, anything."""
-        patience_ms = _GIVE_IN_MS if watch.flood.since_ms is not None else _NEW_LEVEL_MS
+        patience_ms = _NEW_LEVEL_MS
+        if watch.flood.since_ms is not None:
+            patience_ms = _GIVE_IN_MS if series is self._traffic.site else _TYPE_GIVE_IN_MS
         if end_ms - watch.started_ms >= patience_ms:
             if watch.former is None:
                 watch.former, watch.former_until_ms = series.forecast.level, end_ms + _FORMER_MS
@@ -254,8 +257,11 @@ class VolumeDetector:
         traffic = self._traffic
         watch.recent.append(series.count)
         forecast = series.forecast
-        if not forecast.warm and traffic.site.count:
-            forecast.learn(end_ms, series.count)
+        if forecast.flat or not forecast.warm:  # shares of types have hours of their own
+            if traffic.settled(end_ms):
+                forecast.learn(end_ms, series.count)
+            else:
+                forecast.skip()
             return []
         if not traffic.settled(end_ms) and not watch.open:
             forecast.skip()
