@@ -1,0 +1,181 @@
+"""How often people hear of an incident."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from shopstream.alerting import AlertingSettings, EmbeddedIncidentStore, read_incidents, read_notifications
+from shopstream.clock import ManualClock
+from shopstream.detection import Detection, Severity, detection_id
+from shopstream.detection.detection import Nature, Suppression
+
+SIZE, MINUTE = 10_000, 60_000
+
+
+def detection(start_ms, user=7, *, rule="user_burst", severity=Severity.HIGH, label="owasp.oat-011", **changes):
+    key = {} if user is None else {"user_id": str(user)}
+    made = Detection(
+        detection_id=detection_id(rule, key, start_ms),
+        rule_id=rule,
+        rule_version="v1",
+        title="Too fast",
+        severity=severity,
+        tags=(label,),
+        key_kind="user_id" if key else "site",
+        key=key,
+        start_ms=start_ms,
+        end_ms=start_ms + SIZE,
+        first_event_ms=start_ms,
+        last_event_ms=start_ms + SIZE - 1,
+        measures={"events": 20},
+        threshold="events > 15",
+        final=True,
+        suppress_for_ms=5 * MINUTE,
+        verdict="bot" if key else None,
+    )
+    return replace(made, **changes)
+
+
+class Desk:
+    """A store that nobody delivers from."""
+
+    def __init__(self, path, **settings):
+        self.path = path / "incidents.db"
+        self.clock = ManualClock(1_000_000)
+        self._settings = AlertingSettings(**settings)
+        self.open()
+
+    def open(self):
+        self.store = EmbeddedIncidentStore(self.path, self._settings, self.clock, ("a", "b"))
+
+    def told(self):
+        return sorted((one.kind, str(one.severity)) for one in read_notifications(self.path) if one.target == "a")
+
+
+@pytest.fixture
+def desk(tmp_path):
+    made = []
+
+    def make(**settings):
+        made.append(Desk(tmp_path, **settings))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.store.close()
+
+
+def test_what_is_not_critical_waits_for_others_to_join(desk):
+    at = desk()
+    at.store.apply([detection(0)], SIZE)
+    assert at.told() == []
+    at.store.apply([], SIZE + MINUTE - 1)
+    assert at.told() == []
+    at.store.apply([], SIZE + MINUTE)
+    assert at.told() == [("opened", "high")]
+
+
+def test_what_is_critical_is_told_at_once(desk):
+    at = desk()
+    at.store.apply([detection(0, None, severity=Severity.CRITICAL)], SIZE)
+    assert at.told() == [("opened", "critical")]
+
+
+def test_a_stream_that_stands_still_holds_nothing_back(desk):
+    at = desk()
+    at.store.apply([detection(0)], SIZE)
+    at.clock.advance(timedelta(minutes=1))
+    at.store.apply([], SIZE)
+    assert at.told() == [("opened", "high")]
+
+
+def test_a_restart_forgets_nobody_who_waits(desk):
+    at = desk()
+    at.store.apply([detection(0)], SIZE)
+    at.store.close()
+    at.open()
+    at.store.apply([], SIZE + MINUTE)
+    assert at.told() == [("opened", "high")]
+
+
+def test_a_campaign_is_told_once_and_its_actors_are_not(desk):
+    at = desk()
+    for user in range(50):
+        at.store.apply([detection(user * 500, user)], SIZE + user * 500)
+    at.store.apply([], 3 * MINUTE)
+    (campaign,) = read_incidents(at.path)
+    assert (campaign.campaign, len(campaign.actors), campaign.notifications) == (True, 50, 1)
+    assert at.told() == [("opened", "high")]
+
+
+def test_a_campaign_that_grows_slowly_is_told_for_its_first_actor_only(desk):
+    at = desk()
+    for user in range(8):
+        at.store.apply([detection(user * 2 * MINUTE, user)], SIZE + user * 2 * MINUTE)
+    (campaign,) = read_incidents(at.path)
+    assert campaign.notifications == 1
+
+
+def test_many_of_little_gravity_are_a_class_graver_and_never_critical(desk):
+    at = desk()
+    at.store.apply([detection(0, user, severity=Severity.MEDIUM) for user in range(4)], SIZE)
+    at.store.apply([], 30 * MINUTE)
+    assert at.told() == []
+    at.store.apply([detection(60 * MINUTE, user, severity=Severity.MEDIUM) for user in range(5)], 60 * MINUTE)
+    assert {incident.severity for incident in read_incidents(at.path) if incident.campaign} == {Severity.HIGH}
+
+
+def test_two_who_never_become_a_campaign_are_both_told(desk):
+    at = desk()
+    at.store.apply([detection(0, 1), detection(0, 2)], SIZE)
+    at.store.apply([], SIZE + MINUTE)
+    assert at.told() == [("opened", "high")]
+    at.store.apply([], SIZE + 10 * MINUTE)
+    assert at.told() == [("opened", "high")] * 2
+
+
+def test_a_graver_class_is_told_again_and_each_only_once(desk):
+    at = desk(notify_severity=Severity.MEDIUM)
+    at.store.apply([detection(0, severity=Severity.MEDIUM)], SIZE + MINUTE)
+    for start_ms in (1_000, 2_000):
+        at.store.apply([detection(start_ms, severity=Severity.HIGH)], SIZE + MINUTE)
+    assert at.told() == [("opened", "medium"), ("raised", "high")]
+
+
+def test_other_rules_and_a_flood_around_it_tell_nothing_new(desk):
+    at = desk()
+    at.store.apply([detection(0)], SIZE + MINUTE)
+    at.store.apply([detection(1_000, rule="user_breadth")], SIZE + MINUTE)
+    at.store.apply([detection(2_000, None, rule="volume", label="owasp.oat-015")], SIZE + 5 * MINUTE)
+    (incident,) = read_incidents(at.path)
+    assert (incident.rule, incident.episodes, incident.notifications) == ("volume", 3, 1)
+
+
+def test_a_surge_is_informational_whatever_the_rule_says(desk):
+    at = desk()
+    at.store.apply([detection(0, None, severity=Severity.CRITICAL, nature=Nature.SURGE)], SIZE + MINUTE)
+    assert read_incidents(at.path)[0].severity is Severity.INFORMATIONAL
+    assert at.told() == []
+
+
+def test_a_sale_that_hides_an_attack_is_raised_to_it(desk):
+    at = desk()
+    at.store.apply([detection(0, None, rule="volume", nature=Nature.SURGE)], SIZE + MINUTE)
+    at.store.apply([detection(1_000, None, rule="volume")], SIZE + MINUTE)
+    assert at.told() == [("opened", "high")]
+    assert read_incidents(at.path)[0].nature is Nature.ATTACK
+
+
+def test_what_is_called_a_false_positive_is_not_told_again(desk):
+    at = desk(notify_severity=Severity.MEDIUM)
+    at.store.apply([detection(0, severity=Severity.MEDIUM)], SIZE + MINUTE)
+    at.store.mark_false_positive(read_incidents(at.path)[0].id, "ours")
+    at.store.apply([detection(1_000, severity=Severity.CRITICAL)], SIZE + MINUTE)
+    assert at.told() == [("opened", "medium")]
+
+
+def test_what_an_allow_list_covers_is_no_incident(desk):
+    at = desk()
+    at.store.apply([detection(0, suppression=Suppression("staff.pricing", "our own"))], SIZE)
+    assert read_incidents(at.path) == []
