@@ -223,6 +223,6 @@ def test_a_report_needs_no_network_and_shows_what_it_was_given_as_text(tmp_path)
 def test_the_summary_says_which_seeds_and_what_is_missed():
     done = Done([genuine()], {"site_flood": [attack("site_flood", after_s=None)]})
     text = markdown(summarise(done, ROWS), FACTS)
-    assert "targets missed: site flood" in text
+    assert "missed: site flood" in text
     assert "no seed in common" in text
     assert "these figures are no evidence" in text

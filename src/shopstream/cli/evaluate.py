@@ -69,6 +69,7 @@ def evaluate(
     from shopstream.evaluation.report import write_report  # noqa: PLC0415
     from shopstream.evaluation.rows import load_rows  # noqa: PLC0415
     from shopstream.evaluation.summary import summarise  # noqa: PLC0415
+    from shopstream.evaluation.words import verdict  # noqa: PLC0415
 
     clock = SystemClock()
     started_ms = clock.now_ms()
@@ -94,6 +95,7 @@ def evaluate(
     facts = _facts(matrix, clock, started_ms, tuning=tuning, partial=interrupted)
     write_report(folder, done, summary, facts, markdown)
     _print(summary, done, facts, fmt, explain=explain)
+    err.print(verdict(summary), highlight=False, soft_wrap=True)
     err.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
     if interrupted:
         raise typer.Exit(130)

@@ -3,21 +3,19 @@
 from collections.abc import Mapping, Sequence
 
 from shopstream.evaluation.summary import Summary
-from shopstream.evaluation.words import Facts, control_row, genuine_rows, how_it_was_done, row_of
+from shopstream.evaluation.words import Facts, control_row, genuine_rows, how_it_was_done, row_of, verdict
 
 __all__ = ["markdown"]
 
 
 def markdown(summary: Summary, facts: Facts) -> str:
     """A Markdown page: every row of the catalogue with its target, controls, genuine days, and how it was done."""
-    missed = [row.title for row in summary.rows if row.reached is False]
-    missed += [row.title for row in summary.controls if not row.reached]
     head = [
         "# What detection finds",
         "",
         f"{facts.finished:%Y-%m-%d %H:%M} UTC, commit {facts.commit}, {facts.machine}, {facts.minutes:.0f} min. "
         + ("**Interrupted: not all runs are in it.** " if facts.partial else "")
-        + f"Written by `shopstream evaluate`; targets missed: {', '.join(missed) or 'none'}.",
+        + f"Written by `shopstream evaluate`. {verdict(summary)}",
     ]
     parts = [*head, "", "## Attacks and faults", "", *_table([row_of(row) for row in summary.rows])]
     if summary.controls:

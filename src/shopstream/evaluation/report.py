@@ -20,7 +20,7 @@ from shopstream.evaluation.markdown import markdown
 from shopstream.evaluation.matrix import Done
 from shopstream.evaluation.results import Picture
 from shopstream.evaluation.summary import Summary
-from shopstream.evaluation.words import Facts, control_row, genuine_rows, how_it_was_done, row_of
+from shopstream.evaluation.words import Facts, control_row, genuine_rows, how_it_was_done, row_of, verdict
 
 __all__ = ["commit_of_code", "machine", "write_report"]
 
@@ -60,6 +60,7 @@ def _html(done: Done, summary: Summary, facts: Facts) -> str:
         genuine=genuine_rows(summary),
         how=how_it_was_done(facts, summary.genuine),
         facts=facts,
+        verdict=verdict(summary),
         missed=missed,
         told=false,
         counts=_counts(done, summary),

@@ -10,7 +10,17 @@ from shopstream.evaluation.rows import TimeUnit
 from shopstream.evaluation.scoring import GRACE_MS
 from shopstream.evaluation.summary import ControlSummary, GenuineSummary, RowSummary, Summary
 
-__all__ = ["Facts", "control_row", "genuine_rows", "how_it_was_done", "met", "row_of", "short_row_of", "time_text"]
+__all__ = [
+    "Facts",
+    "control_row",
+    "genuine_rows",
+    "how_it_was_done",
+    "met",
+    "row_of",
+    "short_row_of",
+    "time_text",
+    "verdict",
+]
 
 _NONE = "-"
 _MINUTE_S = 60
@@ -174,13 +184,23 @@ def genuine_rows(summary: Summary) -> list[dict[str, object]]:
     return [dict(zip(names, (*line[:3], met(line[3])), strict=True)) for line in lines]
 
 
+def verdict(summary: Summary) -> str:
+    """How many targets were met, and which rows missed theirs."""
+    judged = [(row.title, row.reached) for row in summary.rows if row.reached is not None]
+    judged += [(row.title, row.reached) for row in summary.controls]
+    missed = [title for title, reached in judged if not reached]
+    missed += [str(row["figure"]) for row in genuine_rows(summary) if row["target met"] == met(reached=False)]
+    count = len(judged) + sum(row["target met"] != met(None) for row in genuine_rows(summary))
+    return f"{count - len(missed)} of {count} targets met; missed: {', '.join(missed) or 'none'}."
+
+
 def how_it_was_done(facts: Facts, genuine: GenuineSummary) -> list[str]:
     """Sentences without which the figures mislead."""
     kind, others = ("tuning", REPORTING_SEEDS) if facts.tuning else ("reporting", TUNING_SEEDS)
     hours = ", ".join(f"{low:g} to {high:g}" for low, high in STRATA)
     seeds = f"{min(facts.seeds)} to {max(facts.seeds)}" if len(facts.seeds) > 1 else f"{facts.seeds[0]}"
     split = (
-        f"Seeds {seeds} are {kind} seeds. Thresholds are chosen on seeds {TUNING_SEEDS.start} to "
+        f"Seeds used: {seeds}, of the {kind} range. Thresholds are chosen on seeds {TUNING_SEEDS.start} to "
         f"{TUNING_SEEDS.stop - 1} only, figures are published from {REPORTING_SEEDS.start} to "
         f"{REPORTING_SEEDS.stop - 1} only; the two ranges have no seed in common"
     )
