@@ -1,7 +1,8 @@
 """`shopstream rules`."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +11,11 @@ from shopstream.cli.backtest import backtest
 from shopstream.cli.explain import explain
 from shopstream.cli.output import Format, FormatOption, emit, err, out, settings_of
 from shopstream.cli.rule_tests import run_tests
+from shopstream.config import Settings
+
+if TYPE_CHECKING:
+    from shopstream.detection import Rule
+    from shopstream.detection.detector import Detector
 
 __all__ = ["app"]
 
@@ -19,46 +25,99 @@ app.add_typer(allowlist.app, name="allowlist")
 
 @app.command("list")
 def list_rules(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
-    """List the rules that are in force: the shipped ones, and yours over them.
+    """List what is in force: the shipped rules, yours over them, and the detectors.
 
-    Your own live in the folder that detection.rules_path names, one file a rule; a file with the id of a shipped rule
-    replaces it, and `status: unsupported` in it switches the rule off.
+    Your own rules live in the folder that detection.rules_path names, one file a rule; a file with the id of a shipped
+    rule replaces it, and `status: unsupported` in it switches the rule off. Detectors are code: what their docstring
+    says is shown, and detection.detectors_off switches them off. Precision is the share of judged incidents that were
+    real, once somebody has judged some (`shopstream incidents resolve`, `incidents false-positive`).
 
     Examples:
       shopstream rules list
       shopstream rules list --format json
     """
-    from shopstream.detection import load_rules  # noqa: PLC0415  start-up time
-    from shopstream.detection.duration import format_duration  # noqa: PLC0415  likewise
+    settings = settings_of(ctx)
+    judged = _judged(settings)
+    rules = [_rule_row(rule, judged.get(rule.id)) for rule in _rules(settings).values()]
+    detectors = [_detector_row(one, on=on, judged=judged) for one, on in _detectors(settings)]
+    if fmt is not Format.TABLE:
+        emit([*rules, *({name: row.get(name) for name in rules[0]} for row in detectors)], fmt)
+        return
+    for row in rules:
+        row["fires_when"] = f"{row['condition']} ({row['window']})" if row["enabled"] else f"never: {row['status']}"
+    last = ["precision"] if judged else []
+    emit(
+        [{name: row[name] for name in ("id", "level", "key", "fires_when", *last)} for row in rules], fmt, title="Rules"
+    )
+    emit([{name: row[name] for name in ("id", "status", "title", *last)} for row in detectors], fmt, title="Detectors")
 
-    rows: list[dict[str, object]] = []
-    for rule in load_rules(settings_of(ctx).detection.rules_path).values():
-        window = rule.window
-        lengths = (window.size, window.slide, window.gap)
-        row: dict[str, object] = {
-            "id": rule.id,
-            "level": str(rule.level),
-            "status": str(rule.status),
-            "key": rule.key_kind,
-            "window": f"{window.kind} " + " by ".join(format_duration(ms) for ms in lengths if ms),
-            "condition": rule.condition,
-        }
-        if fmt is not Format.TABLE:
-            row |= {
-                "title": rule.title,
-                "enabled": rule.enabled,
-                "filter": rule.filter,
-                "measures": dict(rule.measures),
-                "suppress_for": format_duration(rule.suppress_for),
-                "verdict": rule.verdict,
-                "tags": list(rule.tags),
-                "falsepositives": list(rule.falsepositives),
-                "description": rule.description.strip(),
-                "version": rule.version,
-                "source": rule.source,
-            }
-        rows.append(row)
-    emit(rows, fmt)
+
+def _rules(settings: Settings) -> "dict[str, Rule]":
+    """The rules in force."""
+    from shopstream.detection import load_rules  # noqa: PLC0415  start-up time
+
+    return load_rules(settings.detection.rules_path)
+
+
+def _judged(settings: Settings) -> dict[str, str]:
+    """Rule or detector → its precision in words, for those that people have judged."""
+    from shopstream.alerting.precision import read_precision  # noqa: PLC0415  start-up time
+
+    return {
+        row.rule: f"{row.precision:.0%} of {row.right + row.wrong:,}"
+        for row in read_precision(settings.incidents_path)
+        if row.precision is not None
+    }
+
+
+def _rule_row(rule: "Rule", precision: str | None) -> dict[str, object]:
+    from shopstream.detection.duration import format_duration  # noqa: PLC0415  start-up time
+
+    window = rule.window
+    lengths = (window.size, window.slide, window.gap)
+    return {
+        "id": rule.id,
+        "kind": "rule",
+        "level": str(rule.level),
+        "status": str(rule.status),
+        "key": rule.key_kind,
+        "window": f"{window.kind} " + " by ".join(format_duration(ms) for ms in lengths if ms),
+        "condition": rule.condition,
+        "precision": precision,
+        "title": rule.title,
+        "enabled": rule.enabled,
+        "filter": rule.filter,
+        "measures": dict(rule.measures),
+        "suppress_for": format_duration(rule.suppress_for),
+        "verdict": rule.verdict,
+        "tags": list(rule.tags),
+        "falsepositives": list(rule.falsepositives),
+        "description": rule.description.strip(),
+        "version": rule.version,
+        "source": rule.source,
+    }
+
+
+def _detectors(settings: Settings) -> "list[tuple[Detector, bool]]":
+    """Each detector that there is, and whether it is on."""
+    from shopstream.detection.detectors import shipped_detectors  # noqa: PLC0415  start-up time
+    from shopstream.detection.settings import DetectionSettings  # noqa: PLC0415  likewise
+
+    off = settings.detection.detectors_off
+    return [(one, one.id not in off) for one in shipped_detectors(DetectionSettings())]
+
+
+def _detector_row(detector: "Detector", *, on: bool, judged: Mapping[str, str]) -> dict[str, object]:
+    summary = (detector.__doc__ or "").strip().splitlines()[0].rstrip(".")
+    own = [text for rule, text in judged.items() if rule == detector.id or rule.startswith(f"{detector.id}_")]
+    return {
+        "id": detector.id,
+        "kind": "detector",
+        "status": "on" if on else "off",
+        "precision": "; ".join(own) or None,
+        "title": summary,
+        "enabled": on,
+    }
 
 
 @app.command()
