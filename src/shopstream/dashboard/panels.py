@@ -14,6 +14,7 @@ from typing import Final
 import duckdb
 
 from shopstream.alerting import Incident, State, count_incidents, read_incidents
+from shopstream.alerting.grounds import evidence_lines
 from shopstream.clock import from_ms
 from shopstream.dashboard.health import read_health
 from shopstream.dashboard.home import Home
@@ -26,8 +27,10 @@ __all__ = ["Panels", "incidents_panel", "live_panel"]
 _log = logging.getLogger(__name__)
 
 _INCIDENTS: Final = 200
+_NAMED: Final = 20
+"""A command that names more actors than this is nobody's to read."""
 _ONGOING: Final = (State.OPEN, State.ACKNOWLEDGED)
-_OVER: Final = (State.CLOSED, State.RESOLVED)
+_OVER: Final = (State.CLOSED, State.RESOLVED, State.FALSE_POSITIVE)
 
 Signature = tuple[tuple[int, int, int] | None, ...]
 
@@ -126,7 +129,14 @@ def _incident(incident: Incident, command: str) -> dict[str, object]:
         "rule": incident.rule,
         "severity": incident.severity,
         "state": incident.state,
-        "who": ", ".join(f"{column} {value}" for column, value in incident.keys.items()) or "the whole site",
+        "rules": ", ".join(incident.rules),
+        "nature": incident.nature,
+        "who": _who(incident),
+        "under": incident.episodes - 1,
+        "actors": len(incident.actors),
+        "campaign": incident.campaign,
+        "told": incident.notifications,
+        "facts": {name.replace(" ", "_"): text for name, text in evidence_lines(incident).items()},
         "observed": _measures(incident.peak),
         "threshold": incident.threshold,
         "first": incident.first_event_time,
@@ -139,9 +149,17 @@ def _incident(incident: Incident, command: str) -> dict[str, object]:
         "tags": ", ".join(incident.tags),
         "comment": incident.comment,
         "handled_at": incident.handled_at,
-        "evidence": f"{command} query {quote(incident.evidence_sql)}",
+        "evidence": f"{command} query {quote(incident.evidence_sql)}"
+        if len(incident.actors) <= _NAMED
+        else f"{command} incidents events {incident.id}",
         "show": f"{command} incidents show {incident.id}",
     }
+
+
+def _who(incident: Incident) -> str:
+    if incident.campaign:
+        return f"campaign of {len(incident.actors):,} actors"
+    return ", ".join(f"{column} {value}" for column, value in incident.keys.items()) or "the whole site"
 
 
 def _measures(measures: Mapping[str, object]) -> str:

@@ -37,7 +37,7 @@ function tiles(panels) {
   if (incidents?.counts) {
     const worst = incidents.rows.find((row) => row.state === "open");
     found.incidents = worst ? `newest: ${worst.severity}` : `${f.int(incidents.total)} in all`;
-    found.incidents_long = `${f.int(incidents.counts.open)} open, ${f.int(incidents.counts.acknowledged)} acknowledged, ${f.int(incidents.counts.closed)} closed, ${f.int(incidents.counts.resolved)} resolved. Event times, UTC.`;
+    found.incidents_long = `${f.int(incidents.counts.open)} open, ${f.int(incidents.counts.acknowledged)} acknowledged, ${f.int(incidents.counts.closed)} closed, ${f.int(incidents.counts.resolved)} resolved, ${f.int(incidents.counts.false_positive)} false positives. Event times, UTC.`;
   }
   if (live?.sessions) {
     found.sessions = `${plural(live.sessions.active, "active session", "active sessions")}, ${f.int(live.sessions.with_cart)} with a cart`;
