@@ -8,11 +8,15 @@ from datetime import timedelta
 import pytest
 from typer.testing import CliRunner
 
+from shopstream.alerting import AlertingSettings, EmbeddedIncidentStore
 from shopstream.bootstrap import open_lakehouse, open_pipeline, open_stream
 from shopstream.cli import app
+from shopstream.clock import ManualClock
 from shopstream.config import Settings
+from shopstream.detection import detect, load_rules
 from shopstream.detection.detectors import shipped_detectors
 from shopstream.detection.settings import DetectionSettings
+from shopstream.engine.signal import Signal
 from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.views import create_views
 from shopstream.simulation import FlashSale, Flood, Replay, ReplaySettings, Scraper
@@ -65,6 +69,33 @@ def as_json(done):
 
 def scrapers(day):
     return next(sorted(map(str, episode.actors)) for episode in day.episodes if episode.kind == "scraper")
+
+
+# list
+
+
+def test_detectors_are_listed_beside_rules_with_what_people_found(home, tmp_path):
+    environment = {"SHOPSTREAM_DETECTION__DETECTORS_OFF": '["burst"]', "COLUMNS": "120"}
+    rows = {row["id"]: row for row in as_json(run(home, "rules", "list", "--format", "json", environment=environment))}
+    assert (rows["burst"]["kind"], rows["burst"]["status"], rows["volume"]["status"]) == ("detector", "off", "on")
+    assert rows["user_burst"]["precision"] is None
+    found = detection()
+    store = EmbeddedIncidentStore(tmp_path / "incidents.db", AlertingSettings(), ManualClock())
+    store.apply([found], found.end_ms + 10 * found.suppress_for_ms)
+    store.close()
+    (incident,) = as_json(run(tmp_path, "incidents", "list", "--format", "json"))
+    run(tmp_path, "incidents", "resolve", incident["id"])
+    rows = {row["id"]: row for row in as_json(run(tmp_path, "rules", "list", "--format", "json"))}
+    assert rows["user_burst"]["precision"] == "100% of 1"
+    shown = run(tmp_path, "rules", "list", environment=environment).stdout
+    assert "100% of 1" in shown
+    assert "events > 15 (sliding 10s by 1s)" in shown
+
+
+def detection():
+    rule = load_rules()["user_burst"]
+    signal = Signal("user_burst", {"user_id": 5}, 0, 10_000, 0, 9_000, {"events": 20}, final=True)
+    return detect([signal], {rule.id: rule})[0]
 
 
 # backtest

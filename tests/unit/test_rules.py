@@ -328,8 +328,11 @@ def test_the_command_lists_and_checks(tmp_path):
         return CliRunner().invoke(app, ["rules", *words])
 
     listed = json.loads(run("list", "--format", "json").stdout)
-    assert [row["id"] for row in listed] == sorted(load_rules())
-    assert run("check").stdout == f"{len(listed)} good, 0 problems\n"
+    rules = [row["id"] for row in listed if row["kind"] == "rule"]
+    assert rules == sorted(load_rules())
+    detectors = {row["id"]: row["status"] for row in listed if row["kind"] == "detector"}
+    assert detectors["volume"] == "on"
+    assert run("check").stdout == f"{len(rules)} good, 0 problems\n"
     written(tmp_path, GOOD)
     wrong = written(tmp_path, GOOD.replace("level: medium", "level: terrible"), "wrong.yml")
     result = run("check", str(tmp_path))
