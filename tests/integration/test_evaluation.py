@@ -44,8 +44,8 @@ def test_an_evaluation_finds_a_flood_and_writes_what_it_found(job, cache, tmp_pa
     assert (tmp_path / "report.html").stat().st_size > 1_000_000
 
 
-def test_the_same_attack_gives_the_same_result(job):
-    first, second = (replace(run_attack(AttackJob(job, "fast_scraper")), seconds=0) for _ in range(2))
+def test_the_same_attack_gives_the_same_result(job, tmp_path):
+    first, second = (replace(run_attack(AttackJob(job, "fast_scraper", tmp_path)), seconds=0) for _ in range(2))
     assert first == second
     assert first.hostile > 0
     assert first.actors

@@ -49,11 +49,13 @@ class AttackJob:
     Args:
         genuine: the shop and its run without attacks.
         scenario: id of the row.
+        work: folder for what the run writes; whoever gave it clears it.
         place: which of the scenario's attacks in this shop.
     """
 
     genuine: GenuineJob
     scenario: str
+    work: Path
     place: int = 0
 
 
@@ -65,7 +67,7 @@ def run_attack(job: AttackJob) -> AttackResult:
     genuine = genuine_folder(job.genuine)
     baselines = load_baselines(genuine)
     synthesis = synthesis_of(shop, (moment, from_ms(until_ms)), [scenario])
-    with tempfile.TemporaryDirectory(prefix="shopstream-evaluation-") as folder:
+    with tempfile.TemporaryDirectory(dir=job.work) as folder:
         bank = shipped_bank(DetectionSettings(), baselines)
         product = Product.restored(state_folder(genuine, to_ms(moment)), Path(folder), enabled_rules(), bank)
         tables = []

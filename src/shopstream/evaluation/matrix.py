@@ -2,6 +2,8 @@
 
 import multiprocessing
 import shutil
+import signal
+import tempfile
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -16,7 +18,7 @@ from shopstream.evaluation.plan import Shop
 from shopstream.evaluation.results import AttackResult, GenuineResult
 from shopstream.evaluation.rows import load_rows
 
-__all__ = ["EVERY", "Done", "Matrix", "Watch", "read_done", "run_matrix"]
+__all__ = ["EVERY", "Done", "Matrix", "Watch", "run_matrix"]
 
 _GENUINE = TypeAdapter(list[GenuineResult])
 _ATTACKS = TypeAdapter(list[AttackResult])
@@ -73,17 +75,22 @@ def run_matrix(matrix: Matrix, out: Path, watch: Watch, done: Done) -> None:
 
     Args:
         matrix: what to run.
-        out: gets `genuine.json` and `scenarios/ID.json`.
+        out: gets `genuine.json` and `scenarios/ID.json`; those of an earlier evaluation go.
         watch: told of each run.
         done: filled in place, so that an interrupted caller has what there is.
     """
     (out / "scenarios").mkdir(parents=True, exist_ok=True)
+    for old in (out / "genuine.json", *(out / "scenarios").glob("*.json")):
+        old.unlink(missing_ok=True)
     shops = deque(GenuineJob.of(shop, matrix.cache) for shop in matrix.shops)
     ready: deque[AttackJob] = deque()
     plans = {shop.seed: matrix.scenarios_of(place) for place, shop in enumerate(matrix.shops)}
     left = {seed: len(names) for seed, names in plans.items()}
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(matrix.jobs, mp_context=context) as pool:
+    with (
+        tempfile.TemporaryDirectory(prefix="shopstream-evaluation-") as work,
+        ProcessPoolExecutor(matrix.jobs, mp_context=context, initializer=_leave_interrupts) as pool,
+    ):
         running: dict[Future[AttackResult | GenuineResult], AttackJob | GenuineJob] = {}
         try:
             while shops or ready or running:
@@ -99,7 +106,7 @@ def run_matrix(matrix: Matrix, out: Path, watch: Watch, done: Done) -> None:
                     if isinstance(job, AttackJob):
                         left[seed] -= 1
                     else:
-                        ready.extend(AttackJob(job, name) for name in plans[seed])
+                        ready.extend(AttackJob(job, name, Path(work)) for name in plans[seed])
                     if not left[seed] and not matrix.keep_states:
                         shutil.rmtree(genuine_folder(genuine))
                     _note(result, out, done)
@@ -109,6 +116,11 @@ def run_matrix(matrix: Matrix, out: Path, watch: Watch, done: Done) -> None:
             for process in multiprocessing.active_children():
                 process.terminate()
             raise
+
+
+def _leave_interrupts() -> None:
+    """Ctrl-C reaches every process; the one that started the others ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _run(job: AttackJob | GenuineJob) -> AttackResult | GenuineResult:
@@ -138,14 +150,3 @@ def _write(path: Path, content: bytes) -> None:
     part = path.with_suffix(".part")
     part.write_bytes(content)
     part.replace(path)
-
-
-def read_done(out: Path) -> Done:
-    """What an earlier evaluation left in its folder."""
-    done = Done()
-    genuine = out / "genuine.json"
-    if genuine.is_file():
-        done.genuine = _GENUINE.validate_json(genuine.read_bytes())
-    for path in sorted((out / "scenarios").glob("*.json")):
-        done.attacks[path.stem] = _ATTACKS.validate_json(path.read_bytes())
-    return done

@@ -119,7 +119,8 @@ def summarise(done: Done, rows: Mapping[str, Row]) -> Summary:
     controls = [run for row, runs in tested if row.control for run in runs]
     genuine = _genuine(done.genuine)
     true = sum(len(run.true) for run in attacks)
-    false = genuine.site + genuine.actors + sum(len(_grave(run.false)) for run in [*attacks, *controls])
+    false = genuine.site + genuine.actors + sum(len(run.false) for run in attacks)
+    false += sum(one.severity != _INFORMATIONAL for run in controls for one in run.false)
     told = [one for run in [*attacks, *controls] for one in [*run.true, *run.false, *run.surges]]
     told += [one for result in done.genuine for one in result.incidents]
     return Summary(
@@ -131,10 +132,6 @@ def summarise(done: Done, rows: Mapping[str, Row]) -> Summary:
         precision=true / (true + false) if true + false else None,
         notifications_per_incident=_notifications(told),
     )
-
-
-def _grave(incidents: Sequence[Brief]) -> list[Brief]:
-    return [one for one in incidents if one.severity != _INFORMATIONAL]
 
 
 def _notifications(incidents: Sequence[Brief]) -> float | None:
@@ -176,7 +173,7 @@ def _row(row: Row, runs: Sequence[AttackResult]) -> RowSummary:
         target_time=row.within,
         incidents_per_attack=sum(counted) / len(counted) if counted else None,
         notifications_per_incident=_notifications([one for run in runs for one in run.true]),
-        false=sum(len(_grave(run.false)) for run in runs),
+        false=sum(len(run.false) for run in runs),
         reached=reached,
     )
 
