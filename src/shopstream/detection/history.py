@@ -29,6 +29,8 @@ _LEAST: Final = 50.0
 _SMOOTH_DAYS: Final = 5
 _HOLDOUT_DAYS: Final = 2
 _UNKNOWN_ERROR: Final = 0.15
+_FLAT: Final = 50_000.0
+"""The share of the tail has hardly any hours of its own; it keeps to the whole day's as if so many more were seen."""
 _PRICE_POINT: Final = 0.02
 """A price is usual when at least this share of the product's events had it."""
 
@@ -150,7 +152,7 @@ class _History:
             of_events = {"users": 2, "buys": 3, "tail": 9}
         shares = {f"{name}_{suffix}": _share([(r[0], r[at], r[1]) for r in rows]) for name, at in of_events.items()}
         if suffix == "60s":
-            shares["tail_60s"] = _share([(r[0], r[9], r[2]) for r in rows])
+            shares["tail_60s"] = _share([(r[0], r[9], r[2]) for r in rows], _FLAT)
             shares["buyers_60s"] = _share([(r[0], r[4], r[2]) for r in rows])
         return shares
 
@@ -265,16 +267,15 @@ def _error(
     return math.sqrt(max(0.0, statistics.fmean(kept))) if kept else _UNKNOWN_ERROR
 
 
-def _share(rows: Sequence[tuple[int, float, float]]) -> Share:
-    """From (start of a window, hits, of how many)."""
+def _share(rows: Sequence[tuple[int, float, float]], keep: float = 200.0) -> Share:
+    """From (start of a window, hits, of how many); an hour of few events keeps to the share of the whole day."""
     hits, of = [0.0] * 24, [0.0] * 24
     for start_ms, hit, total in rows:
         hour = start_ms // 3_600_000 % 24
         hits[hour] += hit
         of[hour] += total
     overall = sum(hits) / max(sum(of), 1.0)
-    # An hour of few events keeps to the whole day's share.
-    hours = [(hits[hour] + overall * 200) / (of[hour] + 200) for hour in range(24)]
+    hours = [(hits[hour] + overall * keep) / (of[hour] + keep) for hour in range(24)]
     share = Share(tuple(hours), 0.0)
     beyond = []
     for start_ms, hit, total in rows:

@@ -32,16 +32,16 @@ _WARM_UP: Final = 60.0
 
 # name: (sign of an attack, its weight in the sum of all, memory in minutes, error of the share as part of it)
 _PARTS: Final[Mapping[str, tuple[float, float, float, float]]] = {
-    "tail": (1.0, 1.0, 240.0, 0.03),
+    "tail": (1.0, 1.0, 240.0, 0.05),
     "new_users": (1.0, 0.5, 45.0, 0.05),
     "users": (1.0, 0.4, 120.0, 0.006),
     "buyers": (-1.0, 0.25, 60.0, 0.20),
 }
 _TESTS: Final[Mapping[str, tuple[str, float, float]]] = {
     "tail_fast": ("tail", 1.0, 8.0),
-    "tail_slow": ("tail", 0.4, 13.0),
+    "tail_slow": ("tail", 0.5, 14.0),
     "all_fast": ("all", 1.0, 8.0),
-    "all_slow": ("all", 0.45, 14.0),
+    "all_slow": ("all", 0.75, 13.0),
     "new_users": ("new_users", 1.3, 8.0),
 }
 _FINDING = Finding(

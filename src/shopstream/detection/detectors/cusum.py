@@ -6,6 +6,7 @@ __all__ = ["Cusum"]
 
 _MOST = 5.0
 """One value counts at most so many standard deviations: a single odd minute is no episode."""
+_HELD = 1.3
 
 
 @dataclass(slots=True)
@@ -23,6 +24,6 @@ class Cusum:
     total: float = 0.0
 
     def add(self, score: float) -> bool:
-        """Take a value; returns whether the sum has reached its height. It is held at twice that."""
-        self.total = min(max(0.0, self.total + min(score, _MOST) - self.drift), 2 * self.height)
+        """Take a value; returns whether the sum has reached its height. It is held a little above, to end soon."""
+        self.total = min(max(0.0, self.total + min(score, _MOST) - self.drift), _HELD * self.height)
         return self.total >= self.height

@@ -34,6 +34,8 @@ _ERROR: Final = 0.2
 _SURE, _LIKELY, _LIKELY_MINUTES = 9.0, 5.5, 2
 _FACTOR: Final = 2.5
 _MORE: Final = 20.0
+_MOST: Final = 0.6
+"""A key that has this share of what the site has too much is what is flooded."""
 _MEMORY: Final = 24.0
 """Hours over which a share is followed."""
 _STALE_MS: Final = 7 * 24 * _HOUR_MS
@@ -129,17 +131,17 @@ class KeyVolumeDetector:
         detections: list[Detection] = []
         if end_ms % _MINUTE_MS == 0:
             self._site_hour += self._site_minute
-            site = max(self._site_minute, self._forecast_minute)
             if not (traffic.silent or traffic.recovering(end_ms)) and self._hours >= _WARM_UP_HOURS:
                 for signal in signals:
                     if signal.window == self._minute.name:
-                        detections += self._test(signal, site)
+                        detections += self._test(signal)
             self._site_minute = self._forecast_minute = 0.0
         if end_ms % _HOUR_MS == 0:
             self._learn(end_ms, [signal for signal in signals if signal.window == self._hour.name])
         return detections
 
-    def _test(self, signal: Signal, site: float) -> list[Detection]:
+    def _test(self, signal: Signal) -> list[Detection]:
+        """One key's minute."""
         values = numbers(signal)
         name = str(signal.key[self._column])
         known = self._keys.get(name)
@@ -147,7 +149,10 @@ class KeyVolumeDetector:
         usual = known.share if known else _LEAST_HOUR / 2 / max(self._usual_hour(), 1.0)
         error = known.error if known else _ERROR * 2
         count = min(values["events"], _EVENTS_A_USER * values["users"])
-        due = usual * site
+        # What all others together have more than usual, this one may have, too.
+        site = self._forecast_minute or self._site_minute
+        others = (self._site_minute - values["events"]) / max((1 - usual) * site, 1.0)
+        due = usual * site * max(1.0, others)
         variance = _SPREAD * due + (error * due) ** 2 + 4
         score = (count - due) / math.sqrt(variance)
         if score <= _LIKELY or count < _FACTOR * due or count - due < _MORE:
@@ -162,8 +167,10 @@ class KeyVolumeDetector:
         sure = score > _SURE and not self._traffic.surge and self._traffic.site.score < 3  # noqa: PLR2004
         if not sure and known.hot < _LIKELY_MINUTES:
             return []
-        if self._traffic.surge or self._traffic.attack or self._traffic.sale(signal.end_ms):
+        if self._traffic.surge or self._traffic.sale(signal.end_ms):
             return []
+        if self._traffic.attack and count - due < _MOST * (self._site_minute - site):
+            return []  # the flood is the site's, this is its part of it
         span = known.spell.span(signal.start_ms, signal.end_ms)
         if span is None:
             return []
