@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shopstream.clock import to_ms
 from shopstream.errors import ConfigurationError
+from shopstream.evaluation.attack import _draw
 from shopstream.evaluation.cache import Cache
 from shopstream.evaluation.markdown import markdown
 from shopstream.evaluation.matrix import Done
@@ -226,3 +228,14 @@ def test_the_summary_says_which_seeds_and_what_is_missed():
     assert "missed: site flood" in text
     assert "no seed in common" in text
     assert "these figures are no evidence" in text
+
+
+def test_on_a_calm_day_a_quieter_product_is_hit_and_the_parameters_say_so():
+    row, eased = load_rows()["product_flood"], 0
+    for seed in range(1_000, 1_006):
+        shop = Shop(seed)
+        moment, case, until_ms = _draw(shop, row, 0)
+        assert moment in shop.moments()
+        assert until_ms > to_ms(case.start + case.duration)
+        eased += case.parameters.get("min_rate", 0.5) < 0.5
+    assert 0 < eased < 6

@@ -33,12 +33,16 @@ from shopstream.evaluation.scoring import GRACE_MS, Role, Score, score
 from shopstream.evaluation.stretches import batches, synthesis_of, world_of
 from shopstream.evaluation.traffic import Traffic
 from shopstream.evaluation.truth import Truth, read_found
-from shopstream.simulation import Episode, Scenario
+from shopstream.simulation import Episode
+from shopstream.simulation.key import SITE, busy_keys
+from shopstream.simulation.scenario_file import DrawnScenario
 
 __all__ = ["AttackJob", "run_attack"]
 
 _LEAD = timedelta(seconds=60)
 """Attacks begin this long after the moment whose state was saved, and up to a minute later."""
+_EASE = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
+"""What part of a scenario's least rate a key must have, in turn: the best product of a calm day has 0.43 events/s."""
 _MAX_PICTURES = 4
 
 
@@ -83,26 +87,36 @@ def run_attack(job: AttackJob) -> AttackResult:
     return replace(result, seconds=cpu_seconds() - started)
 
 
-def _draw(shop: Shop, row: Row, place: int) -> tuple[datetime, Scenario, int]:
+def _draw(shop: Shop, row: Row, place: int) -> tuple[datetime, DrawnScenario, int]:
     """The moment whose state it starts from, the attack, and where its run ends.
 
-    What fits at no time near one moment (no category is busy enough at night) is drawn at the next.
+    What fits at no time near one moment (no category is busy enough at night) is drawn at the next. If no key is busy
+    enough at any of them, a quieter one is taken, which is harder to see, and the parameters say so.
     """
     rng = np.random.default_rng([shop.seed, zlib.crc32(row.id.encode()), place])
     moments = (shop.test_from,) if row.whole_day else shop.moments()
     first = 0 if row.whole_day else stratum_of(row.id, place, shop.seed)
-    for turn in range(len(moments)):
-        moment = moments[(first + turn) % len(moments)]
-        begin = moment + _LEAD + timedelta(seconds=int(rng.integers(0, _LEAD.seconds)))
-        try:
-            scenario = row.file.draw(rng, shop.test_from, world_of(shop), begin)
-        except ConfigurationError:
-            if turn == len(moments) - 1:
-                raise
-            continue
-        ends = [to_ms(episode.until_time) for episode in scenario.build(world_of(shop)).episodes()]
-        return moment, scenario, min(max(ends) + GRACE_MS, to_ms(shop.test_until))
-    raise ConfigurationError(f"expected a moment for {row.id}, found none; give the shop test days")
+    said = f"expected a moment for {row.id}, found none; give the shop test days"
+    for ease in _EASE:
+        file = row.file.model_copy(update={"min_rate": round(row.file.min_rate * ease, 4)})
+        for turn in range(len(moments)):
+            moment = moments[(first + turn) % len(moments)]
+            begin = moment + _LEAD + timedelta(seconds=int(rng.integers(0, _LEAD.seconds)))
+            world = world_of(shop)
+            if not busy_keys(world.catalogue, file.hits, file.min_rate / world.rate(SITE, to_ms(begin))):
+                continue
+            try:
+                case = file.draw(rng, shop.test_from, world, begin)
+            except ConfigurationError as error:
+                said = str(error)
+                continue
+            if ease < 1:
+                case = replace(case, parameters={**case.parameters, "min_rate": file.min_rate})
+            ends = [to_ms(episode.until_time) for episode in case.build(world_of(shop)).episodes()]
+            return moment, case, min(max(ends) + GRACE_MS, to_ms(shop.test_until))
+        if not row.file.min_rate:
+            break
+    raise ConfigurationError(said)
 
 
 def _second(moment: datetime) -> int:
