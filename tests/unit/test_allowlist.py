@@ -1,8 +1,11 @@
 """Allow-lists: what they take, what they refuse, and which detections they cover."""
 
+import re
+import shutil
 import textwrap
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import duckdb
 import pytest
@@ -17,7 +20,9 @@ from shopstream.engine.compile import batch_sql
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.errors import ConfigurationError, RuleError
 from shopstream.events.schema import WIRE_SCHEMA
+from shopstream.rehearsal import read_case
 
+ROOT = Path(__file__).resolve().parents[2]
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 GOOD = """\
 entries:
@@ -317,3 +322,16 @@ def test_expired_entries_are_warned_of_by_doctor_and_by_the_check_of_rules(tmp_p
     done = CliRunner().invoke(app, ["rules", "check"], env=environment)
     assert done.exit_code == 0
     assert "allow-list entry black_friday expired on 2020-12-01" in done.stderr
+
+
+def test_the_examples_of_the_documentation_are_read(tmp_path):
+    page = (ROOT / "docs" / "rules.md").read_text(encoding="utf-8")
+    case, entries = re.findall(r"^```yml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert [entry.id for entry in listed(tmp_path, entries).entries] == [
+        "good_crawler",
+        "catalogue_team",
+        "black_friday",
+    ]
+    shutil.copy(ROOT / "tests" / "rules" / "user_burst" / "events.csv", tmp_path)
+    (tmp_path / "expected.yml").write_text(case)
+    assert read_case(tmp_path).incidents[0].keys == {"user_id": "1001"}
