@@ -36,7 +36,7 @@ def export(
     an event stream without `ip` gives user ids and sessions only, which are in the csv for the shop itself to block.
 
     Examples:
-      shopstream blocklist export --format nginx > /etc/nginx/conf.d/shopstream-blocked.conf
+      shopstream blocklist export --format nginx > shopstream-blocked.conf
       shopstream blocklist export --format crowdsec --ttl 4h > decisions.json
       shopstream blocklist export --format csv --left-out kept.csv
     """
