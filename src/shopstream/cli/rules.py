@@ -11,6 +11,7 @@ from shopstream.cli.backtest import backtest
 from shopstream.cli.explain import explain
 from shopstream.cli.output import Format, FormatOption, emit, err, out, settings_of
 from shopstream.cli.rule_tests import run_tests
+from shopstream.cli.show import show
 from shopstream.config import Settings
 
 if TYPE_CHECKING:
@@ -175,3 +176,4 @@ def check(
 app.command("test")(run_tests)
 app.command()(explain)
 app.command()(backtest)
+app.command()(show)

@@ -30,7 +30,7 @@ def lowered(parsed: exp.Expr) -> exp.Expr:
             met = sqlglot.condition(f"x {sign} 0", dialect="duckdb")
             met.this.replace(exp.paren(node.this.copy()))
             node.set("this", exp.Case(ifs=[exp.If(this=met, true=node.this.copy())]))
-        else:
+        elif not (isinstance(node.expression, exp.Literal) and float(node.expression.this)):
             node.set("expression", exp.Nullif(this=node.expression.unnest().copy(), expression=exp.Literal.number(0)))
     for node in list(root.find_all(exp.Sum, exp.Avg)):
         if node.this.find(*INEXACT):

@@ -61,7 +61,9 @@ class WindowOperator(Protocol):
         ...
 
 
-def build_operator(connection: duckdb.DuckDBPyConnection, declaration: WindowDeclaration) -> WindowOperator:
+def build_operator(
+    connection: duckdb.DuckDBPyConnection, declaration: WindowDeclaration
+) -> "SlidingOperator | SessionOperator":
     """The operator for a declaration's kind."""
     if declaration.kind is WindowKind.SESSION:
         return SessionOperator(connection, declaration)
@@ -150,15 +152,16 @@ class SlidingOperator(_Operator):
         """Append the batch, grouped into panes unless the grain is raw."""
         self._connection.execute(f"INSERT INTO {self._state} {self._incoming}")
 
-    def _candidates(self, since_ms: int, until_ms: int | None) -> str:
+    def _candidates(self, closed_ms: int | str, watermark_ms: int | str) -> str:
         """Rows of the keys that can meet the condition.
 
         A window of `size` overlaps two neighbouring blocks of the same size; if it holds at least m events, one of the
         two holds at least m/2 (and likewise for sums of what is never negative). That test is one grouping; the exact
         windows are then cut for the few keys it leaves. A tumbling window is a block: it must hold all of m.
         """
-        until = "" if until_ms is None else f" AND {self._time} < {until_ms}"
-        recent = f"SELECT * FROM {self._state} WHERE {self._time} >= {since_ms}{until}"
+        until = "" if self._parts.monotone else f" AND {self._time} < {watermark_ms}"
+        since = f"{self._time} >= {closed_ms} - {self.declaration.size_ms}"
+        recent = f"SELECT * FROM {self._state} WHERE {since}{until}"
         tumbling = self.declaration.slide_ms == self.declaration.size_ms
         tests = list(filter(None, (self._test(bound, 1 if tumbling else 2) for bound in self._parts.bounds)))
         if not tests or not self._parts.keys:
@@ -202,21 +205,29 @@ class SlidingOperator(_Operator):
                    max(t_max) AS last_event_ms, {self._merges}
             FROM (SELECT *, {start} AS start_ms FROM ({rows})) GROUP BY {self._keys}start_ms"""
 
+    def _hits(self, closed_ms: int | str, watermark_ms: int | str) -> str:
+        """Query: windows that meet the condition and close after the one watermark, by the other unless they are early;
+        either may be a parameter's name.
+        """
+        open_too = "TRUE" if self._parts.monotone else f"end_ms <= {watermark_ms}"
+        windows = self._windows(self._candidates(closed_ms, watermark_ms))
+        return f"""
+            SELECT * FROM (SELECT *, end_ms <= {watermark_ms} AS final FROM ({windows}))
+            WHERE end_ms > {closed_ms} AND {open_too} AND ({self._parts.condition})"""
+
+    def statements(self) -> tuple[str, str]:
+        """What `absorb` and `advance` run."""
+        return f"INSERT INTO {self._state} {self._incoming}", self._hits("$closed_ms", "$watermark_ms")
+
     def advance(self, watermark_ms: int) -> list[Signal]:
         """Early and final windows; see the module."""
-        size, slide = self.declaration.size_ms, self.declaration.slide_ms
+        slide = self.declaration.slide_ms
         closed_ms = self._watermark_ms
         watermark_ms = max(watermark_ms, closed_ms)
         if not self._parts.monotone and watermark_ms // slide == closed_ms // slide:
             self._watermark_ms = watermark_ms  # no window has closed
             return []
-        open_too = "TRUE" if self._parts.monotone else f"end_ms <= {watermark_ms}"
-        until_ms = None if self._parts.monotone else watermark_ms
-        hits = f"""
-            SELECT * FROM (
-                SELECT *, end_ms <= {watermark_ms} AS final
-                FROM ({self._windows(self._candidates(closed_ms - size, until_ms))}))
-            WHERE end_ms > {closed_ms} AND {open_too} AND ({self._parts.condition})"""
+        hits = self._hits(closed_ms, watermark_ms)
         signals = self._signals(f"""
             SELECT {self._columns()} FROM ({self._early.unseen(hits)}) ORDER BY start_ms, {self._keys}final""")
         self._early.remember(signals)
@@ -329,6 +340,18 @@ class SessionOperator(_Operator):
             SELECT {self._keys}t_min AS start_ms, t_max + {self.declaration.gap_ms} AS end_ms,
                    t_min AS first_event_ms, t_max AS last_event_ms, {singles} FROM {self._state}"""
 
+    def _hits(self, closed_ms: int | str, watermark_ms: int | str) -> str:
+        """Query: sessions that meet the condition, closed between two watermarks, or early."""
+        closed = f"end_ms < {watermark_ms}"
+        early = f" OR start_ms <= {watermark_ms}" if self._parts.monotone else ""
+        return f"""
+            SELECT * FROM (SELECT *, {closed} AS final FROM ({self.sessions()}))
+            WHERE end_ms >= {closed_ms} AND ({closed}{early}) AND ({self._parts.condition})"""
+
+    def statements(self) -> tuple[str, str]:
+        """What `absorb` and `advance` run."""
+        return f"INSERT INTO {self._state} {self._incoming}", self._hits("$closed_ms", "$watermark_ms")
+
     def advance(self, watermark_ms: int) -> list[Signal]:
         """Sessions that the watermark closes, and open ones whose condition stays true.
 
@@ -336,11 +359,7 @@ class SessionOperator(_Operator):
         its start, and with it what it is known by, is settled.
         """
         watermark_ms = max(watermark_ms, self._watermark_ms)
-        closed = f"end_ms < {watermark_ms}"
-        started = f"(end_ms < {watermark_ms} OR start_ms <= {watermark_ms})" if self._parts.monotone else closed
-        hits = f"""
-            SELECT * FROM (SELECT *, {closed} AS final FROM ({self.sessions()}))
-            WHERE end_ms >= {self._watermark_ms} AND {started} AND ({self._parts.condition})"""
+        hits = self._hits(self._watermark_ms, watermark_ms)
         signals = self._signals(f"SELECT {self._columns()} FROM ({self._early.unseen(hits)}) ORDER BY start_ms")
         self._early.remember(signals)
         self.forget(watermark_ms)
