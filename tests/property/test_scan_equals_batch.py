@@ -200,7 +200,27 @@ def test_no_events_give_no_windows():
 )
 def test_a_condition_demands_what_it_must_and_no_more(measure, condition, total, half):
     demand = demand_of(sliding("w", ("user_id",), {"m": measure}, condition))
+    assert (demand.run is not None) == (total is not None and "MAX" not in total)
     assert (demand.total, demand.halves) == (total, (half,) if half else ())
+
+
+@pytest.mark.parametrize(
+    ("measures", "condition", "events", "counted"),
+    [
+        ({"m": "count(*)"}, "m > 15", 16, None),
+        (
+            {"m": "count(*)", "n": "count(brand) filter (where price > 1)"},
+            "m > 2 and n >= 9",
+            9,
+            '("price" > 1) AND ("brand" IS NOT NULL)',
+        ),
+        ({"m": "count(distinct product_id)"}, "m >= 3", 3, '("product_id" IS NOT NULL)'),
+        ({"m": "count(*) filter (where gap_ms < 9)"}, "m >= 3", 3, None),
+    ],
+)
+def test_the_largest_count_of_a_condition_is_a_run_of_events(measures, condition, events, counted):
+    run = demand_of(sliding("w", ("user_id",), measures, condition)).run
+    assert (run.events, run.counted) == (events, counted)
 
 
 def test_each_part_of_a_condition_may_hold_in_another_block():

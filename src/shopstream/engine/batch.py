@@ -7,7 +7,9 @@ windows, stretch by stretch of event time, and asks cheap questions first (`engi
    leaves a few.
 2. A window of `size` overlaps two neighbouring blocks of that size: where it counts m, one of the two counts m/2.
    Which keys have such a block?
-3. Only the events of those keys are read with all columns, given their derived ones, and cut into windows.
+3. Where, to the millisecond, do m counted events of a key lie so close that one window can hold them?
+4. Only the events of those keys are read with all columns and given their derived ones, and only around those places
+   windows are cut.
 
 Where nothing bounds the condition, or the key is the whole site, all events are summed into panes first. Sessions have
 no stretch of their own: what one leaves open is carried into the next.
@@ -21,7 +23,7 @@ from typing import Final
 import duckdb
 
 from shopstream.clock import from_ms
-from shopstream.engine.bounds import demand_of
+from shopstream.engine.bounds import Run, demand_of
 from shopstream.engine.compile import batch_sql, compile_window
 from shopstream.engine.derive import derived_rows
 from shopstream.engine.derived import ACTOR_HORIZON_MS, VISIT_HORIZON_MS, event_columns, stateful
@@ -144,7 +146,31 @@ class BatchScan:
             each = " AND ".join(f"bool_or(half{place})" for place in range(len(demand.halves)))
             cut = f"SELECT {keys}, {halves} FROM batch_few GROUP BY {keys}, {block}"
             self._make("batch_keys", f"SELECT {keys} FROM ({cut}) GROUP BY {keys} HAVING {each}")
+            if demand.run is not None:
+                self._place(demand.run)
         return int(self._connection.execute("SELECT count(*) FROM batch_keys").fetchall()[0][0])
+
+    def _place(self, run: Run) -> None:
+        """Table `batch_spans`: for each key, the times in which windows that hold the run lie; `batch_keys` loses those
+        that have none. A window that holds a run from t0 to t1 lies between t1 - size and t0 + size.
+        """
+        size_ms, keys = self._declaration.size_ms, ", ".join(self._parts.keys)
+        counted = f"(SELECT * FROM batch_few WHERE {run.counted or 'TRUE'}) SEMI JOIN batch_keys USING ({keys})"
+        begun = f"lag(t, {run.events - 1}) OVER ({self._by}ORDER BY t)"
+        self._make(
+            "batch_runs",
+            f"""SELECT {keys}, t - {size_ms} AS after_ms, begun + {size_ms} AS before_ms
+                FROM (SELECT {keys}, t, {begun} AS begun FROM {counted}) WHERE t - begun < {size_ms}""",
+        )
+        order = f"{self._by}ORDER BY after_ms, before_ms"
+        apart = f"CASE WHEN after_ms < lag(before_ms) OVER ({order}) THEN 0 ELSE 1 END"
+        self._make(
+            "batch_spans",
+            f"""SELECT {keys}, min(after_ms) AS after_ms, max(before_ms) AS before_ms
+                FROM (SELECT *, sum(apart) OVER ({order} ROWS UNBOUNDED PRECEDING) AS span
+                      FROM (SELECT *, {apart} AS apart FROM batch_runs)) GROUP BY {keys}, span""",
+        )
+        self._make("batch_keys", f"SELECT DISTINCT {keys} FROM batch_spans")
 
     def _rows(self, start_ms: int, end_ms: int) -> str:
         """Source of the events of a time (derived columns' past included) that windows are cut from, each once."""
@@ -196,7 +222,11 @@ class BatchScan:
         # only events inside the limits are counted; those before them were read for derived columns alone
         inside = f"t >= {max(start_ms, self._from_ms)}"
         if self._sifts:
-            pieces, first, last = f"SELECT * FROM {derived} WHERE {inside}", "min(t)", "max(t)"
+            pieces, first, last = f"SELECT * FROM {derived} AS e WHERE {inside}", "min(t)", "max(t)"
+            if self._demand.halves and self._demand.run is not None:
+                same = " AND ".join(f"s.{key} = e.{key}" for key in self._parts.keys)
+                near = f"{same} AND e.t > s.after_ms AND e.t < s.before_ms"
+                pieces += f" AND EXISTS (SELECT 1 FROM batch_spans AS s WHERE {near})"
             time, aggregates = "t", self._parts.measures
         else:
             extra = "".join(f"{sql} AS {alias}, " for alias, sql in self._parts.extra_keys.items())
