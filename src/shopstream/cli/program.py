@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from shopstream.cli import blocklist, deadletters, incidents, journeys, lake, notify, rules, scenarios, verdicts
+from shopstream.cli import (
+    baselines,
+    blocklist,
+    deadletters,
+    incidents,
+    journeys,
+    lake,
+    notify,
+    rules,
+    scenarios,
+    verdicts,
+)
 from shopstream.cli.build import build
 from shopstream.cli.config import config as show_config
 from shopstream.cli.dashboard import dashboard
@@ -74,6 +85,7 @@ app.add_typer(incidents.app, name="incidents", rich_help_panel=_LIVE)
 app.add_typer(verdicts.app, name="verdicts", rich_help_panel=_LIVE)
 app.add_typer(blocklist.app, name="blocklist", rich_help_panel=_LIVE)
 app.add_typer(rules.app, name="rules", rich_help_panel=_LIVE)
+app.add_typer(baselines.app, name="baselines", rich_help_panel=_LIVE)
 app.command(rich_help_panel=_LIVE)(evaluate)
 app.add_typer(notify.app, name="notify", rich_help_panel=_LIVE)
 app.command(rich_help_panel=_REPORTS)(build)

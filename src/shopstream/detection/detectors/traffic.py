@@ -20,8 +20,8 @@ SITE: Final = "site"
 SILENCE_ODDS: Final = -math.log(1e-9)
 """So many events expected and none seen: the odds of that are 1e-9."""
 
-_EVENTS_A_USER: Final = 1.5
-"""Events of a bin count up to this many per id on average: one robot is no flood of the site. People have 1.05."""
+_EVENTS_A_USER: Final = 1.15
+"""Events of a bin count up to this many per id on average: one robot is no flood of the site. People have 1.03."""
 _RECENT: Final = 30
 _DAY_MS: Final = 86_400_000
 _FIRST_HOURS_MS: Final = 2 * 3_600_000

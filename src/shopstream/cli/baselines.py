@@ -1,0 +1,147 @@
+"""`shopstream baselines`: what is normal."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shopstream.cli.output import Format, FormatOption, emit, err, out, settings_of
+from shopstream.cli.trying import EventsOption, FromOption, ToOption, past_events
+from shopstream.clock import from_ms
+from shopstream.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from shopstream.detection.baseline import Baselines, SeriesProfile, Share
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Baselines: what is normal, learned from history.", no_args_is_help=True)
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_DAY_MS = 86_400_000
+_WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+
+
+@app.command()
+def build(
+    ctx: typer.Context,
+    *,
+    since: FromOption = None,
+    until: ToOption = None,
+    events: EventsOption = None,
+    fmt: FormatOption = Format.TABLE,
+) -> None:
+    """Learn from the lake what is normal, so that detectors need no week of their own to learn it.
+
+    Rates by quarter of an hour and day of the week with their measured forecast error, shares of the composition,
+    rates of the busiest categories and products, usual prices. Two weeks and more are good, a day works, with a wider
+    error. The next `shopstream run` takes them; what detectors have learned since stays where it is newer. Build them
+    again after a change of the catalogue, and every week or so.
+
+    Examples:
+      shopstream baselines build
+      shopstream baselines build --from 2019-10-01 --to 2019-10-31
+      shopstream baselines build --events 2019-Oct.csv.gz
+    """
+    from shopstream.detection.history import build_baselines  # noqa: PLC0415  start-up time
+
+    settings = settings_of(ctx)
+    with past_events(settings, events, since, until) as history:
+        history.connection.execute(f"CREATE TEMP VIEW normal AS FROM past_events WHERE {history.limits()}")
+        baselines = build_baselines(history.connection, "normal")
+    baselines.save(settings.baselines_path)
+    _show(baselines, fmt)
+    err.print(f"Kept in {settings.baselines_path}; the next `shopstream run` starts with them.")
+
+
+@app.command()
+def show(
+    ctx: typer.Context,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw them into a web page, too; needs no network.")
+    ] = None,
+    fmt: FormatOption = Format.TABLE,
+) -> None:
+    """Show what is held for normal, how far a forecast misses, and how old that is.
+
+    Each row is a series or a share with its day from midnight to midnight (UTC). The error of a series is how far an
+    hour of a day that was held back lay from the forecast, chance aside; a share's is its own from minute to minute.
+
+    Examples:
+      shopstream baselines show
+      shopstream baselines show --html baselines.html
+      shopstream baselines show --format json
+    """
+    from shopstream.detection.baseline import Baselines  # noqa: PLC0415  start-up time
+
+    path = settings_of(ctx).baselines_path
+    baselines = Baselines.load(path)
+    if baselines is None:
+        raise ConfigurationError(f"expected baselines in {path}, found none; run `shopstream baselines build`")
+    _show(baselines, fmt)
+    if html is not None:
+        html.write_text(_page(baselines), encoding="utf-8")
+        err.print(f"Drawn into {html}.")
+
+
+def _show(baselines: "Baselines", fmt: Format) -> None:
+    rows: list[dict[str, object]] = [_series_row(name, one, fmt) for name, one in baselines.series.items()]
+    rows += [_share_row(name, one, fmt) for name, one in baselines.shares.items()]
+    emit(rows, fmt)
+    if fmt is not Format.TABLE:
+        return
+    days = (baselines.until_ms - baselines.from_ms) / _DAY_MS
+    out.print(
+        f"{from_ms(baselines.from_ms):%Y-%m-%d} to {from_ms(baselines.until_ms):%Y-%m-%d %H:%M} UTC, {days:.1f} days, "
+        f"{baselines.events:,} events; {len(baselines.keys.get('category_id', {})):,} categories and "
+        f"{len(baselines.keys.get('product_id', {})):,} products with a rate of their own, "
+        f"{baselines.products.num_rows if baselines.products is not None else 0:,} with usual prices",
+        highlight=False,
+    )
+    site = baselines.series.get("site")
+    if site is not None:
+        factors = ", ".join(f"{day} {factor:.2f}" for day, factor in zip(_WEEKDAYS, site.weekdays, strict=True))
+        out.print(f"Days against the mean: {factors}", highlight=False)
+
+
+def _series_row(name: str, profile: "SeriesProfile", fmt: Format) -> dict[str, object]:
+    hours = [sum(profile.slots[4 * hour : 4 * hour + 4]) / 4 for hour in range(24)]
+    row: dict[str, object] = {"name": name, "kind": "events/s", "mean": sum(hours) / 24, "error": profile.error}
+    return _with_day(row, hours, fmt)
+
+
+def _share_row(name: str, share: "Share", fmt: Format) -> dict[str, object]:
+    row: dict[str, object] = {"name": name, "kind": "share", "mean": sum(share.hours) / 24, "error": share.error}
+    return _with_day(row, list(share.hours), fmt)
+
+
+def _with_day(row: dict[str, object], hours: list[float], fmt: Format) -> dict[str, object]:
+    if fmt is Format.TABLE:
+        mean, error = row["mean"], row["error"]
+        return row | {"mean": f"{mean:.3g}", "error": f"{error:.1%}", "day (UTC)": _spark(hours)}
+    if fmt is Format.JSON:
+        return row | {"hours": hours}
+    return row
+
+
+def _spark(values: list[float]) -> str:
+    """A picture in a line."""
+    top = max(values, default=0.0) or 1.0
+    return "".join(_BLOCKS[min(int(value / top * len(_BLOCKS)), len(_BLOCKS) - 1)] for value in values)
+
+
+def _page(baselines: "Baselines") -> str:
+    import plotly.graph_objects as go  # noqa: PLC0415  start-up time
+    from plotly.subplots import make_subplots  # noqa: PLC0415  likewise
+
+    figure = make_subplots(rows=2, cols=1, subplot_titles=("Events per second, with one error", "Shares of the events"))
+    for name, profile in baselines.series.items():
+        hours = [place / 4 + 0.125 for place in range(len(profile.slots))]
+        wide = {"type": "data", "array": [value * profile.error for value in profile.slots], "thickness": 0.5}
+        figure.add_trace(go.Scatter(x=hours, y=list(profile.slots), name=name, error_y=wide), row=1, col=1)
+    for name, share in baselines.shares.items():
+        hours = [hour + 0.5 for hour in range(24)]
+        figure.add_trace(go.Scatter(x=hours, y=list(share.hours), name=name), row=2, col=1)
+    figure.update_xaxes(title_text="hour of the day, UTC", dtick=3)
+    figure.update_layout(title="Baselines", height=900, template="plotly_white")
+    return str(figure.to_html(include_plotlyjs=True))

@@ -1,0 +1,201 @@
+"""The bank hands over every bin once, in order, whatever the batches were."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shopstream.detection.bank import DetectorBank
+from shopstream.detection.detector import BIN_MS
+from shopstream.detection.detectors import shipped_detectors
+from shopstream.detection.settings import DetectionSettings
+from shopstream.engine.signal import Signal
+from shopstream.engine.window import WindowDeclaration, WindowKind
+from shopstream.errors import RuleError, StateError
+
+HOUR_MS = 3_600_000
+
+
+def window(name, size_ms=BIN_MS, **changes):
+    values = {"name": name, "kind": WindowKind.TUMBLING, "key": (), "size_ms": size_ms, "measures": {"n": "count(*)"}}
+    return WindowDeclaration(**values | changes)
+
+
+TEN = window("ten")
+
+
+class Recorder:
+    """Remembers what it was handed."""
+
+    def __init__(self, name="recorder", windows=(TEN,), other_signals=()):
+        self.id, self.windows, self.other_signals = name, windows, other_signals
+        self.bins = []
+
+    def observe(self, end_ms, signals):
+        self.bins.append((end_ms, [(s.window, dict(s.key)) for s in signals]))
+        return []
+
+    def snapshot(self):
+        return {"bins": self.bins}
+
+    def restore(self, state):
+        self.bins = [(end, [tuple(one) for one in signals]) for end, signals in state["bins"]]
+
+
+class Forgetful(Recorder):
+    def restore(self, state):
+        raise StateError(f"another version: {state}")
+
+
+def signal(name, end_ms, key=None, *, final=True):
+    return Signal(name, key or {}, end_ms - BIN_MS, end_ms, end_ms - BIN_MS, end_ms - 1, {"n": 1}, final)
+
+
+def test_bins_come_in_order_and_the_empty_ones_too():
+    recorder = Recorder()
+    bank = DetectorBank([recorder])
+    bank.advance([signal("ten", 50_000), signal("ten", 20_000)], 75_000)
+    assert [end for end, _ in recorder.bins] == [20_000, 30_000, 40_000, 50_000, 60_000, 70_000]
+    assert [len(signals) for _, signals in recorder.bins] == [1, 0, 0, 1, 0, 0]
+
+
+def test_nothing_is_handed_over_before_the_first_signal():
+    recorder = Recorder()
+    DetectorBank([recorder]).advance([], 10 * HOUR_MS)
+    assert recorder.bins == []
+
+
+def test_signals_of_a_bin_are_ordered_by_window_and_key():
+    recorder = Recorder(windows=(window("b", key=("user_id",)), window("a")))
+    bank = DetectorBank([recorder])
+    signals = [signal("b", 20_000, {"user_id": 2}), signal("a", 20_000), signal("b", 20_000, {"user_id": 1})]
+    bank.advance(signals, 20_000)
+    assert recorder.bins == [(20_000, [("a", {}), ("b", {"user_id": 1}), ("b", {"user_id": 2})])]
+
+
+def test_early_signals_and_those_of_others_are_left_out():
+    recorder = Recorder()
+    bank = DetectorBank([recorder])
+    bank.advance([signal("ten", 20_000, final=False), signal("a_rule", 20_000), signal("ten", 30_000)], 30_000)
+    assert recorder.bins == [(30_000, [("ten", {})])]
+
+
+def test_equal_windows_are_computed_once_and_read_by_each_under_its_own_name():
+    first, second = Recorder("one", (window("mine"),)), Recorder("two", (window("yours"),))
+    bank = DetectorBank([first, second])
+    assert [declaration.name for declaration in bank.declarations] == ["mine"]
+    bank.advance([signal("mine", 20_000)], 20_000)
+    assert first.bins == [(20_000, [("mine", {})])]
+    assert second.bins == [(20_000, [("yours", {})])]
+
+
+def test_signals_of_operators_are_read_by_name():
+    recorder = Recorder(windows=(), other_signals=("looked_up",))
+    DetectorBank([recorder]).advance([signal("looked_up", 20_000)], 20_000)
+    assert recorder.bins == [(20_000, [("looked_up", {})])]
+
+
+@pytest.mark.parametrize(
+    ("detectors", "message"),
+    [
+        ([Recorder(), Recorder()], "each detector id once"),
+        ([Recorder("a"), Recorder("b", (window("ten", size_ms=20_000),))], "a different window named ten"),
+        ([Recorder(windows=(window("odd", size_ms=15_000),))], "multiple of 10000 ms"),
+        ([Recorder(windows=(window("s", 0, kind=WindowKind.SESSION, gap_ms=1_000),))], "must be tumbling or sliding"),
+    ],
+)
+def test_what_does_not_fit_together_is_named(detectors, message):
+    with pytest.raises(RuleError, match=message):
+        DetectorBank(detectors)
+
+
+def test_years_of_silence_cost_an_hour_a_bin():
+    recorder = Recorder()
+    bank = DetectorBank([recorder])
+    years_ms = 3 * 365 * 24 * HOUR_MS
+    bank.advance([signal("ten", BIN_MS), signal("ten", years_ms)], years_ms)
+    ends = [end for end, _ in recorder.bins]
+    assert ends == sorted(set(ends))
+    assert len(ends) < 40_000
+    assert ends[-1] == years_ms
+    assert all(end % HOUR_MS == 0 for end in ends[10_000:-1])
+
+
+def test_signals_behind_the_clock_are_counted_and_left_out():
+    recorder = Recorder()
+    bank = DetectorBank([recorder])
+    bank.advance([signal("ten", 20_000)], 60_000)
+    bank.advance([signal("ten", 40_000), signal("ten", 70_000)], 70_000)
+    assert bank.late_signals == 1
+    assert [end for end, signals in recorder.bins if signals] == [20_000, 70_000]
+
+
+def test_a_detector_whose_snapshot_is_of_another_version_begins_afresh_and_is_named():
+    bank = DetectorBank([Recorder("kept"), Recorder("changed")])
+    bank.advance([signal("ten", 20_000)], 20_000)
+    other = DetectorBank([Recorder("kept"), Forgetful("changed"), Recorder("new")])
+    assert other.restore(json.loads(json.dumps(bank.snapshot()))) == ["changed", "new"]
+    assert other.detectors[0].bins == [(20_000, [("ten", {})])]
+    assert other.advance([], 30_000) == []
+    assert other.detectors[1].bins == [(30_000, [])]
+
+
+def test_state_that_is_none_is_named():
+    with pytest.raises(StateError, match="next_ms"):
+        DetectorBank([Recorder()]).restore({"next_ms": "soon"})
+
+
+@pytest.fixture(scope="module")
+def episode(shop):
+    return shop.minutes(150, flood=(60, 70), silence=(100, 103))
+
+
+@pytest.fixture(scope="module")
+def bank_of(shop):
+    known = shop.baselines()
+    return lambda: DetectorBank(shipped_detectors(DetectionSettings(), known))
+
+
+@pytest.fixture(scope="module")
+def run(shop, episode, bank_of):
+    """Detections of the episode, handed over in batches that end at some bins, with a restart after one of them."""
+
+    def run(cuts, restart):
+        bank, found, done = bank_of(), [], 0
+        for number, cut in enumerate([*sorted(cuts), 10_000]):
+            until_ms = shop.start_ms + cut * BIN_MS
+            due = [one for one in episode[done:] if one.end_ms <= until_ms]
+            done += len(due)
+            found += bank.advance(due, min(until_ms, episode[-1].end_ms))
+            if number == restart:
+                state = json.loads(json.dumps(bank.snapshot()))
+                bank = bank_of()
+                assert bank.restore(state) == []
+        return found
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(bank_of, episode):
+    return bank_of().advance(episode, episode[-1].end_ms)
+
+
+@settings(max_examples=12, deadline=None)
+@given(cuts=st.lists(st.integers(0, 150 * 6), max_size=12), restart=st.integers(0, 12))
+def test_batches_and_a_restart_change_nothing(run, whole, cuts, restart):
+    assert {one.rule_id for one in whole} >= {"volume", "silence"}
+    assert run(cuts, restart) == whole
+
+
+def test_ids_of_detections_are_those_of_a_replay(bank_of, episode, whole):
+    ids = [one.detection_id for one in whole]
+    again = bank_of().advance(episode, episode[-1].end_ms)
+    assert ids == [one.detection_id for one in again]
+    assert len(set(ids)) == len(ids)
+
+
+def test_detections_can_be_written_as_json(whole):
+    for one in whole:
+        json.dumps([dict(one.measures), dict(one.evidence)])
