@@ -1,16 +1,14 @@
 {# A view: the lake's files are read as often as they are needed, and copied never. #}
 {{ config(materialized='view') }}
 {% set columns = lake_columns() %}
--- depends_on: {{ ref('stg_bot_intervals') }}, even where no verdict is on a bot
 with single_events as (
     select
         {% for column in columns %}events.{{ column }},
-        {% endfor %}{{ is_bot() }} as is_bot
+        {% endfor %}coalesce(marks.is_bot, false) as is_bot
     from {{ source('lake', 'events') }} as events
-    left join {{ ref('stg_repeated_events') }} as repeated
-        on repeated.event_time = events.event_time and repeated.event_id = events.event_id
-    {{- bot_joins('events') }}
-    where repeated.event_id is null
+    left join {{ ref('stg_event_marks') }} as marks
+        on marks.event_time = events.event_time and marks.event_id = events.event_id
+    where coalesce(marks.copies, 1) = 1
 ),
 
 events as (
