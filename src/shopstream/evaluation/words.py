@@ -107,13 +107,15 @@ def short_row_of(row: RowSummary) -> dict[str, object]:
     return {
         "scenario": row.title,
         "found": f"{row.found:,}/{row.trials:,}",
-        "recall": f"{full['recall']} ({full['target']})",
-        "median": f"{full['median']} (≤ {full['at most']})",
+        "recall": f"{row.recall:.2f}",
+        "target": _NONE if row.target_recall is None else f"{row.target_recall:.2f}",
+        "median": full["median"],
+        "limit": full["at most"],
         "p95": full["p95"],
-        "incidents": full["incidents"],
+        "inc.": full["incidents"],
         "told": full["told"],
         "false": row.false,
-        "target": met(row.reached),
+        "target met": met(row.reached),
     }
 
 
