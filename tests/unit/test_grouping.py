@@ -82,6 +82,20 @@ def test_the_site_takes_in_what_it_covers():
     assert group([site, category], RULES)["c"].role is Role.CHILD
 
 
+def test_a_flood_is_not_lost_in_what_has_been_odd_since_the_morning():
+    odd = episode("odd", at=0, until=300, rule="composition", labels=(SCRAPE, FLOOD))
+    flood = episode("flood", at=120, until=140)
+    part, scraper = episode("part", {"category_id": 5}, at=121, until=130), bot(1, at=122)
+    alone = episode("alone", {"category_id": 6}, at=200, until=210, rule="burst")
+    found = roots(odd, flood, part, scraper, alone)
+    assert found == {"odd": "odd", "flood": "flood", "part": "flood", "u0001": "flood", "alone": "alone"}
+
+
+def test_what_one_detector_finds_in_parts_belongs_to_what_it_finds_in_the_whole():
+    site, part = episode("site", at=0, until=60), episode("part", {"product_id": 1}, at=40, rule="volume_product")
+    assert set(roots(site, part).values()) == {"site"}
+
+
 def test_a_category_takes_in_products_but_no_other_category():
     one, other = episode("c1", {"category_id": 1}), episode("c2", {"category_id": 2})
     inside = episode("p", {"category_id": 1, "product_id": 7})
@@ -108,6 +122,7 @@ def test_actors_detected_during_a_flood_are_its_evidence():
     during, before, long_before = bot(1, at=7), bot(2, at=0), bot(3, at=-20, until=40)
     found = roots(site, during, before, long_before)
     assert found == {"site": "site", "u0001": "site", "u0002": "site", "u0003": "u0003"}
+    assert roots(site, bot(4, at=20))["u0004"] == "u0004", "who begins in the middle of it is somebody else"
 
 
 def test_a_network_takes_in_the_actors_with_its_label():

@@ -2,13 +2,15 @@
 
 Episodes are put together from narrow to wide:
 
-1. **Cluster**: episodes of one subject (a category, a product, an actor …) whose times touch, whichever the rule. The
-   site is everybody's, so there the aim has to be the same, too: carding is no part of a flood.
+1. **Cluster**: episodes of one subject whose times touch, whichever the rule. Whoever acts is one cause, however late
+   another rule says so. The site and its parts are everybody's: there a rule joins if it begins near the others, so
+   that a flood is not lost in what has been odd since the morning; and for the site the aim has to be the same.
 2. **Campaign**: actors of one signature (the same rule, or the same label) that were detected each within
    `campaign_within` of the one before, if there are `campaign_actors` of them.
-3. **Parent and child**: what is open for the site takes in what it covers: categories, products and event types of the
-   same nature and aim, actors that were detected meanwhile, and after a silence the flood of the recovery. Likewise a
-   category its products; a product, a network or a client the actors with its label.
+3. **Parent and child**: what is open for the site takes in what it covers and what begins near it: categories, products
+   and event types of the same nature and aim, actors of the same aim; and at any time those that the same family of
+   rules finds. Silence takes in what it causes and the flood of the recovery. Likewise a category its products; a
+   product, a network or a client the actors with its label.
 
 A time is the span from the detection to the end of the last window and the quiet time after it. Every episode ends up
 under one head; the head's id is the incident's. Nothing is chained for longer than `LONGEST_MS`, so what has to be
@@ -52,8 +54,8 @@ class GroupingRules(NamedTuple):
 
     Args:
         campaign_actors: so many actors with one signature are a campaign.
-        campaign_within_ms: each detected at most so long after the one before; also how long before its parent an
-            actor may have been detected.
+        campaign_within_ms: each detected at most so long after the one before; other things begin near each other if
+            they were detected no further apart than that.
         recovery_ms: so long after a silence more traffic than usual is its recovery.
     """
 
@@ -156,7 +158,7 @@ class _Forest:
 
 def group(members: Iterable[Member], rules: GroupingRules) -> dict[str, Place]:
     """The place of each episode, by id."""
-    clusters = _clusters(members)
+    clusters = _clusters(members, rules)
     chains = _Forest(len(clusters))
     actors = [place for place, cluster in enumerate(clusters) if cluster.width >= _MANY]
     campaigns = _campaigns(clusters, actors, rules, chains)
@@ -197,24 +199,27 @@ def _subject(member: Member) -> tuple[object, ...]:
     return member.nature, _TRAFFIC_AIM if _TRAFFIC_AIM in aims else min(aims)
 
 
-def _clusters(members: Iterable[Member]) -> list[_Cluster]:
+def _clusters(members: Iterable[Member], rules: GroupingRules) -> list[_Cluster]:
     """Step 1, in order of age, so that places are the same whatever came first."""
     series: dict[tuple[object, ...], list[Member]] = defaultdict(list)
     for member in members:
         series[_subject(member)].append(member)
     clusters = []
     for found in series.values():
-        pieces = [found] if len(found) == 1 else _touching(sorted(found, key=_age))
+        pieces = [found] if len(found) == 1 else _touching(sorted(found, key=_age), rules)
         clusters += [_Cluster(piece, _width(piece[0].key)) for piece in pieces]
     clusters.sort(key=lambda cluster: _age(cluster.head))
     return clusters
 
 
-def _touching(ordered: Sequence[Member]) -> list[list[Member]]:
+def _touching(ordered: Sequence[Member], rules: GroupingRules) -> list[list[Member]]:
+    apart_ms = LONGEST_MS if ordered[0].actor else rules.campaign_within_ms
     pieces: list[list[Member]] = []
     until_ms = 0
     for member in ordered:
-        if pieces and member.detected_ms <= min(until_ms, pieces[-1][0].detected_ms + LONGEST_MS):
+        if pieces:
+            first_ms, last_ms = pieces[-1][0].detected_ms, pieces[-1][-1].detected_ms
+        if pieces and member.detected_ms <= min(until_ms, first_ms + LONGEST_MS, last_ms + apart_ms):
             pieces[-1].append(member)
             until_ms = max(until_ms, member.end_ms + member.quiet_ms)
         else:
@@ -321,14 +326,31 @@ def _takes_in(parent: _Unit, child: _Unit, rules: GroupingRules) -> bool:
         return under.width < _MANY and more and after and set(over.key) <= set(under.key)
     if over.nature != under.nature or not _covers(over.key, under.key):
         return False
-    if under.width >= _MANY:
-        meanwhile = parent.detected_ms - rules.campaign_within_ms <= child.detected_ms <= parent.until_ms
-        aims = over.aims & under.aims
-        related = aims if over.width == _SITE else over.labels & child.labels or aims - {_TRAFFIC_AIM}
-        return meanwhile and bool(related)
+    near = any(abs(one.detected_ms - child.detected_ms) <= rules.campaign_within_ms for one in over.members)
     together = child.detected_ms <= parent.until_ms and parent.detected_ms <= child.until_ms
-    collapse = over.aims == {_COLLAPSE_AIM} and _is_silence(under)  # no purchases at all: both say so
-    return together and (bool(over.aims & under.aims) or _is_silence(over) or collapse)
+    aims = over.aims & under.aims
+    if under.width >= _MANY:
+        related = aims if over.width == _SITE else over.labels & child.labels or aims - {_TRAFFIC_AIM}
+        return near and child.detected_ms <= parent.until_ms and bool(related)
+    if over.nature == _FAULT:
+        collapse = over.aims == {_COLLAPSE_AIM} and _is_silence(under)  # no purchases at all: both say so
+        return together and (_is_silence(over) or (near and (bool(aims) or collapse)))
+    return together and bool(aims) and (near or _one_family(over, under))
+
+
+def _one_family(over: _Cluster, under: _Cluster) -> bool:
+    """The same detector says both, at one time: what it finds in the parts is what it finds in the whole."""
+    return any(
+        _family(one) == _family(other)
+        and other.detected_ms <= one.end_ms + one.quiet_ms
+        and one.detected_ms <= other.end_ms + other.quiet_ms
+        for one in over.members
+        for other in under.members
+    )
+
+
+def _family(member: Member) -> str:
+    return member.rule.partition("_")[0]
 
 
 def _end(cluster: _Cluster) -> int:
