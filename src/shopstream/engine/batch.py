@@ -11,8 +11,8 @@ windows, stretch by stretch of event time, and asks cheap questions first (`engi
 4. Only the events of those keys are read with all columns and given their derived ones, and only around those places
    windows are cut.
 
-Where nothing bounds the condition, or the key is the whole site, all events are summed into panes first. Sessions have
-no stretch of their own: what one leaves open is carried into the next.
+Events are summed into panes, one slide long, before windows are put together from them. Sessions have no stretch of
+their own: what one leaves open is carried into the next.
 
 Copies of an event (the same event_time and event_id) are left out, as in the reports.
 """
@@ -220,28 +220,23 @@ class BatchScan:
         rows = self._rows(start_ms, last_ms)
         derived = f"(SELECT * FROM ({derived_rows(rows, self._parts.columns)}) WHERE {self._parts.filter})"
         # only events inside the limits are counted; those before them were read for derived columns alone
-        inside = f"t >= {max(start_ms, self._from_ms)}"
-        if self._sifts:
-            pieces, first, last = f"SELECT * FROM {derived} AS e WHERE {inside}", "min(t)", "max(t)"
-            if self._demand.halves and self._demand.run is not None:
-                same = " AND ".join(f"s.{key} = e.{key}" for key in self._parts.keys)
-                near = f"{same} AND e.t > s.after_ms AND e.t < s.before_ms"
-                pieces += f" AND EXISTS (SELECT 1 FROM batch_spans AS s WHERE {near})"
-            time, aggregates = "t", self._parts.measures
-        else:
-            extra = "".join(f"{sql} AS {alias}, " for alias, sql in self._parts.extra_keys.items())
-            partials = "".join(f", {sql} AS {alias}" for alias, sql in self._parts.partials.items())
-            group = ", ".join([*self._parts.keys, *self._parts.extra_keys, "pane"])
-            pieces = f"""
-                SELECT {self._keys}{extra}t - t % {slide_ms} AS pane, min(t) AS t_min, max(t) AS t_max{partials}
-                FROM {derived} WHERE {inside} GROUP BY {group}"""
-            first, last, time, aggregates = "min(t_min)", "max(t_max)", "pane", self._parts.merges
-        starts = f"unnest(range({time} - {time} % {slide_ms} - {size_ms} + {slide_ms}, {time} + 1, {slide_ms}))"
-        measured = ", ".join(f'{sql} AS "{name}"' for name, sql in aggregates.items())
+        met = f"e.t >= {max(start_ms, self._from_ms)}"
+        if self._sifts and self._demand.halves and self._demand.run is not None:
+            same = " AND ".join(f"s.{key} = e.{key}" for key in self._parts.keys)
+            near = f"{same} AND e.t > s.after_ms AND e.t < s.before_ms"
+            met += f" AND EXISTS (SELECT 1 FROM batch_spans AS s WHERE {near})"
+        extra = "".join(f"{sql} AS {alias}, " for alias, sql in self._parts.extra_keys.items())
+        partials = "".join(f", {sql} AS {alias}" for alias, sql in self._parts.partials.items())
+        group = ", ".join([*self._parts.keys, *self._parts.extra_keys, "pane"])
+        panes = f"""
+            SELECT {self._keys}{extra}t - t % {slide_ms} AS pane, min(t) AS t_min, max(t) AS t_max{partials}
+            FROM {derived} AS e WHERE {met} GROUP BY {group}"""
+        starts = f"unnest(range(pane - {size_ms} + {slide_ms}, pane + 1, {slide_ms}))"
+        merges = ", ".join(f'{sql} AS "{name}"' for name, sql in self._parts.merges.items())
         self._add(f"""
-            SELECT {self._keys}start_ms, start_ms + {size_ms} AS end_ms, {first} AS first_event_ms,
-                   {last} AS last_event_ms, {measured}
-            FROM (SELECT * FROM (SELECT *, {starts} AS start_ms FROM ({pieces}))
+            SELECT {self._keys}start_ms, start_ms + {size_ms} AS end_ms, min(t_min) AS first_event_ms,
+                   max(t_max) AS last_event_ms, {merges}
+            FROM (SELECT * FROM (SELECT *, {starts} AS start_ms FROM ({panes}))
                   WHERE start_ms >= {start_ms} AND start_ms < {end_ms})
             GROUP BY {self._keys}start_ms""")
 
