@@ -42,7 +42,19 @@ def brief(rule="volume", *, severity="high", nature="attack", actor=False, resid
 
 
 def picture(*, missed):
-    return Picture("</script>", 60_000, [0, 60_000], [5, 6], [0, 3], [5.0, 5.0], (0, 60_000), [(0, "x")], "n", missed)
+    return Picture(
+        "</script>",
+        60_000,
+        [0, 60_000],
+        [5, 6],
+        [0, 3],
+        [5.0, 5.0],
+        (0, 60_000),
+        [(0, "x")],
+        [(0, 60_000)],
+        "n",
+        missed,
+    )
 
 
 def attack(scenario, *, seed=1000, after_s=10.0, actors=(), true=(), false=(), surges=(), **changes):

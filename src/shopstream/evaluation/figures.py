@@ -71,7 +71,7 @@ def recall_figure(summary: Summary) -> Figure:
         height=110 + _ROW_PX * len(rows),
         xaxis={"range": [-0.02, 1.03], "title": {"text": "share found"}, "zeroline": False},
         yaxis={"automargin": True},
-        legend={"orientation": "h", "y": 1.08},
+        legend={"orientation": "h", "y": 1, "yanchor": "bottom"},
     )
 
 
@@ -109,7 +109,7 @@ def delay_figure(done: Done, summary: Summary) -> Figure:
         height=110 + _ROW_PX * len(summary.rows),
         xaxis={"type": "log", "title": {"text": "seconds from the first event to the detection"}},
         yaxis={"automargin": True},
-        legend={"orientation": "h", "y": 1.08},
+        legend={"orientation": "h", "y": 1, "yanchor": "bottom"},
     )
 
 
@@ -152,6 +152,9 @@ def picture_figure(picture: Picture) -> Figure:
     if picture.attack is not None:
         edges = {"x0": _moment(picture.attack[0]), "x1": _moment(picture.attack[1]), "y0": 0, "y1": 1, "yref": "paper"}
         shapes.append({"type": "rect", **edges, "fillcolor": _BAD, "opacity": 0.08, "line": {"width": 0}})
+    for from_ms, until_ms in picture.windows:
+        edges = {"x0": _moment(from_ms), "x1": _moment(until_ms), "y0": 0, "y1": 0.03, "yref": "paper"}
+        shapes.append({"type": "rect", **edges, "fillcolor": _GOOD, "opacity": 0.5, "line": {"width": 0}})
     notes = []
     for place, (time_ms, words) in enumerate(picture.marks):
         at = _moment(time_ms)
@@ -166,7 +169,7 @@ def picture_figure(picture: Picture) -> Figure:
         yaxis={"title": {"text": "events per second"}, "rangemode": "tozero"},
         shapes=shapes,
         annotations=notes,
-        legend={"orientation": "h", "y": 1.15},
+        legend={"orientation": "h", "y": 1, "yanchor": "bottom"},
     )
 
 

@@ -73,6 +73,7 @@ def _draw(
         expected=expected_series(baselines, key, times, bin_ms, level_of(baselines, genuine)),
         attack=attack,
         marks=[(one.detected_ms, f"{one.severity} {one.rule}") for one in marks],
+        windows=[(one.first_ms, one.last_ms) for one in marks],
         note=note,
         missed=missed,
     )

@@ -44,6 +44,7 @@ class Picture:
         expected: per bin, or empty; from the baseline, in events a bin.
         attack: [from, until), ms; None for a genuine day.
         marks: (ms, words) of detections.
+        windows: [from, until] of the incidents, ms.
         note: what came nearest, or what was said.
         missed: an attack that was not found; else something that was told falsely.
     """
@@ -56,6 +57,7 @@ class Picture:
     expected: Sequence[float]
     attack: tuple[int, int] | None
     marks: Sequence[tuple[int, str]]
+    windows: Sequence[tuple[int, int]] = ()
     note: str = ""
     missed: bool = False
 
