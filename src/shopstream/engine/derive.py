@@ -5,15 +5,19 @@ The stream computes the stateless ones by the same expressions, the stateful one
 
 from collections.abc import Iterable
 
+import duckdb
+import pyarrow as pa
+
 from shopstream.engine.derived import (
     ACTOR_HORIZON_MS,
+    TEXTS,
     VISIT_HORIZON_MS,
     event_columns,
     stateful,
     stateless,
 )
 
-__all__ = ["derived_rows", "stateless_rows"]
+__all__ = ["derived_rows", "stateless_rows", "with_texts"]
 
 _ACTOR = "(PARTITION BY user_id ORDER BY event_time, event_id)"
 _VISIT = "(PARTITION BY user_id, user_session, product_id ORDER BY event_time, event_id)"
@@ -45,6 +49,24 @@ def stateless_rows(source: str, columns: Iterable[str]) -> str:
     """Query: the rows of `source` (which has `t`) with the stateless ones of the named columns."""
     added = "".join(f", {field.sql} AS {field.name}" for field in stateless(columns))
     return f"SELECT *{added} FROM {source}" if added else f"SELECT * FROM {source}"
+
+
+def with_texts(connection: duckdb.DuckDBPyConnection, events: pa.Table, columns: Iterable[str]) -> pa.Table:
+    """Events with every field of TEXTS: those among the named columns as they are derived, nulls for the others."""
+    wanted = set(columns)
+    for field in TEXTS:
+        made = pa.nulls(events.num_rows, pa.string())
+        if field.name in wanted:
+            (source,) = field.needs
+            encoded = events.column(source).combine_chunks()
+            if not pa.types.is_dictionary(encoded.type):
+                encoded = encoded.dictionary_encode()
+            connection.register("texts", pa.table({source: encoded.dictionary}))
+            derived = connection.execute(f"SELECT {field.sql} AS made FROM texts").fetchnumpy()["made"]
+            connection.unregister("texts")
+            made = pa.array(derived, pa.string(), from_pandas=True).take(encoded.indices)
+        events = events.append_column(field.name, made)
+    return events
 
 
 def stateful_rows(source: str, columns: Iterable[str], keep: str = "TRUE") -> str:

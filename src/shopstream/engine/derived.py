@@ -14,8 +14,10 @@ __all__ = [
     "ACTOR_HORIZON_MS",
     "COLUMNS",
     "DERIVED_FIELDS",
+    "TEXTS",
     "VISIT_HORIZON_MS",
     "DerivedField",
+    "batch_columns",
     "event_columns",
     "stateful",
     "stateless",
@@ -82,6 +84,9 @@ DERIVED_FIELDS: tuple[DerivedField, ...] = (
 )
 
 _BY_NAME = {field.name: field for field in DERIVED_FIELDS}
+TEXTS = tuple(field for field in DERIVED_FIELDS if field.sql is not None and field.duckdb == "VARCHAR")
+"""Stateless ones that are dear: the stream makes them once a batch, once for each value there is."""
+
 COLUMNS = frozenset(field.name for field in EVENT_FIELDS) | _BY_NAME.keys()
 """What expressions and keys may name: event columns and derived ones."""
 
@@ -104,3 +109,9 @@ def event_columns(columns: Iterable[str]) -> tuple[str, ...]:
     for column in columns:
         needed.update(_BY_NAME[column].needs if column in _BY_NAME else (column,))
     return tuple(sorted(needed - {"event_time"}))
+
+
+def batch_columns(columns: Iterable[str]) -> tuple[str, ...]:
+    """Likewise, but texts derived from one event count as the event's own: a micro-batch has them."""
+    texts = {field.name for field in TEXTS}.intersection(columns)
+    return tuple(sorted(texts.union(event_columns(set(columns) - texts))))

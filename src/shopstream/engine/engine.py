@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from shopstream.clock import Clock
 from shopstream.engine.dedup import SEEN, Deduplicator
-from shopstream.engine.derived import event_columns
+from shopstream.engine.derive import with_texts
+from shopstream.engine.derived import batch_columns, event_columns
 from shopstream.engine.operator import BATCH, REPEATED, WindowOperator, build_operator
 from shopstream.engine.ordering import Ordering
 from shopstream.engine.settings import EngineSettings
@@ -106,7 +107,7 @@ class Engine:
             self.connection, round(settings.dedup_horizon.total_seconds() * _MS), settings.dedup_events
         )
         nothing = WIRE_SCHEMA.empty_table().append_column("t", pa.array([], pa.int64()))
-        self.connection.register(BATCH, nothing)
+        self.connection.register(BATCH, with_texts(self.connection, nothing, ()))
         self.connection.register(REPEATED, nothing.select(["t"]))
         self._ordering = Ordering(self.connection)
         self._operators: list[WindowOperator] = []
@@ -193,14 +194,17 @@ class Engine:
 
     def _show(self, events: pa.Table, times: npt.NDArray[np.int64], late: npt.NDArray[np.bool_]) -> None:
         """Give the operators what windows may see. DuckDB reads Arrow in place: each reads the columns it needs."""
-        used = {"event_time"}.union(*(event_columns(operator.columns) for operator in self._at_once()))
-        visible = events.select(WIRE_SCHEMA.names if self._ordering.wanted else sorted(used))
+        operators = (*self._operators, *self._attached)
+        used = {"event_time", "t"}.union(*(batch_columns(operator.columns) for operator in self._at_once()))
+        read = {"event_time"}.union(*(event_columns(operator.columns) for operator in operators))
+        visible = events.select(WIRE_SCHEMA.names if self._ordering.wanted else sorted(read))
         visible = visible.append_column("t", pa.array(times))
         if late.any():
             visible = visible.filter(pa.array(~late))
+        visible = with_texts(self.connection, visible, {name for operator in operators for name in operator.columns})
         if self._ordering.wanted:
             self._ordering.hold(visible)
-        self.connection.register(BATCH, visible.select([*sorted(used), "t"]))
+        self.connection.register(BATCH, visible.select(sorted(used)))
 
     def _at_once(self) -> Iterator[WindowOperator]:
         """Operators that take events as they come."""

@@ -13,7 +13,7 @@ import duckdb
 
 from shopstream.engine.compile import Bound, Compiled, compile_window
 from shopstream.engine.derive import stateless_rows
-from shopstream.engine.derived import stateful
+from shopstream.engine.derived import TEXTS, stateful
 from shopstream.engine.early import EarlyWindows
 from shopstream.engine.ordering import ORDERED
 from shopstream.engine.signal import Signal
@@ -23,7 +23,8 @@ from shopstream.engine.window import WindowDeclaration, WindowKind
 __all__ = ["BATCH", "REPEATED", "SessionOperator", "SlidingOperator", "WindowOperator", "build_operator"]
 
 BATCH: Final = "batch"
-"""The current micro-batch: the columns that operators read and `t`, event time in epoch milliseconds."""
+"""The current micro-batch: the columns that operators read, texts derived from one event among them, and `t`, event
+time in epoch milliseconds."""
 
 REPEATED: Final = "repeated"
 """`t`, the shard's newest event time when they came, of those events of the micro-batch that are dropped as known."""
@@ -79,7 +80,8 @@ class _Operator:
         self._parts: Compiled = compile_window(declaration)
         self.columns = self._parts.columns
         self.ordered = bool(stateful(self.columns))
-        self._source = f"({stateless_rows(ORDERED if self.ordered else BATCH, self.columns)})"
+        numbers = set(self.columns).difference(field.name for field in TEXTS)
+        self._source = f"({stateless_rows(ORDERED if self.ordered else BATCH, numbers)})"
         self._watermark_ms = BEGINNING
         self._keys = "".join(f"{key}, " for key in self._parts.keys)
         self._merges = ", ".join(f'{sql} AS "{name}"' for name, sql in self._parts.merges.items())

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shopstream.engine.derived import ACTOR_HORIZON_MS, DERIVED_FIELDS, VISIT_HORIZON_MS, event_columns, stateful
+from shopstream.engine.derived import ACTOR_HORIZON_MS, DERIVED_FIELDS, TEXTS, VISIT_HORIZON_MS, batch_columns, stateful
 from shopstream.engine.memory import NEVER_MS, Ints, KeyedMemory
 from shopstream.events.schema import WIRE_SCHEMA
 
@@ -25,7 +25,7 @@ ORDERED: Final = "ordered"
 
 _PENDING: Final = "derive_pending"
 _GAPS: Final = frozenset({"gap_ms", "previous_gap_ms", "previous_product_id", "new_user"})
-_SCHEMA = WIRE_SCHEMA.append(pa.field("t", pa.int64()))
+_SCHEMA = pa.schema([*WIRE_SCHEMA, pa.field("t", pa.int64()), *(pa.field(field.name, pa.string()) for field in TEXTS)])
 
 
 class Ordering:
@@ -44,7 +44,7 @@ class Ordering:
         self._visits = KeyedMemory(VISIT_HORIZON_MS)
         self._views = KeyedMemory(VISIT_HORIZON_MS)
         self._memories = {"derive_actors": self._actors, "derive_visits": self._visits, "derive_views": self._views}
-        everything = (*_SCHEMA.names, *(field.name for field in DERIVED_FIELDS))
+        everything = [field.name for field in DERIVED_FIELDS]
         self._show(_SCHEMA.empty_table(), everything, 0)
 
     @property
@@ -57,7 +57,7 @@ class Ordering:
         self._asked |= set(columns)
 
     def hold(self, events: pa.Table) -> None:
-        """Take events that are not late: the wire's columns and `t`."""
+        """Take events that are not late: the wire's columns, `t`, and derived texts."""
         if not events.num_rows:
             return
         oldest_ms = pc.min(events.column("t")).as_py()
@@ -73,15 +73,15 @@ class Ordering:
         rest = held.filter(pc.invert(ready))
         self._pending.clear()
         self.hold(rest)
-        needed = sorted({"event_time", "t", *event_columns(self._asked)})
-        self._show(held.select(needed).filter(ready), self._asked, watermark_ms)
+        needed = sorted({"event_time", "t", *batch_columns(self._asked)})
+        passed = held.select(needed)
+        self._show(passed.filter(ready) if rest.num_rows else passed, self._asked, watermark_ms)
         return True
 
     def _show(self, ready: pa.Table, columns: Iterable[str], now_ms: int) -> None:
-        table = ready.combine_chunks()
-        for name, column in self._derive(table, [field.name for field in stateful(columns)], now_ms).items():
-            table = table.append_column(name, column)
-        self._connection.register(ORDERED, table)
+        for name, column in self._derive(ready, [field.name for field in stateful(columns)], now_ms).items():
+            ready = ready.append_column(name, column)
+        self._connection.register(ORDERED, ready)
 
     def _derive(self, ready: pa.Table, wanted: Sequence[str], now_ms: int) -> dict[str, pa.Array]:
         """The wanted columns, in the rows' order."""
