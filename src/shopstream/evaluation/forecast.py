@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from shopstream.detection.baseline import Baselines, SeriesProfile
 
-__all__ = ["HourCounts", "expected_series", "forecast_errors"]
+__all__ = ["HourCounts", "expected_series", "forecast_errors", "level_of"]
 
 HOUR_MS = 3_600_000
 _LEVEL_HOURS = 3
