@@ -136,10 +136,6 @@ class _Keys:
     def percentile(self, key: str) -> float:
         return self.history.quantile(key, _QUANTILE)
 
-    def limit(self, key: str) -> float:
-        usual = self.percentile(key)
-        return max(_FACTOR * usual, usual + _MORE)
-
     def count(self, end_ms: int, weights: Mapping[str, float]) -> None:
         """Count keys; one that is no longer among the heaviest loses its history."""
         if end_ms // DAY_MS != self._day:
@@ -158,7 +154,7 @@ class _Keys:
         normal = {
             key: share
             for key, share in shares.items()
-            if key in self.heavy and (not self.warm or key in self.spells or share <= self.limit(key))
+            if key in self.heavy and (not self.warm or key in self.spells or share <= _limit(self.percentile(key)))
         }
         self.history.learn(end_ms, normal)
 
@@ -248,7 +244,8 @@ class CoordinationDetector:
         return detections
 
     def _judge(self, column: str, key: str, minute: _Minute, keys: _Keys, finding: Finding) -> list[Detection]:
-        usual = max(keys.percentile(key), _FLOOR)
+        percentile = keys.percentile(key)
+        usual, limit = max(percentile, _FLOOR), _limit(percentile)
         past = keys.minutes[key]
         slow = _Minute(minute.end_ms, *(sum(part[place] for part in past) for place in (1, 2, 3)))
         for span_ms, seen, ids, least, score_needed in (
@@ -259,12 +256,12 @@ class CoordinationDetector:
             expected = usual * total
             variance = expected + (_STALE * expected) ** 2 + 1
             score = (seen.events - expected) / math.sqrt(variance)
-            if seen.events <= keys.limit(key) * total or ids < least or score < score_needed:
+            if seen.events <= limit * total or ids < least or score < score_needed:
                 continue
             span = keys.spell(key, minute.end_ms).span(minute.end_ms - span_ms, minute.end_ms)
             if span is None:
                 return []
-            genuine = min(1.0, keys.percentile(key) * total / seen.events)
+            genuine = min(1.0, percentile * total / seen.events)
             detection = finding.detection(
                 Severity.MEDIUM,
                 {column: key},
@@ -334,6 +331,10 @@ class CoordinationDetector:
         self._totals = deque(map(tuple, state["totals"]), maxlen=self._totals.maxlen)
         for name, keys in self._keys.items():
             keys.restore(state["keys"][name])
+
+
+def _limit(percentile: float) -> float:
+    return max(_FACTOR * percentile, percentile + _MORE)
 
 
 def _walk(span: tuple[int, int], hot: Mapping[tuple[str, str], float], due: float, total: float) -> Detection:
