@@ -211,7 +211,7 @@ def test_who_fired_is_explained_with_the_strongest_window(day, home):
     assert part["held"]
     assert part["windows"] == found["met"]
     assert part["at_closest"] == found["measures"]["events"]
-    assert part["best"] >= part["at_closest"] > 15
+    assert part["best"] == part["at_closest"] > 15
     counted = [event for event in found["near"] if event["counted"]]
     assert len(found["near"]) == 20
     assert all(found["start"] <= event["event_time"] < found["end"] for event in counted)

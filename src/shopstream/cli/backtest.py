@@ -28,6 +28,8 @@ __all__ = ["backtest"]
 
 _DAY_S = 86_400
 _DAYS_SHOWN = 31
+_SHORT = {"in_force": "now", "incidents_a_day": "a_day", "attacks_found": "found", "unexplained": "others"}
+"""Heads of columns that fit a terminal."""
 
 
 def backtest(
@@ -144,7 +146,11 @@ def _print(result: "Backtest", rule: "Rule", sweep: str | None) -> None:
     )
     out.print(f"  would have fired: [bold]{_summary(result)}[/]", highlight=False)
     if sweep:
-        emit([_row(outcome, result, sweep) for outcome in result.outcomes], Format.TABLE, title="Thresholds")
+        rows = [
+            {_SHORT.get(name, name): value for name, value in _row(outcome, result, sweep).items()}
+            for outcome in result.outcomes
+        ]
+        emit(rows, Format.TABLE, title="Thresholds")
     if result.attacks:
         rows = [
             asdict(attack) | {"after_s": "never" if attack.after_s is None else attack.after_s}
@@ -168,7 +174,7 @@ def _print(result: "Backtest", rule: "Rule", sweep: str | None) -> None:
         bought = ", [yellow]a buyer[/]" if example.buyer else ""
         out.print(
             f"  {escape(who)}, {example.first:%Y-%m-%d %H:%M:%S} UTC, {describe_length(example.last - example.first)}, "
-            f"{example.windows:,} windows, peak {escape(peak)}{bought}",
+            f"{_count(example.windows, 'window')}, peak {escape(peak)}{bought}",
             highlight=False,
             soft_wrap=True,
         )
@@ -177,12 +183,17 @@ def _print(result: "Backtest", rule: "Rule", sweep: str | None) -> None:
 
 def _summary(result: "Backtest") -> str:
     own = result.own
-    parts = [f"{own.incidents:,} incidents ({own.incidents / _days(result):,.2g} a day) of {own.windows:,} windows"]
+    rate = f"{own.incidents / _days(result):,.2g} a day"
+    parts = [f"{_count(own.incidents, 'incident')} ({rate}) of {_count(own.windows, 'window')}"]
     if own.actors is not None:
         parts.append(f"{own.actors:,} different {result.key_kind}")
     if own.buyers is not None:
         parts.append(f"{own.buyers:,} of them buyers")
     if own.attacks_found is not None:
         parts.append(f"{own.attacks_found} of {len(result.attacks)} known attacks found")
-        parts.append(f"{own.unexplained} incidents that no attack explains")
+        parts.append(f"{_count(own.unexplained or 0, 'incident')} that no attack explains")
     return ", ".join(parts)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -45,7 +45,7 @@ def explain(
     """Show why a rule did or did not fire on somebody: how close they came, when, and which part was missing.
 
     All windows of that user, address, product or whatever the rule's key is are held against the condition. The
-    closest window is the one in which its parts hold, or come nearest to it, taken together.
+    closest window is the one in which its parts hold, or come nearest to it, taken together: the peak of one who fired.
 
     Examples:
       shopstream rules explain user_burst --actor 512345678

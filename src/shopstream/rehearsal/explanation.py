@@ -100,7 +100,7 @@ def explain(
     """Hold one key's windows against a rule.
 
     The closest window is the one in which the parts of the condition hold, or come nearest to it, taken together;
-    among equals the earliest.
+    among equals the strongest, as for an incident's peak.
 
     Args:
         rule: need not be in force.
@@ -216,7 +216,10 @@ class _Run:
 
     def _closest(self, conjuncts: Sequence[exp.Expr]) -> dict[str, Any]:
         scores = " + ".join(_nearness(conjunct) for conjunct in conjuncts)
-        cursor = self._connection.execute(f"SELECT * FROM {_WINDOWS} ORDER BY {scores} DESC, start_ms LIMIT 1")
+        strongest = "".join(f'"{name}" DESC NULLS LAST, ' for name in self._rule.measures)  # as an incident's peak
+        cursor = self._connection.execute(
+            f"SELECT * FROM {_WINDOWS} ORDER BY {scores} DESC, {strongest}start_ms LIMIT 1"
+        )
         names = [column[0] for column in cursor.description or []]
         return dict(zip(names, cursor.fetchall()[0], strict=True))
 
