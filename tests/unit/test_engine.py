@@ -1,5 +1,6 @@
 """The engine: duplicates, late events, dead letters, state that is saved, restored and bounded."""
 
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 
@@ -174,3 +175,25 @@ def test_unreadable_state_is_told(tmp_path):
     path.write_bytes(b"no database" * 1000)
     with pytest.raises(StateError, match="cannot be read"):
         it.restore(path, it.state_tables(), 0, {})
+
+
+@pytest.mark.parametrize("encoded", [False, True], ids=["plain text", "dictionaries"])
+def test_events_that_wait_for_their_order_are_saved_whatever_their_encoding(tmp_path, encoded):
+    window = WindowDeclaration("gaps", WindowKind.TUMBLING, (), {"gaps": "sum(gap_ms)", "n": "count(*)"}, 10_000)
+    it = engine(window)
+    first = record(1, 2, 4)
+    decoded = decode([first.payload], [first.arrival_ms])
+    if encoded:
+        place = decoded.events.schema.get_field_index("event_type")
+        column = decoded.events.column(place).combine_chunks().dictionary_encode()
+        decoded = replace(decoded, events=decoded.events.set_column(place, "event_type", column))
+    it.process([first], decoded)
+    it.advance()
+    it.save(tmp_path / "state.duckdb")
+    again = engine(window)
+    assert (
+        again.restore(tmp_path / "state.duckdb", it.state_tables(), it.watermarks.current_ms, it.watermarks.newest())
+        == []
+    )
+    (closed,) = signals(again, [record(60, number=1)])
+    assert closed.measures == {"gaps": 3_000, "n": 3}

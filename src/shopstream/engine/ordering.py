@@ -25,7 +25,13 @@ ORDERED: Final = "ordered"
 
 _PENDING: Final = "derive_pending"
 _GAPS: Final = frozenset({"gap_ms", "previous_gap_ms", "previous_product_id", "new_user"})
-_SCHEMA = pa.schema([*WIRE_SCHEMA, pa.field("t", pa.int64()), *(pa.field(field.name, pa.string()) for field in TEXTS)])
+_SCHEMA = pa.schema(
+    [
+        *(pa.field(field.name, field.type) for field in WIRE_SCHEMA),  # all may be null, as in tables of a batch
+        pa.field("t", pa.int64()),
+        *(pa.field(field.name, pa.string()) for field in TEXTS),
+    ]
+)
 
 
 class Ordering:
