@@ -95,6 +95,8 @@ def evaluate(
     facts = _facts(matrix, clock, started_ms, tuning=tuning, partial=interrupted)
     write_report(folder, done, summary, facts, markdown)
     _print(summary, done, facts, fmt, explain=explain)
+    if interrupted:
+        err.print("interrupted: not all runs are in these figures", highlight=False)
     err.print(verdict(summary), highlight=False, soft_wrap=True)
     err.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
     if interrupted:
