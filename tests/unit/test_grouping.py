@@ -102,6 +102,11 @@ def test_a_category_takes_in_products_but_no_other_category():
     assert roots(one, other, inside) == {"c1": "c1", "c2": "c2", "p": "c1"}
 
 
+def test_an_event_type_of_the_site_takes_in_categories():
+    purchases, category = episode("t", {"event_type": "purchase"}), episode("c", {"category_id": 1}, at=1)
+    assert set(roots(purchases, category, episode("p", {"product_id": 2}, at=2)).values()) == {"t"}
+
+
 def test_a_flood_and_a_sale_are_two_incidents():
     assert len(set(roots(episode("flood"), episode("sale", nature=SURGE, labels=())).values())) == 2
     assert len(set(roots(episode("s", nature=SURGE), episode("c", {"category_id": 1}, nature=ATTACK)).values())) == 2
@@ -144,7 +149,8 @@ def test_silence_of_the_site_takes_in_silent_types_and_the_recovery():
 def test_after_the_silence_of_one_type_only_that_type_recovers():
     silence = episode("s", {"event_type": "cart"}, until=20, rule="silence_type", nature=FAULT, labels=())
     same, other = episode("r", {"event_type": "cart"}, at=30), episode("c", {"category_id": 5}, at=30)
-    assert roots(silence, same, other) == {"s": "s", "r": "s", "c": "c"}
+    assert roots(silence, same) == {"s": "s", "r": "s"}
+    assert roots(silence, other) == {"s": "s", "c": "c"}
 
 
 def test_no_purchases_at_all_are_one_fault():

@@ -43,8 +43,8 @@ _SURGE_AIM: Final = "surge"
 _COLLAPSE_AIM: Final = "conversion"
 _ATTACK, _FAULT, _SURGE = 0, 1, 2
 
-_SITE, _PART, _PRODUCT, _MANY, _ACTOR = range(5)
-"""How much a subject covers. Behind a network or a client there are many actors, so it is wider than one."""
+_SITE, _TYPE, _PART, _PRODUCT, _MANY, _ACTOR = range(6)
+"""How much a subject covers: an event type is a series of the whole site; behind a network or a client are many."""
 
 _MANY_KINDS: Final = frozenset({"ip_net", "agent_hash", "user_agent"})
 
@@ -177,7 +177,8 @@ def _width(key: tuple[tuple[str, str], ...]) -> int:
         return _SITE
     if actor := actor_of(key):
         return _MANY if actor.kind in _MANY_KINDS else _ACTOR
-    return _PRODUCT if any(column == "product_id" for column, _ in key) else _PART
+    columns = {column for column, _ in key}
+    return _PRODUCT if "product_id" in columns else _TYPE if columns == {"event_type"} else _PART
 
 
 @lru_cache(maxsize=1_024)

@@ -118,12 +118,13 @@ class Heads:
             if one := self._known.pop(episode_id, None):
                 told[into] = max(told[into], one.told)
         for stored in written:
-            before = self._known.get(stored.id)
+            episode_id = stored.id
+            before = self._known.get(episode_id)
             if before is None and stored.place is not None:  # settled long ago: the watermark's promise was broken
                 self._load("chain = ?", stored.place.chain)
-                before = self._known.get(stored.id)
-            known = _known_of(stored, max(before.told if before else 0, told[stored.id]))
-            self._known[stored.id] = known
+                before = self._known.get(episode_id)
+            known = _known_of(stored, max(before.told if before else 0, told.get(episode_id, 0)))
+            self._known[episode_id] = known
             stale = stale or before is None or self._moved(before.member, known.member)
         touched = {self._places[stored.id].root for stored in written if stored.id in self._places}
         return touched | self._regroup() if stale else touched
@@ -131,7 +132,8 @@ class Heads:
     def _moved(self, before: Member, after: Member) -> bool:
         """Whether places may change: a longer time alone touches only what was detected after the old one's end."""
         same = before._replace(end_ms=after.end_ms, quiet_ms=after.quiet_ms) == after
-        return not same or (before != after and self._newest_ms > before.end_ms + before.quiet_ms)
+        reach_ms = before.end_ms + min(before.quiet_ms, self._rules.recovery_ms)
+        return not same or (before != after and self._newest_ms > reach_ms)
 
     def _regroup(self) -> set[str]:
         members = [known.member for known in self._known.values()]

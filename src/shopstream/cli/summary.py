@@ -108,7 +108,7 @@ def _verdict(episode: Mapping[str, Any], incidents: list[Incident]) -> str:
         for incident in incidents
         if began <= incident.last_event_time
         and incident.first_event_time <= ended
-        and (not incident.keys or actors.intersection(incident.keys.values()))
+        and (not incident.keys or actors.intersection(actor.value for actor in incident.actors))
     ]
     what = f"Planted: {episode['kind']} at {began:%H:%M} UTC, {episode['events']:,} events of {len(actors):,} ids"
     if not found:

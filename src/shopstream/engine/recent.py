@@ -98,6 +98,7 @@ class RecentEvents:
         try:
             return self._described(key, parameters)
         finally:
+            self._connection.execute("DROP TABLE IF EXISTS recent_hit")
             self._connection.unregister("recent_events")
 
     def _described(self, key: Mapping[str, str], parameters: Mapping[str, object]) -> dict[str, object] | None:
