@@ -26,7 +26,7 @@ _LAG: Final = 0.3
 """Purchases follow the events of the last few minutes: weight of the newest minute."""
 _MEMORY: Final = 90.0
 """Minutes over which the purchase share is followed."""
-_LOSSES: Final = {"half": (0.55, 11.0), "most": (0.15, 9.0)}
+_LOSSES: Final = {"half": (0.55, 13.0), "most": (0.15, 12.0)}
 """What is left of the purchases, and the log-likelihood ratio at which it is believed."""
 _SPREAD: Final = 1.15
 """Variance of a minute's purchases over their mean: shoppers who buy twice."""

@@ -30,8 +30,9 @@ _STALE: Final = 0.15
 
 _TAIL_SCORE, _TAIL_FACTOR, _TAIL_MORE = 5.0, 3.0, 0.1
 _NEW_SHARE, _NEW_ROOM, _NEW_SCORE = 0.85, 0.65, 4.0
-_USERS_SHARE, _USERS_ROOM, _USERS_SCORE = 0.7, 0.9, 5.0
-_BUYS_FACTOR, _BUYS_ROOM, _BUYS_SCORE = 0.25, 0.6, 4.0
+_USERS_SHARE, _USERS_ROOM, _USERS_SCORE = 0.88, 0.96, 4.0
+_BUYS_FACTOR, _BUYS_ROOM, _BUYS_SCORE = 0.25, 0.85, 4.0
+_NEED_HISTORY: Final = frozenset({"new_users", "buys"})
 _BUYS_AFTER: Final = 18
 """Carts and purchases of an excess are counted from its fourth minute on: shoppers take a while."""
 
@@ -134,8 +135,14 @@ class Excess:
             ):
                 self.late[name] = self.late.get(name, 0.0) + value
 
-    def judge(self, mix: Mix) -> Judgement:
-        """Surge or attack."""
+    def judge(self, mix: Mix, *, recovering: bool = False) -> Judgement:
+        """Surge or attack.
+
+        Args:
+            mix: normal shares.
+            recovering: after a silence, when earlier events of shoppers are missing: then new ids and missing carts
+                say nothing.
+        """
         extra = max(self.events, 1.0)
         scores: dict[str, float] = {}
         composition: dict[str, list[float]] = {}
@@ -146,7 +153,7 @@ class Excess:
             more = self.counts[name] - share * self.expected
             composition[name] = [more / extra, share]
             score = self._sign(name, share, more)
-            if score:
+            if score and not (recovering and name in _NEED_HISTORY):
                 scores[name] = score
         whole = sum(scores.values())
         return Judgement(
@@ -167,7 +174,7 @@ class Excess:
             score = (more - _NEW_ROOM * extra) / math.sqrt(extra / 4 + (_STALE * extra / 3) ** 2 + 1)
             clear = score > _NEW_SCORE and more / extra > _NEW_SHARE
         elif name == "users":
-            score = (_USERS_ROOM * extra - more) / math.sqrt(extra / 4 + (_STALE * extra / 3) ** 2 + 1)
+            score = (_USERS_ROOM * extra - more) / math.sqrt(extra / 8 + (_STALE * extra / 5) ** 2 + 1)
             clear = score > _USERS_SCORE and more / extra < _USERS_SHARE
         else:
             score = self._no_buys(share) if self.late else 0.0
@@ -179,8 +186,8 @@ class Excess:
         more = self.late["buys"] - share * self.late["expected"]
         if extra <= 0 or more > _BUYS_FACTOR * share * extra:
             return 0.0
-        due = share * self.late["events"]
-        return (_BUYS_ROOM * share * extra - more) / math.sqrt(due + (_STALE * due) ** 2 + 1)
+        usual = share * self.late["expected"]
+        return (_BUYS_ROOM * share * extra - more) / math.sqrt(share * self.late["events"] + (_STALE * usual) ** 2 + 1)
 
     def snapshot(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -189,10 +189,11 @@ class VolumeDetector:
         return True
 
     def _judge(self, end_ms: int, series: Series, watch: _Watch) -> list[Detection]:
-        excess, judged = watch.excess, watch.excess.judge(self._traffic.mix)
+        recovering = self._traffic.recovering(end_ms)
+        excess, judged = watch.excess, watch.excess.judge(self._traffic.mix, recovering=recovering)
         since_ms = end_ms - BIN_MS if watch.suspect_ms is None else watch.suspect_ms
         attack = judged.attack or watch.flood.since_ms is not None
-        if not attack and (excess.bins < _PATIENCE or self._traffic.recovering(end_ms)):
+        if not attack and (excess.bins < _PATIENCE or recovering):
             return []
         spell, finding = (watch.flood, _FLOOD) if attack else (watch.surge, _SURGE)
         span = spell.span(since_ms, end_ms)
