@@ -166,11 +166,12 @@ def _look_at(shop: Shop, told: list[Found], baselines: Baselines) -> tuple[set[s
         return set(), []
     synthesis = synthesis_of(shop, (shop.warm_from, shop.test_until))
     tables = list(batches(synthesis))
-    with Traffic(tables, synthesis.residents()) as traffic:
+    robots = frozenset(synthesis.residents())
+    with Traffic(tables, robots) as traffic:
         residents = set()
-        for one, (events, hits, users) in zip(told, traffic.claims(told, 0), strict=True):
-            known = len(users & one.members) >= _MAJORITY * len(one.members) if one.members else False
-            if one.about_actors and (known or hits >= _MAJORITY * events > 0):
+        for one, (events, hits, _) in zip(told, traffic.claims(told, 0), strict=True):
+            group = bool(one.members) and len(robots & one.members) >= _MAJORITY * len(one.members)
+            if group or (one.about_actors and not one.members and hits >= _MAJORITY * events > 0):
                 residents.add(one.id)
         false = [one for one in told if one.id not in residents]
         return residents, [draw_false(one, traffic, baselines, None) for one in false[:_MAX_PICTURES]]
