@@ -257,11 +257,11 @@ def _conjuncts(parsed: exp.Expr) -> list[exp.Expr]:
 
 
 def _compared(conjunct: exp.Expr) -> tuple[str, str]:
-    """Measure and direction of `measure > number` and the like; empty for other forms."""
+    """Measure and direction (up, down or none) of `measure > number` and the like; empty for other forms."""
     left, right = conjunct.args.get("this"), conjunct.args.get("expression")
-    if isinstance(left, exp.Column):
+    if isinstance(left, exp.Column) and isinstance(right, exp.Literal):
         return left.name, _COMPARISONS.get(type(conjunct), "")
-    if isinstance(right, exp.Column):
+    if isinstance(right, exp.Column) and isinstance(left, exp.Literal):
         return right.name, {"up": "down", "down": "up"}.get(_COMPARISONS.get(type(conjunct), ""), "")
     return "", ""
 

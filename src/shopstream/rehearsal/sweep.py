@@ -1,6 +1,7 @@
 """A threshold in many values: `events=10..100:10`."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -15,7 +16,8 @@ __all__ = ["MAX_VALUES", "Sweep", "parse_sweep"]
 MAX_VALUES = 200
 """Values of one sweep."""
 
-_SHAPE = re.compile(r"([a-z][a-z0-9_]*)=(-?[0-9.]+)\.\.(-?[0-9.]+?)(?::([0-9.]+))?", re.ASCII)
+_NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,9})?"
+_SHAPE = re.compile(rf"([a-z][a-z0-9_]*)=(-?{_NUMBER})\.\.(-?{_NUMBER})(?::({_NUMBER}))?", re.ASCII)
 _MIRRORED: dict[type[exp.Expr], type[exp.Expr]] = {exp.GT: exp.LT, exp.GTE: exp.LTE, exp.LT: exp.GT, exp.LTE: exp.GTE}
 
 
@@ -49,7 +51,7 @@ def parse_sweep(text: str, rule: Rule) -> Sweep:
     if match is None:
         raise ConfigurationError(f"expected --sweep measure=from..to:step, e.g. events=10..100:10, got {text!r}")
     measure = match[1]
-    first, last, step = (_number(text, part) for part in (match[2], match[3], match[4] or "1"))
+    first, last, step = (Decimal(part) for part in (match[2], match[3], match[4] or "1"))
     if step <= 0 or last < first:
         raise ConfigurationError(f"expected --sweep to go up by a step above zero, got {text!r}")
     count = int((last - first) / step) + 1
@@ -61,27 +63,27 @@ def parse_sweep(text: str, rule: Rule) -> Sweep:
     return Sweep(measure, now, {value: _with(rule.condition, measure, value) for value in values})
 
 
-def _number(text: str, part: str) -> Decimal:
-    try:
-        return Decimal(part)
-    except ArithmeticError:
-        raise ConfigurationError(f"expected numbers in --sweep, got {part!r} in {text!r}") from None
-
-
 def _comparison(rule: Rule, measure: str) -> tuple[exp.Expr, bool]:
     """The number that the measure is compared with; whether a larger one is stricter."""
     if measure not in rule.measures:
         known = ", ".join(rule.measures)
         raise ConfigurationError(f"expected a measure of rule {rule.id} in --sweep ({known}), got {measure!r}")
     tree = sqlglot.parse_one(rule.condition, dialect="duckdb")
-    uses = [column for column in tree.find_all(exp.Column) if column.name == measure]
-    found = [_literal_beside(column) for column in uses]
-    if len(uses) != 1 or found[0] is None:
+    found = list(_literals_beside(tree, measure))
+    if len(found) != 1:
         raise ConfigurationError(
-            f"expected rule {rule.id} to compare {measure} once with a number (e.g. {measure} > 15), got "
+            f"expected rule {rule.id} to compare {measure} with a number just once (e.g. {measure} > 15), got "
             f"{rule.condition!r}; sweep another measure, or write the condition so"
         )
     return found[0]
+
+
+def _literals_beside(tree: exp.Expr, measure: str) -> Iterator[tuple[exp.Expr, bool]]:
+    """Numbers that the measure is compared with; whether a larger one is stricter."""
+    for column in tree.find_all(exp.Column):
+        found = _literal_beside(column) if column.name == measure else None
+        if found is not None:
+            yield found
 
 
 def _literal_beside(column: exp.Expr) -> tuple[exp.Expr, bool] | None:
@@ -98,9 +100,6 @@ def _literal_beside(column: exp.Expr) -> tuple[exp.Expr, bool] | None:
 
 def _with(condition: str, measure: str, value: Decimal) -> str:
     tree = sqlglot.parse_one(condition, dialect="duckdb")
-    column = next(column for column in tree.find_all(exp.Column) if column.name == measure)
-    found = _literal_beside(column)
-    if found is None:
-        raise TypeError(f"expected a comparison of {measure} in {condition!r}")
-    found[0].replace(exp.Literal.number(f"{value:f}"))
+    number, _ = next(_literals_beside(tree, measure))
+    number.replace(exp.Literal.number(f"{value:f}"))
     return tree.sql(dialect="duckdb")
