@@ -1,9 +1,9 @@
 """Detector 1 for categories and products: one of them gets far more than its share.
 
-A key is busy when its minute lies far above what its usual share of the site explains; of the site as forecast or as it
-is, whichever is more, so that a flood or sale of the whole site says nothing about its parts. Events of one id count at
-most five times: a single robot is an actor's matter. Windows of a minute carry a condition, so that only busy keys
-become signals; windows of an hour keep the usual shares up to date.
+A key is busy when its minute lies far above its usual share of the site as forecast, raised by what all other keys
+together have too much, so that a flood or sale of the whole site says nothing about its parts. An id counts at most 2.5
+events a minute on average: a single robot is an actor's matter. Windows of a minute carry a condition, so that only
+busy keys become signals; windows of an hour keep the usual shares up to date.
 """
 
 import math
@@ -27,7 +27,7 @@ _HOUR_MS: Final = 3_600_000
 _LEAST: Final = 12
 """Events a minute below which a key is no matter."""
 _LEAST_HOUR: Final = 60
-_EVENTS_A_USER: Final = 5.0
+_EVENTS_A_USER: Final = 2.5
 _SPREAD: Final = 2.5
 """Variance of a key's minute over its mean: a visit brings several events of one category."""
 _ERROR: Final = 0.2

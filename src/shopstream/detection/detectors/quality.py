@@ -70,7 +70,10 @@ class DuplicateDetector:
         variance = 3 * due + (0.5 * due) ** 2 + 1
         score = (again - due) / math.sqrt(variance)
         share = again / max(events + again, 1.0)
-        if not (score > _STORM_SCORE and share > _STORM_SHARE and again >= _STORM_LEAST):
+        hot = score > _STORM_SCORE and share > _STORM_SHARE and again >= _STORM_LEAST
+        if (
+            not hot or self._traffic.silent or self._traffic.recovering(end_ms)
+        ):  # a backlog is sent with what came before
             storm.hot, storm.since_ms = 0, None
             storm.spell.end()
             if events:
