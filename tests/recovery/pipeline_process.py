@@ -16,6 +16,7 @@ from pathlib import Path
 from shopstream.alerting.embedded import EmbeddedIncidentStore
 from shopstream.bootstrap import open_pipeline, open_stream
 from shopstream.config import Settings
+from shopstream.detection.settings import DetectionSettings
 from shopstream.engine.checkpoint import CheckpointStore
 from shopstream.engine.settings import EngineSettings
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
@@ -33,11 +34,13 @@ POINTS = {
 
 
 def settings_of(home: Path) -> Settings:
-    """Small batches and many commits; idleness, which needs a clock, never decides."""
+    """Small batches and many commits, rules of a folder `rules` too; idleness, which needs a clock, never decides."""
     engine = EngineSettings(
         batch_bytes=60_000, commit_events=1_500, idle_timeout=timedelta(hours=9), commit_interval=timedelta(hours=1)
     )
-    return Settings(home=home, engine=engine)
+    rules = home / "rules"
+    detection = DetectionSettings(rules_path=rules if rules.is_dir() else None)
+    return Settings(home=home, engine=engine, detection=detection)
 
 
 def die_at(point: str, when: str, nth: int) -> None:
