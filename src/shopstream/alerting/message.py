@@ -51,10 +51,12 @@ def notice_of(notice: Notice, *, keys: bool) -> Message:
     incident = notice.incident
     going = "goes on" if incident.ongoing else "over"
     kind = "" if notice.kind == "opened" else f"{notice.kind}: "
+    more = f" and {len(incident.rules) - 1} more" if len(incident.rules) > 1 else ""
     lines = [
-        f"Rule {incident.rule}, {_scope(incident, keys=keys)}: {incident.threshold}",
+        f"Rule {incident.rule}{more}, {_scope(incident, keys=keys)}: {incident.threshold}",
         f"Strongest in {describe_length(incident.peak_end - incident.peak_start)}: {_measures(incident)}",
         f"First event {_moment(incident.first_event_time)}, last {_moment(incident.last_event_time)}, {going}",
+        f"Confidence {incident.confidence:.0%}, {incident.nature}; {incident.episodes - 1:,} more under it",
         f"Evidence: shopstream incidents show {incident.id}",
         f"Reference: {notice.reference}",
     ]
@@ -96,6 +98,8 @@ def describe_length(length: timedelta) -> str:
 
 
 def _scope(incident: Incident, *, keys: bool) -> str:
+    if incident.campaign:
+        return f"campaign of {len(incident.actors):,} actors"
     if not incident.keys:
         return "whole site"
     return ", ".join(f"{name} {value}" for name, value in incident.keys.items()) if keys else f"one {incident.key_kind}"
