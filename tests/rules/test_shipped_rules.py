@@ -12,7 +12,7 @@ import pytest
 from shopstream.alerting import AlertingSettings, EmbeddedIncidentStore, read_incidents
 from shopstream.clock import ManualClock
 from shopstream.detection import detect, load_rules
-from shopstream.rehearsal.trial import Expected, read_case, signals_of, try_rule
+from shopstream.rehearsal.trial import Expected, read_test, signals_of, try_rule
 
 HERE = Path(__file__).parent
 RULES = load_rules()
@@ -25,14 +25,14 @@ def test_every_shipped_rule_has_events_to_prove_itself_on():
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_a_rule_finds_what_it_must_and_nothing_else(name):
-    trial = try_rule(RULES[name], read_case(HERE / name))
-    assert trial.found == list(read_case(HERE / name).incidents)
+    trial = try_rule(RULES[name], read_test(HERE / name))
+    assert trial.found == list(read_test(HERE / name).incidents)
     assert trial.passed, trial
 
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_the_incident_store_gives_what_the_trial_finds(name, tmp_path):
-    case, rule = read_case(HERE / name), RULES[name]
+    case, rule = read_test(HERE / name), RULES[name]
     running = {name: rule.model_copy(update={"status": "test"})}  # one that is switched off finds nothing
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")

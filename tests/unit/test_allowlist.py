@@ -20,7 +20,7 @@ from shopstream.engine.compile import batch_sql
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.errors import ConfigurationError, RuleError
 from shopstream.events.schema import WIRE_SCHEMA
-from shopstream.rehearsal import read_case
+from shopstream.rehearsal import read_test
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
@@ -334,4 +334,4 @@ def test_the_examples_of_the_documentation_are_read(tmp_path):
     ]
     shutil.copy(ROOT / "tests" / "rules" / "user_burst" / "events.csv", tmp_path)
     (tmp_path / "expected.yml").write_text(case)
-    assert read_case(tmp_path).incidents[0].keys == {"user_id": "1001"}
+    assert read_test(tmp_path).incidents[0].keys == {"user_id": "1001"}

@@ -52,7 +52,7 @@ def run_tests(
       shopstream rules test my_rules/cart_hoarder.yml
       shopstream rules test --tests tests/rules
     """
-    from shopstream.rehearsal import read_case, try_rule  # noqa: PLC0415  start-up time
+    from shopstream.rehearsal import read_test, try_rule  # noqa: PLC0415  start-up time
 
     plan = _plan(settings_of(ctx), place, tests)
     trials: list[Trial] = []
@@ -62,7 +62,7 @@ def run_tests(
         if not folder.is_dir():
             rows.append(_row(rule.id, "no test"))
             continue
-        trial = try_rule(rule, read_case(folder))
+        trial = try_rule(rule, read_test(folder))
         trials.append(trial)
         rows.append(_row(rule.id, "passed" if trial.passed else "failed", trial))
     astray = [folder.name for folder in _folders(plan.tests) if plan.complete and folder.name not in plan.rules]

@@ -8,26 +8,26 @@ if TYPE_CHECKING:
     from shopstream.rehearsal.explanation import Explanation, explain
     from shopstream.rehearsal.history import History, open_history
     from shopstream.rehearsal.sweep import Sweep, parse_sweep
-    from shopstream.rehearsal.trial import Case, Trial, read_case, try_rule
+    from shopstream.rehearsal.trial import RuleTest, Trial, read_test, try_rule
 
 __all__ = [
     "Backtest",
-    "Case",
     "Explanation",
     "History",
+    "RuleTest",
     "Sweep",
     "Trial",
     "explain",
     "open_history",
     "parse_sweep",
-    "read_case",
+    "read_test",
     "run_backtest",
     "try_rule",
 ]
 
 _HOMES = {
     "Backtest": "backtest",
-    "Case": "trial",
+    "RuleTest": "trial",
     "Explanation": "explanation",
     "History": "history",
     "Sweep": "sweep",
@@ -35,7 +35,7 @@ _HOMES = {
     "explain": "explanation",
     "open_history": "history",
     "parse_sweep": "sweep",
-    "read_case": "trial",
+    "read_test": "trial",
     "run_backtest": "backtest",
     "try_rule": "trial",
 }

@@ -33,6 +33,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from shopstream.alerting.episode import Episode, gather
 from shopstream.clock import from_ms, to_ms
 from shopstream.detection import Rule, detect
+from shopstream.detection.rule import RuleStatus
 from shopstream.detection.strict_yaml import MAX_BYTES, YamlError, line_of, read_mapping, said
 from shopstream.engine.compile import batch_sql
 from shopstream.engine.derive import derived_rows
@@ -40,7 +41,7 @@ from shopstream.engine.signal import Signal
 from shopstream.errors import ConfigurationError
 from shopstream.events.codec import decode
 
-__all__ = ["Case", "Expected", "Innocent", "Trial", "read_case", "signals_of", "try_rule"]
+__all__ = ["Expected", "Innocent", "RuleTest", "Trial", "read_test", "signals_of", "try_rule"]
 
 _EVENTS, _EXPECTED = "events.csv", "expected.yml"
 _MAX_EVENTS_BYTES = 64 << 20
@@ -105,7 +106,7 @@ class _File(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class RuleTest:
     """A test as it stands in its folder; events as they come from the codec."""
 
     folder: Path
@@ -140,7 +141,7 @@ class Trial:
         return not (self.missing or self.unexpected or self.accused or self.absent)
 
 
-def read_case(folder: Path) -> Case:
+def read_test(folder: Path) -> RuleTest:
     """Read a test.
 
     Raises:
@@ -169,7 +170,7 @@ def read_case(folder: Path) -> Case:
             f"{events}: expected events only, got {decoded.rejects.num_rows} rows that are none; "
             f"row {first['place'] + 1}: {first['detail']}"
         )
-    return Case(folder, decoded.events, file.incidents, file.innocent)
+    return RuleTest(folder, decoded.events, file.incidents, file.innocent)
 
 
 def _bytes(path: Path, most: int) -> bytes:
@@ -201,27 +202,27 @@ def signals_of(rule: Rule, connection: duckdb.DuckDBPyConnection, source: str) -
     ]
 
 
-def try_rule(rule: Rule, case: Case) -> Trial:
+def try_rule(rule: Rule, test: RuleTest) -> Trial:
     """Run a rule over the events of its test."""
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        connection.register("case_events", case.events)
-        found = _incidents(rule, signals_of(rule, connection, "case_events"))
-        counts = [_events_of(innocent, connection) for innocent in case.innocent]
+        connection.register("test_events", test.events)
+        found = _incidents(rule, signals_of(rule, connection, "test_events"))
+        counts = [_events_of(innocent, connection) for innocent in test.innocent]
     return Trial(
         rule=rule.id,
         found=found,
-        missing=[one for one in case.incidents if one not in found],
-        unexpected=[one for one in found if one not in case.incidents],
-        accused=[innocent for innocent in case.innocent if any(_is_about(one, innocent) for one in found)],
+        missing=[one for one in test.incidents if one not in found],
+        unexpected=[one for one in found if one not in test.incidents],
+        accused=[innocent for innocent in test.innocent if any(_is_about(one, innocent) for one in found)],
         absent=[
-            (innocent, count) for innocent, count in zip(case.innocent, counts, strict=True) if count != innocent.events
+            (innocent, count) for innocent, count in zip(test.innocent, counts, strict=True) if count != innocent.events
         ],
     )
 
 
 def _incidents(rule: Rule, signals: Sequence[Signal]) -> list[Expected]:
-    enabled = rule if rule.enabled else rule.model_copy(update={"status": "test"})
+    enabled = rule if rule.enabled else rule.model_copy(update={"status": RuleStatus.TEST})
     by_key: dict[tuple[tuple[str, str], ...], list] = {}  # type: ignore[type-arg]
     for detection in detect(signals, {rule.id: enabled}):
         by_key.setdefault(tuple(detection.key.items()), []).append(detection)
@@ -246,7 +247,7 @@ def _events_of(innocent: Innocent, connection: duckdb.DuckDBPyConnection) -> int
     columns = tuple(innocent.keys)
     met = " AND ".join([*(f'CAST("{column}" AS VARCHAR) = ?' for column in columns), "event_time BETWEEN ? AND ?"])
     values = [*innocent.keys.values(), innocent.start, innocent.until]
-    rows = derived_rows("case_events", columns)
+    rows = derived_rows("test_events", columns)
     return int(connection.execute(f"SELECT count(*) FROM ({rows}) WHERE {met}", values).fetchall()[0][0])
 
 
