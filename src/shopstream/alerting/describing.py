@@ -11,7 +11,7 @@ __all__ = ["Describing", "Witness"]
 
 _AT_ONCE: Final = 5
 """So many are asked about in a step, the gravest and earliest first: asking takes milliseconds, and the stream waits.
-The others go without; `shopstream incidents show` says so."""
+For the others `shopstream incidents show` asks the lake."""
 
 _GROWTH: Final = 1.5
 """Asked again when the peak has grown by so much."""

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from shopstream.alerting.incident import Incident, Role, State
 from shopstream.alerting.message import describe_length
 from shopstream.alerting.outbox import Notification
 from shopstream.cli import incident_handling
+from shopstream.cli.incident_context import context_from_lake
 from shopstream.cli.incident_export import export
 from shopstream.cli.incident_handling import INCIDENT_ID
 from shopstream.cli.incident_records import flat, part_record, record
@@ -154,8 +156,9 @@ def list_incidents(
 def show(ctx: typer.Context, incident_id: INCIDENT_ID, fmt: FormatOption = Format.TABLE) -> None:
     """Show one incident: its evidence, its parts, who was told, and the one command that shows the events.
 
-    What the events were when it opened is remembered for the gravest few of each moment; the events of its whole span
-    are counted in the lake, which the engine writes every few seconds. The id of a part shows that part.
+    What the events were when it opened is remembered for the gravest few of each moment, and else read from the lake,
+    which the engine writes every few seconds; there, too, the events of its whole span are counted. The id of a part
+    shows that part.
 
     Examples:
       shopstream incidents show 3fa9c1d2e4b70a55-1
@@ -166,6 +169,8 @@ def show(ctx: typer.Context, incident_id: INCIDENT_ID, fmt: FormatOption = Forma
     settings = settings_of(ctx)
     path = settings.incidents_path
     incident = read_incident(path, incident_id)
+    if incident.context is None:
+        incident = replace(incident, context=context_from_lake(settings, incident))
     events = _events_of(settings, incident)
     notifications = read_notifications(path, incident_id=incident.id)
     parts = read_episodes(path, incident.id)[1:]
@@ -189,7 +194,7 @@ def show(ctx: typer.Context, incident_id: INCIDENT_ID, fmt: FormatOption = Forma
         if value:
             out.print(f"  [bold]{name:<{width}}[/]  {escape(value)}", highlight=False, soft_wrap=True)
     if incident.context is None:
-        out.print("  What the events were at the time was not looked at: too many opened at once, or they were gone.")
+        out.print("  What the events were at the time is not known: the lake has none of them.")
     _print_parts(parts)
     out.print("\nThe events:", highlight=False)
     out.print(f"  {escape(incident.evidence_command)}", highlight=False, soft_wrap=True)
