@@ -45,7 +45,7 @@ class KeyedMemory:
         return sum(column.nbytes for run in self._runs for column in run)
 
     def get(self, keys: Ints) -> tuple[Ints, ...]:
-        """Time and values of each key; NEVER_MS in all of them where it is not known."""
+        """Time and values of each key; NEVER_MS in each where it is not known. Ascending keys are faster."""
         found = tuple(np.full(len(keys), NEVER_MS, dtype=np.int64) for _ in self._names[1:])
         left = np.arange(len(keys))
         for run in reversed(self._runs):  # the newest run that knows a key is right
@@ -59,11 +59,10 @@ class KeyedMemory:
         return found
 
     def put(self, keys: Ints, t: Ints, *values: Ints, now_ms: int) -> None:
-        """Note keys, each once, none of them longer ago than what is known of it."""
+        """Note keys, ascending and each once, none of them longer ago than what is known of it."""
         if not len(keys):
             return
-        order = np.argsort(keys)
-        self._runs.append(tuple(column[order] for column in (keys, t, *values)))
+        self._runs.append((keys, t, *values))
         while len(self._runs) > 1 and len(self._runs[-2][0]) <= 2 * len(self._runs[-1][0]):
             newer = self._runs.pop()
             self._runs[-1] = self._merge([self._runs[-1], newer], now_ms)

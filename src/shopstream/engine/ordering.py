@@ -190,11 +190,15 @@ def _together(tables: list[pa.Table]) -> pa.Table:
 
 
 def _codes(keys: pa.Array | pa.ChunkedArray) -> tuple[Ints, Ints]:
-    """Rows numbered by key, and the keys by number."""
+    """Rows numbered by key in ascending order, and the keys by number."""
     if isinstance(keys, pa.ChunkedArray):
         keys = keys.combine_chunks()
     encoded = pc.dictionary_encode(keys)
-    return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_numpy()
+    found = encoded.dictionary.to_numpy()
+    order = np.argsort(found)
+    number = np.empty_like(order)
+    number[order] = np.arange(len(order))
+    return number[encoded.indices.to_numpy()], found[order]
 
 
 def _stable(codes: Ints) -> Ints:
