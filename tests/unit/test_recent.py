@@ -1,6 +1,7 @@
 """What the newest events say of a key and a time."""
 
 import time
+from contextlib import closing
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -8,11 +9,17 @@ import duckdb
 import pyarrow as pa
 import pytest
 
+from shopstream.alerting import EmbeddedIncidentStore, read_incidents
 from shopstream.alerting.describing import Describing
 from shopstream.alerting.incident import Change, IncidentChange
-from shopstream.detection import Severity
+from shopstream.cli.incident_context import context_from_lake
+from shopstream.clock import ManualClock
+from shopstream.config import load_settings
+from shopstream.detection import Detection, Severity
 from shopstream.engine.recent import RecentEvents
 from shopstream.events.schema import LAKE_FIELDS, arrow_schema
+from shopstream.lakehouse.embedded import EmbeddedLakehouse
+from shopstream.lakehouse.ports import LakeTable
 
 SCHEMA = arrow_schema(LAKE_FIELDS)
 
@@ -103,6 +110,42 @@ def test_rows_are_bounded_and_late_batches_are_let_go(recent):
     assert found["events"] == 1_000
     recent.keep(events([(5, "view", 1, 7, None)]))
     assert recent.describe({}, 5_000, 5_000) is None
+
+
+def test_the_lake_answers_where_nobody_was_asked(tmp_path, recent):
+    settings = load_settings(None, {"home": tmp_path})
+    store = EmbeddedIncidentStore(settings.incidents_path, settings.alerting, ManualClock())
+    store.apply([burst(user=7, start_ms=100_000)], 0)
+    store.close()
+    (incident,) = read_incidents(settings.incidents_path)
+    assert context_from_lake(settings, incident) is None
+    bot = [(100 + n, "view", n, 7, None) for n in range(9)]
+    people = [(100 + n, "purchase", 1, 50 + n, None) for n in range(9)]
+    with closing(EmbeddedLakehouse(settings.lake_path, settings.lakehouse)) as lake:
+        lake.append(LakeTable.EVENTS, events(bot + people), {"shard": 1})
+    recent.keep(events(bot + people))
+    assert context_from_lake(settings, incident) == recent.describe({"user_id": "7"}, 100_000, 109_999)
+
+
+def burst(user, start_ms):
+    return Detection(
+        detection_id="d",
+        rule_id="user_burst",
+        rule_version="v1",
+        title="Too fast",
+        severity=Severity.HIGH,
+        tags=(),
+        key_kind="user_id",
+        key={"user_id": str(user)},
+        start_ms=start_ms,
+        end_ms=start_ms + 10_000,
+        first_event_ms=start_ms,
+        last_event_ms=start_ms + 9_999,
+        measures={"events": 20},
+        threshold="events > 15",
+        final=True,
+        suppress_for_ms=60_000,
+    )
 
 
 class Notes:
