@@ -101,14 +101,14 @@ def environment(windows: str = "rules") -> dict[str, str]:
 
 
 def _rules_folder(windows: str) -> Path:
-    """Rules laid over the shipped ones: those that are not compared, switched off, and the classic ones."""
+    """Rules laid over the shipped ones: those that are compared on, all others off, or the classic ones on."""
     folder = WORK / f"rules-{windows}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for rule_id, rule in load_rules().items():
-        if rule_id not in {window.name for window in RULES}:
-            text = re.sub(r"^status:.*\n", "", Path(rule.source).read_text(), flags=re.MULTILINE)
-            (folder / f"{rule_id}.yml").write_text(f"{text}status: unsupported\n")
+        text = re.sub(r"^status:.*\n", "", Path(rule.source).read_text(), flags=re.MULTILINE)
+        status = "stable" if rule_id in {window.name for window in RULES} else "unsupported"
+        (folder / f"{rule_id}.yml").write_text(f"{text}status: {status}\n")
     if windows == "classic":
         shutil.copytree(CLASSIC_RULES, folder, dirs_exist_ok=True)
     return folder
