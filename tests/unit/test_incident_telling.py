@@ -99,6 +99,18 @@ def test_a_restart_forgets_nobody_who_waits(desk):
     assert at.told() == [("opened", "high")]
 
 
+def test_who_waits_for_long_is_told_though_it_is_over(desk):
+    at = desk(notify_hold=timedelta(hours=2))
+    at.store.apply([detection(0)], SIZE)
+    at.store.apply([], 90 * MINUTE)
+    at.store.close()
+    at.open()
+    at.store.apply([], 100 * MINUTE)
+    assert at.told() == []
+    at.store.apply([], SIZE + 120 * MINUTE)
+    assert at.told() == [("opened", "high")]
+
+
 def test_a_campaign_is_told_once_and_its_actors_are_not(desk):
     at = desk()
     for user in range(50):

@@ -43,6 +43,7 @@ class EmbeddedIncidentStore:
         self._connection = open_writer(path)
         self._retention_ms = settings.retention // _MS
         self._rules = GroupingRules(settings.campaign_actors, settings.campaign_within // _MS, settings.recovery // _MS)
+        self._hold_ms = settings.notify_hold // _MS
         self._next_purge_ms: int | None = None
         self._telling = Telling(self._connection, settings, clock, targets)
         self._heads: Heads | None = None
@@ -68,7 +69,7 @@ class EmbeddedIncidentStore:
     def _apply(self, detections: Sequence[Detection], watermark_ms: int) -> tuple[list[IncidentChange], int]:
         touched: set[str] = set()
         if self._heads is None:
-            self._heads = Heads(self._connection, self._rules)
+            self._heads = Heads(self._connection, self._rules, self._hold_ms)
             touched.update(self._heads.untold())
         heads = self._heads
         changes: list[_Noted] = []

@@ -70,12 +70,13 @@ class Heads:
     Args:
         connection: of the store.
         rules: what counts as one cause.
+        hold_ms: how long people may have to wait until they are told; nothing is let go of before.
     """
 
-    def __init__(self, connection: sqlite3.Connection, rules: GroupingRules) -> None:
+    def __init__(self, connection: sqlite3.Connection, rules: GroupingRules, hold_ms: int = 0) -> None:
         self._connection = connection
         self._rules = rules
-        self._slack_ms = max(rules.campaign_within_ms, rules.recovery_ms)
+        self._slack_ms = max(rules.campaign_within_ms, rules.recovery_ms, hold_ms)
         self._known: dict[str, _Known] = {}
         self._places: dict[str, Place] = {}
         self._under: dict[str, set[str]] = {}
@@ -250,12 +251,8 @@ class Heads:
         )
 
     def untold(self) -> list[str]:
-        """Heads that are open and of which nobody was told yet."""
-        return [
-            root
-            for root, under in self._under.items()
-            if not any(self._known[one].told for one in under) and not all(self._known[one].closed for one in under)
-        ]
+        """Heads of which nobody was told yet."""
+        return [root for root, under in self._under.items() if not any(self._known[one].told for one in under)]
 
     def forget(self, watermark_ms: int) -> None:
         """Let go of what nothing can join any more; costs something once in a while only."""
