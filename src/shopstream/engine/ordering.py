@@ -2,7 +2,7 @@
 
 Every event before the watermark is known, so sorting what it passes by (event_time, event_id) gives the order that a
 batch query sees, and one pass over it, with what is remembered of each key, gives the same values. This is NumPy and
-not SQL because it is four times as fast (ADR 10): three window functions would sort everything three times.
+not SQL because it is more than twice as fast (ADR 10): window functions would sort everything three times.
 """
 
 from collections.abc import Iterable, Sequence
