@@ -144,6 +144,15 @@ def test_a_whole_takes_no_earlier_time_from_a_part_about_something_else():
     assert scored(attack(), [whole, site]).detected_ms == START + 120_000
 
 
+def test_a_whole_is_true_when_a_part_says_what_is_hit():
+    truth = attack(key={"category_id": "8"})
+    whole = found(key={"category_id": "9"}, whole=True)
+    part = found(key={"category_id": "8"}, top=False, parent=whole.id)
+    result = scored(truth, [whole, part], category=8)
+    assert result.top(Role.TRUE) == [whole]
+    assert result.detected_ms == part.detected_ms
+
+
 def test_only_what_people_see_is_counted():
     result = scored(attack(), [found(whole=True), found(top=False)])
     assert len(result.top(Role.TRUE)) == 1

@@ -6,6 +6,7 @@ incidents that the genuine run has too are not the attack's, and are counted onc
 
 - *true*: about somebody most of whose events are the attack's; or about what is hit, the site or a part of it; or about
   another part, of whose events at least a tenth are the attack's.
+- An incident of several parts is true, too, if one of its parts says what is hit.
 - *surge*: the product itself says that it sees many genuine shoppers. Never the detection of an attack.
 - *false*: all others.
 
@@ -124,6 +125,8 @@ def score(
     ]
     judged = [_judge(truth, one, claim) for one, claim in zip(fresh, traffic.claims(fresh, 0), strict=True)]
     judged = [_excused(one, faults) for one in judged]
+    told = {one.found.parent for one in judged if one.hit}
+    judged = [replace(one, role=Role.TRUE) if one.found.whole and one.found.id in told else one for one in judged]
     firsts = traffic.firsts()
     by_actor = _by_actor(judged)
     moments = [one.found.group_ms or one.found.detected_ms for one in judged if one.hit]

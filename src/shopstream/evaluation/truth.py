@@ -46,6 +46,7 @@ class Found:
 
     Args:
         top: what people see in the list; else a part of such an incident.
+        parent: id of the incident that it is a part of.
         whole: it holds several parts, which are given, too; times, severity and members are of all of them.
         detected_ms: event time by which anybody could have known.
         members: user ids of a campaign.
@@ -64,6 +65,7 @@ class Found:
     last_ms: int
     detected_ms: int
     top: bool = True
+    parent: str | None = None
     whole: bool = False
     members: frozenset[int] = frozenset()
     group_ms: int | None = None
@@ -94,7 +96,7 @@ def read_found(path: Path) -> list[Found]:
         if incident.episodes == 1:
             found.append(_found(incident))
             continue
-        parts = [_found(part, top=False) for part in read_episodes(path, incident.id)]
+        parts = [replace(_found(part), top=False, parent=incident.id) for part in read_episodes(path, incident.id)]
         found += parts
         whole = _found(incident, whole=True)
         if incident.campaign:
@@ -105,7 +107,7 @@ def read_found(path: Path) -> list[Found]:
     return sorted(found, key=lambda one: (one.detected_ms, one.id, one.top))
 
 
-def _found(incident: Incident, *, top: bool = True, whole: bool = False) -> Found:
+def _found(incident: Incident, *, whole: bool = False) -> Found:
     return Found(
         id=incident.id,
         rule=incident.rule,
@@ -115,7 +117,6 @@ def _found(incident: Incident, *, top: bool = True, whole: bool = False) -> Foun
         first_ms=to_ms(incident.first_event_time),
         last_ms=to_ms(incident.last_event_time),
         detected_ms=to_ms(incident.detected_at_event_time),
-        top=top,
         whole=whole,
         notifications=incident.notifications,
         note=f"{incident.title} ({', '.join(f'{name} {value}' for name, value in incident.peak.items())})",
