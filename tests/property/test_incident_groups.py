@@ -67,7 +67,7 @@ def seen(path):
     return [replace(one, notifications=0) for one in incidents], [read_episodes(path, one.id) for one in incidents]
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(traffic, st.integers(0, 1 << 30))
 def test_any_batches_restarts_and_repetitions_show_people_the_same(tmp_path_factory, found, seed):
     folder = tmp_path_factory.mktemp("groups")
@@ -95,7 +95,7 @@ def test_any_batches_restarts_and_repetitions_show_people_the_same(tmp_path_fact
     assert seen(folder / "again.db") == seen(folder / "once.db")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(traffic)
 def test_every_episode_is_in_one_incident_and_sums_are_over_its_parts(tmp_path_factory, found):
     path = tmp_path_factory.mktemp("groups") / "i.db"
