@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -16,10 +16,14 @@ from shopstream.cli.output import err, settings_of
 from shopstream.config import Settings
 from shopstream.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    from shopstream.simulation.synthesis import Synthesis
+
 __all__ = ["demo"]
 
 _MARK = "demo.json"
 _EVENTS = 500_000
+_HISTORY_DAYS = 7
 
 Show = Callable[[float, str], None]
 
@@ -35,9 +39,10 @@ def demo(
 ) -> None:
     """Take one shop day through the whole flow and show what comes out.
 
-    Synthesises about 500,000 events with a flood and a scraper among them (or takes your file), replays them through
-    the stream, processes them, builds lake and reports, prints a summary and serves the dashboard. A home that an
-    earlier demo made is emptied first; one that was used for more is not touched.
+    Synthesises about 500,000 events with a flood and a scraper among them, and the week before, from which detectors
+    learn what is normal (or takes your file, from which they learn as it goes). Replays the day through the stream,
+    processes it, builds lake and reports, prints a summary and serves the dashboard. A home that an earlier demo made
+    is emptied first; one that was used for more is not touched.
 
     Examples:
       shopstream demo
@@ -52,6 +57,8 @@ def demo(
     truth = None
     with _stages() as stage:
         if events is None:
+            with stage("Learning what is normal from a week") as show:
+                _learn(settings, seed, show)
             with stage("Synthesising one shop day") as show:
                 events, truth = _synthesise(settings, seed, show)
         with stage("Replaying it into the stream") as show:
@@ -122,7 +129,8 @@ class _Stage:
             self._bar.update(self._task, completed=1.0)
 
 
-def _synthesise(settings: Settings, seed: int, show: Show) -> tuple[str, Path]:
+def _synthesis(seed: int, first_day: int, days: int) -> "Synthesis":
+    """Days of one shop, which begins a week before the day that is shown; the attacks are in that day."""
     from shopstream.simulation import Flood, Scraper  # noqa: PLC0415  start-up time
     from shopstream.simulation.synthesis import (  # noqa: PLC0415  likewise
         DEFAULT_START,
@@ -132,10 +140,34 @@ def _synthesise(settings: Settings, seed: int, show: Show) -> tuple[str, Path]:
 
     flood = Flood(DEFAULT_START + timedelta(hours=14), timedelta(minutes=5), 10, 2_000)
     scraper = Scraper(DEFAULT_START + timedelta(hours=9), timedelta(minutes=20), 1, 0.5)
-    synthesis = Synthesis(SynthesisSettings(events=_EVENTS, seed=seed, scenarios=(flood, scraper)))
+    start, whole = DEFAULT_START - timedelta(days=_HISTORY_DAYS), _HISTORY_DAYS + 1
+    shop = SynthesisSettings(start=start, days=whole, events=_EVENTS * whole, seed=seed, scenarios=(flood, scraper))
+    since = start + timedelta(days=first_day)
+    return Synthesis(shop, between=(since, since + timedelta(days=days)))
+
+
+def _learn(settings: Settings, seed: int, show: Show) -> None:
+    import duckdb  # noqa: PLC0415  start-up time
+
+    from shopstream.detection.history import build_baselines  # noqa: PLC0415  likewise
+    from shopstream.events.schema import REES46_COLUMNS  # noqa: PLC0415  likewise
+
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
+        read = 0
+        for table in _synthesis(seed, 0, _HISTORY_DAYS).batches():
+            connection.register("incoming", table.select(list(REES46_COLUMNS)))
+            connection.execute("INSERT INTO events FROM incoming" if read else "CREATE TABLE events AS FROM incoming")
+            read += table.num_rows
+            show(min(0.8 * read / (_EVENTS * _HISTORY_DAYS), 0.8), f"{read:,} events")
+        build_baselines(connection, "events").save(settings.baselines_path)
+
+
+def _synthesise(settings: Settings, seed: int, show: Show) -> tuple[str, Path]:
+    synthesis = _synthesis(seed, _HISTORY_DAYS, 1)
 
     def progress(events: int, _: float) -> None:
-        show(min(events / synthesis.expected_events, 1.0), f"{events:,} events")
+        show(min(events / _EVENTS, 1.0), f"{events:,} events")
 
     folder = settings.home / "demo"
     folder.mkdir(exist_ok=True)
