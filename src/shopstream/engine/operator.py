@@ -29,8 +29,8 @@ time in epoch milliseconds."""
 REPEATED: Final = "repeated"
 """`t`, the shard's newest event time when they came, of those events of the micro-batch that are dropped as known."""
 
-_ACTORS: Final = frozenset({"user_id", "user_session", "ip"})
-_RAW_LIMIT_MS: Final = 600_000
+_ACTORS: Final = frozenset({"user_id", "user_session", "ip", "ip_net"})
+_RAW_LIMIT_MS: Final = 3_600_000
 _LEAST_PIECES: Final = 200_000
 
 
