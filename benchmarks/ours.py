@@ -15,7 +15,7 @@ from measure import Measurement, run
 from windows import RULES, WINDOWS
 from workload import Check, Workload, check
 
-from shopstream.alerting.reading import read_incidents
+from shopstream.alerting.reading import read_episodes, read_incidents
 from shopstream.bootstrap import open_lakehouse
 from shopstream.config import load_settings
 from shopstream.detection import load_rules
@@ -131,8 +131,9 @@ def _check_incidents(made: Workload, windows: str, home: Path) -> Check:
         keys = duckdb.execute("SELECT DISTINCT key FROM read_parquet(?)", [str(made.answer / f"{window.name}.parquet")])
         wanted |= {(window.name, key if window.key else "") for (key,) in keys.fetchall()}
     found = {
-        (incident.rule, ",".join(map(str, incident.keys.values())))
+        (part.rule, ",".join(map(str, part.keys.values())))
         for incident in read_incidents(home / "incidents.db")
+        for part in read_episodes(home / "incidents.db", incident.id)
     }
     return Check(len(wanted), len(wanted - found), len(found - wanted), "incidents")
 
