@@ -51,6 +51,11 @@ def test_the_same_attack_gives_the_same_result(job, tmp_path):
     assert first.actors
 
 
+def test_a_program_gets_the_figures_as_json(cache, tmp_path):
+    result = evaluate(cache, tmp_path, "--scenario", "pulse", "--format", "json")
+    assert json.loads(result.stdout)["rows"][0]["scenario"] == "pulse"
+
+
 def test_an_unknown_scenario_is_an_error(cache, tmp_path):
     result = evaluate(cache, tmp_path, "--scenario", "flod")
     assert result.exit_code

@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from shopstream.cli.output import Format, FormatOption, emit, err, out, settings_of
+from shopstream.cli.output import Format, FormatOption, emit, emit_object, err, out, settings_of
 from shopstream.clock import Clock, SystemClock, from_ms
 from shopstream.errors import ConfigurationError
 
@@ -147,8 +148,11 @@ def _print(summary: "Summary", done: "Done", facts: "Facts", fmt: Format, *, exp
     from shopstream.evaluation.words import control_row, genuine_rows, row_of, short_row_of  # noqa: PLC0415
 
     rows = [(short_row_of if fmt is Format.TABLE else row_of)(row) for row in summary.rows]
-    if fmt is not Format.TABLE:
-        emit(rows + [control_row(row) for row in summary.controls] if fmt is Format.JSON else rows, fmt)
+    if fmt is Format.JSON:
+        emit_object(asdict(summary), fmt)
+        return
+    if fmt is Format.CSV:
+        emit(rows, fmt)
         return
     kind = "tuning seeds, no evidence" if facts.tuning else "reporting seeds"
     if rows:
