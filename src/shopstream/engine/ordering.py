@@ -5,7 +5,7 @@ batch query sees, and one pass over it, with what is remembered of each key, giv
 not SQL because it is more than twice as fast (ADR 10): window functions would sort everything three times.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import duckdb
@@ -33,6 +33,9 @@ _SCHEMA = pa.schema(
     ]
 )
 
+_Ids = Callable[[Ints], pa.ChunkedArray]
+"""Rows → their event ids."""
+
 
 class Ordering:
     """Holds events back and derives their stateful columns.
@@ -43,7 +46,7 @@ class Ordering:
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection
-        self._asked = {"event_id", "user_id", "product_id"}  # the product is remembered whoever asks
+        self._asked = {"user_id", "product_id"}  # the product is remembered whoever asks
         self._pending: list[pa.Table] = []
         self._oldest_ms = 0
         self._actors = KeyedMemory(ACTOR_HORIZON_MS, ("gap", "product"))
@@ -51,7 +54,8 @@ class Ordering:
         self._views = KeyedMemory(VISIT_HORIZON_MS)
         self._memories = {"derive_actors": self._actors, "derive_visits": self._visits, "derive_views": self._views}
         everything = [field.name for field in DERIVED_FIELDS]
-        self._show(_SCHEMA.empty_table(), everything, 0)
+        nothing = _SCHEMA.empty_table()
+        self._show(nothing, nothing.column("event_id").take, everything, 0)
 
     @property
     def wanted(self) -> bool:
@@ -79,21 +83,26 @@ class Ordering:
         rest = held.filter(pc.invert(ready))
         self._pending.clear()
         self.hold(rest)
-        needed = sorted({"event_time", "t", *batch_columns(self._asked)})
+        needed = sorted({"event_time", "t", *batch_columns(self._asked)} - ({"event_id"} - self._asked))
         passed = held.select(needed)
-        self._show(passed.filter(ready) if rest.num_rows else passed, self._asked, watermark_ms)
+        ids = held.column("event_id")  # of use for ties alone: not copied
+        if rest.num_rows:
+            passed, places = passed.filter(ready), np.flatnonzero(ready.to_numpy())
+            self._show(passed, lambda rows: ids.take(pa.array(places[rows])), self._asked, watermark_ms)
+        else:
+            self._show(passed, lambda rows: ids.take(pa.array(rows)), self._asked, watermark_ms)
         return True
 
-    def _show(self, ready: pa.Table, columns: Iterable[str], now_ms: int) -> None:
-        for name, column in self._derive(ready, [field.name for field in stateful(columns)], now_ms).items():
+    def _show(self, ready: pa.Table, ids: _Ids, columns: Iterable[str], now_ms: int) -> None:
+        for name, column in self._derive(ready, ids, [field.name for field in stateful(columns)], now_ms).items():
             ready = ready.append_column(name, column)
         self._connection.register(ORDERED, ready)
 
-    def _derive(self, ready: pa.Table, wanted: Sequence[str], now_ms: int) -> dict[str, pa.Array]:
+    def _derive(self, ready: pa.Table, ids: _Ids, wanted: Sequence[str], now_ms: int) -> dict[str, pa.Array]:
         """The wanted columns, in the rows' order."""
         t = ready.column("t").to_numpy()
         actors, users = _codes(ready.column("user_id"))
-        order = _by_time(ready, actors)
+        order = _by_time(ready, actors, ids)
         derived: dict[str, pa.Array] = {}
         if not _GAPS.isdisjoint(wanted):
             derived |= self._gaps(ready, t, actors, users, order, now_ms)
@@ -212,7 +221,7 @@ def _stable(codes: Ints) -> Ints:
     return order
 
 
-def _by_time(ready: pa.Table, actors: Ints) -> Ints:
+def _by_time(ready: pa.Table, actors: Ints, ids: _Ids) -> Ints:
     """Rows in order of actor, event_time, event_id."""
     times = ready.column("event_time").cast(pa.int64()).to_numpy()
     order = np.argsort(times, kind="stable")
@@ -226,7 +235,7 @@ def _by_time(ready: pa.Table, actors: Ints) -> Ints:
             {
                 "code": pa.array(codes[places]),
                 "time": pa.array(times[places]),
-                "event_id": ready.column("event_id").take(pa.array(order[places])).cast(pa.string()),
+                "event_id": ids(order[places]).cast(pa.string()),
             }
         )
         sorting = pc.sort_indices(
