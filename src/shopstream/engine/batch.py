@@ -33,7 +33,8 @@ __all__ = ["BatchScan"]
 
 _DAY_MS: Final = 86_400_000
 _STRETCH: Final = 4
-"""A stretch is at least this many times as long as what it has to read beside itself."""
+"""A stretch is at least this many times as long as a window, and as long as derived columns look back: longer ones
+would read less twice, and take more memory."""
 
 _COPY_ORDER: Final = ("arrival_time", "event_type", "product_id", "user_id", "price")
 """Which copy of an event counts: the first one by these, as in the reports."""
@@ -73,6 +74,8 @@ class BatchScan:
         self._sifts = bool(self._parts.keys and self._demand.total) and (
             not self._back_ms or "user_id" in declaration.key
         )
+        # Where the places of enough events are looked for; sessions have no length to look within.
+        self._spans = self._sifts and self._demand.run is not None and declaration.kind is not WindowKind.SESSION
         known = {row[0] for row in connection.execute(f"DESCRIBE {source}").fetchall()}
         self._order = ", ".join(column for column in _COPY_ORDER if column in known)
         self._identified = "event_id" in known
@@ -111,12 +114,12 @@ class BatchScan:
         self._until_ms = newest_ms + 1
         declaration = self._declaration
         if declaration.kind is WindowKind.SESSION:
-            first_ms, beside_ms = self._from_ms - self._from_ms % _DAY_MS, declaration.gap_ms + self._back_ms
+            first_ms, longest_ms = self._from_ms - self._from_ms % _DAY_MS, declaration.gap_ms
         else:
             slide_ms = declaration.slide_ms
             first_ms = self._from_ms - self._from_ms % slide_ms - declaration.size_ms + slide_ms
-            beside_ms = declaration.size_ms + self._back_ms
-        length_ms = max(_DAY_MS, -(-_STRETCH * beside_ms // _DAY_MS) * _DAY_MS)
+            longest_ms = declaration.size_ms
+        length_ms = max(_DAY_MS, -(-(_STRETCH * longest_ms + self._back_ms) // _DAY_MS) * _DAY_MS)
         if declaration.slide_ms:
             length_ms = -(-length_ms // declaration.slide_ms) * declaration.slide_ms
         return [(start, start + length_ms) for start in range(first_ms, self._until_ms, length_ms)]
@@ -220,17 +223,16 @@ class BatchScan:
         rows = self._rows(start_ms, last_ms)
         derived = f"(SELECT * FROM ({derived_rows(rows, self._parts.columns)}) WHERE {self._parts.filter})"
         # only events inside the limits are counted; those before them were read for derived columns alone
-        met = f"e.t >= {max(start_ms, self._from_ms)}"
-        if self._sifts and self._demand.halves and self._demand.run is not None:
+        near = ""
+        if self._spans:
             same = " AND ".join(f"s.{key} = e.{key}" for key in self._parts.keys)
-            near = f"{same} AND e.t > s.after_ms AND e.t < s.before_ms"
-            met += f" AND EXISTS (SELECT 1 FROM batch_spans AS s WHERE {near})"
+            near = f"SEMI JOIN batch_spans AS s ON {same} AND e.t > s.after_ms AND e.t < s.before_ms"
         extra = "".join(f"{sql} AS {alias}, " for alias, sql in self._parts.extra_keys.items())
         partials = "".join(f", {sql} AS {alias}" for alias, sql in self._parts.partials.items())
         group = ", ".join([*self._parts.keys, *self._parts.extra_keys, "pane"])
         panes = f"""
             SELECT {self._keys}{extra}t - t % {slide_ms} AS pane, min(t) AS t_min, max(t) AS t_max{partials}
-            FROM {derived} AS e WHERE {met} GROUP BY {group}"""
+            FROM {derived} AS e {near} WHERE t >= {max(start_ms, self._from_ms)} GROUP BY {group}"""
         starts = f"unnest(range(pane - {size_ms} + {slide_ms}, pane + 1, {slide_ms}))"
         merges = ", ".join(f'{sql} AS "{name}"' for name, sql in self._parts.merges.items())
         self._add(f"""
