@@ -1,6 +1,8 @@
 """Scores result files with NAB's own code; run by nab.py, in an environment with pandas.
 
-    nab_score.py NAB RESULTS DETECTOR…
+    nab_score.py NAB RESULTS DETECTOR… DETECTOR=THRESHOLD…
+
+Without a threshold NAB's optimiser finds it.
 
 The last line of the output is JSON: detector → profile → score, from 0 (the null detector) to 100.
 """
@@ -13,7 +15,8 @@ from pathlib import Path
 
 def main() -> None:
     """Thresholds, scores, scores between null and perfect: NAB's three steps."""
-    nab, results, detectors = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
+    nab, results = Path(sys.argv[1]), Path(sys.argv[2])
+    given = dict(argument.partition("=")[::2] for argument in sys.argv[3:])
     sys.path.insert(0, str(nab))
     from nab.runner import Runner  # noqa: PLC0415  it is found there and nowhere else
 
@@ -30,7 +33,10 @@ def main() -> None:
         numCPUs=1,
     )
     runner.initialize()
-    runner.score(detectors, runner.optimize(detectors))
+    found = runner.optimize([name for name, threshold in given.items() if not threshold])
+    fixed = {name: {"threshold": float(threshold)} for name, threshold in given.items() if threshold}
+    found |= {name: dict.fromkeys(runner.profiles, threshold) for name, threshold in fixed.items()}
+    runner.score(list(given), found)
     runner.normalize()
     print(json.dumps(json.loads(final.read_text())))
 
