@@ -214,7 +214,7 @@ def _scores(nab: Path, ours: Mapping[str, Mapping[str, float]]) -> Table:
     rows = [(name, *figures) for name, *figures in _published(nab)]
     for detector, title in TITLES.items():
         rows.append((f"**{title}**", *(f"{ours[detector][profile]:.1f}" for profile in PROFILES)))
-    rows.sort(key=lambda row: -float(row[1].split("-")[0]))
+    rows.sort(key=lambda row: -float(row[1].split("-")[0] or row[1]))  # a range counts by its first end
     commit = subprocess.run(
         ["git", "-C", nab, "log", "-1", "--format=%H of %cs"], check=False, capture_output=True, text=True
     ).stdout.strip()
