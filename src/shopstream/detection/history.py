@@ -19,8 +19,12 @@ __all__ = ["build_baselines"]
 _HEAD_SHARE: Final = 0.93
 """Products that together get this share of the events are the head, all others the tail."""
 _SAMPLE: Final = 10
-"""Each tenth minute is looked at closely; it has no part in saying which products are the tail."""
+"""Each tenth minute is looked at closely."""
 _PICK: Final = 3
+_HOUR_MS: Final = 3_600_000
+_HELD_OUT: Final = 7
+"""Each seventh hour has no part in saying which products are the tail, and alone says how large its share is: a visit
+looks at the same product again and again, so minutes between those that rank would find the tail too small."""
 _USER_SAMPLE: Final = 8
 _KEYS: Final = {"category_id": 400, "product_id": 400}
 _LEVEL_SLOTS: Final = 5.0
@@ -93,11 +97,11 @@ class _History:
         return profiles
 
     def products(self) -> pa.Table:
-        """Usual prices, and the tail; made without the minutes that are sampled."""
+        """Usual prices, and the tail; which products are in it is said by the hours that are not held out."""
         table: pa.Table = self._connection.sql(f"""
             WITH points AS (
                 SELECT product_id, price, count(*) AS n,
-                       count(*) FILTER (epoch_ms(event_time) // 60000 % {_SAMPLE} <> {_PICK}) AS ranked
+                       count(*) FILTER (epoch_ms(event_time) // {_HOUR_MS} % {_HELD_OUT} <> {_PICK}) AS ranked
                 FROM {self._events} GROUP BY product_id, price),
             totals AS (SELECT *, sum(n) OVER (PARTITION BY product_id) AS whole FROM points),
             known AS (
@@ -147,12 +151,15 @@ class _History:
                          count(*) FILTER (user_session IS NULL) AS no_session
                   FROM baseline_sample GROUP BY w)
             LEFT JOIN ({tail}) USING (w) ORDER BY w""")
+        held_out = [r for r in rows if r[0] // _HOUR_MS % _HELD_OUT == _PICK]
         of_events = {"users": 2, "purchases": 5, "no_brand": 6, "no_category_code": 7, "no_session": 8}
         if suffix == "10s":
-            of_events = {"users": 2, "buys": 3, "tail": 9}
+            of_events = {"users": 2, "buys": 3}
         shares = {f"{name}_{suffix}": _share([(r[0], r[at], r[1]) for r in rows]) for name, at in of_events.items()}
+        if held_out:  # a history of a few hours may have none
+            of = 1 if suffix == "10s" else 2
+            shares[f"tail_{suffix}"] = _share([(r[0], r[9], r[of]) for r in held_out], _FLAT)
         if suffix == "60s":
-            shares["tail_60s"] = _share([(r[0], r[9], r[2]) for r in rows], _FLAT)
             shares["buyers_60s"] = _share([(r[0], r[4], r[2]) for r in rows])
         return shares
 

@@ -13,10 +13,8 @@ in the same millisecond follow each other as they came, and windows answer when 
 from typing import Final
 
 import sqlglot
-from sqlglot import exp
+from sqlglot import exp, generator, tokens
 from sqlglot.dialects.dialect import Dialect
-from sqlglot.generator import Generator
-from sqlglot.tokens import Tokenizer
 
 from shopstream.engine.compile import compile_window
 from shopstream.engine.derived import ACTOR_HORIZON_MS, VISIT_HORIZON_MS, stateful, stateless
@@ -67,10 +65,10 @@ _LOOKS: Final = (
 class _Flink(Dialect):
     """What Flink's SQL has of its own, as far as rules go; identifiers stand in backticks."""
 
-    class Tokenizer(Tokenizer):
+    class Tokenizer(tokens.Tokenizer):
         IDENTIFIERS = ["`"]  # noqa: RUF012  sqlglot's interface
 
-    class Generator(Generator):
+    class Generator(generator.Generator):
         pass
 
 
