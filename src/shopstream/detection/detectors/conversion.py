@@ -45,8 +45,8 @@ _FINDING = Finding(
 class ConversionDetector:
     """Collapse of the purchase share.
 
-    Warm-up: half an hour with baselines, two hours without. Minimum volume: a loss of half needs about 80 expected
-    purchases to be seen, a loss of nine tenths about 15.
+    Warm-up: half an hour with baselines, two hours without, and then only a loss of nine tenths is told of. Minimum
+    volume: a loss of half needs about 80 expected purchases to be seen, a loss of nine tenths about 15.
 
     Args:
         traffic: the site's state.
@@ -62,7 +62,9 @@ class ConversionDetector:
         self._factor = 1.0 if self._share else 0.0
         self._seen = _WARM_UP * 0.75 if self._share else 0.0
         self._events = 0.0
-        self._sums = dict.fromkeys(_LOSSES, 0.0)
+        # Hours of the day halve the share by themselves: without baselines a loss of half says nothing.
+        self._losses = _LOSSES if self._share else {"most": _LOSSES["most"]}
+        self._sums = dict.fromkeys(self._losses, 0.0)
         self._missing: list[float] = [0.0, 0.0]
         self._since_ms: int | None = None
         self._spell = Spell()
@@ -86,7 +88,7 @@ class ConversionDetector:
         warm = self._seen >= _WARM_UP
         if warm:
             self._add(purchases, due)
-        suspicion = max(self._sums[name] / height for name, (_, height) in _LOSSES.items()) if warm else 0.0
+        suspicion = max(self._sums[name] / height for name, (_, height) in self._losses.items()) if warm else 0.0
         if suspicion <= 0:
             self._since_ms, self._missing = None, [0.0, 0.0]
         else:
@@ -101,7 +103,7 @@ class ConversionDetector:
         return [] if span is None else [self._told(span, suspicion)]
 
     def _add(self, purchases: float, due: float) -> None:
-        for name, (left, height) in _LOSSES.items():
+        for name, (left, height) in self._losses.items():
             ratio = (purchases * math.log(left) + due * (1 - left)) / _SPREAD
             self._sums[name] = min(max(0.0, self._sums[name] + ratio), 1.5 * height)
 
@@ -149,5 +151,7 @@ class ConversionDetector:
         if state.get("version") != _VERSION:
             raise StateError("the conversion detector's snapshot is of another version; it begins afresh")
         self._factor, self._seen, self._events = state["learned"]
-        self._sums, self._missing = dict(state["sums"]), list(state["missing"])
+        # baselines may have come or gone since
+        self._sums = {name: state["sums"].get(name, 0.0) for name in self._losses}
+        self._missing = list(state["missing"])
         self._since_ms, self._spell = state["since_ms"], Spell.of(state["spell"])
