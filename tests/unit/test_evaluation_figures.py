@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shopstream.alerting.precision import wilson
 from shopstream.clock import to_ms
 from shopstream.errors import ConfigurationError
 from shopstream.evaluation.attack import _draw
@@ -18,7 +19,7 @@ from shopstream.evaluation.report import write_report
 from shopstream.evaluation.results import AttackResult, Brief, GenuineResult, Picture
 from shopstream.evaluation.rows import TimeUnit, load_rows
 from shopstream.evaluation.scoring import Unit
-from shopstream.evaluation.statistics import percentile, rule_of_three, wilson
+from shopstream.evaluation.statistics import percentile, rule_of_three
 from shopstream.evaluation.summary import summarise
 from shopstream.evaluation.words import Facts, time_text
 

@@ -9,7 +9,7 @@ from typing import Final
 from shopstream.alerting.incident import Handling
 from shopstream.alerting.reading import reading
 
-__all__ = ["RulePrecision", "read_precision"]
+__all__ = ["RulePrecision", "read_precision", "wilson"]
 
 _JUDGED: Final = "SELECT h.facts ->> '$.rules', i.handling FROM heads AS h JOIN incidents AS i USING (scope, ordinal)"
 _Z: Final = 1.96
@@ -40,13 +40,18 @@ class RulePrecision:
     @property
     def interval(self) -> tuple[float, float]:
         """Where the true precision lies with 95 % (Wilson's score interval); 0 to 1 before the first judgement."""
-        judged = self.right + self.wrong
-        if not judged:
-            return 0.0, 1.0
-        share, z2 = self.right / judged, _Z * _Z
-        middle = (share + z2 / (2 * judged)) / (1 + z2 / judged)
-        half = _Z / (1 + z2 / judged) * math.sqrt(share * (1 - share) / judged + z2 / (4 * judged * judged))
-        return max(middle - half, 0.0), min(middle + half, 1.0)
+        return wilson(self.right, self.right + self.wrong)
+
+
+def wilson(hits: int, trials: int) -> tuple[float, float]:
+    """95 % interval of a share (Wilson's score interval, sound near 0 and 1); 0 to 1 without trials."""
+    if trials == 0:
+        return 0.0, 1.0
+    share, z2 = hits / trials, _Z * _Z
+    middle = (share + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = _Z * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials * trials)) / (1 + z2 / trials)
+    # at the ends rounding would leave the share itself just outside
+    return max(0.0, middle - half) if hits else 0.0, min(1.0, middle + half) if hits < trials else 1.0
 
 
 def read_precision(path: Path) -> list[RulePrecision]:

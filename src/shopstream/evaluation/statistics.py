@@ -3,20 +3,10 @@
 import math
 from collections.abc import Sequence
 
-__all__ = ["percentile", "rule_of_three", "wilson"]
+__all__ = ["percentile", "rule_of_three"]
 
 _Z = 1.959964
 """Of the 95 % interval."""
-
-
-def wilson(hits: int, trials: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson's score interval, sound near 0 and 1); (0, 1) without trials."""
-    if trials == 0:
-        return 0.0, 1.0
-    share, z2 = hits / trials, _Z * _Z
-    centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
-    half = _Z * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials * trials)) / (1 + z2 / trials)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:

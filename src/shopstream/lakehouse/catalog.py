@@ -51,6 +51,7 @@ class LocalCatalog:
 
     Raises:
         RetryableError: another process kept it busy for a minute.
+        StateError: the folder was moved.
     """
 
     def __init__(self, path: Path, settings: LakehouseSettings | None = None) -> None:
@@ -85,7 +86,7 @@ class LocalCatalog:
                     properties=declaration.properties(self.settings.target_file_bytes),
                 )
                 continue
-            table_there = self._catalog.load_table(identifier)
+            table_there = self.load(table)
             if len(table_there.schema().fields) < len(declaration.fields):  # made by an older version
                 with table_there.update_schema() as update:
                     update.union_by_name(declaration.schema())
