@@ -20,6 +20,7 @@ import pytest
 
 from shopstream.alerting import read_incidents
 from shopstream.clock import SystemClock
+from shopstream.detection import load_rules
 from shopstream.engine.checkpoint import CheckpointStore
 from shopstream.events.codec import encode_arrow
 from shopstream.events.schema import WIRE_SCHEMA
@@ -171,9 +172,20 @@ def undisturbed(stream_file, processes, tmp_path_factory) -> dict:
 
 def new_home(folder: Path, stream_file: Path) -> Path:
     shutil.copy(stream_file, folder / "stream.db")
-    (folder / "rules").mkdir()
-    (folder / "rules" / "remembering.yml").write_text(REMEMBERING)
+    write_rules(folder)
     return folder
+
+
+def write_rules(home: Path) -> None:
+    """One shipped rule, and one that remembers: a process must get far enough to be killed at many places."""
+    (home / "rules").mkdir()
+    (home / "rules" / "remembering.yml").write_text(REMEMBERING)
+    for rule in load_rules().values():
+        if rule.enabled and rule.id != "user_burst":
+            text = Path(rule.source).read_text()
+            assert text.count("\nstatus: stable\n") == 1
+            switched_off = text.replace("\nstatus: stable\n", "\nstatus: unsupported\n")
+            (home / "rules" / f"{rule.id}.yml").write_text(switched_off)
 
 
 def outcome(home: Path) -> dict:
@@ -240,7 +252,7 @@ def test_kills_of_the_pipeline_at_random_moments_change_nothing(stream_file, pro
         folder = tmp_path / str(round_number)
         folder.mkdir()
         home = new_home(folder, stream_file)
-        while processes.run(home, kill_after=chance.uniform(0.05, 1.5)) == signal.SIGKILL:
+        while processes.run(home, kill_after=chance.uniform(0.3, 4.5)) == signal.SIGKILL:
             kills += 1
         assert outcome(home) == undisturbed
         if kills >= KILLS:
@@ -258,6 +270,7 @@ def test_kills_of_replay_and_pipeline_at_random_moments_lose_and_double_nothing(
     homes = {name: tmp_path / name for name in ("calm", "killed")}
     for home in homes.values():
         home.mkdir()
+        write_rules(home)
     home = homes["killed"]
     chance = random.Random(SEED)  # noqa: S311  moments of death
     replays = Processes()
@@ -265,7 +278,7 @@ def test_kills_of_replay_and_pipeline_at_random_moments_lose_and_double_nothing(
     with ThreadPoolExecutor() as pool:
         while unfinished or kills < KILLS:
             both = [
-                pool.submit(who.run, home, kill_after=chance.uniform(0.5, 2.5), replay=what)
+                pool.submit(who.run, home, kill_after=chance.uniform(0.5, 6.0), replay=what)
                 for who, what in ((replays, source), (processes, None))
             ]
             ends = [future.result() for future in both]

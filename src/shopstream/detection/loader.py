@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -155,10 +156,17 @@ def _build(data: Mapping[str, object], lines: Lines, stem: str, source: str, ver
 
 def _bind(rule: Rule) -> None:
     """Let DuckDB plan the rule over an empty table, which finds types that do not fit."""
+    with _planner().cursor() as cursor:
+        cursor.execute("EXPLAIN " + batch_sql(rule.window_declaration(), "events"))
+
+
+@cache
+def _planner() -> duckdb.DuckDBPyConnection:
+    """An empty table of events in memory; one for all rules, as a database takes longer to open than to plan."""
     columns = ", ".join(f"{name} {kind}" for name, kind in duckdb_columns(EVENT_FIELDS).items())
-    with duckdb.connect() as connection:
-        connection.execute(f"CREATE TABLE events ({columns})")
-        connection.execute("EXPLAIN " + batch_sql(rule.window_declaration(), "events"))
+    connection = duckdb.connect(config={"threads": 1})
+    connection.execute(f"CREATE TABLE events ({columns})")
+    return connection
 
 
 def _where(place: tuple[int | str, ...]) -> str:
