@@ -266,7 +266,7 @@ def test_kills_of_replay_and_pipeline_at_random_moments_lose_and_double_nothing(
     """The way of the README: a file is replayed while it is processed, and both are killed again and again."""
     source = tmp_path / "day.csv"
     scraper = Scraper(DEFAULT_START + timedelta(hours=9), timedelta(minutes=5), 3, 0.4)
-    Synthesis(SynthesisSettings(events=60_000, scenarios=(scraper,), out_of_order=OutOfOrder(0.02, 10))).write(source)
+    Synthesis(SynthesisSettings(events=12_000, scenarios=(scraper,), out_of_order=OutOfOrder(0.02, 10))).write(source)
     homes = {name: tmp_path / name for name in ("calm", "killed")}
     for home in homes.values():
         home.mkdir()
@@ -278,7 +278,7 @@ def test_kills_of_replay_and_pipeline_at_random_moments_lose_and_double_nothing(
     with ThreadPoolExecutor() as pool:
         while unfinished or kills < KILLS:
             both = [
-                pool.submit(who.run, home, kill_after=chance.uniform(0.5, 6.0), replay=what)
+                pool.submit(who.run, home, kill_after=chance.uniform(0.5, 5.0), replay=what)
                 for who, what in ((replays, source), (processes, None))
             ]
             ends = [future.result() for future in both]
