@@ -9,7 +9,7 @@ SERVE  ?= 1
 INDEX   = $(shell $(PYTHON) -m pip config get global.index-url 2>/dev/null)
 UV      = $(if $(INDEX),UV_DEFAULT_INDEX=$(INDEX) )$(BIN)/uv --system-certs pip
 
-.PHONY: help env demo test test-all lint format bench evaluate bench-nab lock clean
+.PHONY: help env demo test test-all test-aws lint format bench evaluate bench-nab lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -41,10 +41,13 @@ demo: $(VENV)/.run ## replay a shop day (or EVENTS=file.csv), report on it, serv
 	@$(BIN)/shopstream demo $(if $(EVENTS),--events "$(EVENTS)") $(if $(filter 0,$(SERVE)),--no-serve)
 
 test: lint $(READER)/.done ## lint, types, import contract, tests (under 15 minutes on two cores)
-	@$(BIN)/pytest -n 2 -m "not slow"
+	@$(BIN)/pytest -n 2 -m "not slow and not aws"
 
 test-all: $(VENV)/.dev $(READER)/.done ## the slow proofs
-	@$(BIN)/pytest -n 2 -m slow
+	@$(BIN)/pytest -n 2 -m "slow and not aws"
+
+test-aws: $(VENV)/.dev ## the AWS profile against stand-ins of its services (needs Node and Java)
+	@$(BIN)/pytest -n 2 -m aws
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check
@@ -79,7 +82,8 @@ evaluate: $(VENV)/.run ## what detection finds on 20 synthetic shops and tells f
 lock: $(BIN)/uv ## renew the lock files
 	@$(UV) compile -q --universal --python-version 3.11 --generate-hashes --no-header --upgrade requirements/bootstrap.in -o requirements/bootstrap.txt
 	@$(UV) compile -q --universal --python-version 3.11 --generate-hashes --no-header --upgrade pyproject.toml --group build -o requirements/run.txt
-	@$(UV) compile -q --universal --python-version 3.11 --generate-hashes --no-header --upgrade pyproject.toml --group dev -o requirements/dev.txt
+	@$(UV) compile -q --universal --python-version 3.11 --generate-hashes --no-header --upgrade pyproject.toml --extra aws --group dev -o requirements/dev.txt
+	@$(UV) compile -q --universal --python-version 3.11 --generate-hashes --no-header --upgrade pyproject.toml --extra aws --group build -o requirements/aws.txt
 	@$(UV) compile -q --universal --python-version 3.11 --generate-hashes --no-header --upgrade requirements/iceberg-reader.in -o requirements/iceberg-reader.txt
 
 clean: ## remove environments and the data home

@@ -46,6 +46,15 @@ def _default(value: object) -> str:
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
+def _title(branch: str) -> str:
+    model: type[BaseModel] = Settings
+    for name in branch.split("."):
+        field = model.model_fields[name]
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            model = field.annotation
+    return f"{branch}: {field.description}"
+
+
 def text() -> str:
     """The page."""
     sections: dict[str, list[str]] = {}
@@ -56,7 +65,7 @@ def text() -> str:
         sections.setdefault(branch, []).append(row)
     parts = [_HEAD]
     for branch, rows in sections.items():
-        title = f"{branch}: {Settings.model_fields[branch].description}" if branch else "The whole installation"
+        title = _title(branch) if branch else "The whole installation"
         parts.append("\n".join([f"## {title}\n", "| setting | variable | default | meaning |", "|---|---|---|---|", *rows, ""]))
     return "\n".join(parts)
 

@@ -9,10 +9,10 @@ import os
 from collections.abc import Mapping
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -20,20 +20,45 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from shopstream.alerting.settings import AlertingSettings
+from shopstream.alerting.settings import AlertingSettings, DynamoSettings
 from shopstream.dashboard.settings import DashboardSettings
 from shopstream.detection.settings import DetectionSettings
 from shopstream.engine.settings import EngineSettings
 from shopstream.errors import ConfigurationError
-from shopstream.lakehouse.settings import LakehouseSettings
-from shopstream.stream.settings import StreamSettings
+from shopstream.lakehouse.settings import GlueSettings, LakehouseSettings
+from shopstream.stream.settings import KinesisSettings, StreamSettings
 
-__all__ = ["Settings", "load_settings"]
+__all__ = ["AwsSettings", "Settings", "load_settings"]
 
 _SECRETS = frozenset({"notify_urls"})
 """Settings whose values no message repeats."""
 
 _toml_file: ContextVar[Path | None] = ContextVar("toml_file", default=None)
+
+
+class AwsSettings(BaseModel):
+    """What the AWS profile uses; account and region come from where AWS tools look for them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kinesis: KinesisSettings = Field(default_factory=KinesisSettings, description="Kinesis Data Streams.")
+    dynamodb: DynamoSettings = Field(default_factory=DynamoSettings, description="DynamoDB and SNS.")
+    glue: GlueSettings = Field(default_factory=GlueSettings, description="S3, Glue Data Catalog and Athena.")
+    checkpoints: str | None = Field(
+        default=None,
+        pattern=r"^s3://[^/]+(/.*)?$",
+        description="Where the worker keeps its checkpoints, as s3://bucket/prefix; without it, in `home`.",
+    )
+    detection: Literal["lambda", "worker"] = Field(
+        default="lambda",
+        description="lambda: signals go to Kinesis and a function turns them into incidents; worker: the worker does.",
+    )
+    delivery: str | None = Field(
+        default=None, description="Firehose delivery stream that final detections go to; without it, none."
+    )
+    metrics: str | None = Field(
+        default="shopstream", description="CloudWatch namespace of metrics; empty values switch them off."
+    )
 
 
 class Settings(BaseSettings):
@@ -43,6 +68,9 @@ class Settings(BaseSettings):
         env_prefix="SHOPSTREAM_", env_nested_delimiter="__", frozen=True, extra="forbid", validate_default=True
     )
 
+    profile: Literal["embedded", "aws"] = Field(
+        default="embedded", description="embedded: all in `home`, no server; aws: Kinesis, DynamoDB, S3, see `aws`."
+    )
     home: Path = Field(default=Path(".shopstream"), description="Folder that holds all data of this installation.")
     timezone: str = Field(default="UTC", description="The shop's time zone (IANA name); reports use it.")
     stream: StreamSettings = Field(default_factory=StreamSettings, description="The embedded stream.")
@@ -51,6 +79,7 @@ class Settings(BaseSettings):
     detection: DetectionSettings = Field(default_factory=DetectionSettings, description="Rules.")
     alerting: AlertingSettings = Field(default_factory=AlertingSettings, description="Incidents and notifications.")
     dashboard: DashboardSettings = Field(default_factory=DashboardSettings, description="The web page.")
+    aws: AwsSettings = Field(default_factory=AwsSettings, description="Names and places of the AWS profile.")
 
     @field_validator("timezone")
     @classmethod

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from shopstream.detection.detection import Severity
 
-__all__ = ["AlertingSettings"]
+__all__ = ["AlertingSettings", "DynamoSettings"]
 
 
 class AlertingSettings(BaseModel):
@@ -71,3 +71,16 @@ class AlertingSettings(BaseModel):
     @classmethod
     def _one_or_many(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
+
+
+class DynamoSettings(BaseModel):
+    """Settings of incidents on DynamoDB and notifications through SNS."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    table: str = Field(
+        default="shopstream", min_length=1, description="The table of incidents, verdicts and detector state."
+    )
+    topic_arn: str | None = Field(
+        default=None, description="SNS topic that notifications go to, beside `alerting.notify_urls`."
+    )

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["LakehouseSettings"]
+__all__ = ["GlueSettings", "LakehouseSettings"]
 
 
 class LakehouseSettings(BaseModel):
@@ -32,4 +32,20 @@ class LakehouseSettings(BaseModel):
     durable: bool = Field(
         default=True,
         description="Force each file to the disk before its commit: survives power loss, not only a crash.",
+    )
+
+
+class GlueSettings(BaseModel):
+    """Settings of the Iceberg tables in the Glue Data Catalog, and of Athena over them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    database: str = Field(
+        default="shopstream", pattern=r"^[a-z0-9_]{1,255}$", description="Glue database of the tables and marts."
+    )
+    warehouse: str | None = Field(
+        default=None, pattern=r"^s3://[^/]+(/.*)?$", description="Where the tables lie, as s3://bucket/prefix."
+    )
+    workgroup: str = Field(
+        default="shopstream", min_length=1, description="Athena workgroup; it limits what a query scans."
     )

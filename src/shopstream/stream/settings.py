@@ -1,11 +1,11 @@
-"""Settings of the embedded stream."""
+"""Settings of streams: the embedded one, and those on Kinesis."""
 
 from datetime import timedelta
 from typing import Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field
 
-__all__ = ["StreamSettings"]
+__all__ = ["KinesisSettings", "StreamSettings"]
 
 
 class StreamSettings(BaseModel):
@@ -29,4 +29,27 @@ class StreamSettings(BaseModel):
         default="batch",
         description="always: each put survives a power cut; batch: survives a crash of the process, a power cut may "
         "cost the last puts; never: leaves it to the operating system.",
+    )
+
+
+class KinesisSettings(BaseModel):
+    """Settings of the streams on Kinesis; the names are those that the stacks in `infra/` give."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    events: str = Field(default="shopstream-events", min_length=1, description="Stream of events.")
+    signals: str = Field(
+        default="shopstream-signals",
+        min_length=1,
+        description="Stream of signals; it has one shard, which orders them.",
+    )
+    leases: str = Field(
+        default="shopstream-leases",
+        min_length=1,
+        description="DynamoDB table in which workers share shards and note how far they came.",
+    )
+    lease_time: timedelta = Field(
+        default=timedelta(seconds=30),
+        ge=timedelta(seconds=1),
+        description="A worker that did not renew its leases for this long is taken for dead.",
     )
