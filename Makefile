@@ -46,7 +46,21 @@ test: lint $(READER)/.done ## lint, types, import contract, tests (under 15 minu
 test-all: $(VENV)/.dev $(READER)/.done ## the slow proofs
 	@$(BIN)/pytest -n 2 -m "slow and not aws"
 
-test-aws: $(VENV)/.dev ## the AWS profile against stand-ins of its services (needs Node and Java)
+STANDINS := .standins
+NEEDED    = @command -v $(1) >/dev/null || { echo "$(1) is needed for stand-ins of AWS services; install $(2)"; exit 1; }
+
+$(STANDINS)/.done: tests/standins/package-lock.json tests/standins/pom.xml  # servers that speak the AWS APIs; used by tests
+	$(call NEEDED,node,Node.js 20 or newer)
+	$(call NEEDED,npm,npm 10 or newer)
+	$(call NEEDED,java,a JDK 17 or newer)
+	$(call NEEDED,mvn,Maven 3.8 or newer)
+	@rm -rf $(STANDINS) && mkdir -p $(STANDINS)
+	@cp tests/standins/package.json tests/standins/package-lock.json tests/standins/pom.xml $(STANDINS)
+	@cd $(STANDINS) && npm ci --silent --no-audit --no-fund --ignore-scripts --omit=optional
+	@cd $(STANDINS) && mvn -q -B dependency:copy-dependencies -DoutputDirectory=java -DincludeScope=runtime
+	@touch $@
+
+test-aws: $(VENV)/.dev $(STANDINS)/.done ## the AWS profile against stand-ins of its services (needs Node and Java)
 	@$(BIN)/pytest -n 2 -m aws
 
 lint: $(VENV)/.dev
@@ -87,4 +101,4 @@ lock: $(BIN)/uv ## renew the lock files
 	@$(UV) compile -q --universal --python-version 3.11 --generate-hashes --no-header --upgrade requirements/iceberg-reader.in -o requirements/iceberg-reader.txt
 
 clean: ## remove environments and the data home
-	@rm -rf $(VENV) $(READER) .shopstream benchmarks/.work
+	@rm -rf $(VENV) $(READER) $(STANDINS) .shopstream benchmarks/.work

@@ -7,6 +7,8 @@ import pytest
 
 from shopstream.events.schema import DEAD_LETTER_FIELDS, LAKE_FIELDS, arrow_schema
 
+pytest_plugins = ["standins.plugin"]
+
 DAY_MS = 86_400_000
 FIRST_MS = 1_572_566_400_000  # 2019-11-01
 

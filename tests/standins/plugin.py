@@ -1,0 +1,67 @@
+"""Fixtures of the stand-ins. Servers start when first used and serve the whole session (one of each per worker of
+xdist); names are made fresh for each test, so that tests do not meet."""
+
+from uuid import uuid4
+
+import boto3
+import pytest
+
+from standins import environment, process
+
+
+def _server(standin):
+    @pytest.fixture(scope="session", name=standin.__name__)
+    def server(tmp_path_factory):
+        log = tmp_path_factory.mktemp("standins") / f"{standin.__name__}.log"
+        with process.running(standin, log) as address:
+            yield address
+
+    return server
+
+
+moto = _server(process.moto)
+kinesalite = _server(process.kinesalite)
+kinesis_local = _server(process.kinesis_local)
+dynamodb_local = _server(process.dynamodb_local)
+
+
+@pytest.fixture
+def aws_env(monkeypatch, tmp_path):
+    """Points AWS tools at stand-ins: `aws_env(s3=moto, kinesis=kinesalite)`, or `aws_env(default=moto)`; called again,
+    it moves some. A service that was never named cannot be reached."""
+    environment.shut(monkeypatch, tmp_path / "aws")
+    yield lambda **services: environment.point_at(monkeypatch, services)
+    environment.forget_file_systems()
+
+
+@pytest.fixture(scope="session")
+def fresh_name():
+    """A name that no other test has: `fresh_name("events")`; fits streams, tables and buckets."""
+    return lambda word: f"{word}-{uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def make_bucket(fresh_name):
+    """Makes an empty bucket where `aws_env` points; its name."""
+
+    def make():
+        name = fresh_name("bucket")
+        region = {"LocationConstraint": "eu-central-1"}
+        boto3.client("s3").create_bucket(Bucket=name, CreateBucketConfiguration=region)
+        return name
+
+    return make
+
+
+@pytest.fixture
+def make_stream(fresh_name):
+    """Makes a Kinesis stream where `aws_env` points, active; its name."""
+
+    def make(shards=2):
+        client = boto3.client("kinesis")
+        name = fresh_name("stream")
+        client.create_stream(StreamName=name, ShardCount=shards)
+        client.get_waiter("stream_exists").wait(StreamName=name, WaiterConfig={"Delay": 0.05, "MaxAttempts": 200})
+        return name
+
+    return make
