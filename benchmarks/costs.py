@@ -74,7 +74,7 @@ class Timed:
         self._inner = inner
         self.id = inner.id
         self.windows = inner.windows
-        self.other_signals: Sequence[str] = getattr(inner, "other_signals", ())
+        self.other_signals = inner.other_signals
         self.cpu_ns = 0
         self.signals = 0
         self.bins = 0

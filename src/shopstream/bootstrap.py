@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from shopstream.alerting.embedded import EmbeddedIncidentStore
+from shopstream.alerting.judging import Judging
 from shopstream.alerting.notify import BackgroundSender, Sender, targets_of
+from shopstream.alerting.ports import IncidentStore
 from shopstream.clock import Clock, SystemClock
 from shopstream.config import Settings
 from shopstream.detection import load_allow_list, load_rules
@@ -18,11 +21,22 @@ from shopstream.engine.intake import Intake
 from shopstream.errors import RetryableError, RuleError
 from shopstream.journeys.embedded import EmbeddedLiveStore
 from shopstream.journeys.live import LiveJourneys
+from shopstream.journeys.ports import LiveStore
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.pipeline import Pipeline
 from shopstream.stream.embedded import EmbeddedStream
 
-__all__ = ["open_lakehouse", "open_pipeline", "open_sender", "open_stream"]
+__all__ = [
+    "has_lake",
+    "incidents_file",
+    "open_checkpoints",
+    "open_incidents",
+    "open_lakehouse",
+    "open_live",
+    "open_pipeline",
+    "open_sender",
+    "open_stream",
+]
 
 
 def open_stream(settings: Settings, clock: Clock | None = None) -> EmbeddedStream:
@@ -34,6 +48,34 @@ def open_stream(settings: Settings, clock: Clock | None = None) -> EmbeddedStrea
 def open_lakehouse(settings: Settings) -> EmbeddedLakehouse:
     """The lakehouse; made where there is none. Close it."""
     return EmbeddedLakehouse(settings.lake_path, settings.lakehouse)
+
+
+def has_lake(settings: Settings) -> bool:
+    """Whether there is a lake to read; opening it would make one."""
+    return settings.lake_path.exists()
+
+
+def open_incidents(settings: Settings, clock: Clock | None = None) -> IncidentStore:
+    """The incidents, to add to them; made where there are none. Close it."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    return EmbeddedIncidentStore(
+        settings.incidents_path, settings.alerting, clock or SystemClock(), targets_of(settings.alerting)
+    )
+
+
+def incidents_file(settings: Settings) -> Path:
+    """The SQLite file that readers of incidents, verdicts and notifications take, as of now; may not exist yet."""
+    return settings.incidents_path
+
+
+def open_live(settings: Settings) -> LiveStore:
+    """The live journeys."""
+    return EmbeddedLiveStore(settings.live_path)
+
+
+def open_checkpoints(settings: Settings) -> CheckpointStore:
+    """The engine's checkpoints."""
+    return CheckpointStore(settings.checkpoint_path)
 
 
 def open_sender(settings: Settings, clock: Clock) -> Sender:
@@ -93,9 +135,7 @@ def open_pipeline(
             intake=intake,
             consumers=stream,
             engine=engine,
-            rules=rules,
-            bank=bank,
-            allow_list=allow_list,
+            judges=Judging(rules, bank, allow_list, incidents),
             incidents=incidents,
             checkpoints=CheckpointStore(settings.checkpoint_path),
             lakehouse=stack.enter_context(closing(open_lakehouse(settings))) if with_lake else None,

@@ -1,6 +1,7 @@
 """READ FIRST: the whole way of an event through one process.
 
     stream ──records──► engine ──signals──► detection ──detections──► incidents ──► notifications
+                          │                 (or a stream of signals, and the rest elsewhere)
                           │  └─ windows ──► journeys (live panels)
                           └──events, dead letters──► lakehouse
 
@@ -22,6 +23,7 @@ drops the staged one and reads the same records again from the one before. Incid
 store gives the same incidents for detections that come again.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,10 +32,10 @@ from datetime import timedelta
 import pyarrow as pa
 
 from shopstream.alerting.describing import Describing
+from shopstream.alerting.judging import Judges
 from shopstream.alerting.ports import IncidentStore
 from shopstream.clock import Clock
-from shopstream.detection import AllowList, Detection, Rule, detect
-from shopstream.detection.bank import DetectorBank
+from shopstream.detection import Detection
 from shopstream.engine.checkpoint import CheckpointStore, Manifest
 from shopstream.engine.engine import Counters, Engine
 from shopstream.engine.intake import Intake
@@ -57,6 +59,7 @@ _CHECKPOINT = "checkpoint"
 _DETECTORS = "detectors"
 """The detectors' state in a checkpoint."""
 
+_LOGGER = logging.getLogger(__name__)
 _MS = timedelta(milliseconds=1)
 _PUBLISH_MS = 1_000
 _SHARE_OF_TIME = 10
@@ -84,10 +87,8 @@ class Pipeline:
         intake: gives records, decoded.
         consumers: remembers how far this consumer has come.
         engine: windows, deduplication, keyed state.
-        rules: rule id → rule; their windows are among the engine's declarations.
-        bank: the detectors; their windows, too, and its operators are attached.
-        allow_list: detections it covers are kept and counted, and open no incident.
-        incidents: where detections go.
+        judges: get the signals; the engine computes what they need.
+        incidents: is told what the recent events say of what opens there; None where incidents are kept elsewhere.
         checkpoints: where state goes.
         lakehouse: where events go; None keeps none (for measuring).
         journeys: live panels; None has none.
@@ -101,10 +102,8 @@ class Pipeline:
         intake: Intake,
         consumers: ConsumerPositions,
         engine: Engine,
-        rules: Mapping[str, Rule],
-        bank: DetectorBank,
-        allow_list: AllowList,
-        incidents: IncidentStore,
+        judges: Judges,
+        incidents: IncidentStore | None,
         checkpoints: CheckpointStore,
         lakehouse: Lakehouse | None,
         journeys: LiveJourneys | None,
@@ -115,11 +114,8 @@ class Pipeline:
         self._consumers = consumers
         self._engine = engine
         self._recent = RecentEvents(engine.connection)
-        self._describing = Describing(incidents, self._recent)
-        self._rules = rules
-        self._bank = bank
-        self._allow_list = allow_list
-        self._incidents = incidents
+        self._describing = Describing(incidents, self._recent) if incidents else None
+        self._judges = judges
         self._checkpoints = checkpoints
         self._lakehouse = lakehouse
         self._journeys = journeys
@@ -200,14 +196,12 @@ class Pipeline:
         return now_ms + max(interval_ms, share * (now_ms - started_ms))
 
     def _judge(self, signals: Sequence[Signal], *, quiet: bool = False) -> None:
-        now_ms = self._event_time(quiet=quiet)
-        found = [*detect(signals, self._rules), *self._bank.advance(signals, now_ms)]
-        detections = self._allow_list.mark(found)
-        told = [detection for detection in detections if detection.suppression is None]
-        self._describing.look(self._incidents.apply(told, now_ms))
-        final = [detection for detection in detections if detection.final]
-        self._counters.suppressed += sum(detection.suppression is not None for detection in final)
-        self._detections += final
+        judged = self._judges.judge(signals, self._event_time(quiet=quiet))
+        if self._describing:
+            self._describing.look(judged.changes)
+        self._counters.suppressed += sum(detection.suppression is not None for detection in judged.final)
+        self._counters.late_signals += judged.late_signals
+        self._detections += judged.final
 
     def _event_time(self, *, quiet: bool) -> int:
         """The watermark; further on with the clock while nothing comes, so that silence is noticed.
@@ -295,7 +289,9 @@ class Pipeline:
             LakeTable.DEAD_LETTERS: pa.concat_tables([dead_letters, *self._dead_letters]),
             LakeTable.DETECTIONS: detection_rows(self._detections),
         }
-        self._checkpoints.stage(manifest, self._engine.save, outputs, {_DETECTORS: self._bank.snapshot()})
+        detectors = self._judges.snapshot()
+        documents = {} if detectors is None else {_DETECTORS: detectors}
+        self._checkpoints.stage(manifest, self._engine.save, outputs, documents)
         return manifest
 
     def _finish(self, manifest: Manifest) -> None:
@@ -324,9 +320,14 @@ class Pipeline:
             )
         if held is None:
             return
-        self._engine.restore(self._checkpoints.state_file(held), held.tables, held.watermark_ms, held.newest_ms)
-        if detectors := self._checkpoints.document(held, _DETECTORS):
-            self._bank.restore(detectors)
+        fresh = self._engine.restore(self._checkpoints.state_file(held), held.tables, held.watermark_ms, held.newest_ms)
+        if fresh:
+            _LOGGER.warning(
+                "these windows begin afresh, since their rules are new or have changed: %s", ", ".join(fresh)
+            )
+        detectors = self._checkpoints.document(held, _DETECTORS)
+        if detectors and (fresh := self._judges.restore(detectors)):
+            _LOGGER.warning("these detectors begin afresh, since they are new or have changed: %s", ", ".join(fresh))
         self._generation = held.generation
         self._positions = dict(held.positions)
         self._intake.start_after(held.positions)

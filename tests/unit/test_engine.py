@@ -79,6 +79,7 @@ def test_a_duplicate_of_a_late_event_is_dropped():
         "late": 0,
         "dead_letters": 0,
         "suppressed": 0,
+        "late_signals": 0,
     }
 
 
@@ -124,6 +125,7 @@ def test_a_bad_row_becomes_a_dead_letter_and_the_rest_goes_on():
         "late": 0,
         "dead_letters": 1,
         "suppressed": 0,
+        "late_signals": 0,
     }
     (letter,) = processed.dead_letters.to_pylist()
     assert letter["reason"] == "unknown_event_type"

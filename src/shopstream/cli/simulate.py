@@ -1,8 +1,12 @@
 """`shopstream simulate`: a file of events becomes a stream."""
 
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import PurePath
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -111,10 +115,12 @@ def _run(replay: "Replay", source: str) -> "ReplaySummary":
         TextColumn("{task.fields[pace]:,.0f}/s"),
         TextColumn("{task.fields[state]}", markup=False),
     )
-    with Progress(*columns, console=err, transient=True) as bar:
+    with _interruptible() as interrupted, Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task("replay", total=1.0, events=0, pace=0.0, state="")
 
         def progress(now: "ReplayProgress") -> None:
+            if interrupted():
+                raise KeyboardInterrupt
             state = "" if now.event_time_ms is None else f"{from_ms(now.event_time_ms):%Y-%m-%d %H:%M:%S}"
             if now.round:
                 state += f", round {now.round + 1}"
@@ -125,6 +131,23 @@ def _run(replay: "Replay", source: str) -> "ReplaySummary":
             bar.update(task, completed=now.done, events=now.events, pace=pace, state=state)
 
         return replay.run(progress)
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Remembers Ctrl-C: raised inside a callback of a library, the interpreter may drop it."""
+    noted = False
+
+    def note(_signum: int, _frame: FrameType | None) -> None:
+        nonlocal noted
+        noted = True
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: noted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _print(source: str, summary: "ReplaySummary", fmt: Format) -> None:

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from shopstream.detection.detection import Detection
 from shopstream.detection.detector import BIN_MS, Detector
-from shopstream.engine.engine import Engine
-from shopstream.engine.operator import WindowOperator
 from shopstream.engine.signal import Signal
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.errors import RuleError, StateError
+
+if TYPE_CHECKING:  # a process that judges signals has no engine
+    from shopstream.engine.engine import Engine
+    from shopstream.engine.operator import WindowOperator
 
 __all__ = ["DetectorBank", "OperatorFactory"]
 
@@ -18,7 +20,7 @@ _PATIENCE: Final = 24 * 3_600_000 // BIN_MS
 """After so many empty bins in a row (a day) one each `_STRIDE_MS` is enough, until something happens again."""
 _STRIDE_MS: Final = 3_600_000
 
-OperatorFactory = Callable[[Engine], WindowOperator]
+OperatorFactory = Callable[["Engine"], "WindowOperator"]
 """Makes an operator inside of an engine's database; detectors read its signals by their window's name."""
 
 
@@ -47,7 +49,7 @@ class DetectorBank:
         for place, detector in enumerate(self._detectors):
             for declaration in detector.windows:
                 self._readers.setdefault(self._register(detector, declaration), []).append((place, declaration.name))
-            for name in getattr(detector, "other_signals", ()):
+            for name in detector.other_signals:
                 self._readers.setdefault(name, []).append((place, name))
         self._next_ms: int | None = None
         self._empty = 0
@@ -86,7 +88,7 @@ class DetectorBank:
         """What `attach` gives to an engine."""
         return self._operators
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: "Engine") -> None:
         """Give the engine the operators that no declaration can express; before it processes or restores anything."""
         for factory in self._operators:
             engine.attach(factory(engine), advance=True)

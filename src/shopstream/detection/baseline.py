@@ -5,12 +5,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any, Final
 
 from shopstream.errors import StateError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["DAY_MS", "SLOTS", "SLOT_MS", "Baselines", "KeyRate", "SeriesProfile", "Share"]
 
@@ -107,7 +107,7 @@ class Baselines:
     shares: Mapping[str, Share] = field(default_factory=dict)
     keys: Mapping[str, Mapping[str, KeyRate]] = field(default_factory=dict)
     tail: Mapping[str, float] = field(default_factory=dict)
-    products: pa.Table | None = field(default=None, compare=False, repr=False)
+    products: "pa.Table | None" = field(default=None, compare=False, repr=False)
 
     def age_ms(self, at_ms: int) -> int:
         """How long ago their history ended, in event time."""
@@ -119,6 +119,8 @@ class Baselines:
         part = path.with_suffix(".part")
         products = path.with_suffix(".products.parquet")
         if self.products is not None:
+            import pyarrow.parquet as pq  # noqa: PLC0415  a process that judges signals has none, see `read`
+
             pq.write_table(self.products, part)
             part.replace(products)
         else:
@@ -136,26 +138,46 @@ class Baselines:
             StateError: the file is damaged or of another version.
         """
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-            if document.pop("format", None) != _FORMAT:
-                raise StateError(f"{path} was written by another version; run `shopstream baselines build` again")
+            found = Baselines.read(path.read_bytes(), str(path))
             products = path.with_suffix(".products.parquet")
+            if not products.exists():
+                return found
+            import pyarrow.parquet as pq  # noqa: PLC0415  a process that judges signals has none, see `read`
+
+            return replace(found, products=pq.read_table(products))
+        except FileNotFoundError:
+            return None
+        except (ValueError, OSError) as error:
+            raise StateError(f"{path} is damaged ({error}); run `shopstream baselines build` again") from error
+
+    @staticmethod
+    def read(content: bytes, name: str) -> "Baselines":
+        """Those of a JSON file's content, without products: judging signals needs none.
+
+        Args:
+            content: what `save` wrote.
+            name: of the file, for messages.
+
+        Raises:
+            StateError: it is damaged or of another version.
+        """
+        try:
+            document = json.loads(content)
+            if document.pop("format", None) != _FORMAT:
+                raise StateError(f"{name} was written by another version; run `shopstream baselines build` again")
             return Baselines(
-                products=pq.read_table(products) if products.exists() else None,
                 **document
                 | {
-                    "series": {name: SeriesProfile(**_tuples(value)) for name, value in document["series"].items()},
-                    "shares": {name: Share(**_tuples(value)) for name, value in document["shares"].items()},
+                    "series": {key: SeriesProfile(**_tuples(value)) for key, value in document["series"].items()},
+                    "shares": {key: Share(**_tuples(value)) for key, value in document["shares"].items()},
                     "keys": {
                         column: {key: KeyRate(**value) for key, value in rates.items()}
                         for column, rates in document["keys"].items()
                     },
                 },
             )
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-            raise StateError(f"{path} is damaged ({error}); run `shopstream baselines build` again") from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise StateError(f"{name} is damaged ({error}); run `shopstream baselines build` again") from error
 
 
 def _tuples(value: Mapping[str, Any]) -> dict[str, Any]:

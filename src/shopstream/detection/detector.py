@@ -30,6 +30,11 @@ class Detector(Protocol):
         """What it wants to see of the events; equal declarations of several detectors are computed once."""
         ...
 
+    @property
+    def other_signals(self) -> Sequence[str]:
+        """Names of further signals it wants to see, which operators give that the bank attaches to the engine."""
+        ...
+
     def observe(self, end_ms: int, signals: Sequence[Signal]) -> list[Detection]:
         """One bin.
 

@@ -4,12 +4,66 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
+from typing import Literal, Protocol
 
-from shopstream.detection.detection import Detection
-from shopstream.detection.rule import Rule
+from shopstream.detection.detection import Detection, Severity
 from shopstream.engine.signal import Signal
 
-__all__ = ["detect", "detection_id"]
+__all__ = ["RuleWords", "detect", "detection_id"]
+
+
+class RuleWords(Protocol):
+    """What a detection repeats of its rule; see `rule.Rule`, and `pack.PackedRule` where there is no SQL parser."""
+
+    @property
+    def id(self) -> str:
+        """The rule's id, and its window's name."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Digest of the rule file."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """What was found, in one line."""
+        ...
+
+    @property
+    def level(self) -> Severity:
+        """How bad it is."""
+        ...
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Labels."""
+        ...
+
+    @property
+    def key_kind(self) -> str:
+        """`site`, or the key columns joined by `+`."""
+        ...
+
+    @property
+    def condition(self) -> str:
+        """What a window has to meet."""
+        ...
+
+    @property
+    def suppress_for(self) -> int:
+        """Quiet time that ends an incident, ms."""
+        ...
+
+    @property
+    def verdict(self) -> Literal["bot", "human", "unknown"] | None:
+        """What a hit says of the actor."""
+        ...
+
+    @property
+    def enabled(self) -> bool:
+        """Whether it runs."""
+        ...
 
 
 def detection_id(rule_id: str, key: Mapping[str, str], start_ms: int) -> str:
@@ -18,7 +72,7 @@ def detection_id(rule_id: str, key: Mapping[str, str], start_ms: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def detect(signals: Iterable[Signal], rules: Mapping[str, Rule]) -> list[Detection]:
+def detect(signals: Iterable[Signal], rules: Mapping[str, RuleWords]) -> list[Detection]:
     """One detection for each signal of a rule's window, in the order given.
 
     Signals of windows that are no rule's (live journeys have some) are not detections and are left out, and so are
@@ -31,7 +85,7 @@ def detect(signals: Iterable[Signal], rules: Mapping[str, Rule]) -> list[Detecti
     ]
 
 
-def _detection(signal: Signal, rule: Rule) -> Detection:
+def _detection(signal: Signal, rule: RuleWords) -> Detection:
     key = {column: str(value) for column, value in signal.key.items()}
     return Detection(
         detection_id=detection_id(rule.id, key, signal.start_ms),

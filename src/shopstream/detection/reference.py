@@ -10,35 +10,19 @@ from typing import Final
 import duckdb
 import pyarrow as pa
 
+from shopstream.detection.reference_signals import (
+    DUPLICATE_SIGNAL,
+    PRICE_FACTOR,
+    PRICE_SIGNAL,
+    TAIL_MINUTE,
+    TAIL_TEN,
+)
 from shopstream.engine.operator import BATCH, REPEATED
 from shopstream.engine.signal import Signal
 from shopstream.engine.watermark import BEGINNING
 from shopstream.engine.window import WindowDeclaration, WindowKind
 
-__all__ = [
-    "DUPLICATE_SIGNAL",
-    "PRICE_FACTOR",
-    "PRICE_SIGNAL",
-    "PRODUCT_SCHEMA",
-    "TAIL_MINUTE",
-    "TAIL_TEN",
-    "ProductReference",
-    "tail_sql",
-]
-
-PRICE_SIGNAL: Final = "detect_price_10s"
-"""Key product_id; measures events, lowest, highest (seen), low, high (usual prices)."""
-
-DUPLICATE_SIGNAL: Final = "detect_duplicates_10s"
-"""For the site; measure duplicates: events that the engine dropped because they were there before."""
-
-TAIL_TEN: Final = "detect_tail_10s"
-TAIL_MINUTE: Final = "detect_tail_60s"
-"""For the site; measures tail_users, tail_products, spread_users, spread_products: distinct ones among the events on
-products of the tail; `spread` leaves out the category that has most of them."""
-
-PRICE_FACTOR: Final = 2.0
-"""A price is wrong below the lowest usual one over this, and above the highest times this."""
+__all__ = ["PRODUCT_SCHEMA", "ProductReference", "tail_sql"]
 
 PRODUCT_SCHEMA: Final = pa.schema(
     [("product_id", pa.int64()), ("low", pa.float64()), ("high", pa.float64()), ("tail", pa.bool_())]

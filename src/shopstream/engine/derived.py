@@ -8,7 +8,7 @@ window functions (`engine.derive`), and both give the same values. Late events h
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from shopstream.events.schema import EVENT_FIELDS
+from shopstream.events.columns import EVENT_COLUMNS
 
 __all__ = [
     "ACTOR_HORIZON_MS",
@@ -87,7 +87,7 @@ _BY_NAME = {field.name: field for field in DERIVED_FIELDS}
 TEXTS = tuple(field for field in DERIVED_FIELDS if field.sql is not None and field.duckdb == "VARCHAR")
 """Stateless ones that are dear: the stream makes them once a batch, once for each value there is."""
 
-COLUMNS = frozenset(field.name for field in EVENT_FIELDS) | _BY_NAME.keys()
+COLUMNS = frozenset(column.name for column in EVENT_COLUMNS) | _BY_NAME.keys()
 """What expressions and keys may name: event columns and derived ones."""
 
 

@@ -40,7 +40,8 @@ _DEAD_LETTER_SCHEMA = arrow_schema(DEAD_LETTER_FIELDS)
 class Counters:
     """Rows since the beginning: read = kept + duplicates + dead letters; late ones are among the kept.
 
-    `suppressed` counts detections that an allow-list covered.
+    `suppressed` counts detections that an allow-list covered; `late_signals` those that detectors never saw because
+    the clock had gone on through a silence.
     """
 
     events_read: int = 0
@@ -49,6 +50,7 @@ class Counters:
     late: int = 0
     dead_letters: int = 0
     suppressed: int = 0
+    late_signals: int = 0
 
     def add(self, other: "Counters") -> None:
         """Sum up in place."""

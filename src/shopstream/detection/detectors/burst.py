@@ -61,6 +61,7 @@ class BurstDetector:
 
     id: Final = "burst"
     windows: Sequence[WindowDeclaration] = ()
+    other_signals: Sequence[str] = ()
 
     def __init__(self, traffic: Traffic) -> None:
         self._traffic = traffic

@@ -16,7 +16,7 @@ from shopstream.detection.detectors.cusum import Cusum
 from shopstream.detection.detectors.series import SITE_MINUTE
 from shopstream.detection.detectors.traffic import Traffic, numbers
 from shopstream.detection.detectors.verdict import Finding, Spell
-from shopstream.detection.reference import TAIL_MINUTE
+from shopstream.detection.reference_signals import TAIL_MINUTE
 from shopstream.engine.signal import Signal
 from shopstream.engine.window import WindowDeclaration
 from shopstream.errors import StateError

@@ -55,6 +55,7 @@ class ConversionDetector:
 
     id: Final = "conversion"
     windows: Sequence[WindowDeclaration] = (SITE_MINUTE,)
+    other_signals: Sequence[str] = ()
 
     def __init__(self, traffic: Traffic, baselines: Baselines | None = None) -> None:
         self._traffic = traffic

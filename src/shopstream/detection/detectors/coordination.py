@@ -199,6 +199,7 @@ class CoordinationDetector:
 
     id: Final = "coordination"
     windows: Sequence[WindowDeclaration] = (SITE_MINUTE, AGENT_MINUTE, NET_MINUTE, WALK_FIVE)
+    other_signals: Sequence[str] = ()
 
     def __init__(self) -> None:
         self._keys = {window.name: _Keys(window.size_ms) for window in self.windows[1:]}

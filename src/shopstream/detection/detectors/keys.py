@@ -85,6 +85,8 @@ class KeyVolumeDetector:
         baselines: usual shares; None learns them.
     """
 
+    other_signals: Sequence[str] = ()
+
     def __init__(self, column: str, traffic: Traffic, baselines: Baselines | None = None) -> None:
         self.id: Final = f"volume_{column.removesuffix('_id')}"
         self._column = column

@@ -12,7 +12,7 @@ from shopstream.detection.detection import Detection, Nature, Severity
 from shopstream.detection.detectors.series import SITE_MINUTE
 from shopstream.detection.detectors.traffic import Traffic, numbers
 from shopstream.detection.detectors.verdict import Finding, Spell, interval
-from shopstream.detection.reference import DUPLICATE_SIGNAL, PRICE_FACTOR, PRICE_SIGNAL
+from shopstream.detection.reference_signals import DUPLICATE_SIGNAL, PRICE_FACTOR, PRICE_SIGNAL
 from shopstream.engine.signal import Signal
 from shopstream.engine.window import WindowDeclaration
 from shopstream.errors import StateError
@@ -153,6 +153,7 @@ class NullDetector:
 
     id: Final = "nulls"
     windows: Sequence[WindowDeclaration] = (SITE_MINUTE,)
+    other_signals: Sequence[str] = ()
 
     def __init__(self, traffic: Traffic, baselines: Baselines | None = None) -> None:
         self._traffic = traffic

@@ -1,5 +1,7 @@
 """Which detectors there are, made from settings and baselines."""
 
+from typing import TYPE_CHECKING
+
 from shopstream.detection.bank import DetectorBank
 from shopstream.detection.baseline import Baselines
 from shopstream.detection.detector import Detector
@@ -12,9 +14,11 @@ from shopstream.detection.detectors.quality import DuplicateDetector, NullDetect
 from shopstream.detection.detectors.silence import SilenceDetector
 from shopstream.detection.detectors.traffic import Traffic
 from shopstream.detection.detectors.volume import VolumeDetector
-from shopstream.detection.reference import ProductReference
 from shopstream.detection.settings import DetectionSettings
-from shopstream.engine.engine import Engine
+
+if TYPE_CHECKING:
+    from shopstream.detection.reference import ProductReference
+    from shopstream.engine.engine import Engine
 
 __all__ = ["shipped_bank", "shipped_detectors"]
 
@@ -50,7 +54,9 @@ def shipped_detectors(settings: DetectionSettings, baselines: Baselines | None =
 def shipped_bank(settings: DetectionSettings, baselines: Baselines | None = None) -> DetectorBank:
     """A bank of all detectors, with the operators they need; give it to an engine by `declarations` and `attach`."""
 
-    def reference(engine: Engine) -> ProductReference:
+    def reference(engine: "Engine") -> "ProductReference":
+        from shopstream.detection.reference import ProductReference  # noqa: PLC0415  where there is no engine, no DuckDB
+
         return ProductReference(engine.connection, baselines.products if baselines else None)
 
     detectors = shipped_detectors(settings, baselines)

@@ -36,6 +36,7 @@ class SilenceDetector:
 
     id: Final = "silence"
     windows: Sequence[WindowDeclaration] = ()
+    other_signals: Sequence[str] = ()
 
     def __init__(self, traffic: Traffic) -> None:
         self._traffic = traffic

@@ -11,7 +11,7 @@ from shopstream.detection.baseline import Baselines
 from shopstream.detection.detectors.mix import Mix
 from shopstream.detection.detectors.series import EVENT_TYPES, SITE_TEN
 from shopstream.detection.forecast import SeriesForecast
-from shopstream.detection.reference import TAIL_TEN
+from shopstream.detection.reference_signals import TAIL_TEN
 from shopstream.engine.signal import Signal
 
 __all__ = ["SILENCE_ODDS", "SITE", "Series", "Traffic", "numbers"]

@@ -18,7 +18,7 @@ from shopstream.detection.detectors.mix import Excess, Judgement
 from shopstream.detection.detectors.series import EVENT_TYPES, SITE_TEN
 from shopstream.detection.detectors.traffic import SITE, Series, Traffic
 from shopstream.detection.detectors.verdict import Finding, Spell, interval
-from shopstream.detection.reference import TAIL_TEN
+from shopstream.detection.reference_signals import TAIL_TEN
 from shopstream.engine.signal import Signal
 from shopstream.engine.window import WindowDeclaration
 from shopstream.errors import StateError

@@ -1,0 +1,164 @@
+"""Signals as bytes: what an engine tells those who judge elsewhere, whatever computed it.
+
+A payload is one JSON object:
+
+    {"format": 1, "until_ms": 1572566400000, "signals": [
+      {"window": "user_burst", "key": {"user_id": 7}, "start_ms": …, "end_ms": …, "first_event_ms": …,
+       "last_event_ms": …, "measures": {"events": 31, "spent": {"decimal": "12.50"}}, "final": true}]}
+
+`until_ms` is the event time up to which everything has been told, null when more of the same moment follows.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Final
+
+from shopstream.engine.signal import Signal
+from shopstream.errors import DecodeError, PermanentError
+from shopstream.stream.ports import MAX_RECORD_BYTES
+
+__all__ = ["SignalBatch", "decode_signals", "encode_signals"]
+
+_FORMAT: Final = 1
+_ENVELOPE_BYTES: Final = 512
+"""More than the bytes around the signals, and a partition key."""
+
+_TIMES: Final = ("start_ms", "end_ms", "first_event_ms", "last_event_ms")
+_FIELDS: Final = frozenset({"window", "key", "measures", "final", *_TIMES})
+
+
+@dataclass(frozen=True, slots=True)
+class SignalBatch:
+    """Signals of one moment, or a part of them.
+
+    Args:
+        signals: in the order in which the engine gave them.
+        until_ms: event time up to which everything is told, epoch milliseconds; None when more follows.
+    """
+
+    signals: tuple[Signal, ...]
+    until_ms: int | None
+
+
+def encode_signals(signals: Iterable[Signal], until_ms: int, *, max_bytes: int = MAX_RECORD_BYTES) -> list[bytes]:
+    """Payloads that fit into one record each; only the last one says until when.
+
+    Raises:
+        PermanentError: one signal alone is too large.
+    """
+    parts: list[list[str]] = [[]]
+    size, limit = 0, max_bytes - _ENVELOPE_BYTES
+    for signal in signals:
+        text = json.dumps(_document(signal), ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+        if len(text) > limit:
+            raise PermanentError(
+                f"a signal takes at most {limit} bytes, one of {signal.window} has {len(text)}; measure less"
+            )
+        if size + len(text) + 1 > limit:
+            parts.append([])
+            size = 0
+        parts[-1].append(text)
+        size += len(text) + 1
+    untils = ["null"] * (len(parts) - 1) + [str(until_ms)]
+    return [
+        f'{{"format":{_FORMAT},"until_ms":{until},"signals":[{",".join(part)}]}}'.encode()
+        for until, part in zip(untils, parts, strict=True)
+    ]
+
+
+def decode_signals(payload: bytes) -> SignalBatch:
+    """Signals of one payload.
+
+    Raises:
+        DecodeError: it is none, or of another format.
+    """
+    try:
+        document = json.loads(payload)
+    except ValueError as error:
+        raise DecodeError(f"expected signals as JSON, got {len(payload)} bytes that are none") from error
+    if not isinstance(document, dict) or document.get("format") != _FORMAT:
+        raise DecodeError(f"expected signals of format {_FORMAT}; upgrade the one that reads them, then the engine")
+    until_ms, signals = document.get("until_ms"), document.get("signals")
+    if not (until_ms is None or _is_int(until_ms)) or not isinstance(signals, list):
+        raise DecodeError("expected signals with until_ms and a list of signals")
+    return SignalBatch(tuple(map(_signal, signals)), until_ms)
+
+
+def _document(signal: Signal) -> dict[str, object]:
+    return {
+        "window": signal.window,
+        "key": dict(signal.key),
+        "start_ms": signal.start_ms,
+        "end_ms": signal.end_ms,
+        "first_event_ms": signal.first_event_ms,
+        "last_event_ms": signal.last_event_ms,
+        "measures": {name: _plain(value) for name, value in signal.measures.items()},
+        "final": signal.final,
+    }
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Decimal):
+        return {"decimal": str(value)}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {"map": [[_plain(key), _plain(item)] for key, item in value.items()]}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise PermanentError(f"a measure is a number, text, list or map, got {type(value).__name__}; cast it in the window")
+
+
+def _measure(value: object) -> object:
+    if isinstance(value, list):
+        return [_measure(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    match value:
+        case {"decimal": str(text)}:
+            return Decimal(text)
+        case {"float": ("nan" | "inf" | "-inf") as text}:
+            return float(text)
+        case {"map": list(pairs)}:
+            return {_measure(key): _measure(item) for key, item in pairs}
+        case _:
+            raise DecodeError("expected a measure as a number, text, list, or an object of one known kind")
+
+
+def _signal(document: object) -> Signal:
+    if not isinstance(document, dict) or document.keys() != _FIELDS:
+        raise DecodeError(f"expected a signal with exactly {', '.join(sorted(_FIELDS))}")
+    key, measures = document["key"], document["measures"]
+    fits = (
+        isinstance(document["window"], str)
+        and isinstance(key, dict)
+        and all(isinstance(value, str) or _is_int(value) for value in key.values())
+        and isinstance(measures, dict)
+        and all(_is_int(document[name]) for name in _TIMES)
+        and isinstance(document["final"], bool)
+    )
+    if not fits:
+        raise DecodeError("expected a signal's fields of their types; see engine.signal")
+    try:
+        values = {name: _measure(value) for name, value in measures.items()}
+    except (InvalidOperation, TypeError, ValueError) as error:
+        raise DecodeError("expected a signal's measures as numbers, texts, lists or maps") from error
+    return Signal(
+        window=document["window"],
+        key=key,
+        start_ms=document["start_ms"],
+        end_ms=document["end_ms"],
+        first_event_ms=document["first_event_ms"],
+        last_event_ms=document["last_event_ms"],
+        measures=values,
+        final=document["final"],
+    )
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

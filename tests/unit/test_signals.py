@@ -1,0 +1,172 @@
+"""Signals as bytes, and the way through a stream to a judge elsewhere."""
+
+import json
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shopstream.alerting.publishing import SignalPublisher
+from shopstream.clock import ManualClock
+from shopstream.engine.signal import Signal
+from shopstream.engine.signal_codec import SignalBatch, decode_signals, encode_signals
+from shopstream.errors import BackpressureError, DecodeError, PermanentError, RetryableError
+from shopstream.stream.ports import PutOutcome
+
+NUMBERS = st.integers(-(10**15), 10**15)
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | NUMBERS
+    | st.text(max_size=8)
+    | st.floats(allow_nan=False)
+    | st.decimals(allow_nan=False, allow_infinity=False, places=2),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+SIGNALS = st.builds(
+    Signal,
+    window=st.text(max_size=12),
+    key=st.dictionaries(st.text(max_size=6), NUMBERS | st.text(max_size=9), max_size=2),
+    start_ms=NUMBERS,
+    end_ms=NUMBERS,
+    first_event_ms=NUMBERS,
+    last_event_ms=NUMBERS,
+    measures=st.dictionaries(st.text(max_size=6), VALUES, max_size=4),
+    final=st.booleans(),
+)
+
+
+def one(**changed):
+    return Signal(
+        **{
+            "window": "user_burst",
+            "key": {"user_id": 7},
+            "start_ms": 0,
+            "end_ms": 10_000,
+            "first_event_ms": 1,
+            "last_event_ms": 9_999,
+            "measures": {"events": 31},
+            "final": True,
+            **changed,
+        }
+    )
+
+
+@given(st.lists(SIGNALS, max_size=12), NUMBERS)
+def test_signals_come_back_in_order_whatever_the_parts(signals, until_ms):
+    batches = [decode_signals(part) for part in encode_signals(signals, until_ms, max_bytes=4096)]
+    assert [signal for batch in batches for signal in batch.signals] == signals
+    assert [batch.until_ms for batch in batches] == [None] * (len(batches) - 1) + [until_ms]
+
+
+@given(st.lists(SIGNALS, max_size=12))
+def test_no_part_is_larger_than_a_record(signals):
+    assert all(len(part) <= 4096 for part in encode_signals(signals, 0, max_bytes=4096))
+
+
+def test_money_keeps_its_digits_and_what_is_no_number_its_name():
+    (part,) = encode_signals([one(measures={"spent": Decimal("1.10"), "odds": float("inf")})], 5)
+    assert decode_signals(part).signals[0].measures == {"spent": Decimal("1.10"), "odds": float("inf")}
+    assert '"1.10"' in part.decode()
+
+
+def test_a_signal_larger_than_a_record_says_whose_it_is():
+    with pytest.raises(PermanentError, match="user_burst"):
+        encode_signals([one(measures={"urls": "x" * 5000})], 0, max_bytes=4096)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"\xff\xfe",
+        b"[]",
+        b'{"format":2,"until_ms":0,"signals":[]}',
+        b'{"format":1,"until_ms":"0","signals":[]}',
+        b'{"format":1,"until_ms":0,"signals":[{}]}',
+        b'{"format":1,"until_ms":true,"signals":[]}',
+        encode_signals([one(final=1)], 0)[0],
+        encode_signals([one(start_ms=1.5)], 0)[0],
+        encode_signals([one(key={"user_id": True})], 0)[0],
+        encode_signals([one()], 0)[0].replace(b"31", b'{"decimal":"x"}'),
+        encode_signals([one()], 0)[0].replace(b"31", b'{"map":[1]}'),
+        encode_signals([one()], 0)[0].replace(b"31", b'{"map":[[[1],2]]}'),
+        encode_signals([one()], 0)[0].replace(b"31", b'{"other":1}'),
+    ],
+)
+def test_other_bytes_are_refused(payload):
+    with pytest.raises(DecodeError):
+        decode_signals(payload)
+
+
+class Stream:
+    """A stream that answers as told, then takes everything."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.taken = []
+
+    def put(self, records):
+        answer = self.answers.pop(0) if self.answers else None
+        if isinstance(answer, Exception):
+            raise answer
+        if answer:
+            return [PutOutcome(error_code=answer)]
+        self.taken += records
+        return [PutOutcome("shardId-000000000000", len(self.taken))]
+
+    @property
+    def batches(self):
+        return [decode_signals(record.payload) for record in self.taken]
+
+
+def test_signals_are_told_with_their_moment():
+    stream = Stream()
+    SignalPublisher(stream, ManualClock(0)).judge([one()], 12_345)
+    assert stream.batches == [SignalBatch((one(),), 12_345)]
+
+
+def test_without_signals_only_a_new_bin_is_told():
+    stream = Stream()
+    publisher = SignalPublisher(stream, ManualClock(0))
+    for until_ms in (9_000, 9_999, 10_000, 19_000, 25_000):
+        publisher.judge([], until_ms)
+    assert [batch.until_ms for batch in stream.batches] == [9_000, 10_000, 25_000]
+
+
+def test_what_the_stream_does_not_take_is_told_again():
+    clock = ManualClock(0)
+    stream = Stream(BackpressureError("full", timedelta(seconds=3)), "ProvisionedThroughputExceededException")
+    SignalPublisher(stream, clock).judge([one()], 0)
+    assert stream.batches == [SignalBatch((one(),), 0)]
+    assert clock.now_ms() >= 3_000
+
+
+def test_a_stream_that_never_takes_them_ends_the_engine(monkeypatch):
+    clock = ManualClock(0)
+    monkeypatch.setattr("time.monotonic", lambda: clock.now_ms() / 1000)
+    stream = Stream(*[RetryableError("no answer")] * 1000)
+    with pytest.raises(RetryableError, match="no answer"):
+        SignalPublisher(stream, clock).judge([one()], 0)
+    assert clock.now_ms() <= 150_000
+
+
+def test_the_format_is_plain_json():
+    assert json.loads(encode_signals([one()], 5)[0]) == {
+        "format": 1,
+        "until_ms": 5,
+        "signals": [
+            {
+                "window": "user_burst",
+                "key": {"user_id": 7},
+                "start_ms": 0,
+                "end_ms": 10_000,
+                "first_event_ms": 1,
+                "last_event_ms": 9_999,
+                "measures": {"events": 31},
+                "final": True,
+            }
+        ],
+    }
