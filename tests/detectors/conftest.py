@@ -9,7 +9,7 @@ import pytest
 from shopstream.detection.baseline import Baselines, SeriesProfile, Share
 from shopstream.detection.detector import BIN_MS
 from shopstream.detection.detectors.series import SITE_MINUTE, SITE_TEN
-from shopstream.detection.reference import TAIL_MINUTE, TAIL_TEN
+from shopstream.detection.reference_signals import TAIL_MINUTE, TAIL_TEN
 from shopstream.engine.signal import Signal
 
 START_MS = 1_573_430_400_000  # a Monday, 00:00 UTC

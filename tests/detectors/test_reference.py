@@ -7,14 +7,8 @@ import pytest
 
 from shopstream.clock import ManualClock
 from shopstream.detection.bank import DetectorBank
-from shopstream.detection.reference import (
-    DUPLICATE_SIGNAL,
-    PRICE_SIGNAL,
-    PRODUCT_SCHEMA,
-    TAIL_MINUTE,
-    TAIL_TEN,
-    ProductReference,
-)
+from shopstream.detection.reference import PRODUCT_SCHEMA, ProductReference
+from shopstream.detection.reference_signals import DUPLICATE_SIGNAL, PRICE_SIGNAL, TAIL_MINUTE, TAIL_TEN
 from shopstream.engine.engine import Engine
 from shopstream.engine.settings import EngineSettings
 from shopstream.events.codec import Decoder, encode_arrow

@@ -1,13 +1,10 @@
-"""The fields of an event, declared once.
-
-Arrow, DuckDB, Iceberg and dbt columns all derive from `EVENT_FIELDS`; a new field is added here and nowhere else.
-The first nine are REES46's columns in file order; the next four are what a production tracker adds.
-"""
+"""The fields of an event and of what the lake keeps beside it, with Arrow types; `columns` declares those of an event."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 import pyarrow as pa
+
+from shopstream.events.columns import EVENT_COLUMNS, REES46_COLUMNS, EventType
 
 __all__ = [
     "DEAD_LETTER_FIELDS",
@@ -28,15 +25,6 @@ PRICE_TYPE = pa.decimal128(18, 4)
 _TIME = pa.timestamp("us", "UTC")
 
 
-class EventType(StrEnum):
-    """What a shopper did. A multi-category shop may never send `remove_from_cart`."""
-
-    VIEW = "view"
-    CART = "cart"
-    REMOVE_FROM_CART = "remove_from_cart"
-    PURCHASE = "purchase"
-
-
 @dataclass(frozen=True, slots=True)
 class Field:
     """One column.
@@ -55,26 +43,16 @@ class Field:
     doc: str
 
 
-EVENT_FIELDS: tuple[Field, ...] = (
-    Field("event_time", _TIME, "TIMESTAMPTZ", True, "When it happened, UTC."),
-    Field("event_type", pa.string(), "VARCHAR", True, "view, cart, remove_from_cart or purchase."),
-    Field("product_id", pa.int64(), "BIGINT", True, "The product."),
-    Field("category_id", pa.int64(), "BIGINT", True, "The product's category; the stream's partition key by default."),
-    Field("category_code", pa.string(), "VARCHAR", False, "Dotted path of the category, where the shop has one."),
-    Field("brand", pa.string(), "VARCHAR", False, "Brand in lower case; `nan` is the name of a real one."),
-    Field("price", PRICE_TYPE, "DECIMAL(18,4)", True, "Price of one piece in the shop's currency."),
-    Field("user_id", pa.int64(), "BIGINT", True, "The shopper; personal data."),
-    Field("user_session", pa.string(), "VARCHAR", False, "The tracker's session id; may be absent or shared."),
-    Field(
-        "event_id", pa.string(), "VARCHAR", False, "The tracker's id of this event, or one derived from its content."
-    ),
-    Field("ip", pa.string(), "VARCHAR", False, "Client address, where the tracker sends it; personal data."),
-    Field("user_agent", pa.string(), "VARCHAR", False, "Client software, where the tracker sends it."),
-    Field("url", pa.string(), "VARCHAR", False, "Page address, where the tracker sends it."),
-)
+_ARROW: dict[str, pa.DataType] = {
+    "TIMESTAMPTZ": _TIME,
+    "VARCHAR": pa.string(),
+    "BIGINT": pa.int64(),
+    "DECIMAL(18,4)": PRICE_TYPE,
+}
 
-REES46_COLUMNS: tuple[str, ...] = tuple(field.name for field in EVENT_FIELDS[:9])
-"""The header of a REES46 file."""
+EVENT_FIELDS: tuple[Field, ...] = tuple(
+    Field(column.name, _ARROW[column.duckdb], column.duckdb, column.required, column.doc) for column in EVENT_COLUMNS
+)
 
 _PROVENANCE: tuple[Field, ...] = (
     Field("arrival_time", _TIME, "TIMESTAMPTZ", True, "When the stream (or the bulk load) took it in, UTC."),
