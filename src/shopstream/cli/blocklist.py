@@ -44,6 +44,7 @@ def export(
 
     from shopstream.alerting.blocklist import read_blocklist  # noqa: PLC0415  start-up time
     from shopstream.alerting.blocklist_formats import render  # noqa: PLC0415  likewise
+    from shopstream.bootstrap import incidents_file  # noqa: PLC0415  likewise
     from shopstream.detection.duration import parse_duration  # noqa: PLC0415  likewise
     from shopstream.errors import ConfigurationError  # noqa: PLC0415  likewise
 
@@ -52,7 +53,7 @@ def export(
         length = timedelta(milliseconds=parse_duration(ttl))
     except ValueError as error:
         raise ConfigurationError(f"--ttl: {error}") from error
-    found = read_blocklist(settings.incidents_path, length, settings.alerting.blocklist_genuine_share)
+    found = read_blocklist(incidents_file(settings), length, settings.alerting.blocklist_genuine_share)
     text, others = render(found, fmt)
     sys.stdout.write(text)
     reasons: dict[str, int] = {}

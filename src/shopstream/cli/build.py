@@ -38,7 +38,7 @@ def build(
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415  start-up time
 
     from shopstream.alerting.verdicts import read_verdicts  # noqa: PLC0415  start-up time
-    from shopstream.bootstrap import open_lakehouse  # noqa: PLC0415  start-up time
+    from shopstream.bootstrap import incidents_file, open_lakehouse  # noqa: PLC0415  start-up time
     from shopstream.models.runner import build as build_models  # noqa: PLC0415  start-up time
 
     settings = settings_of(ctx)
@@ -58,7 +58,7 @@ def build(
             settings.timezone,
             select,
             show,
-            verdicts=read_verdicts(settings.incidents_path),
+            verdicts=read_verdicts(incidents_file(settings)),
             memory_mib=memory_mib,
             thorough=thorough,
         )

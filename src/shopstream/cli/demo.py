@@ -200,7 +200,7 @@ def _process(settings: Settings, show: Show) -> dict[str, int]:
 
 def _build(settings: Settings, show: Show) -> None:
     from shopstream.alerting.verdicts import read_verdicts  # noqa: PLC0415  start-up time
-    from shopstream.bootstrap import open_lakehouse  # noqa: PLC0415  likewise
+    from shopstream.bootstrap import incidents_file, open_lakehouse  # noqa: PLC0415  likewise
     from shopstream.models.runner import build  # noqa: PLC0415  likewise
 
     lakehouse = open_lakehouse(settings)
@@ -209,7 +209,7 @@ def _build(settings: Settings, show: Show) -> None:
             lakehouse,
             settings.reports_path,
             settings.timezone,
-            verdicts=read_verdicts(settings.incidents_path),
+            verdicts=read_verdicts(incidents_file(settings)),
             progress=lambda name, done, total: show(done / max(total, 1), name),
         )
     finally:

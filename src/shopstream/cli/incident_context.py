@@ -1,6 +1,7 @@
 """What the lake says of an incident that nobody asked the newest events about."""
 
 from collections.abc import Mapping
+from contextlib import closing
 from datetime import timedelta
 
 from shopstream.alerting.incident import Incident
@@ -20,20 +21,20 @@ def context_from_lake(settings: Settings, incident: Incident) -> Mapping[str, ob
     """The same as `engine.recent.RecentEvents.describe`, over its time; None where the lake has nothing of it."""
     import duckdb  # noqa: PLC0415  start-up time
 
+    from shopstream.bootstrap import has_lake, open_lakehouse  # noqa: PLC0415  likewise
     from shopstream.engine.recent import RecentEvents  # noqa: PLC0415  likewise
-    from shopstream.lakehouse.embedded import EmbeddedLakehouse  # noqa: PLC0415  likewise
     from shopstream.lakehouse.ports import LakeTable  # noqa: PLC0415  likewise
     from shopstream.lakehouse.views import create_views  # noqa: PLC0415  likewise
 
-    if not settings.lake_path.exists():
+    if not has_lake(settings):
         return None
     first, last = incident.first_event_time, incident.last_event_time
     if last - first > _LONGEST:
         last = min(last, incident.peak_end)
         first = max(first, last - _LONGEST)
-    with duckdb.connect() as connection:
+    with closing(open_lakehouse(settings)) as lakehouse, duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        create_views(connection, EmbeddedLakehouse(settings.lake_path, settings.lakehouse), [LakeTable.EVENTS])
+        create_views(connection, lakehouse, [LakeTable.EVENTS])
         events = connection.sql(
             "SELECT * FROM events WHERE event_time BETWEEN ? AND ? ORDER BY event_time", params=[first - _BEFORE, last]
         ).to_arrow_table()

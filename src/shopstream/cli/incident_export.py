@@ -39,7 +39,9 @@ def export(
     """
     from shopstream.alerting import read_incidents  # noqa: PLC0415  start-up time
     from shopstream.alerting.ocsf import cloud_event  # noqa: PLC0415  likewise
+    from shopstream.bootstrap import incidents_file  # noqa: PLC0415  likewise
 
     del fmt  # there is one as yet
-    for incident in read_incidents(settings_of(ctx).incidents_path, states=state or (), severities=severity or ()):
+    path = incidents_file(settings_of(ctx))
+    for incident in read_incidents(path, states=state or (), severities=severity or ()):
         sys.stdout.write(json.dumps(cloud_event(incident, source), ensure_ascii=False) + "\n")

@@ -1,5 +1,6 @@
 """What people say of incidents: `shopstream incidents ack | resolve | false-positive | reopen | precision`."""
 
+from contextlib import closing
 from typing import Annotated
 
 import typer
@@ -76,9 +77,10 @@ def precision(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
       shopstream incidents precision --format json
     """
     from shopstream.alerting.precision import read_precision  # noqa: PLC0415  start-up time
+    from shopstream.bootstrap import incidents_file  # noqa: PLC0415  likewise
 
     rows: list[dict[str, object]] = []
-    for one in read_precision(settings_of(ctx).incidents_path):
+    for one in read_precision(incidents_file(settings_of(ctx))):
         low, high = one.interval
         row: dict[str, object] = {"rule": one.rule, "incidents": one.incidents, "right": one.right, "wrong": one.wrong}
         if fmt is Format.TABLE:
@@ -92,13 +94,12 @@ def precision(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
 
 
 def _handle(ctx: typer.Context, incident_id: str, handling: Handling, comment: str | None, fmt: Format) -> None:
-    from shopstream.alerting import EmbeddedIncidentStore, read_incident  # noqa: PLC0415  start-up time
-    from shopstream.clock import SystemClock  # noqa: PLC0415  start-up time
+    from shopstream.alerting import read_incident  # noqa: PLC0415  start-up time
+    from shopstream.bootstrap import incidents_file, open_incidents  # noqa: PLC0415  likewise
 
     settings = settings_of(ctx)
-    read_incident(settings.incidents_path, incident_id)  # so that a wrong --home makes no store
-    store = EmbeddedIncidentStore(settings.incidents_path, settings.alerting, SystemClock())
-    try:
+    read_incident(incidents_file(settings), incident_id)  # so that a wrong --home makes no store
+    with closing(open_incidents(settings)) as store:
         if handling is Handling.FALSE_POSITIVE:
             incident = store.mark_false_positive(incident_id, comment or "")
         elif handling is Handling.NONE:
@@ -107,8 +108,6 @@ def _handle(ctx: typer.Context, incident_id: str, handling: Handling, comment: s
             incident = store.resolve(incident_id, comment)
         else:
             incident = store.acknowledge(incident_id, comment)
-    finally:
-        store.close()
     if fmt is Format.TABLE:
         state = str(incident.state).replace("_", " ") if handling is Handling.NONE else _WORDS[handling]
         out.print(f"Incident {incident.id} is {state}.", highlight=False)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
 from typing import Annotated
@@ -130,10 +131,11 @@ def list_incidents(
       shopstream incidents list --rule user_burst --limit 20 --format json
     """
     from shopstream.alerting import read_incidents  # noqa: PLC0415  start-up time
+    from shopstream.bootstrap import incidents_file  # noqa: PLC0415  likewise
 
     most = limit if limit is not None else _SHOWN if fmt is Format.TABLE else 0
     incidents = read_incidents(
-        settings_of(ctx).incidents_path,
+        incidents_file(settings_of(ctx)),
         states=state or (),
         severities=severity or (),
         rules=rule or (),
@@ -165,9 +167,10 @@ def show(ctx: typer.Context, incident_id: INCIDENT_ID, fmt: FormatOption = Forma
       shopstream incidents show 3fa9 --format json
     """
     from shopstream.alerting import read_episodes, read_incident, read_notifications  # noqa: PLC0415  start-up time
+    from shopstream.bootstrap import incidents_file  # noqa: PLC0415  likewise
 
     settings = settings_of(ctx)
-    path = settings.incidents_path
+    path = incidents_file(settings)
     incident = read_incident(path, incident_id)
     if incident.context is None:
         incident = replace(incident, context=context_from_lake(settings, incident))
@@ -254,35 +257,38 @@ def events(
       shopstream incidents events 3fa9 --limit 100000 --format csv > events.csv
     """
     from shopstream.alerting import read_incident  # noqa: PLC0415  start-up time
-    from shopstream.lakehouse.embedded import EmbeddedLakehouse  # noqa: PLC0415  likewise
+    from shopstream.bootstrap import incidents_file, open_lakehouse  # noqa: PLC0415  likewise
     from shopstream.models.query import query  # noqa: PLC0415  likewise
 
     settings = settings_of(ctx)
-    incident = read_incident(settings.incidents_path, incident_id)
-    result = query(
-        f"select {'*' if fmt is not Format.TABLE else _EVENT_COLUMNS} from events where {incident.events_sql} "
-        f"order by event_time, event_id limit {limit}",
-        EmbeddedLakehouse(settings.lake_path, settings.lakehouse),
-        settings.reports_path,
-    )
+    incident = read_incident(incidents_file(settings), incident_id)
+    with closing(open_lakehouse(settings)) as lakehouse:
+        result = query(
+            f"select {'*' if fmt is not Format.TABLE else _EVENT_COLUMNS} from events where {incident.events_sql} "
+            f"order by event_time, event_id limit {limit}",
+            lakehouse,
+            settings.reports_path,
+        )
     emit(result.rows, fmt, empty="The lake has none of its events yet; the engine writes it every few seconds.")
 
 
 def _events_of(settings: Settings, incident: Incident) -> dict[str, int] | None:
     """How many events of each kind the lake has of it; None where there is no lake."""
-    from shopstream.lakehouse.embedded import EmbeddedLakehouse  # noqa: PLC0415  start-up time
+    from shopstream.bootstrap import has_lake, open_lakehouse  # noqa: PLC0415  start-up time
     from shopstream.models.query import query  # noqa: PLC0415  likewise
 
-    if not settings.lake_path.exists():
+    if not has_lake(settings):
         return None
-    result = query(
-        "select count(*) as events, count(distinct user_id) as users, "
-        "count(*) filter (where event_type = 'view') as views, count(*) filter (where event_type = 'cart') as carts, "
-        "count(*) filter (where event_type = 'purchase') as purchases, count(distinct product_id) as products "
-        f"from events where {incident.events_sql}",
-        EmbeddedLakehouse(settings.lake_path, settings.lakehouse),
-        settings.reports_path,
-    )
+    with closing(open_lakehouse(settings)) as lakehouse:
+        result = query(
+            "select count(*) as events, count(distinct user_id) as users, "
+            "count(*) filter (where event_type = 'view') as views, "
+            "count(*) filter (where event_type = 'cart') as carts, "
+            "count(*) filter (where event_type = 'purchase') as purchases, count(distinct product_id) as products "
+            f"from events where {incident.events_sql}",
+            lakehouse,
+            settings.reports_path,
+        )
     return {name: int(str(value)) for name, value in result.rows[0].items()}
 
 

@@ -26,9 +26,9 @@ def overview(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     """
     if ctx.invoked_subcommand:
         return
-    from shopstream.journeys.embedded import EmbeddedLiveStore  # noqa: PLC0415  start-up time
+    from shopstream.bootstrap import open_live  # noqa: PLC0415  start-up time
 
-    panels: dict[str, Any] = EmbeddedLiveStore(settings_of(ctx).live_path).read()
+    panels: dict[str, Any] = open_live(settings_of(ctx)).read()
     if fmt is Format.JSON:
         sys.stdout.write(json.dumps(panels, indent=2) + "\n")
         return

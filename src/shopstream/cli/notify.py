@@ -61,8 +61,9 @@ def list_notifications(
       shopstream notify list --limit 0 --format json
     """
     from shopstream.alerting import read_notifications  # noqa: PLC0415  start-up time
+    from shopstream.bootstrap import incidents_file  # noqa: PLC0415  likewise
 
-    found = read_notifications(settings_of(ctx).incidents_path, limit=limit or None)
+    found = read_notifications(incidents_file(settings_of(ctx)), limit=limit or None)
     rows: list[dict[str, object]] = []
     for one in found:
         row: dict[str, object] = {

@@ -63,10 +63,11 @@ def _rules(settings: Settings) -> "dict[str, Rule]":
 def _judged(settings: Settings) -> dict[str, str]:
     """Rule or detector → its precision in words, for those that people have judged."""
     from shopstream.alerting.precision import read_precision  # noqa: PLC0415  start-up time
+    from shopstream.bootstrap import incidents_file  # noqa: PLC0415  likewise
 
     return {
         row.rule: f"{row.precision:.0%} of {row.right + row.wrong:,}"
-        for row in read_precision(settings.incidents_path)
+        for row in read_precision(incidents_file(settings))
         if row.precision is not None
     }
 

@@ -15,11 +15,10 @@ from rich.text import Text
 
 from shopstream.alerting import Incident, read_incidents
 from shopstream.alerting.message import describe_length
+from shopstream.bootstrap import incidents_file, open_checkpoints, open_live
 from shopstream.cli.incidents import incident_line
 from shopstream.cli.output import Format, emit, out
 from shopstream.config import Settings
-from shopstream.engine.checkpoint import CheckpointStore
-from shopstream.journeys.embedded import EmbeddedLiveStore
 from shopstream.models.names import ReportName
 from shopstream.models.reports import report
 
@@ -38,13 +37,13 @@ _COLUMNS: Mapping[ReportName, tuple[str, ...]] = {
 
 def print_summary(settings: Settings, *, elapsed: timedelta, truth: Path | None) -> None:
     """Print it. `truth` is the ground-truth file of a synthetic day, to compare incidents with; None without one."""
-    manifest = CheckpointStore(settings.checkpoint_path).current()
+    manifest = open_checkpoints(settings).current()
     counters = dict(manifest.counters) if manifest else {}
-    incidents = read_incidents(settings.incidents_path)
+    incidents = read_incidents(incidents_file(settings))
     out.print()
     out.print(Columns([_figure(name, value) for name, value in _figures(counters, incidents, elapsed)]))
     _print_incidents(incidents, truth)
-    _print_live(EmbeddedLiveStore(settings.live_path).read())
+    _print_live(open_live(settings).read())
     for name in ReportName:
         found = report(name, settings.reports_path, limit=_ROWS)
         out.print(Rule(f"[bold]{found.title}[/]", align="left"))

@@ -63,7 +63,7 @@ def past_events(settings: Settings, events: str | None, since: str | None, until
     Raises:
         ConfigurationError: a time cannot be read, or there is no lake.
     """
-    from shopstream.bootstrap import open_lakehouse  # noqa: PLC0415  start-up time
+    from shopstream.bootstrap import has_lake, open_lakehouse  # noqa: PLC0415  start-up time
     from shopstream.clock import SystemClock  # noqa: PLC0415  likewise
     from shopstream.rehearsal.history import loaded, open_history  # noqa: PLC0415  likewise
 
@@ -75,7 +75,7 @@ def past_events(settings: Settings, events: str | None, since: str | None, until
             with open_history(lakehouse, spill, memory, **limits) as history:
                 yield history
         return
-    if not settings.lake_path.exists():
+    if not has_lake(settings):
         raise ConfigurationError(
             f"expected a lake in {settings.home}, found none; load events with `shopstream lake ingest FILE`, name "
             "another --home, or give a file with --events"

@@ -51,8 +51,10 @@ def list_verdicts(
       shopstream verdicts list --actor 526725566 --format json
     """
     from shopstream.alerting import read_verdicts  # noqa: PLC0415  start-up time
+    from shopstream.bootstrap import incidents_file  # noqa: PLC0415  likewise
 
-    rows = [row for row in read_verdicts(settings_of(ctx).incidents_path).to_pylist() if actor in {None, row["actor"]}]
+    found = read_verdicts(incidents_file(settings_of(ctx))).to_pylist()
+    rows = [row for row in found if actor in {None, row["actor"]}]
     rows.reverse()
     if fmt is Format.TABLE:
         rows = _per_incident(rows)

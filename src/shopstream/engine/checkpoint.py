@@ -18,9 +18,12 @@ from pyarrow import ipc
 
 from shopstream.errors import StateError
 
-__all__ = ["CheckpointStore", "Manifest"]
+__all__ = ["MANIFEST", "CheckpointStore", "Manifest", "parse_manifest", "shown"]
 
 _FORMAT = 1
+_PREFIX = "generation-"
+MANIFEST = "manifest.json"
+_OWNER_SHIFT = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,8 @@ class Manifest:
         newest_ms: shard id → newest event time seen.
         counters: name → events since the beginning.
         tables: state table → digest of the declaration it serves.
+        owner: counts those who held a shared store one after the other (`SharedCheckpointStore.claim`); 0 in a folder
+            of one machine.
     """
 
     generation: int
@@ -42,6 +47,25 @@ class Manifest:
     newest_ms: Mapping[str, int]
     counters: Mapping[str, int]
     tables: Mapping[str, str]
+    owner: int = 0
+
+    @property
+    def mark(self) -> int:
+        """One number for owner and generation, by which the lake names it; a later checkpoint's is larger."""
+        return self.owner << _OWNER_SHIFT | self.generation
+
+    @property
+    def folder(self) -> str:
+        """Where it lies; two owners never write to one folder."""
+        return f"{_PREFIX}{self.generation:010d}" + (f"-{self.owner:06d}" if self.owner else "")
+
+
+def shown(mark: int | None) -> str:
+    """A mark in an error message."""
+    if not mark:
+        return "none"
+    owner, generation = divmod(mark, 1 << _OWNER_SHIFT)
+    return f"{generation} of owner {owner}" if owner else str(generation)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -58,6 +82,21 @@ def _sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def parse_manifest(text: bytes, place: str) -> Manifest:
+    """A manifest's file.
+
+    Raises:
+        StateError: it is damaged, or of another format.
+    """
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise StateError(f"{place}/{MANIFEST} is damaged ({error}); restore it or remove the checkpoints") from error
+    if document.pop("format", None) != _FORMAT:
+        raise StateError(f"{place} was written by another version; finish its run there, or remove the checkpoints")
+    return Manifest(**document)
+
+
 class CheckpointStore:
     """Generations in a folder.
 
@@ -69,21 +108,26 @@ class CheckpointStore:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
+    @property
+    def owner(self) -> int:
+        """Goes into the manifests that this process makes."""
+        return 0
+
+    def claim(self) -> None:
+        """Become the one who writes here; a folder's owner is whoever holds the engine's lock."""
+
+    def secure(self, manifest: Manifest) -> None:
+        """Make a staged generation outlive this machine; a folder has it on its disk already."""
+
     def _path(self, generation: int) -> Path:
-        return self._folder / f"generation-{generation:010d}"
+        return self._folder / f"{_PREFIX}{generation:010d}"
 
     def _load(self, folder: Path) -> Manifest | None:
         try:
-            document = json.loads((folder / "manifest.json").read_text())
+            text = (folder / MANIFEST).read_bytes()
         except FileNotFoundError:
             return None
-        except ValueError as error:
-            raise StateError(
-                f"{folder}/manifest.json is damaged ({error}); restore it or remove {self._folder}"
-            ) from error
-        if document.pop("format", None) != _FORMAT:
-            raise StateError(f"{folder} was written by another version; finish its run there, or remove {self._folder}")
-        return Manifest(**document)
+        return parse_manifest(text, str(folder))
 
     def current(self) -> Manifest | None:
         """The generation that holds; None before the first."""
@@ -100,11 +144,12 @@ class CheckpointStore:
             raise StateError(f"{self._folder} lacks generation {generation} that CURRENT names; restore it from a copy")
         return manifest
 
-    def staged(self) -> Manifest | None:
-        """A whole generation beyond the current one; None when there is none."""
+    def staged(self, mark: int | None = None) -> Manifest | None:
+        """A whole generation beyond the current one (with `mark`: of that mark); None when there is none."""
         held = self.current()
         following = held.generation + 1 if held else 1
-        return self._load(self._path(following))
+        found = self._load(self._path(following))
+        return found if found and mark in {None, found.mark} else None
 
     def stage(
         self,
@@ -121,7 +166,7 @@ class CheckpointStore:
             outputs: rows that wait for the lake, by name.
             documents: further state, by name; JSON-ready.
         """
-        folder = self._path(manifest.generation)
+        folder = self._folder / manifest.folder
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         write_state(folder / "state.duckdb")
@@ -135,7 +180,7 @@ class CheckpointStore:
             with path.open("wb") as file, ipc.new_file(file, rows.schema) as writer:
                 writer.write_table(rows)
             _sync_file(path)
-        path = folder / "manifest.json"
+        path = folder / MANIFEST
         temporary = folder / "manifest.tmp"
         temporary.write_text(json.dumps({"format": _FORMAT, **asdict(manifest)}, indent=1))
         _sync_file(temporary)
@@ -145,7 +190,7 @@ class CheckpointStore:
 
     def output(self, manifest: Manifest, name: str) -> pa.Table:
         """Rows that wait for the lake."""
-        with ipc.open_file(self._path(manifest.generation) / f"{name}.arrow") as reader:
+        with ipc.open_file(self._fetched(manifest) / f"{name}.arrow") as reader:
             return reader.read_all()
 
     def document(self, manifest: Manifest, name: str) -> dict[str, object] | None:
@@ -154,7 +199,7 @@ class CheckpointStore:
         Raises:
             StateError: it is damaged.
         """
-        path = self._path(manifest.generation) / f"{name}.json"
+        path = self._fetched(manifest) / f"{name}.json"
         try:
             document: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -165,7 +210,10 @@ class CheckpointStore:
 
     def state_file(self, manifest: Manifest) -> Path:
         """The DuckDB file of a generation."""
-        return self._path(manifest.generation) / "state.duckdb"
+        return self._fetched(manifest) / "state.duckdb"
+
+    def _fetched(self, manifest: Manifest) -> Path:
+        return self._folder / manifest.folder
 
     def promote(self, manifest: Manifest) -> None:
         """The generation holds from now on; older ones go."""
@@ -174,14 +222,14 @@ class CheckpointStore:
         _sync_file(temporary)
         temporary.rename(self._folder / "CURRENT")
         _sync_folder(self._folder)
-        for path in self._folder.glob("generation-*"):
-            if path != self._path(manifest.generation):
-                shutil.rmtree(path)
+        self._keep_only(manifest)
 
     def discard_staged(self) -> None:
         """Drop whatever lies beyond the current generation."""
-        held = self.current()
-        keep = self._path(held.generation) if held else None
-        for path in self._folder.glob("generation-*"):
+        self._keep_only(self.current())
+
+    def _keep_only(self, manifest: Manifest | None) -> None:
+        keep = self._folder / manifest.folder if manifest else None
+        for path in self._folder.glob(f"{_PREFIX}*"):
             if path != keep:
                 shutil.rmtree(path)
