@@ -1,0 +1,242 @@
+"""Reads one shard of a Kinesis stream: iterators, pace, and what was fetched beyond what was asked for."""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from threading import Lock
+from typing import Any, Final
+
+from shopstream.aws import explained
+from shopstream.clock import Clock, to_ms
+from shopstream.errors import BackpressureError, PermanentError, StateError
+from shopstream.stream.ports import TRIM_HORIZON, Position, ReadBatch, Record
+
+__all__ = ["Pace", "ShardReader", "TipNotes", "check_limits"]
+
+_MOST_RECORDS: Final = 10_000
+_LEAST_RECORDS: Final = 100
+_PATIENCE_S: Final = 60.0
+"""How long one read goes on behind the tip without records, or while it is throttled."""
+
+_OLDEST_ITERATOR_S: Final = 240.0
+"""Kinesis lets an iterator expire after 300 s; a new one is cheaper than the error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often a shard is asked; Kinesis takes five calls a second and shard, of all consumers together.
+
+    Args:
+        behind: between two calls while there is more to read.
+        at_tip: between two calls at the tip.
+    """
+
+    behind: timedelta = timedelta(milliseconds=200)
+    at_tip: timedelta = timedelta(milliseconds=250)
+
+
+@dataclass(slots=True)
+class TipNotes:
+    """Remembers that nothing had come after a position at some time, whoever saw it.
+
+    Kinesis does not tell whether records between a position and its oldest record were trimmed. They were not when
+    the position was the newest less than the retention ago.
+
+    Args:
+        note: shard id, position: keep that it is the newest now.
+        still_newest: shard id, position: whether it was noted as the newest within the retention.
+    """
+
+    note: Callable[[str, Position], None] = lambda _shard_id, _position: None
+    still_newest: Callable[[str, Position], bool] = lambda _shard_id, _position: False
+
+
+@dataclass(slots=True)
+class _State:
+    """Where a reader is.
+
+    Args:
+        position: of the last record given out; the buffer begins after it.
+        buffer: fetched, not yet given out; what one call gave at most (10 MB).
+        iterator: for the next call; None where a new one is needed.
+        iterator_at: seconds on the monotonic clock when it was given.
+        checking: the iterator stands at `position` itself, to see that it is still there.
+        behind_ms: from the end of the buffer to the tip.
+        drained: the shard is closed, and nothing comes after the buffer.
+    """
+
+    position: Position
+    buffer: deque[Record] = field(default_factory=deque)
+    iterator: str | None = None
+    iterator_at: float = 0.0
+    checking: bool = False
+    behind_ms: int = 0
+    drained: bool = False
+
+
+class ShardReader:
+    """Records of one shard in order; goes on where the last read stopped, without asking for a new iterator.
+
+    Args:
+        client: boto3's of Kinesis.
+        stream: name of the stream.
+        shard_id: which shard.
+        clock: lets waiting time pass.
+        monotonic: seconds of a clock that never goes back.
+        pace: how often to ask.
+        notes: tell harmless trimming from a gap.
+    """
+
+    def __init__(
+        self,
+        client: Any,  # noqa: ANN401  boto3 makes its clients at run time
+        stream: str,
+        shard_id: str,
+        *,
+        clock: Clock,
+        monotonic: Callable[[], float],
+        pace: Pace,
+        notes: TipNotes,
+    ) -> None:
+        self._client = client
+        self._stream = stream
+        self._shard_id = shard_id
+        self._clock = clock
+        self._monotonic = monotonic
+        self._pace = pace
+        self._notes = notes
+        self._lock = Lock()
+        self._state = _State(TRIM_HORIZON)
+        self._ask_at = 0.0
+        self._mean_bytes = 1
+
+    def read(self, after: Position, *, max_records: int, max_bytes: int) -> ReadBatch:
+        """Records after a position; empty only at the tip, at the end, or after a minute without any.
+
+        Raises:
+            StateError: no such shard, or `after` was trimmed.
+            BackpressureError: throttled for a minute.
+        """
+        with self._lock:
+            if after != self._state.position:
+                self._state = _State(after)
+            state, give_up = self._state, self._monotonic() + _PATIENCE_S
+            while not (state.buffer or state.drained):
+                at_tip = self._fetch(max_bytes, give_up)
+                if at_tip or self._monotonic() > give_up:
+                    break
+            return self._give(max_records, max_bytes)
+
+    def _give(self, max_records: int, max_bytes: int) -> ReadBatch:
+        state = self._state
+        newest_ms = state.buffer[-1].arrival_ms if state.buffer else 0
+        records: list[Record] = []
+        size = 0
+        while state.buffer and len(records) < max_records:
+            size += len(state.buffer[0].payload)
+            if records and size > max_bytes:
+                break
+            records.append(state.buffer.popleft())
+        if records:
+            state.position = records[-1].sequence_number
+        behind_ms = state.behind_ms
+        if state.buffer:
+            behind_ms += max(1, newest_ms - records[-1].arrival_ms)
+        return ReadBatch(tuple(records), state.position, behind_ms, ended=state.drained and not state.buffer)
+
+    def _fetch(self, max_bytes: int, give_up: float) -> bool:
+        """One call, when its time has come; returns whether there is nothing after what it gave."""
+        self._wait(self._ask_at - self._monotonic())
+        answer = self._ask(min(_MOST_RECORDS, max(_LEAST_RECORDS, 2 * max_bytes // self._mean_bytes)), give_up)
+        if answer is None:
+            return False
+        state = self._state
+        state.iterator, state.iterator_at = answer.get("NextShardIterator"), self._monotonic()
+        state.drained = state.iterator is None
+        state.behind_ms = 0 if state.drained else int(answer.get("MillisBehindLatest", 0))
+        records = [self._record(item) for item in answer["Records"]]
+        if records:
+            self._mean_bytes = max(1, sum(len(record.payload) for record in records) // len(records))
+        if state.checking and records:
+            state.checking = False
+            if records[0].sequence_number == state.position:
+                del records[0]
+            elif not self._notes.still_newest(self._shard_id, state.position):
+                raise self._gap(state.position)
+        state.buffer.extend(records)
+        at_tip = state.behind_ms == 0 and not state.drained
+        if at_tip:
+            newest = state.buffer[-1].sequence_number if state.buffer else state.position
+            if newest != TRIM_HORIZON:
+                self._notes.note(self._shard_id, newest)
+        self._ask_at = self._monotonic() + (self._pace.at_tip if at_tip else self._pace.behind).total_seconds()
+        return at_tip
+
+    def _ask(self, limit: int, give_up: float) -> Mapping[str, Any] | None:
+        """What Kinesis answers; None where it has to be asked again."""
+        state = self._state
+        try:
+            if state.iterator is None or self._monotonic() - state.iterator_at > _OLDEST_ITERATOR_S:
+                state.iterator, state.iterator_at = self._open(), self._monotonic()
+            with explained(f"to read shard {self._shard_id} of stream {self._stream} (kinesis:GetRecords)"):
+                try:
+                    answer: Mapping[str, Any] = self._client.get_records(ShardIterator=state.iterator, Limit=limit)
+                except self._client.exceptions.ExpiredIteratorException:
+                    state.iterator = None
+                    return None
+        except BackpressureError as error:
+            if self._monotonic() > give_up:
+                raise
+            self._wait(error.retry_after.total_seconds())
+            return None
+        return answer
+
+    def _open(self) -> str:
+        """An iterator after the position; one at the position itself where it shall be seen to be there."""
+        state = self._state
+        start: dict[str, str] = {"ShardIteratorType": "TRIM_HORIZON"}
+        if state.position != TRIM_HORIZON:
+            start = {"ShardIteratorType": "AT_SEQUENCE_NUMBER", "StartingSequenceNumber": str(state.position)}
+            state.checking = True
+        action = f"to read shard {self._shard_id} of stream {self._stream} (kinesis:GetShardIterator)"
+        with explained(action):
+            try:
+                answer = self._client.get_shard_iterator(StreamName=self._stream, ShardId=self._shard_id, **start)
+            except self._client.exceptions.InvalidArgumentException as error:
+                raise StateError(
+                    f"stream {self._stream} does not know the position {state.position} in {self._shard_id} ({error}): "
+                    "retention dropped it, or it belongs to another stream; start from TRIM_HORIZON if records may be "
+                    "skipped"
+                ) from error
+        return str(answer["ShardIterator"])
+
+    def _gap(self, position: Position) -> StateError:
+        return StateError(
+            f"retention dropped records of {self._shard_id} in stream {self._stream} up to the position {position} at "
+            "least: records may be skipped; go on from TRIM_HORIZON if that is acceptable, and raise the stream's "
+            "retention if consumers may be away for longer"
+        )
+
+    def _record(self, item: Mapping[str, Any]) -> Record:
+        return Record(
+            payload=item["Data"],
+            partition_key=item["PartitionKey"],
+            shard_id=self._shard_id,
+            sequence_number=int(item["SequenceNumber"]),
+            arrival_ms=to_ms(item["ApproximateArrivalTimestamp"]),
+        )
+
+    def _wait(self, seconds: float) -> None:
+        if seconds > 0:
+            self._clock.sleep(timedelta(seconds=seconds))
+
+
+def check_limits(max_records: int, max_bytes: int) -> None:
+    """Refuse limits that let nothing through.
+
+    Raises:
+        PermanentError: one is below one.
+    """
+    if max_records < 1 or max_bytes < 1:
+        raise PermanentError(f"a read takes one record and byte at least, got {max_records=}, {max_bytes=}")
