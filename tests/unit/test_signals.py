@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from shopstream.alerting.publishing import SignalPublisher
 from shopstream.clock import ManualClock
 from shopstream.engine.signal import Signal
-from shopstream.engine.signal_codec import SignalBatch, decode_signals, encode_signals
-from shopstream.errors import BackpressureError, DecodeError, PermanentError, RetryableError
+from shopstream.engine.signal_codec import SignalAssembly, SignalBatch, decode_signals, encode_signals
+from shopstream.errors import BackpressureError, DecodeError, PermanentError, RetryableError, StateError
 from shopstream.stream.ports import PutOutcome
 
 NUMBERS = st.integers(-(10**15), 10**15)
@@ -59,12 +59,41 @@ def one(**changed):
 def test_signals_come_back_in_order_whatever_the_parts(signals, until_ms):
     batches = [decode_signals(part) for part in encode_signals(signals, until_ms, max_bytes=4096)]
     assert [signal for batch in batches for signal in batch.signals] == signals
-    assert [batch.until_ms for batch in batches] == [None] * (len(batches) - 1) + [until_ms]
+    assert [(batch.until_ms, batch.part, batch.parts) for batch in batches] == [
+        (until_ms, place, len(batches)) for place in range(len(batches))
+    ]
 
 
 @given(st.lists(SIGNALS, max_size=12))
 def test_no_part_is_larger_than_a_record(signals):
     assert all(len(part) <= 4096 for part in encode_signals(signals, 0, max_bytes=4096))
+
+
+@given(st.lists(SIGNALS, min_size=1, max_size=9), st.data())
+def test_moments_are_whole_whatever_is_told_again_or_saved_between(signals, data):
+    """A writer that is killed anywhere begins the moment again, cut otherwise; a put may come twice."""
+    told = []
+    for until_ms in (10_000, 20_000):
+        for size in (data.draw(st.sampled_from([1500, 2500, 4096])), 4096):
+            parts = encode_signals(signals, until_ms, max_bytes=size)
+            told += parts[: data.draw(st.integers(0, len(parts))) if size != 4096 else len(parts)]
+    assembly, moments = SignalAssembly(), []
+    for payload in told:
+        for _ in range(data.draw(st.integers(1, 2))):
+            if data.draw(st.booleans()):
+                saved = json.loads(json.dumps(assembly.snapshot()))
+                assembly = SignalAssembly()
+                assembly.restore(saved)
+            if (moment := assembly.add(decode_signals(payload))) is not None:
+                moments.append(moment)
+    assert {moment.until_ms for moment in moments} == {10_000, 20_000}
+    assert all(list(moment.signals) == signals for moment in moments)
+
+
+def test_a_part_whose_first_parts_are_lost_is_refused():
+    assembly = SignalAssembly()
+    with pytest.raises(StateError, match="part 1"):
+        assembly.add(SignalBatch((one(),), 10_000, part=1, parts=2))
 
 
 def test_money_keeps_its_digits_and_what_is_no_number_its_name():
@@ -84,9 +113,11 @@ def test_a_signal_larger_than_a_record_says_whose_it_is():
         b"\xff\xfe",
         b"[]",
         b'{"format":2,"until_ms":0,"signals":[]}',
-        b'{"format":1,"until_ms":"0","signals":[]}',
-        b'{"format":1,"until_ms":0,"signals":[{}]}',
-        b'{"format":1,"until_ms":true,"signals":[]}',
+        b'{"format":1,"until_ms":"0","part":0,"parts":1,"signals":[]}',
+        b'{"format":1,"until_ms":0,"part":0,"parts":1,"signals":[{}]}',
+        b'{"format":1,"until_ms":true,"part":0,"parts":1,"signals":[]}',
+        b'{"format":1,"until_ms":0,"part":1,"parts":1,"signals":[]}',
+        b'{"format":1,"until_ms":0,"signals":[]}',
         encode_signals([one(final=1)], 0)[0],
         encode_signals([one(start_ms=1.5)], 0)[0],
         encode_signals([one(key={"user_id": True})], 0)[0],
@@ -157,6 +188,8 @@ def test_the_format_is_plain_json():
     assert json.loads(encode_signals([one()], 5)[0]) == {
         "format": 1,
         "until_ms": 5,
+        "part": 0,
+        "parts": 1,
         "signals": [
             {
                 "window": "user_burst",

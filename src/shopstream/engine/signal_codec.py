@@ -2,11 +2,12 @@
 
 A payload is one JSON object:
 
-    {"format": 1, "until_ms": 1572566400000, "signals": [
+    {"format": 1, "until_ms": 1572566400000, "part": 0, "parts": 1, "signals": [
       {"window": "user_burst", "key": {"user_id": 7}, "start_ms": …, "end_ms": …, "first_event_ms": …,
        "last_event_ms": …, "measures": {"events": 31, "spent": {"decimal": "12.50"}}, "final": true}]}
 
-`until_ms` is the event time up to which everything has been told, null when more of the same moment follows.
+`until_ms` is the event time up to which everything has been told once all parts are there. Parts of one moment come
+after each other; a writer that was killed may begin a moment again with part 0, cut otherwise.
 """
 
 import json
@@ -17,10 +18,10 @@ from decimal import Decimal, InvalidOperation
 from typing import Final
 
 from shopstream.engine.signal import Signal
-from shopstream.errors import DecodeError, PermanentError
+from shopstream.errors import DecodeError, PermanentError, StateError
 from shopstream.stream.ports import MAX_RECORD_BYTES
 
-__all__ = ["SignalBatch", "decode_signals", "encode_signals"]
+__all__ = ["SignalAssembly", "SignalBatch", "decode_signals", "encode_signals"]
 
 _FORMAT: Final = 1
 _ENVELOPE_BYTES: Final = 512
@@ -36,15 +37,69 @@ class SignalBatch:
 
     Args:
         signals: in the order in which the engine gave them.
-        until_ms: event time up to which everything is told, epoch milliseconds; None when more follows.
+        until_ms: event time up to which everything is told with the last part, epoch milliseconds.
+        part: which one, from 0.
+        parts: how many there are.
     """
 
     signals: tuple[Signal, ...]
-    until_ms: int | None
+    until_ms: int
+    part: int = 0
+    parts: int = 1
+
+
+class SignalAssembly:
+    """Puts the parts of a moment together: detectors take all signals of a bin at once, or not at all."""
+
+    def __init__(self) -> None:
+        self._parts: list[SignalBatch] = []
+        self._told_ms: int | None = None
+
+    def add(self, batch: SignalBatch) -> SignalBatch | None:
+        """The whole moment with its last part, None before. What comes again is left out.
+
+        Raises:
+            StateError: parts before this one are missing.
+        """
+        if batch.part == 0:
+            self._parts.clear()
+        following = self._parts[-1].until_ms == batch.until_ms if self._parts else batch.part == 0
+        if not following or batch.part > len(self._parts):
+            if batch.until_ms == self._told_ms:
+                return None
+            raise StateError(
+                f"expected part {len(self._parts)} of signals, got part {batch.part} of {batch.parts}: those before it "
+                "were lost; the engine tells them again when it is started from its checkpoint"
+            )
+        if batch.part < len(self._parts):
+            return None
+        self._parts.append(batch)
+        if len(self._parts) < batch.parts:
+            return None
+        signals = tuple(signal for part in self._parts for signal in part.signals)
+        self._parts.clear()
+        self._told_ms = batch.until_ms
+        return SignalBatch(signals, batch.until_ms)
+
+    def snapshot(self) -> dict[str, object]:
+        """Parts that wait for others, JSON-ready."""
+        return {"told_ms": self._told_ms, "parts": [_text(part) for part in self._parts]}
+
+    def restore(self, state: Mapping[str, object]) -> None:
+        """Go on from a snapshot.
+
+        Raises:
+            StateError: it is none.
+        """
+        told_ms, parts = state.get("told_ms"), state.get("parts")
+        if not (told_ms is None or isinstance(told_ms, int)) or not isinstance(parts, list):
+            raise StateError("expected waiting signals with told_ms and parts; start from an older state")
+        self._told_ms = told_ms
+        self._parts = [decode_signals(str(part).encode()) for part in parts]
 
 
 def encode_signals(signals: Iterable[Signal], until_ms: int, *, max_bytes: int = MAX_RECORD_BYTES) -> list[bytes]:
-    """Payloads that fit into one record each; only the last one says until when.
+    """Payloads that fit into one record each.
 
     Raises:
         PermanentError: one signal alone is too large.
@@ -62,11 +117,25 @@ def encode_signals(signals: Iterable[Signal], until_ms: int, *, max_bytes: int =
             size = 0
         parts[-1].append(text)
         size += len(text) + 1
-    untils = ["null"] * (len(parts) - 1) + [str(until_ms)]
     return [
-        f'{{"format":{_FORMAT},"until_ms":{until},"signals":[{",".join(part)}]}}'.encode()
-        for until, part in zip(untils, parts, strict=True)
+        (
+            f'{{"format":{_FORMAT},"until_ms":{until_ms},"part":{place},"parts":{len(parts)},'
+            f'"signals":[{",".join(part)}]}}'
+        ).encode()
+        for place, part in enumerate(parts)
     ]
+
+
+def _text(batch: SignalBatch) -> str:
+    return json.dumps(
+        {
+            "format": _FORMAT,
+            "until_ms": batch.until_ms,
+            "part": batch.part,
+            "parts": batch.parts,
+            "signals": [_document(signal) for signal in batch.signals],
+        }
+    )
 
 
 def decode_signals(payload: bytes) -> SignalBatch:
@@ -81,10 +150,14 @@ def decode_signals(payload: bytes) -> SignalBatch:
         raise DecodeError(f"expected signals as JSON, got {len(payload)} bytes that are none") from error
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
         raise DecodeError(f"expected signals of format {_FORMAT}; upgrade the one that reads them, then the engine")
-    until_ms, signals = document.get("until_ms"), document.get("signals")
-    if not (until_ms is None or _is_int(until_ms)) or not isinstance(signals, list):
-        raise DecodeError("expected signals with until_ms and a list of signals")
-    return SignalBatch(tuple(map(_signal, signals)), until_ms)
+    numbers = [document.get(name) for name in ("until_ms", "part", "parts")]
+    signals = document.get("signals")
+    if not all(map(_is_int, numbers)) or not isinstance(signals, list):
+        raise DecodeError("expected signals with until_ms, part, parts and a list of signals")
+    until_ms, part, parts = (int(str(number)) for number in numbers)
+    if not 0 <= part < parts:
+        raise DecodeError(f"expected a part of signals below {parts}, got {part}")
+    return SignalBatch(tuple(map(_signal, signals)), until_ms, part, parts)
 
 
 def _document(signal: Signal) -> dict[str, object]:
