@@ -9,8 +9,10 @@ from typing import Protocol
 
 from shopstream.alerting.incident import IncidentChange
 from shopstream.alerting.ports import IncidentStore
-from shopstream.detection import AllowList, Detection, Rule, detect
+from shopstream.detection.allowlist import AllowList
 from shopstream.detection.bank import DetectorBank
+from shopstream.detection.detection import Detection
+from shopstream.detection.judge import RuleWords, detect
 from shopstream.engine.signal import Signal
 
 __all__ = ["Judged", "Judges", "Judging"]
@@ -68,7 +70,7 @@ class Judging:
     """
 
     def __init__(
-        self, rules: Mapping[str, Rule], bank: DetectorBank, allow_list: AllowList, incidents: IncidentStore
+        self, rules: Mapping[str, RuleWords], bank: DetectorBank, allow_list: AllowList, incidents: IncidentStore
     ) -> None:
         self._rules = rules
         self._bank = bank

@@ -1,4 +1,4 @@
-"""The fields of an event and of what the lake keeps beside it, with Arrow types; `columns` declares those of an event."""
+"""The fields of an event and of what the lake keeps beside it, with Arrow types; an event's are those of `columns`."""
 
 from dataclasses import dataclass
 
