@@ -26,6 +26,7 @@ from shopstream.evaluation.words import Facts, time_text
 ROWS = load_rows()
 FACTS = Facts(
     seeds=[1000, 1001],
+    test_days=1,
     tuning=True,
     commit="abc",
     machine="some",

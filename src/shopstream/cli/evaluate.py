@@ -93,7 +93,7 @@ def evaluate(
     done = Done()
     interrupted = _run(matrix, folder, done)
     summary = summarise(done, rows)
-    facts = _facts(matrix, clock, started_ms, tuning=tuning, partial=interrupted)
+    facts = _facts(matrix, done, clock, started_ms, tuning=tuning, partial=interrupted)
     write_report(folder, done, summary, facts, markdown)
     _print(summary, done, facts, fmt, explain=explain)
     if interrupted:
@@ -126,13 +126,14 @@ def _run(matrix: "Matrix", folder: Path, done: "Done") -> bool:
     return False
 
 
-def _facts(matrix: "Matrix", clock: Clock, started_ms: int, *, tuning: bool, partial: bool) -> "Facts":
+def _facts(matrix: "Matrix", done: "Done", clock: Clock, started_ms: int, *, tuning: bool, partial: bool) -> "Facts":
     from shopstream.evaluation.report import commit_of_code, machine  # noqa: PLC0415
     from shopstream.evaluation.words import Facts  # noqa: PLC0415
 
     now_ms = clock.now_ms()
     return Facts(
-        seeds=[shop.seed for shop in matrix.shops],
+        seeds=sorted({run.seed for run in done.genuine} | {run.seed for runs in done.attacks.values() for run in runs}),
+        test_days=matrix.shops[0].days,
         tuning=tuning,
         commit=commit_of_code(),
         machine=machine(),

@@ -35,7 +35,8 @@ class Facts:
     """Where figures come from.
 
     Args:
-        seeds: of the shops.
+        seeds: of the shops that gave results.
+        test_days: of each.
         tuning: they are tuning seeds.
         commit: of the code, if known.
         machine: processor, cores, Python.
@@ -47,6 +48,7 @@ class Facts:
     """
 
     seeds: Sequence[int]
+    test_days: int
     tuning: bool
     commit: str
     machine: str
@@ -200,7 +202,7 @@ def how_it_was_done(facts: Facts, genuine: GenuineSummary) -> list[str]:
     """Sentences without which the figures mislead."""
     kind, others = ("tuning", REPORTING_SEEDS) if facts.tuning else ("reporting", TUNING_SEEDS)
     hours = ", ".join(f"{low:g} to {high:g}" for low, high in STRATA)
-    seeds = f"{min(facts.seeds)} to {max(facts.seeds)}" if len(facts.seeds) > 1 else f"{facts.seeds[0]}"
+    seeds = f"{min(facts.seeds)} to {max(facts.seeds)}" if facts.seeds else "none"
     split = (
         f"Seeds used: {seeds}, of the {kind} range. Thresholds are chosen on seeds {TUNING_SEEDS.start} to "
         f"{TUNING_SEEDS.stop - 1} only, figures are published from {REPORTING_SEEDS.start} to "
@@ -208,7 +210,8 @@ def how_it_was_done(facts: Facts, genuine: GenuineSummary) -> list[str]:
     )
     shops = (
         f"A seed is a synthetic shop of its own: catalogue, {facts.history_days} days of history for the baselines, "
-        f"the last of which warms the state up, then {genuine.days / max(1, len(facts.seeds)):g} test day(s)."
+        f"the last of which warms the state up, then {facts.test_days} test day(s); "
+        f"{genuine.days:g} genuine day(s) are in these figures."
     )
     starts = (
         f"Attacks begin at random moments in these hours of the day, in turn (UTC): {hours}. An attack's run starts "
