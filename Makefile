@@ -9,7 +9,7 @@ SERVE  ?= 1
 INDEX   = $(shell $(PYTHON) -m pip config get global.index-url 2>/dev/null)
 UV      = $(if $(INDEX),UV_DEFAULT_INDEX=$(INDEX) )$(BIN)/uv --system-certs pip
 
-.PHONY: help env demo test test-all test-aws lint format bench evaluate bench-nab lock clean
+.PHONY: help env demo test test-all test-aws infra-env test-infra synth deploy destroy lint format bench evaluate bench-nab lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -63,6 +63,35 @@ $(STANDINS)/.done: tests/standins/package-lock.json tests/standins/pom.xml  # se
 test-aws: $(VENV)/.dev $(STANDINS)/.done ## the AWS profile against stand-ins of its services (needs Node and Java)
 	@$(BIN)/pytest -n 2 -m aws
 
+# The CDK app has an environment of its own, too: `lambda` is the package of its functions.
+INFRA     := .venv-infra
+INFRA_BIN := $(INFRA)/bin
+CDK        = cd infra && JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION=20 node_modules/.bin/cdk
+STAGE     ?= dev
+
+$(INFRA)/.done: requirements/infra.txt $(BIN)/uv
+	@test -x $(INFRA_BIN)/python || $(PYTHON) -m venv --without-pip $(INFRA)
+	@$(UV) install --quiet --python $(INFRA_BIN)/python --require-hashes -r $<
+	@touch $@
+
+infra/node_modules/.bin/cdk: infra/package-lock.json
+	@npm ci --prefix infra --no-audit --no-fund --ignore-scripts --loglevel error
+	@touch $@
+
+infra-env: $(INFRA)/.done infra/node_modules/.bin/cdk ## the CDK app's environment
+
+test-infra: $(INFRA)/.done ## tests of the CDK app, without an account
+	@$(INFRA_BIN)/pytest -c tests/infra/pytest.ini --rootdir . tests/infra
+
+synth: infra-env lambda ## both stages as CloudFormation in .cdk.out, without an account
+	@$(CDK) synth --quiet --no-lookups '**'
+
+deploy: infra-env lambda ## deploy STAGE=dev (or prod) to the account of your AWS credentials; asks before rights widen
+	@$(CDK) deploy --require-approval broadening '$(STAGE)/*'
+
+destroy: infra-env lambda ## tear STAGE=dev (or prod) down; docs/aws.md says what stays
+	@$(CDK) destroy '$(STAGE)/*'
+
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
@@ -99,6 +128,7 @@ lock: $(BIN)/uv ## renew the lock files
 	@$(UV) compile -q --universal --python-version 3.11 --generate-hashes --no-header --upgrade pyproject.toml --extra aws --group dev -o requirements/dev.txt
 	@$(UV) compile -q --universal --python-version 3.11 --generate-hashes --no-header --upgrade pyproject.toml --extra aws --group build -o requirements/aws.txt
 	@$(UV) compile -q --universal --python-version 3.11 --generate-hashes --no-header --upgrade requirements/iceberg-reader.in -o requirements/iceberg-reader.txt
+	@$(UV) compile -q --universal --python-version 3.11 --generate-hashes --no-header --upgrade requirements/infra.in -o requirements/infra.txt
 
 clean: ## remove environments and the data home
-	@rm -rf $(VENV) $(READER) $(STANDINS) .shopstream benchmarks/.work
+	@rm -rf $(VENV) $(READER) $(INFRA) infra/node_modules .cdk.out $(STANDINS) .shopstream benchmarks/.work

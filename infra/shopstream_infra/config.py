@@ -1,0 +1,215 @@
+"""What differs between stages, and nothing else: every construct gets one `StageConfig`.
+
+`infra/stages.toml`, where there is one, changes values of a stage:
+
+    [prod]
+    ops_email = "shop-ops@example.com"
+    events_mode = "provisioned"
+    events_shards = 4
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
+
+from aws_cdk import Duration, RemovalPolicy
+from aws_cdk.aws_logs import RetentionDays
+
+__all__ = ["REPOSITORY", "SERVICE", "STAGES", "ConfigError", "StageConfig", "load_stages"]
+
+SERVICE = "shopstream"
+"""First part of every name, and the value of metric dimension `Service`."""
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+_RETENTION_HOURS = range(24, 169)
+_LOG_DAYS = {
+    1: RetentionDays.ONE_DAY,
+    7: RetentionDays.ONE_WEEK,
+    14: RetentionDays.TWO_WEEKS,
+    30: RetentionDays.ONE_MONTH,
+    90: RetentionDays.THREE_MONTHS,
+    180: RetentionDays.SIX_MONTHS,
+    365: RetentionDays.ONE_YEAR,
+    731: RetentionDays.TWO_YEARS,
+}
+
+
+class ConfigError(Exception):
+    """A value of a stage does not fit; says rule, value and remedy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """One stage. Prices in comments are us-east-1's and rough: `shopstream plan` computes them."""
+
+    name: str
+    retains: bool
+    """Whether destroying the stage keeps what cannot be made again: lake, raw files, incidents, key."""
+
+    # Who hears of it
+    ops_email: str = ""
+    """Gets alarms about the pipeline; empty: subscribe by hand."""
+    incidents_email: str = ""
+    """Gets notifications of incidents; empty: subscribe by hand."""
+
+    # Streams
+    events_mode: Literal["on-demand", "provisioned"] = "on-demand"
+    events_shards: int = 2
+    """Of a provisioned events stream: 1 MiB/s or 1,000 records/s in, each."""
+    events_retention_hours: int = 24
+    signals_retention_hours: int = 168
+    """Long, so that what the queue of failed signals names can still be read."""
+
+    # Network
+    egress: Literal["nat", "endpoints"] = "nat"
+    """nat: gateways to the internet (33 $ a month each); endpoints: no way but to AWS (12 of 8 $ a month and zone)."""
+    nat_gateways: int = 1
+
+    # Worker
+    worker_image: str = ""
+    """`repository:tag` in this account's ECR; empty builds docker/Dockerfile when deploying."""
+    worker_cpu: int = 1024
+    worker_memory_mib: int = 4096
+    worker_disk_gib: int = 30
+    worker_standby: int = 0
+    """Further workers, which wait for the lease."""
+    archive_workers: int = 0
+    """Workers of `shopstream archive`: the lake's writers where windows run on Flink."""
+    build_schedule: str = "cron(0 3 * * ? *)"
+    """When reports are built (UTC)."""
+    upkeep_schedule: str = "cron(0 2 * * ? *)"
+    """When the lake is compacted and expired (UTC)."""
+
+    # Detection
+    detection: Literal["lambda", "worker"] = "lambda"
+    detection_memory_mib: int = 1769
+    """1769 MiB are one whole CPU."""
+    detection_zip: str = "dist/lambda/shopstream-detection.zip"
+    """Relative to the repository; `make lambda` builds it."""
+    detection_reserved: int = 0
+    """Concurrency kept for each function; 0 reserves none, as small accounts have none to spare."""
+    baselines_key: str = ""
+    """Of baselines.json in the lake's bucket; empty: detectors learn as they go."""
+
+    # Flink
+    flink_code: str = ""
+    """s3://bucket/key of the job's zip; empty makes no application."""
+    flink_parallelism: int = 1
+    flink_notebook: bool = False
+    """A Studio (Zeppelin) notebook; it costs by the hour while it runs."""
+
+    # Upkeep
+    log_days: int = 30
+    timezone: str = "UTC"
+    monthly_budget_usd: int = 200
+
+    # When alarms go off
+    lag_alarm_s: int = 120
+    silence_alarm_min: int = 15
+
+    def __post_init__(self) -> None:
+        """Refuse what AWS would refuse minutes later."""
+        for setting in ("events_retention_hours", "signals_retention_hours"):
+            if getattr(self, setting) not in _RETENTION_HOURS:
+                raise self._wrong(setting, "from 24 to 168 hours")
+        if self.log_days not in _LOG_DAYS:
+            raise self._wrong("log_days", f"one of {', '.join(map(str, sorted(_LOG_DAYS)))}")
+        for setting in ("events_shards", "nat_gateways", "flink_parallelism"):
+            if getattr(self, setting) < 1:
+                raise self._wrong(setting, "at least 1")
+        for setting in ("worker_standby", "archive_workers"):
+            if getattr(self, setting) < 0:
+                raise self._wrong(setting, "at least 0")
+        if self.flink_code and not self.flink_code.startswith("s3://"):
+            raise self._wrong("flink_code", "s3://bucket/key")
+
+    def _wrong(self, setting: str, expected: str) -> ConfigError:
+        return ConfigError(
+            f"expected {setting} of stage {self.name} to be {expected}, got {getattr(self, setting)!r}; "
+            "correct it in infra/stages.toml"
+        )
+
+    @property
+    def prefix(self) -> str:
+        """First part of the names of this stage."""
+        return f"{SERVICE}-{self.name}"
+
+    def named(self, part: str) -> str:
+        """A resource's name: shopstream-dev-events."""
+        return f"{self.prefix}-{part}"
+
+    @property
+    def metrics_namespace(self) -> str:
+        """Of our own metrics in CloudWatch."""
+        return self.prefix
+
+    @property
+    def precious(self) -> RemovalPolicy:
+        """For what cannot be made again."""
+        return RemovalPolicy.RETAIN if self.retains else RemovalPolicy.DESTROY
+
+    @property
+    def log_retention(self) -> RetentionDays:
+        """Of every log group."""
+        return _LOG_DAYS[self.log_days]
+
+    @property
+    def key_pending(self) -> Duration:
+        """How long a destroyed key can be brought back."""
+        return Duration.days(7)
+
+
+STAGES: Mapping[str, StageConfig] = {
+    "dev": StageConfig(name="dev", retains=False, log_days=7, monthly_budget_usd=100),
+    "prod": StageConfig(
+        name="prod",
+        retains=True,
+        events_retention_hours=168,
+        nat_gateways=2,
+        worker_cpu=2048,
+        worker_memory_mib=8192,
+        worker_standby=1,
+        detection_reserved=1,
+        log_days=90,
+        monthly_budget_usd=500,
+    ),
+}
+
+
+def load_stages(overrides: Path) -> dict[str, StageConfig]:
+    """The shipped stages, with the values of a TOML file where there is one.
+
+    Raises:
+        ConfigError: unknown stage, unknown setting, or a value that does not fit.
+    """
+    stages = dict(STAGES)
+    if not overrides.is_file():
+        return stages
+    for name, values in tomllib.loads(overrides.read_text(encoding="utf-8")).items():
+        if name not in stages:
+            raise ConfigError(f"expected a stage of {', '.join(stages)} in {overrides}, got [{name}]; correct its name")
+        stages[name] = _with(stages[name], values, overrides)
+    return stages
+
+
+def _with(stage: StageConfig, values: Mapping[str, object], source: Path) -> StageConfig:
+    hints = get_type_hints(StageConfig)
+    known = {field.name for field in fields(StageConfig)} - {"name"}
+    for setting, value in values.items():
+        if setting not in known:
+            raise ConfigError(
+                f"expected a setting of a stage in {source}, got {setting!r}; there are {', '.join(sorted(known))}"
+            )
+        hint = hints[setting]
+        if get_origin(hint) is Literal:
+            fits, expected = value in get_args(hint), " or ".join(map(repr, get_args(hint)))
+        else:
+            fits, expected = type(value) is hint, hint.__name__
+        if not fits:
+            raise ConfigError(
+                f"expected {setting} of stage {stage.name} to be {expected}, got {value!r}; correct {source}"
+            )
+    return replace(stage, **values)  # type: ignore[arg-type]  # checked above

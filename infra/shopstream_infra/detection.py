@@ -1,0 +1,129 @@
+"""What is wrong: functions that turn signals into incidents; what they need is said in docs/lambda.md."""
+
+from aws_cdk import Duration, RemovalPolicy, Size, Stack
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_lambda_event_sources as sources
+from aws_cdk import aws_scheduler as scheduler
+from aws_cdk import aws_scheduler_targets as targets
+from aws_cdk import aws_sqs as sqs
+from constructs import Construct
+
+from shopstream_infra.alerting import Alerting
+from shopstream_infra.config import REPOSITORY, ConfigError, StageConfig
+from shopstream_infra.environment import delivery_name, function_settings
+from shopstream_infra.grants import use_table, write_delivery
+from shopstream_infra.lake import Lake
+from shopstream_infra.logs import log_group
+from shopstream_infra.streams import Streams
+
+__all__ = ["Detection"]
+
+
+class Detection(Construct):
+    """The detection function behind the signals stream, the ticker, and the queue of what could not be judged."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        config: StageConfig,
+        key: kms.IKey,
+        streams: Streams,
+        alerting: Alerting,
+        lake: Lake,
+        schedules: scheduler.ScheduleGroup,
+    ) -> None:
+        super().__init__(scope, construct_id)
+        self._config, self._key, self._alerting, self._lake = config, key, alerting, lake
+        self._code = _code(config)
+        self.failed = sqs.Queue(
+            self,
+            "FailedSignals",
+            queue_name=config.named("failed-signals"),
+            encryption=sqs.QueueEncryption.KMS,
+            encryption_master_key=key,
+            enforce_ssl=True,
+            retention_period=Duration.days(14),
+            removal_policy=RemovalPolicy.DESTROY,
+        )
+        self.detection = self._function(
+            "Detection", "detection", Duration.seconds(120), config.detection_memory_mib, "Signals to incidents"
+        )
+        self.ticker = self._function(
+            "Ticker", "ticker", Duration.seconds(50), 512, "Closes what silence closes, sends what waits"
+        )
+        self.failed.grant_send_messages(self.detection)
+        write_delivery(Stack.of(self), delivery_name(config), self.detection)
+        self.detection.add_event_source(
+            sources.KinesisEventSource(
+                streams.signals,
+                starting_position=lambda_.StartingPosition.TRIM_HORIZON,
+                batch_size=100,
+                max_batching_window=Duration.seconds(1),
+                parallelization_factor=1,
+                report_batch_item_failures=True,
+                bisect_batch_on_error=True,
+                retry_attempts=-1,
+                max_record_age=Duration.days(1),
+                on_failure=sources.SqsDlq(self.failed),
+            )
+        )
+        scheduler.Schedule(
+            self,
+            "EveryMinute",
+            schedule_name=config.named("ticker"),
+            schedule_group=schedules,
+            schedule=scheduler.ScheduleExpression.rate(Duration.minutes(1)),
+            target=targets.LambdaInvoke(self.ticker, retry_attempts=0, max_event_age=Duration.minutes(1)),
+            description="Closes what silence closes, sends what waits",
+        )
+
+    def _function(
+        self, construct_id: str, name: str, timeout: Duration, memory_mib: int, description: str
+    ) -> lambda_.Function:
+        config = self._config
+        logs = log_group(self, f"{construct_id}Logs", config=config, key=self._key, name=name)
+        role = iam.Role(
+            self,
+            f"{construct_id}Role",
+            assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"),
+            description=f"Function {config.named(name)}",
+        )
+        logs.grant_write(role)
+        function = lambda_.Function(
+            self,
+            construct_id,
+            function_name=config.named(name),
+            description=description,
+            runtime=lambda_.Runtime.PYTHON_3_13,
+            architecture=lambda_.Architecture.ARM_64,
+            handler=f"shopstream.lambdas.{name}.handler",
+            code=self._code,
+            memory_size=memory_mib,
+            ephemeral_storage_size=Size.mebibytes(512),
+            timeout=timeout,
+            retry_attempts=0,
+            reserved_concurrent_executions=config.detection_reserved or None,
+            environment={
+                **function_settings(config, self._alerting, self._lake),
+                "SHOPSTREAM_AWS__FAILED_SIGNALS": self.failed.queue_url,
+            },
+            environment_encryption=self._key,
+            log_group=logs,
+            role=role,
+        )
+        use_table(self._alerting.table, function)
+        self._alerting.incidents.grant_publish(function)
+        if config.baselines_key:
+            self._lake.bucket.grant_read(function, config.baselines_key)
+        return function
+
+
+def _code(config: StageConfig) -> lambda_.Code:
+    package = REPOSITORY / config.detection_zip
+    if not package.is_file():
+        raise ConfigError(f"expected the functions' package at {package}, found none; run `make lambda`")
+    return lambda_.Code.from_asset(str(package))

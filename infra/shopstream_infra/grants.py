@@ -1,0 +1,77 @@
+"""Rights that several stages give, each as narrow as AWS lets it be."""
+
+from aws_cdk import Stack
+from aws_cdk import aws_dynamodb as dynamodb
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kinesis as kinesis
+
+from shopstream_infra.config import StageConfig
+
+__all__ = ["put_metrics", "read_stream", "use_table", "write_delivery", "write_stream"]
+
+_TABLE_ACTIONS = (
+    "BatchGetItem",
+    "BatchWriteItem",
+    "ConditionCheckItem",
+    "DeleteItem",
+    "DescribeTable",
+    "GetItem",
+    "PutItem",
+    "Query",
+    "TransactGetItems",
+    "TransactWriteItems",
+    "UpdateItem",
+)
+
+
+def use_table(table: dynamodb.Table, grantee: iam.IGrantable, *, indexes: bool = True) -> None:
+    """Read and write items by key; no scan, and nothing of the table itself."""
+    resources = [table.table_arn, *([f"{table.table_arn}/index/gsi1"] if indexes else [])]
+    grantee.grant_principal.add_to_principal_policy(
+        iam.PolicyStatement(actions=[f"dynamodb:{action}" for action in _TABLE_ACTIONS], resources=resources)
+    )
+    _use_key(table, grantee, "kms:Decrypt", "kms:Encrypt", "kms:GenerateDataKey")
+
+
+def read_stream(stream: kinesis.Stream, grantee: iam.IGrantable) -> None:
+    """List shards and read records."""
+    actions = ("DescribeStreamSummary", "GetRecords", "GetShardIterator", "ListShards")
+    grantee.grant_principal.add_to_principal_policy(
+        iam.PolicyStatement(actions=[f"kinesis:{action}" for action in actions], resources=[stream.stream_arn])
+    )
+    _use_key(stream, grantee, "kms:Decrypt")
+
+
+def write_stream(stream: kinesis.Stream, grantee: iam.IGrantable) -> None:
+    """Put records, and see the shards they go to."""
+    actions = ("DescribeStreamSummary", "ListShards", "PutRecord", "PutRecords")
+    grantee.grant_principal.add_to_principal_policy(
+        iam.PolicyStatement(actions=[f"kinesis:{action}" for action in actions], resources=[stream.stream_arn])
+    )
+    _use_key(stream, grantee, "kms:GenerateDataKey")
+
+
+def write_delivery(scope: Stack, name: str, grantee: iam.IGrantable) -> None:
+    """Put records into the Firehose stream of that name."""
+    grantee.grant_principal.add_to_principal_policy(
+        iam.PolicyStatement(
+            actions=["firehose:PutRecordBatch"],
+            resources=[scope.format_arn(service="firehose", resource="deliverystream", resource_name=name)],
+        )
+    )
+
+
+def put_metrics(config: StageConfig, grantee: iam.IGrantable) -> None:
+    """Put metrics into this stage's namespace; the action knows no resources, so a condition narrows it."""
+    grantee.grant_principal.add_to_principal_policy(
+        iam.PolicyStatement(
+            actions=["cloudwatch:PutMetricData"],
+            resources=["*"],
+            conditions={"StringEquals": {"cloudwatch:namespace": config.metrics_namespace}},
+        )
+    )
+
+
+def _use_key(resource: dynamodb.Table | kinesis.Stream, grantee: iam.IGrantable, *actions: str) -> None:
+    if resource.encryption_key:
+        resource.encryption_key.grant(grantee, *actions)

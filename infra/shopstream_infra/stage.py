@@ -1,0 +1,87 @@
+"""READ FIRST: a stage and its stacks, in the order of their needs.
+
+    data ──► network ──► analytics ──► service ──► watch
+
+`data` holds what must last (key, streams, tables, topics, lake); the others can be made again from it.
+"""
+
+from aws_cdk import Stack, Stage, Tags
+from aws_cdk import aws_scheduler as scheduler
+from constructs import Construct
+
+from shopstream_infra.alerting import Alerting
+from shopstream_infra.config import SERVICE, StageConfig
+from shopstream_infra.detection import Detection
+from shopstream_infra.lake import Lake
+from shopstream_infra.nag import check
+from shopstream_infra.network import Network
+from shopstream_infra.security import Security
+from shopstream_infra.streams import Streams
+
+__all__ = ["ShopstreamStage"]
+
+
+class ShopstreamStage(Stage):
+    """All of one stage; no account and no region is named, so it goes where the credentials lead."""
+
+    def __init__(self, scope: Construct, config: StageConfig, *, tell_accepted: bool = False) -> None:
+        super().__init__(scope, config.name)
+        self.config = config
+        self._data()
+        self._network()
+        self._analytics()
+        self._service()
+        self._watch()
+        Tags.of(self).add("application", SERVICE)
+        Tags.of(self).add("stage", config.name)
+        check(self, tell_accepted=tell_accepted)
+
+    def _stack(self, name: str, description: str) -> Stack:
+        return Stack(
+            self,
+            name,
+            stack_name=self.config.named(name),
+            description=f"{description} ({self.config.prefix})",
+            termination_protection=self.config.retains and name == "data",
+        )
+
+    def _data(self) -> None:
+        """What must last."""
+        stack, config = self._stack("data", "Streams, tables, topics and lake"), self.config
+        self.security = Security(stack, "Security", config=config)
+        key = self.security.key
+        self.streams = Streams(stack, "Streams", config=config, key=key)
+        self.alerting = Alerting(stack, "Alerting", config=config, key=key)
+        self.lake = Lake(stack, "Lake", config=config, key=key)
+
+    def _network(self) -> None:
+        """Where the worker runs."""
+        stack = self._stack("network", "Network of the workers")
+        self.network = Network(stack, "Network", config=self.config, key=self.security.key)
+
+    def _analytics(self) -> None:
+        """What people ask: crawler, Athena, Firehose into the lake, QuickSight."""
+        self._stack("analytics", "Crawler, queries, delivery and dashboards over the lake")
+
+    def _service(self) -> None:
+        """What runs."""
+        stack, config = self._stack("service", "Worker, functions and schedules"), self.config
+        self.schedules = scheduler.ScheduleGroup(stack, "Schedules", schedule_group_name=config.prefix)
+        self.detection = (
+            Detection(
+                stack,
+                "Detection",
+                config=config,
+                key=self.security.key,
+                streams=self.streams,
+                alerting=self.alerting,
+                lake=self.lake,
+                schedules=self.schedules,
+            )
+            if config.detection == "lambda"
+            else None
+        )
+
+    def _watch(self) -> None:
+        """Who looks: alarms, dashboard, budget."""
+        self._stack("watch", "Alarms, dashboard and budget")

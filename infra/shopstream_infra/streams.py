@@ -1,0 +1,55 @@
+"""How it travels: the events stream, the signals stream, and the table of leases."""
+
+from aws_cdk import Duration, RemovalPolicy
+from aws_cdk import aws_dynamodb as dynamodb
+from aws_cdk import aws_kinesis as kinesis
+from aws_cdk import aws_kms as kms
+from constructs import Construct
+
+from shopstream_infra.config import StageConfig
+
+__all__ = ["Streams"]
+
+
+class Streams(Construct):
+    """Records live here for hours; what is kept lies in the lake, so nothing of this outlives its stage."""
+
+    def __init__(self, scope: Construct, construct_id: str, *, config: StageConfig, key: kms.IKey) -> None:
+        super().__init__(scope, construct_id)
+        provisioned = config.events_mode == "provisioned"
+        self.events = kinesis.Stream(
+            self,
+            "Events",
+            stream_name=config.named("events"),
+            stream_mode=kinesis.StreamMode.PROVISIONED if provisioned else kinesis.StreamMode.ON_DEMAND,
+            shard_count=config.events_shards if provisioned else None,
+            retention_period=Duration.hours(config.events_retention_hours),
+            encryption=kinesis.StreamEncryption.KMS,
+            encryption_key=key,
+            removal_policy=RemovalPolicy.DESTROY,
+        )
+        self.signals = kinesis.Stream(
+            self,
+            "Signals",
+            stream_name=config.named("signals"),
+            stream_mode=kinesis.StreamMode.PROVISIONED,
+            shard_count=1,  # which orders all signals
+            retention_period=Duration.hours(config.signals_retention_hours),
+            encryption=kinesis.StreamEncryption.KMS,
+            encryption_key=key,
+            removal_policy=RemovalPolicy.DESTROY,
+        )
+        self.leases = dynamodb.Table(
+            self,
+            "Leases",
+            table_name=config.named("leases"),
+            partition_key=dynamodb.Attribute(name="pk", type=dynamodb.AttributeType.STRING),
+            sort_key=dynamodb.Attribute(name="sk", type=dynamodb.AttributeType.STRING),
+            billing_mode=dynamodb.BillingMode.PAY_PER_REQUEST,
+            encryption=dynamodb.TableEncryption.CUSTOMER_MANAGED,
+            encryption_key=key,
+            point_in_time_recovery_specification=dynamodb.PointInTimeRecoverySpecification(
+                point_in_time_recovery_enabled=True
+            ),
+            removal_policy=RemovalPolicy.DESTROY,
+        )
