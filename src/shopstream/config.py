@@ -56,6 +56,16 @@ class AwsSettings(BaseModel):
     delivery: str | None = Field(
         default=None, description="Firehose delivery stream that final detections go to; without it, none."
     )
+    failed_signals: str | None = Field(
+        default=None,
+        pattern=r"^https?://",
+        description="URL of the SQS queue that takes records which are no signals; without it, Lambda's own destination.",
+    )
+    baselines: str | None = Field(
+        default=None,
+        pattern=r"^s3://[^/]+/.+$",
+        description="The baselines that the detection function reads, as s3://bucket/key of baselines.json.",
+    )
     metrics: str | None = Field(
         default="shopstream", description="CloudWatch namespace of metrics; empty values switch them off."
     )
