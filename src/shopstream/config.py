@@ -59,7 +59,7 @@ class AwsSettings(BaseModel):
     failed_signals: str | None = Field(
         default=None,
         pattern=r"^https?://",
-        description="URL of the SQS queue that takes records which are no signals; without it, Lambda's own destination.",
+        description="URL of the SQS queue that takes records that are no signals; without it, Lambda does.",
     )
     baselines: str | None = Field(
         default=None,
