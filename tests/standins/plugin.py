@@ -1,12 +1,14 @@
 """Fixtures of the stand-ins. Servers start when first used and serve the whole session (one of each per worker of
 xdist); names are made fresh for each test, so that tests do not meet."""
 
+from contextlib import ExitStack
 from uuid import uuid4
 
 import boto3
 import pytest
 
 from standins import environment, process
+from standins.proxy import FaultProxy
 
 
 def _server(standin):
@@ -32,6 +34,13 @@ def aws_env(monkeypatch, tmp_path):
     environment.shut(monkeypatch, tmp_path / "aws")
     yield lambda **services: environment.point_at(monkeypatch, services)
     environment.forget_file_systems()
+
+
+@pytest.fixture
+def fault_proxy():
+    """Puts a proxy before a stand-in: `fault_proxy(kinesalite)`; see `standins.proxy` and `standins.faults`."""
+    with ExitStack() as stack:
+        yield lambda upstream: stack.enter_context(FaultProxy(upstream))
 
 
 @pytest.fixture(scope="session")
