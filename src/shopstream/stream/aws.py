@@ -14,24 +14,26 @@ from datetime import timedelta
 from threading import Lock
 from types import TracebackType
 from typing import Any, Final, Self
+from uuid import uuid4
 
 from shopstream.aws import client, explained
 from shopstream.clock import Clock
-from shopstream.errors import PermanentError, RetryableError, StateError
-from shopstream.stream.kinesis_reader import Pace, ShardReader, TipNotes, check_limits
+from shopstream.errors import RetryableError, StateError
+from shopstream.stream.dynamodb import ConsumerTable, NewestTable
+from shopstream.stream.exclusive import ExclusiveLease
+from shopstream.stream.kinesis_reader import Pace, ShardReader, check_limits
 from shopstream.stream.kinesis_shards import listed, shard_number
 from shopstream.stream.limits import check_put
 from shopstream.stream.ports import NewRecord, Position, PutOutcome, ReadBatch, Shard
 from shopstream.stream.settings import KinesisSettings
 
-__all__ = ["KinesisStream"]
+__all__ = ["KinesisStream", "exclusive_lease"]
 
 _SHARDS_FOR_S: Final = 5.0
 """How long a list of shards is taken for true; reading a shard to its end asks anew."""
 
 _RESHAPE_FOR_S: Final = 600.0
 _LOOK_AGAIN: Final = timedelta(milliseconds=500)
-_MOST_IN_TRANSACTION: Final = 100
 
 
 class KinesisStream:
@@ -42,6 +44,8 @@ class KinesisStream:
         table: DynamoDB table of positions and leases.
         clock: lets waiting time pass.
         pace: how often a shard is asked.
+        with_notes: note in the table what the newest records are (see `kinesis_reader.TipNotes`); False where only the
+            stream may be read: then each position that was trimmed is an error.
         monotonic: seconds of a clock that never goes back.
     """
 
@@ -52,6 +56,7 @@ class KinesisStream:
         clock: Clock,
         *,
         pace: Pace | None = None,
+        with_notes: bool = True,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
@@ -63,6 +68,11 @@ class KinesisStream:
         self._kinesis = client("kinesis")
         self._dynamodb = client("dynamodb")
         self._table = table
+        self._notes = (
+            NewestTable(table, name, clock=clock, retention=self._retention, dynamodb=self._dynamodb)
+            if with_notes
+            else None
+        )
         self._lock = Lock()
         self._readers: dict[str, ShardReader] = {}
         self._shards: list[Shard] = []
@@ -151,7 +161,7 @@ class KinesisStream:
                 clock=self._clock,
                 monotonic=self._monotonic,
                 pace=self._pace,
-                notes=TipNotes(),
+                notes=self._notes,
             )
         batch = reader.read(after, max_records=max_records, max_bytes=max_bytes)
         with self._lock:
@@ -172,6 +182,15 @@ class KinesisStream:
                 if not answer.get("NextToken"):
                     return listed(items)
                 wanted = {"NextToken": answer["NextToken"]}
+
+    def _retention(self) -> timedelta:
+        return timedelta(hours=self._summary()["RetentionPeriodHours"])
+
+    def _summary(self) -> dict[str, Any]:
+        with explained(f"to look at stream {self.name} (kinesis:DescribeStreamSummary)"):
+            answer = self._kinesis.describe_stream_summary(StreamName=self.name)
+        summary: dict[str, Any] = answer["StreamDescriptionSummary"]
+        return summary
 
     def _forget_shards(self) -> None:
         with self._lock:
@@ -206,10 +225,8 @@ class KinesisStream:
     def _children(self, parents: tuple[str, ...], count: int) -> list[Shard]:
         give_up = self._monotonic() + _RESHAPE_FOR_S
         while True:
-            with explained(f"to look at stream {self.name} (kinesis:DescribeStreamSummary)"):
-                summary = self._kinesis.describe_stream_summary(StreamName=self.name)
             self._forget_shards()
-            if summary["StreamDescriptionSummary"]["StreamStatus"] == "ACTIVE":
+            if self._summary()["StreamStatus"] == "ACTIVE":
                 children = [shard for shard in self.shards() if set(shard.parent_ids) == set(parents)]
                 if len(children) == count:
                     return sorted(children, key=lambda shard: shard.first_hash_key)
@@ -224,20 +241,7 @@ class KinesisStream:
 
     def positions(self, consumer: str) -> dict[str, Position]:
         """Shard id → position last committed under this name; a shard never committed is absent."""
-        found: dict[str, Position] = {}
-        wanted: dict[str, Any] = {
-            "TableName": self._table,
-            "KeyConditionExpression": "pk = :consumer",
-            "ExpressionAttributeValues": {":consumer": {"S": self._consumer(consumer)}},
-            "ConsistentRead": True,
-        }
-        with explained(f"to read positions from table {self._table} (dynamodb:Query)"):
-            while True:
-                answer = self._dynamodb.query(**wanted)
-                found |= {item["sk"]["S"]: int(item["position"]["S"]) for item in answer["Items"]}
-                if "LastEvaluatedKey" not in answer:
-                    return found
-                wanted["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+        return self._consumer(consumer).positions()
 
     def commit(self, consumer: str, positions: Mapping[str, Position]) -> None:
         """Remember positions under this name, all or none; shards not named keep theirs.
@@ -255,27 +259,29 @@ class KinesisStream:
             if not 0 <= shard_number(shard_id) < newest:
                 raise StateError(f"the stream {self.name} has no shard {shard_id!r}; `shards()` lists those it has")
         kept = {shard_id: position for shard_id, position in positions.items() if shard_id in known}
-        if len(kept) > _MOST_IN_TRANSACTION:
-            raise PermanentError(
-                f"positions of at most {_MOST_IN_TRANSACTION} shards can be committed at once, got {len(kept)}; merge "
-                "shards, or let several workers share them"
-            )
-        items = [
-            {
-                "Put": {
-                    "TableName": self._table,
-                    "Item": {
-                        "pk": {"S": self._consumer(consumer)},
-                        "sk": {"S": shard_id},
-                        "position": {"S": str(position)},  # a DynamoDB number has 38 digits, a position up to 56
-                    },
-                }
-            }
-            for shard_id, position in kept.items()
-        ]
-        if items:
-            with explained(f"to commit positions to table {self._table} (dynamodb:PutItem)"):
-                self._dynamodb.transact_write_items(TransactItems=items)
+        self._consumer(consumer).commit(kept)
 
-    def _consumer(self, name: str) -> str:
-        return f"{self.name}/{name}"
+    def leases(self, consumer: str) -> ConsumerTable:
+        """The leases by which the workers of a consumer share this stream's shards."""
+        return self._consumer(consumer)
+
+    def _consumer(self, name: str) -> ConsumerTable:
+        return ConsumerTable(self._table, f"{self.name}/{name}", self._dynamodb)
+
+
+def exclusive_lease(settings: KinesisSettings, name: str, clock: Clock) -> ExclusiveLease:
+    """What only one process may be at a time, such as the engine's worker; not yet held.
+
+    Args:
+        settings: table and lease time.
+        name: the same for all who want it.
+        clock: lets waiting time pass.
+    """
+    return ExclusiveLease(
+        ConsumerTable(settings.leases, "exclusive"),
+        name,
+        owner=f"{name}-{uuid4()}",
+        lease_time=settings.lease_time,
+        clock=clock,
+        monotonic=time.monotonic,
+    )

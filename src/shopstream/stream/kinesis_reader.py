@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from threading import Lock
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from shopstream.aws import explained
 from shopstream.clock import Clock, to_ms
@@ -36,20 +36,20 @@ class Pace:
     at_tip: timedelta = timedelta(milliseconds=250)
 
 
-@dataclass(slots=True)
-class TipNotes:
+class TipNotes(Protocol):
     """Remembers that nothing had come after a position at some time, whoever saw it.
 
     Kinesis does not tell whether records between a position and its oldest record were trimmed. They were not when
     the position was the newest less than the retention ago.
-
-    Args:
-        note: shard id, position: keep that it is the newest now.
-        still_newest: shard id, position: whether it was noted as the newest within the retention.
     """
 
-    note: Callable[[str, Position], None] = lambda _shard_id, _position: None
-    still_newest: Callable[[str, Position], bool] = lambda _shard_id, _position: False
+    def note(self, shard_id: str, position: Position) -> None:
+        """Nothing comes after this position now."""
+        ...
+
+    def still_newest(self, shard_id: str, position: Position) -> bool:
+        """Whether nothing that came after this position can have been dropped by retention."""
+        ...
 
 
 @dataclass(slots=True)
@@ -85,7 +85,7 @@ class ShardReader:
         clock: lets waiting time pass.
         monotonic: seconds of a clock that never goes back.
         pace: how often to ask.
-        notes: tell harmless trimming from a gap.
+        notes: tell harmless trimming from a gap; None takes every trimmed position for one.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class ShardReader:
         clock: Clock,
         monotonic: Callable[[], float],
         pace: Pace,
-        notes: TipNotes,
+        notes: TipNotes | None,
     ) -> None:
         self._client = client
         self._stream = stream
@@ -162,13 +162,13 @@ class ShardReader:
             state.checking = False
             if records[0].sequence_number == state.position:
                 del records[0]
-            elif not self._notes.still_newest(self._shard_id, state.position):
+            elif not (self._notes and self._notes.still_newest(self._shard_id, state.position)):
                 raise self._gap(state.position)
         state.buffer.extend(records)
         at_tip = state.behind_ms == 0 and not state.drained
         if at_tip:
             newest = state.buffer[-1].sequence_number if state.buffer else state.position
-            if newest != TRIM_HORIZON:
+            if self._notes and newest != TRIM_HORIZON:
                 self._notes.note(self._shard_id, newest)
         self._ask_at = self._monotonic() + (self._pace.at_tip if at_tip else self._pace.behind).total_seconds()
         return at_tip
