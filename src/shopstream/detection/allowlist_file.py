@@ -12,8 +12,8 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, IPvAnyAddress, ValidationError
 from pydantic import model_validator as check_model
 
-from shopstream.detection.strict_yaml import MAX_BYTES, Lines, Place, YamlError, line_of, read_mapping, said
-from shopstream.errors import ConfigurationError
+from shopstream.detection.strict_yaml import Lines, Place, YamlError, line_of, read_mapping, said
+from shopstream.detection.yaml_folder import content_of, yaml_files
 
 __all__ = ["Actors", "AllowProblem", "Entry", "Sale", "read_allow_file", "read_allow_list"]
 
@@ -159,13 +159,13 @@ def read_allow_list(folder: Path) -> tuple[list[Entry], list[AllowProblem]]:
     """Entries of all *.yml of a folder, by file name and place, and what is wrong with them."""
     entries: list[Entry] = []
     problems: list[AllowProblem] = []
-    for file in sorted(folder.iterdir()):
-        if file.suffix == ".yaml":
-            problems.append(AllowProblem(str(file), 1, "", f"allow-lists end in .yml; rename it to {file.stem}.yml"))
-        if file.suffix == ".yml":
-            found, wrong = read_allow_file(file)
-            entries += found
-            problems += wrong
+    for file, _stem, misnamed in yaml_files(folder, "allow-lists"):
+        if misnamed:
+            problems.append(AllowProblem(str(file), 1, "", misnamed))
+            continue
+        found, wrong = read_allow_file(file)
+        entries += found
+        problems += wrong
     return entries, problems
 
 
@@ -175,13 +175,7 @@ def read_allow_file(file: Path | Traversable) -> tuple[list[Entry], list[AllowPr
     Raises:
         ConfigurationError: the file cannot be read.
     """
-    try:
-        with file.open("rb") as handle:
-            content = handle.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise ConfigurationError(
-            f"allow-list {file} cannot be read ({error.strerror}); check path and rights"
-        ) from error
+    content = content_of(file, "allow-list")
     try:
         data, lines = read_mapping(content, one="one allow-list", begin="entries:")
     except YamlError as found:

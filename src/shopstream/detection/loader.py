@@ -12,9 +12,10 @@ import duckdb
 from pydantic import ValidationError
 
 from shopstream.detection.rule import Rule
-from shopstream.detection.strict_yaml import MAX_BYTES, Lines, YamlError, line_of, read_mapping, said, unknown_word
+from shopstream.detection.strict_yaml import MAX_BYTES, Lines, YamlError, line_of, read_mapping, said
+from shopstream.detection.yaml_folder import content_of, misplaced_words, yaml_files
 from shopstream.engine.compile import batch_sql
-from shopstream.errors import ConfigurationError, RuleError
+from shopstream.errors import RuleError
 from shopstream.events.schema import EVENT_FIELDS, duckdb_columns
 
 __all__ = ["MAX_RULE_BYTES", "RuleProblem", "load_rules", "read_rule", "read_rules", "shipped_rules"]
@@ -90,15 +91,11 @@ def read_rules(folder: Traversable | Path) -> tuple[dict[str, Rule], list[RulePr
     Raises:
         ConfigurationError: no such folder.
     """
-    if not folder.is_dir():
-        raise ConfigurationError(f"expected a folder of rules at {folder}, found none; create it, or change rules_path")
     rules: dict[str, Rule] = {}
     problems: list[RuleProblem] = []
-    for file in sorted(folder.iterdir(), key=lambda entry: entry.name):
-        if file.name.endswith(".yaml"):
-            stem = file.name.removesuffix(".yaml")
-            problems.append(RuleProblem(str(file), 1, stem, f"rules end in .yml; rename it to {stem}.yml"))
-        if not file.name.endswith(".yml"):
+    for file, stem, misnamed in yaml_files(folder, "rules"):
+        if misnamed:
+            problems.append(RuleProblem(str(file), 1, stem, misnamed))
             continue
         rule, found = read_rule(file)
         problems += found
@@ -113,14 +110,7 @@ def read_rule(file: Traversable | Path) -> tuple[Rule | None, list[RuleProblem]]
     Raises:
         ConfigurationError: the file cannot be read.
     """
-    stem = file.name.removesuffix(".yml")
-    try:
-        with file.open("rb") as handle:
-            content = handle.read(MAX_RULE_BYTES + 1)
-    except OSError as error:
-        raise ConfigurationError(
-            f"rule file {file} cannot be read ({error.strerror}); check path and rights"
-        ) from error
+    stem, content = file.name.removesuffix(".yml"), content_of(file, "rule file")
     try:
         data, lines = read_mapping(content, one="one rule", begin=f"id: and title: of {_WORDS}")
         return _build(data, lines, stem, str(file), hashlib.sha256(content).hexdigest()[:12]), []
@@ -129,9 +119,7 @@ def read_rule(file: Traversable | Path) -> tuple[Rule | None, list[RuleProblem]]
 
 
 def _build(data: Mapping[str, object], lines: Lines, stem: str, source: str, version: str) -> Rule:
-    problems = [(lines[(word,)], unknown_word(word, _WORDS)) for word in data if word not in _WORDS]
-    if "id" in data and data["id"] != stem:
-        problems.append((lines[("id",)], f"id: expected {stem!r} as the file is named, got {data['id']!r}; rename one"))
+    problems = misplaced_words(data, lines, _WORDS, stem)
     known = {word: value for word, value in data.items() if word in _WORDS}
     try:
         rule = Rule.model_validate({**known, "source": source, "version": version})

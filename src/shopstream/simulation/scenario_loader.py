@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from shopstream.detection.strict_yaml import MAX_BYTES, YamlError, line_of, read_mapping, said, unknown_word
+from shopstream.detection.strict_yaml import YamlError, line_of, read_mapping, said
+from shopstream.detection.yaml_folder import content_of, misplaced_words, yaml_files
 from shopstream.errors import ConfigurationError
 from shopstream.simulation.scenario_file import ScenarioFile, ScenarioProblem
 
@@ -55,15 +56,11 @@ def read_scenarios(folder: Traversable | Path) -> tuple[dict[str, ScenarioFile],
     Raises:
         ConfigurationError: no such folder.
     """
-    if not folder.is_dir():
-        raise ConfigurationError(f"expected a folder of scenarios at {folder}, found none; create it, or name another")
     scenarios: dict[str, ScenarioFile] = {}
     problems: list[ScenarioProblem] = []
-    for file in sorted(folder.iterdir(), key=lambda entry: entry.name):
-        if file.name.endswith(".yaml"):
-            stem = file.name.removesuffix(".yaml")
-            problems.append(ScenarioProblem(str(file), 1, stem, f"scenarios end in .yml; rename it to {stem}.yml"))
-        if not file.name.endswith(".yml"):
+    for file, stem, misnamed in yaml_files(folder, "scenarios"):
+        if misnamed:
+            problems.append(ScenarioProblem(str(file), 1, stem, misnamed))
             continue
         scenario, found = read_scenario(file)
         problems += found
@@ -78,14 +75,7 @@ def read_scenario(file: Traversable | Path) -> tuple[ScenarioFile | None, list[S
     Raises:
         ConfigurationError: the file cannot be read.
     """
-    stem = file.name.removesuffix(".yml")
-    try:
-        with file.open("rb") as handle:
-            content = handle.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise ConfigurationError(
-            f"scenario file {file} cannot be read ({error.strerror}); check path and rights"
-        ) from error
+    stem, content = file.name.removesuffix(".yml"), content_of(file, "scenario file")
     try:
         return _build(content, stem, str(file)), []
     except YamlError as found:
@@ -94,9 +84,7 @@ def read_scenario(file: Traversable | Path) -> tuple[ScenarioFile | None, list[S
 
 def _build(content: bytes, stem: str, source: str) -> ScenarioFile:
     data, lines = read_mapping(content, one="one scenario", begin=f"id: and title: of {_WORDS}")
-    problems = [(lines[(word,)], unknown_word(word, _WORDS)) for word in data if word not in _WORDS]
-    if "id" in data and data["id"] != stem:
-        problems.append((lines[("id",)], f"id: expected {stem!r} as the file is named, got {data['id']!r}; rename one"))
+    problems = misplaced_words(data, lines, _WORDS, stem)
     known = {word: value for word, value in data.items() if word in _WORDS}
     version = hashlib.sha256(content).hexdigest()[:12]
     try:
