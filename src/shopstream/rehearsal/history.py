@@ -1,13 +1,15 @@
 """Events of the past, as a DuckDB connection that rules can be tried on."""
 
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from uuid import uuid4
 
 import duckdb
+from filelock import FileLock, Timeout
 
 from shopstream.clock import Clock, from_ms, to_ms
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
@@ -20,6 +22,8 @@ __all__ = ["EVENTS", "History", "loaded", "open_history"]
 
 EVENTS = "past_events"
 """The view that rules are tried on."""
+
+_PREFIX = "rehearsal-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +67,10 @@ def open_history(
         since: only events from then on, aware; None has no such limit.
         until: only events before, likewise.
     """
-    spill_path.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=spill_path, prefix="rehearsal-") as spill, closing(duckdb.connect()) as connection:
+    with _scratch(spill_path) as spill, closing(duckdb.connect()) as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET memory_limit = ?", [f"{memory_bytes}B"])
-        connection.execute("SET temp_directory = ?", [spill])
+        connection.execute("SET temp_directory = ?", [str(spill)])
         connection.execute("SET preserve_insertion_order = false")
         connection.execute("SET enable_progress_bar = false")
         create_views(connection, lakehouse, [LakeTable.EVENTS])
@@ -90,10 +93,31 @@ def loaded(
     Raises:
         PermanentError: the file is missing, damaged, or of another kind.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     with (
-        TemporaryDirectory(dir=folder, prefix="rehearsal-") as home,
-        closing(EmbeddedLakehouse(Path(home) / "lake", LakehouseSettings(durable=False))) as lakehouse,
+        _scratch(folder) as home,
+        closing(EmbeddedLakehouse(home / "lake", LakehouseSettings(durable=False))) as lakehouse,
     ):
         ingest(lakehouse, location, clock, lambda consumed, size, _result: progress(consumed, size))
         yield lakehouse
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A folder for as long as the block lasts; those of processes that were killed go, too.
+
+    Each lies beside a lock that its process holds: the system gives the lock free, however the process ends.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for lock in folder.glob(f"{_PREFIX}*.lock"):
+        with suppress(Timeout), FileLock(lock, timeout=0):
+            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            lock.unlink(missing_ok=True)
+    scratch = folder / f"{_PREFIX}{uuid4().hex}"
+    lock = scratch.with_suffix(".lock")
+    with FileLock(lock):
+        scratch.mkdir()
+        try:
+            yield scratch
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+            lock.unlink(missing_ok=True)
