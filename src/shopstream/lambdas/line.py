@@ -1,0 +1,254 @@
+"""The line on which records of signals become incidents.
+
+Records come in order, any number of times, in any portions. A portion is done in this order:
+
+1. Records of which nothing can be made go to the queue of failed signals.
+2. Signals are judged; incidents are written. The same detections again change nothing.
+3. Final detections go to the lake, at least once.
+4. The detectors' state is saved with the sequence number of the portion's last record, if nobody saved meanwhile.
+   **This decides**: from here on these records are done.
+5. People are told.
+
+Whatever fails before step 4, the records come again, and the detectors begin from what was saved. What fails in step 5
+is tried again by the ticker.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from aws_lambda_powertools import Logger
+
+from shopstream.alerting.incident import Change
+from shopstream.alerting.judging import Judging
+from shopstream.detection.detection import Severity
+from shopstream.engine.signal_codec import SignalAssembly, SignalBatch, decode_signals
+from shopstream.errors import DecodeError, ShopstreamError, StateError
+from shopstream.lambdas.ports import Delivery, DetectorStates, FailedSignals, SignalRecord
+
+__all__ = ["Line", "PoisonedRecordError", "Taken"]
+
+_FORMAT: Final = 1
+_PORTION_BYTES: Final = 2 << 20
+"""So many bytes of signals are judged before a commit: seconds of work, so that a deadline costs little."""
+_RESERVE_MS: Final = 10_000
+"""A portion is begun only while more than this is left: it takes seconds at most."""
+
+
+class PoisonedRecordError(ShopstreamError):
+    """A record that nothing can be made of, and no queue to put it into."""
+
+
+@dataclass(slots=True)
+class Taken:
+    """What one call did.
+
+    Args:
+        failed: sequence number from which on records have to come again; None: all are done.
+        error: why.
+        signals, detections: judged; final detections that no allow-list covers.
+        repeated: records that were done before.
+        poisoned: records of which nothing could be made.
+        unknown: window → signals that no rule and no detector reads: the engine has other rules than this function.
+        late_signals: those of bins that the detectors had before.
+        opened: incidents, by severity.
+    """
+
+    failed: int | None = None
+    error: Exception | None = None
+    signals: int = 0
+    detections: int = 0
+    repeated: int = 0
+    poisoned: int = 0
+    unknown: Counter[str] = field(default_factory=Counter)
+    late_signals: int = 0
+    opened: Counter[Severity] = field(default_factory=Counter)
+
+
+class Line:
+    """One consumer of the signals stream; warm between calls, and never trusted without a look at what was saved.
+
+    Args:
+        build: a judge with detectors that have seen nothing.
+        known: windows whose signals somebody reads.
+        states: where the detectors' state is saved.
+        delivery: where final detections go; None: nowhere.
+        failed: where records go of which nothing can be made; None: they are given back to Lambda.
+        logger: gets no user ids.
+    """
+
+    def __init__(
+        self,
+        *,
+        build: Callable[[], Judging],
+        known: frozenset[str],
+        states: DetectorStates,
+        delivery: Delivery | None,
+        failed: FailedSignals | None,
+        logger: Logger,
+    ) -> None:
+        self._build = build
+        self._known = known
+        self._states = states
+        self._delivery = delivery
+        self._failed = failed
+        self._logger = logger
+        self._judging: Judging | None = None
+        self._assembly = SignalAssembly()
+        self._generation = 0
+        self._done = -1
+        self._until_ms: int | None = None
+
+    def take(self, records: Sequence[SignalRecord], remaining_ms: Callable[[], int]) -> Taken:
+        """Judge records, in order.
+
+        Args:
+            records: of one shard, in order.
+            remaining_ms: how long this call may still last.
+        """
+        taken = Taken()
+        try:
+            self._recall()
+            waiting = [record for record in records if record.sequence_number > self._done]
+            taken.repeated = len(records) - len(waiting)
+            # Lambda takes a poisoned record away only if those before it are done.
+            for portion in _portions(waiting, _PORTION_BYTES if self._failed else 0):
+                if remaining_ms() < _RESERVE_MS:
+                    taken.failed = portion[0].sequence_number
+                    self._logger.warning("time is up; the rest comes again", extra={"records": len(portion)})
+                    break
+                self._take(portion, taken)
+        except ShopstreamError as error:
+            self._judging = None
+            taken.error = error
+            undone = [record for record in records if record.sequence_number > self._done] or records
+            taken.failed = undone[0].sequence_number
+        return taken
+
+    def _recall(self) -> None:
+        """Make sure that this process has what was saved last."""
+        if self._judging is not None and self._states.generation() == self._generation:
+            return
+        self._judging = None
+        judging, assembly = self._build(), SignalAssembly()
+        saved = self._states.load()
+        generation, done, until_ms = 0, -1, None
+        if saved is not None:
+            generation = saved.generation
+            done, until_ms, detectors, waiting = _parts_of(saved.document)
+            assembly.restore(waiting)
+            if fresh := judging.restore(detectors):
+                self._logger.warning("detectors begin afresh: new, or of another version", extra={"detectors": fresh})
+        self._assembly, self._generation, self._done, self._until_ms = assembly, generation, done, until_ms
+        self._judging = judging
+
+    def _take(self, portion: Sequence[SignalRecord], taken: Taken) -> None:
+        """One portion; where judging it breaks, each of its records alone, to find the one that breaks it."""
+        try:
+            self._commit(portion, taken)
+        except (ShopstreamError, MemoryError):
+            raise
+        except Exception as error:
+            self._judging = None
+            self._logger.exception("judging broke", extra={"records": len(portion)})
+            self._recall()
+            if len(portion) == 1:
+                self._commit(portion, taken, broken=type(error).__name__)
+                return
+            for record in portion:
+                self._take([record], taken)
+
+    def _commit(self, portion: Sequence[SignalRecord], taken: Taken, broken: str | None = None) -> None:
+        """The steps at the top of this module.
+
+        Args:
+            portion: records after those that are done.
+            taken: what was done is added, once it is.
+            broken: the records are poisoned, because of this.
+        """
+        if self._judging is None:
+            raise StateError("expected detectors that were restored, got none; call `take`")
+        moments, poisoned = self._read(portion, broken)
+        signals = [signal for moment in moments for signal in moment.signals]
+        told = [moment.until_ms for moment in moments]
+        until_ms = max(told if self._until_ms is None else [*told, self._until_ms], default=None)
+        done = portion[-1].sequence_number
+        detections, opened, late = 0, Counter[Severity](), 0
+        if moments and until_ms is not None:
+            judged = self._judging.judge(signals, until_ms)
+            late = judged.late_signals
+            opened.update(change.severity for change in judged.changes if change.change is Change.OPENED)
+            if self._delivery and judged.final:
+                self._delivery.deliver(judged.final)
+            detections = sum(detection.suppression is None for detection in judged.final)
+        document = {
+            "format": _FORMAT,
+            "sequence_number": str(done),
+            "until_ms": until_ms,
+            "waiting": self._assembly.snapshot(),
+            "detectors": self._judging.snapshot(),
+        }
+        self._states.save(document, self._generation + 1)
+        self._generation += 1
+        self._done, self._until_ms = done, until_ms
+        taken.signals += len(signals)
+        taken.detections += detections
+        taken.poisoned += poisoned
+        taken.late_signals += late
+        taken.opened += opened
+        taken.unknown.update(signal.window for signal in signals if signal.window not in self._known)
+
+    def _read(self, portion: Sequence[SignalRecord], broken: str | None) -> tuple[list[SignalBatch], int]:
+        """Step 1, and the moments that are whole; how many records were put aside."""
+        moments: list[SignalBatch] = []
+        poisoned = 0
+        for record in portion:
+            reason = f"judging it broke ({broken}); see the log of the function" if broken else None
+            try:
+                moment = None if broken else self._assembly.add(decode_signals(record.payload))
+            except (DecodeError, StateError, RecursionError) as error:
+                moment, reason = None, str(error)
+            if reason is not None:
+                self._put_aside(record, reason)
+                poisoned += 1
+            elif moment is not None:
+                moments.append(moment)
+        return moments, poisoned
+
+    def _put_aside(self, record: SignalRecord, reason: str) -> None:
+        place = {"shard_id": record.shard_id, "sequence_number": str(record.sequence_number)}
+        if self._failed is None:
+            raise PoisonedRecordError(f"{reason}; name a queue in aws.failed_signals, and the line goes on by itself")
+        self._failed.add(record, reason)
+        self._logger.error("a record was put aside", extra={**place, "reason": reason})
+
+
+def _portions(records: Sequence[SignalRecord], max_bytes: int) -> Iterator[list[SignalRecord]]:
+    portion: list[SignalRecord] = []
+    size = 0
+    for record in records:
+        if portion and size + len(record.payload) > max_bytes:
+            yield portion
+            portion, size = [], 0
+        portion.append(record)
+        size += len(record.payload)
+    if portion:
+        yield portion
+
+
+def _parts_of(document: object) -> tuple[int, int | None, dict[str, object], dict[str, object]]:
+    match document:
+        case {
+            "format": 1,
+            "sequence_number": str(done),
+            "until_ms": (int() | None) as until_ms,
+            "waiting": dict(waiting),
+            "detectors": dict(detectors),
+        } if done.lstrip("-").isdecimal():
+            return int(done), until_ms, detectors, waiting
+        case _:
+            raise StateError(
+                "expected the state of detection in format 1; upgrade the function, or delete the state: detectors "
+                "begin afresh then"
+            )
