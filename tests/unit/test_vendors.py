@@ -1,0 +1,29 @@
+"""Which files may know which vendor."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[2] / "src" / "shopstream"
+
+
+def imported(file):
+    """Top-level names of what a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0]
+
+
+@pytest.mark.parametrize("vendors", [{"boto3", "botocore", "aiobotocore"}])
+def test_only_files_named_aws_know_its_client(vendors):
+    knowing = {file for file in SOURCE.rglob("*.py") if vendors & set(imported(file))}
+    assert SOURCE / "aws.py" in knowing
+    assert {file for file in knowing if file.name != "aws.py"} == set()
+
+
+@pytest.mark.parametrize("vendor", ["aws_cdk", "moto", "pyflink"])
+def test_what_deploys_or_stands_in_is_known_to_nobody(vendor):
+    assert [file for file in SOURCE.rglob("*.py") if vendor in set(imported(file))] == []
