@@ -27,6 +27,7 @@ from shopstream.cli.doctor import doctor
 from shopstream.cli.evaluate import evaluate
 from shopstream.cli.help_text import flow_help
 from shopstream.cli.output import err
+from shopstream.cli.plan import plan
 from shopstream.cli.query import query
 from shopstream.cli.report import report
 from shopstream.cli.run import run
@@ -94,6 +95,7 @@ app.command(rich_help_panel=_REPORTS)(query)
 app.add_typer(lake.app, name="lake", rich_help_panel=_REPORTS)
 app.add_typer(deadletters.app, name="deadletters", rich_help_panel=_REPORTS)
 app.command(name="config", rich_help_panel=_SETUP)(show_config)
+app.command(rich_help_panel=_SETUP)(plan)
 flow_help(app)
 
 

@@ -1,0 +1,146 @@
+"""`shopstream plan`: what a shop needs on AWS, and what that costs a month."""
+
+import sys
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shopstream.cli.output import Format, FormatOption, emit, emit_object, out
+from shopstream.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from shopstream.planning import Plan
+
+__all__ = ["plan"]
+
+
+def plan(
+    *,
+    events_per_second: Annotated[
+        str | None, typer.Option(metavar="NUMBER", help="Mean over a month.", show_default="required")
+    ] = None,
+    peak: Annotated[
+        str | None,
+        typer.Option(metavar="NUMBER", help="Events a second in the fullest seconds.", show_default="4 times the mean"),
+    ] = None,
+    days_kept: Annotated[int, typer.Option(min=1, help="Days that events stay in the lake.")] = 365,
+    region: Annotated[
+        str | None, typer.Option(help="AWS region of the prices.", show_default="us-east-1, the packaged list")
+    ] = None,
+    prices: Annotated[Path | None, typer.Option(help="Your own price list, YAML.", show_default="packaged")] = None,
+    assume: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Another value for an assumption; repeatable.")
+    ] = None,
+    show_prices: Annotated[bool, typer.Option("--show-prices", help="Print the packaged price list and end.")] = False,
+    fmt: FormatOption = Format.TABLE,
+) -> None:
+    """Say what a shop of a given size needs on AWS and what that costs a month, with every assumption.
+
+    Shards, processors, function calls, storage and requests follow from the rate of events, from figures measured here
+    and from guesses; the plan names each and where it is from. Costs are list prices as of the date of the price list,
+    without free tiers and discounts. --format csv prints the monthly table alone.
+
+    Examples:
+      shopstream plan --events-per-second 20
+      shopstream plan --events-per-second 500 --peak 6000 --days-kept 90
+      shopstream plan --events-per-second 20 --assume reports_per_day=24
+      shopstream plan --events-per-second 20 --format json
+      shopstream plan --show-prices > prices.yml
+    """
+    from shopstream.planning import (  # noqa: PLC0415  start-up time
+        DEFAULT_REGION,
+        Load,
+        make_plan,
+        packaged_prices,
+        read_prices,
+        shipped_assumptions,
+    )
+
+    if show_prices:
+        sys.stdout.write(packaged_prices())
+        return
+    if events_per_second is None:
+        raise ConfigurationError("expected --events-per-second, the mean over a month; see `shopstream plan --help`")
+    load = Load.of(
+        _number("--events-per-second", events_per_second), None if peak is None else _number("--peak", peak), days_kept
+    )
+    given = shipped_assumptions().with_changes(assume or ())
+    made = make_plan(load, read_prices(region or DEFAULT_REGION, prices), given)
+    if fmt is Format.JSON:
+        emit_object(_document(made), fmt)
+    elif fmt is Format.CSV:
+        emit(_costs(made), fmt)
+    else:
+        _tables(made)
+
+
+def _number(option: str, text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except ArithmeticError:
+        raise ConfigurationError(f"expected a number for {option}, got {text!r}") from None
+
+
+def _costs(made: "Plan") -> list[dict[str, object]]:
+    return [
+        {
+            "service": line.service,
+            "what": line.what,
+            "quantity": round(line.quantity, 3),
+            "unit": line.unit,
+            "price": line.price,
+            "monthly": line.monthly,
+        }
+        for line in made.costs
+    ]
+
+
+def _assumptions(made: "Plan") -> list[dict[str, object]]:
+    return [{"name": one.name, "value": one.value, "unit": one.unit, "from": one.source} for one in made.given]
+
+
+def _document(made: "Plan") -> dict[str, object]:
+    load = made.needs.load
+    return {
+        "events_per_second": load.events_per_second,
+        "peak": load.peak,
+        "days_kept": load.days_kept,
+        "region": made.prices.region,
+        "prices_as_of": made.prices.as_of,
+        "sizes": made.sizes(),
+        "costs": _costs(made),
+        "monthly_total": made.total,
+        "events_stream": {
+            "provisioned": made.modes.provisioned,
+            "on_demand": made.modes.on_demand,
+            "cheaper": made.modes.cheaper,
+        },
+        "notes": made.notes(),
+        "assumptions": _assumptions(made),
+    }
+
+
+def _tables(made: "Plan") -> None:
+    load = made.needs.load
+    title = f"{load.events_per_second:,} events/s, {load.peak:,} at the peak, kept {load.days_kept:,} days"
+    emit([{**row, "size": f"{row['size']:,}"} for row in made.sizes()], Format.TABLE, title=title)
+    rows = [
+        {**row, "quantity": f"{row['quantity']:,.2f}", "price": f"{row['price']:f}", "monthly": f"{row['monthly']:,}"}
+        for row in _costs(made)
+    ]
+    emit(rows, Format.TABLE, title="Costs a month, US dollars")
+    out.print(f"[bold]{made.total:,} US dollars a month[/], {made.prices.region}", highlight=False)
+    out.print(
+        f"The events stream costs {made.modes.provisioned:,} provisioned, {made.modes.on_demand:,} on demand; the "
+        f"table takes the cheaper: {made.modes.cheaper}.",
+        highlight=False,
+    )
+    for note in made.notes():
+        out.print(f"- {note}", highlight=False, markup=False)
+    emit(
+        [{**row, "value": f"{row['value']:f}"} for row in _assumptions(made)],
+        Format.TABLE,
+        title="Assumptions; change one with --assume NAME=VALUE",
+    )
