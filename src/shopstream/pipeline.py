@@ -9,14 +9,15 @@
 gathered durable, in this order:
 
 1. Stage a checkpoint: positions, watermarks, counters, keyed state, the detectors' state, and the rows that step 3 will
-   write.
+   write. Where checkpoints outlive the machine, bring it there before step 2.
 2. Append the events to the lake, as one snapshot that names positions and checkpoint. **This decides**: from here on
-   the staged checkpoint holds, even if the process dies before it can say so.
-3. Append dead letters and final detections to the lake, each unless its newest snapshot names this checkpoint already.
+   the staged checkpoint holds, even if the process dies before it can say so. The lake refuses whoever does not know
+   its positions: a process that another one has taken over from without its knowing.
+3. Append dead letters and final detections to the lake, each unless it has those of this checkpoint already.
 4. Promote the checkpoint.
 5. Tell the stream how far this consumer has come.
 
-Step 1 stops the line for a moment; the others go on beside it, and the next commit waits for them.
+Writing the checkpoint stops the line for a moment; all else goes on beside it, and the next commit waits for that.
 
 A process that starts again looks at the lake: if its events name the staged checkpoint, it goes on at step 3, else it
 drops the staged one and reads the same records again from the one before. Incidents need no place in this order: their
@@ -36,7 +37,7 @@ from shopstream.alerting.judging import Judges
 from shopstream.alerting.ports import IncidentStore
 from shopstream.clock import Clock
 from shopstream.detection import Detection
-from shopstream.engine.checkpoint import CheckpointStore, Manifest
+from shopstream.engine.checkpoint import CheckpointStore, Manifest, shown
 from shopstream.engine.engine import Counters, Engine
 from shopstream.engine.intake import Intake
 from shopstream.engine.recent import RecentEvents
@@ -54,7 +55,7 @@ __all__ = ["CONSUMER", "Pipeline", "Progress"]
 
 CONSUMER = "engine"
 _CHECKPOINT = "checkpoint"
-"""Beside the shards' positions, a lake snapshot carries the generation of the checkpoint it belongs to."""
+"""Beside the shards' positions, a lake snapshot carries the mark of the checkpoint it belongs to."""
 
 _DETECTORS = "detectors"
 """The detectors' state in a checkpoint."""
@@ -94,6 +95,7 @@ class Pipeline:
         journeys: live panels; None has none.
         settings: batch sizes and intervals.
         clock: processing time.
+        guard: called before the lake decides; raises where this process is no longer the one to commit.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class Pipeline:
         journeys: LiveJourneys | None,
         settings: EngineSettings,
         clock: Clock,
+        guard: Callable[[], None] = lambda: None,
     ) -> None:
         self._intake = intake
         self._consumers = consumers
@@ -121,6 +124,8 @@ class Pipeline:
         self._journeys = journeys
         self._settings = settings
         self._clock = clock
+        self._guard = guard
+        self._in_lake: dict[str, int] = {}
         self._generation = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self._committing: Future[None] | None = None
@@ -268,8 +273,12 @@ class Pipeline:
 
     def _write(self, manifest: Manifest, events: pa.Table) -> None:
         """Steps 2 to 5."""
+        self._checkpoints.secure(manifest)
         if self._lakehouse:
-            self._lakehouse.append(LakeTable.EVENTS, events, _lake_positions(manifest))
+            self._guard()
+            now_there = _lake_positions(manifest)
+            self._lakehouse.append(LakeTable.EVENTS, events, now_there, after=self._in_lake)
+            self._in_lake = {**self._in_lake, **now_there}
         self._finish(manifest)
 
     def _stage(self) -> Manifest:
@@ -283,6 +292,7 @@ class Pipeline:
             newest_ms=watermarks.newest(),
             counters=self._counters.as_dict(),
             tables=self._engine.state_tables(),
+            owner=self._checkpoints.owner,
         )
         dead_letters = arrow_schema(DEAD_LETTER_FIELDS).empty_table()
         outputs: dict[str, pa.Table] = {
@@ -299,24 +309,27 @@ class Pipeline:
         if self._lakehouse:
             for table in (LakeTable.DEAD_LETTERS, LakeTable.DETECTIONS):
                 rows = self._checkpoints.output(manifest, table)
-                if rows.num_rows and self._lakehouse.positions(table).get(_CHECKPOINT) != manifest.generation:
-                    self._lakehouse.append(table, rows, _lake_positions(manifest))
+                there = self._lakehouse.positions(table)
+                if rows.num_rows and there.get(_CHECKPOINT, 0) < manifest.mark:
+                    self._lakehouse.append(table, rows, _lake_positions(manifest), after=there)
         self._checkpoints.promote(manifest)
         self._consumers.commit(CONSUMER, manifest.positions)
 
     def _recover(self) -> None:
         """Go on where the last process stopped, wherever that was."""
-        staged, held = self._checkpoints.staged(), self._checkpoints.current()
-        in_lake = self._lakehouse.positions(LakeTable.EVENTS).get(_CHECKPOINT) if self._lakehouse else None
-        if staged and (self._lakehouse is None or in_lake == staged.generation):
+        self._checkpoints.claim()
+        self._in_lake = self._lakehouse.positions(LakeTable.EVENTS) if self._lakehouse else {}
+        in_lake = self._in_lake.get(_CHECKPOINT)
+        staged, held = self._checkpoints.staged(in_lake), self._checkpoints.current()
+        if staged and (self._lakehouse is None or in_lake is not None):
             self._finish(staged)
             held = staged
         else:
             self._checkpoints.discard_staged()
-        if self._lakehouse and (in_lake or 0) != (held.generation if held else 0):
+        if self._lakehouse and (in_lake or 0) != (held.mark if held else 0):
             raise StateError(
-                f"the lake belongs to checkpoint {in_lake or 'none'}, the checkpoint folder holds "
-                f"{held.generation if held else 'none'}: restore both from the same copy, or start with an empty home"
+                f"the lake belongs to checkpoint {shown(in_lake)}, the checkpoint folder holds "
+                f"{shown(held.mark if held else None)}: restore both from the same copy, or start with an empty home"
             )
         if held is None:
             return
@@ -343,4 +356,4 @@ def _together(tables: Sequence[pa.Table]) -> pa.Table:
 
 
 def _lake_positions(manifest: Manifest) -> dict[str, int]:
-    return {**manifest.positions, _CHECKPOINT: manifest.generation}
+    return {**manifest.positions, _CHECKPOINT: manifest.mark}

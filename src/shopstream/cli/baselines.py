@@ -43,15 +43,16 @@ def build(
       shopstream baselines build --from 2019-10-01 --to 2019-10-31
       shopstream baselines build --events 2019-Oct.csv.gz
     """
-    from shopstream.detection.history import build_baselines  # noqa: PLC0415  start-up time
+    from shopstream.bootstrap import keep_baselines  # noqa: PLC0415  start-up time
+    from shopstream.detection.history import build_baselines  # noqa: PLC0415  likewise
 
     settings = settings_of(ctx)
     with past_events(settings, events, since, until) as history:
         history.connection.execute(f"CREATE TEMP VIEW normal AS FROM past_events WHERE {history.limits()}")
         baselines = build_baselines(history.connection, "normal")
-    baselines.save(settings.baselines_path)
+    place = keep_baselines(settings, baselines)
     _show(baselines, fmt)
-    err.print(f"Kept in {settings.baselines_path}; the next `shopstream run` starts with them.")
+    err.print(f"Kept in {place}; the next `shopstream run` starts with them.")
 
 
 @app.command()
@@ -72,12 +73,14 @@ def show(
       shopstream baselines show --html baselines.html
       shopstream baselines show --format json
     """
-    from shopstream.detection.baseline import Baselines  # noqa: PLC0415  start-up time
+    from shopstream.bootstrap import open_baselines  # noqa: PLC0415  start-up time
 
-    path = settings_of(ctx).baselines_path
-    baselines = Baselines.load(path)
+    settings = settings_of(ctx)
+    baselines = open_baselines(settings)
     if baselines is None:
-        raise ConfigurationError(f"expected baselines in {path}, found none; run `shopstream baselines build`")
+        raise ConfigurationError(
+            f"expected baselines in {settings.baselines_path}, found none; run `shopstream baselines build`"
+        )
     _show(baselines, fmt)
     if html is not None:
         html.write_text(_page(baselines), encoding="utf-8")

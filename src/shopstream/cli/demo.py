@@ -13,6 +13,7 @@ import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from shopstream.cli.output import err, settings_of
+from shopstream.clock import SystemClock
 from shopstream.config import Settings
 from shopstream.errors import ConfigurationError
 
@@ -52,6 +53,11 @@ def demo(
     from shopstream.cli.summary import print_summary  # noqa: PLC0415  start-up time
 
     settings = settings_of(ctx)
+    if settings.profile != "embedded":
+        raise ConfigurationError(
+            "the demo runs in one process and empties its home, got profile aws; set SHOPSTREAM_PROFILE=embedded, "
+            "or send a file of your own with `shopstream simulate`"
+        )
     _prepare_home(settings, fresh=fresh)
     started = perf_counter()
     truth = None
@@ -77,12 +83,12 @@ def demo(
 
 def _prepare_home(settings: Settings, *, fresh: bool) -> None:
     """Start from nothing, but never throw away what is not a demo's."""
-    from shopstream.engine.checkpoint import CheckpointStore  # noqa: PLC0415  start-up time
+    from shopstream.bootstrap import last_checkpoint  # noqa: PLC0415  start-up time
 
     home = settings.home
     if home.exists() and any(home.iterdir()) and not fresh:
         mark = home / _MARK
-        current = CheckpointStore(settings.checkpoint_path).current() if settings.checkpoint_path.exists() else None
+        current = last_checkpoint(settings)
         processed = dict(current.counters) if current else None
         if not mark.is_file() or json.loads(mark.read_text()) not in ({"counters": processed}, {"counters": None}):
             raise ConfigurationError(
@@ -185,10 +191,11 @@ def _replay(settings: Settings, source: str, show: Show) -> None:
 
 
 def _process(settings: Settings, show: Show) -> dict[str, int]:
-    from shopstream.bootstrap import open_pipeline, open_stream  # noqa: PLC0415  start-up time
+    from shopstream.bootstrap import open_pipeline  # noqa: PLC0415  start-up time
     from shopstream.pipeline import Progress as Where  # noqa: PLC0415  likewise
+    from shopstream.stream.embedded import EmbeddedStream  # noqa: PLC0415  likewise
 
-    with open_stream(settings) as stream:
+    with EmbeddedStream.open(settings.stream_path, settings.stream, SystemClock()) as stream:
         records = stream.describe().records
 
     def progress(where: Where) -> None:

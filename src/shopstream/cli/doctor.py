@@ -93,11 +93,12 @@ def _allow_lists(settings: Settings) -> str:
 
 
 def _stream(settings: Settings) -> str:
-    from shopstream.bootstrap import open_stream  # noqa: PLC0415  start-up time
+    from shopstream.clock import SystemClock  # noqa: PLC0415  start-up time
+    from shopstream.stream.embedded import EmbeddedStream  # noqa: PLC0415  likewise
 
     if not settings.stream_path.exists():
         return "none yet; `shopstream simulate` makes it"
-    with open_stream(settings) as stream:
+    with EmbeddedStream.open(settings.stream_path, settings.stream, SystemClock()) as stream:
         status = stream.describe()
     if status.disk_bytes > 0.9 * status.max_bytes:
         raise _Trouble(

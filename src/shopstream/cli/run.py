@@ -53,7 +53,9 @@ def run(
         TimeElapsedColumn(),
     )
     with (
-        open_pipeline(settings, with_lake=lake, with_journeys=journeys) as pipeline,
+        open_pipeline(
+            settings, with_lake=lake, with_journeys=journeys, stop=lambda: stopped, standing_by=_standing_by
+        ) as pipeline,
         Progress(*columns, console=err, disable=quiet, transient=True) as bar,
     ):
         first = pipeline.progress().counters["events_read"]
@@ -78,3 +80,7 @@ def run(
             f"{counters['events_read']:,} events read: {counters['events_kept']:,} kept ({counters['late']:,} late), "
             f"{counters['duplicates']:,} duplicates, {counters['dead_letters']:,} dead letters"
         )
+
+
+def _standing_by(owner: str) -> None:
+    err.print(f"Standing by: {owner} is the engine of this stream.", highlight=False)

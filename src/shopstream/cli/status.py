@@ -3,7 +3,7 @@
 import typer
 
 from shopstream.cli.output import Format, FormatOption, emit_object, settings_of
-from shopstream.clock import from_ms
+from shopstream.clock import SystemClock, from_ms
 
 __all__ = ["status"]
 
@@ -18,26 +18,26 @@ def status(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
       shopstream status --format json
     """
     from shopstream.alerting import count_incidents  # noqa: PLC0415  start-up time
-    from shopstream.bootstrap import open_stream  # noqa: PLC0415  start-up time
-    from shopstream.engine.checkpoint import CheckpointStore  # noqa: PLC0415  start-up time
+    from shopstream.bootstrap import has_stream, incidents_file, last_checkpoint, open_stream  # noqa: PLC0415  likewise
     from shopstream.engine.engine import Counters  # noqa: PLC0415  start-up time
-    from shopstream.pipeline import CONSUMER  # noqa: PLC0415  start-up time
+    from shopstream.stream.lag import lag  # noqa: PLC0415  start-up time
 
     settings = settings_of(ctx)
-    manifest = CheckpointStore(settings.checkpoint_path).current() if settings.checkpoint_path.exists() else None
-    lag: dict[str, int] = {}
-    if settings.stream_path.exists():
+    manifest = last_checkpoint(settings)
+    behind: dict[str, int] = {}
+    if has_stream(settings):
         with open_stream(settings) as stream:
-            lag = stream.lag(CONSUMER)
-    incidents = count_incidents(settings.incidents_path)
+            behind = lag(stream, manifest.positions if manifest else {}, SystemClock())
+    incidents = count_incidents(incidents_file(settings))
     emit_object(
         {
             **(manifest.counters if manifest else Counters().as_dict()),
             "incidents": sum(incidents.values()),
             **{f"incidents_{state}": count for state, count in incidents.items()},
             "watermark": from_ms(manifest.watermark_ms) if manifest and manifest.watermark_ms > 0 else None,
-            "behind_ms": max(lag.values(), default=0),
+            "behind_ms": max(behind.values(), default=0),
             "checkpoint": manifest.generation if manifest else 0,
+            "profile": settings.profile,
             "home": str(settings.home.resolve()),
         },
         fmt,

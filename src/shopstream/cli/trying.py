@@ -1,7 +1,7 @@
 """What commands that try rules have in common: which rule, which time, which events."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -80,12 +80,11 @@ def past_events(settings: Settings, events: str | None, since: str | None, until
             f"expected a lake in {settings.home}, found none; load events with `shopstream lake ingest FILE`, name "
             "another --home, or give a file with --events"
         )
-    lakehouse = open_lakehouse(settings)
-    try:
-        with open_history(lakehouse, spill, memory, **limits) as history:
-            yield history
-    finally:
-        lakehouse.close()
+    with (
+        closing(open_lakehouse(settings)) as kept,
+        open_history(kept, spill, memory, **limits) as history,
+    ):
+        yield history
 
 
 @contextmanager

@@ -63,15 +63,19 @@ class Intake:
         watermarks: tell how far each shard is; they learn which shards are at their tip.
         settings: sizes and the allowed drift.
         clock: since when a shard is at its tip.
+        readers: shards read at once; more than one pays where a read waits for a network.
     """
 
-    def __init__(self, stream: StreamReader, watermarks: Watermarks, settings: EngineSettings, clock: Clock) -> None:
+    def __init__(
+        self, stream: StreamReader, watermarks: Watermarks, settings: EngineSettings, clock: Clock, *, readers: int = 1
+    ) -> None:
         self._stream = stream
         self._watermarks = watermarks
         self._settings = settings
         self._clock = clock
         self._decoder = Decoder()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="intake")
+        self._readers = ThreadPoolExecutor(readers, thread_name_prefix="shard") if readers > 1 else None
         self._ahead: Future[_Fetched] | None = None
         self._positions: dict[str, int] = {}
         self._at_tip: set[str] = set()
@@ -109,6 +113,8 @@ class Intake:
     def close(self) -> None:
         """End the thread; what it read ahead is forgotten, and read again by whoever comes next."""
         self._thread.shutdown(cancel_futures=True)
+        if self._readers:
+            self._readers.shutdown(cancel_futures=True)
         self._ahead = None
         self._decoder.close()
 
@@ -134,10 +140,12 @@ class Intake:
         return [shard for shard in ready if newest_ms[shard.shard_id] <= limit_ms]
 
     def _fetch(self, plan: _Plan) -> _Fetched:
-        reads = {
-            shard_id: self._stream.read(shard_id, after, max_records=plan.max_records, max_bytes=plan.max_bytes)
-            for shard_id, after in plan.positions.items()
-        }
+        def read(shard_id: str, after: int) -> ReadBatch:
+            return self._stream.read(shard_id, after, max_records=plan.max_records, max_bytes=plan.max_bytes)
+
+        each = self._readers.map if self._readers else map
+        shard_ids, positions = plan.positions.keys(), plan.positions.values()
+        reads = dict(zip(shard_ids, each(read, shard_ids, positions), strict=True))
         records = [record for read in reads.values() for record in read.records]
         batch = Batch(
             records=records,

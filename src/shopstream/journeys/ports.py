@@ -16,3 +16,7 @@ class LiveStore(Protocol):
     def read(self) -> dict[str, object]:
         """Name → value, and `as_of_ms`; empty before the first publication."""
         ...
+
+    def close(self) -> None:
+        """Publish what waits, and give the store back."""
+        ...

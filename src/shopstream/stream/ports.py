@@ -8,7 +8,8 @@ across shards. A resharded stream keeps its closed parents: read a parent to its
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import md5
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
 __all__ = [
     "HASH_KEY_SPACE",
@@ -23,6 +24,7 @@ __all__ = [
     "ReadBatch",
     "Record",
     "Shard",
+    "Stream",
     "StreamAdmin",
     "StreamReader",
     "StreamWriter",
@@ -151,4 +153,18 @@ class ConsumerPositions(Protocol):
         Raises:
             StateError: no such shard.
         """
+        ...
+
+
+class Stream(StreamWriter, StreamReader, StreamAdmin, ConsumerPositions, Protocol):
+    """All of it; a context manager that gives it back at the end."""
+
+    def __enter__(self) -> Self:
+        """The stream itself."""
+        ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        """Give it back."""
         ...
