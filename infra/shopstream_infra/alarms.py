@@ -9,11 +9,10 @@ class Alarm(StrEnum):
     """An alarm's name is also that of its runbook: docs/runbooks/NAME.md."""
 
     # The engine
-    ENGINE_UNHEALTHY = "engine-unhealthy"  # composite: one message for the four below
+    ENGINE_UNHEALTHY = "engine-unhealthy"  # composite: one message for the three below
     ENGINE_LAG = "engine-lag"
     WORKER_DOWN = "worker-down"
     STREAM_BEHIND = "stream-behind"
-    WATERMARK_STUCK = "watermark-stuck"
     DEAD_LETTERS = "dead-letters"
     LATE_EVENTS = "late-events"
     SILENCE = "silence"

@@ -87,6 +87,7 @@ class StageConfig:
     detection: Literal["lambda", "worker"] = "lambda"
     detection_memory_mib: int = 1769
     """1769 MiB are one whole CPU."""
+    detection_timeout_s: int = 120
     detection_zip: str = "dist/lambda/shopstream-detection.zip"
     """Relative to the repository; `make lambda` builds it."""
     detection_reserved: int = 0
@@ -107,6 +108,8 @@ class StageConfig:
     monthly_budget_usd: int = 200
 
     # When alarms go off
+    runbooks: str = "docs/runbooks/"
+    """Where alarms say that their pages are; an https address of this folder makes them links."""
     lag_alarm_s: int = 120
     silence_alarm_min: int = 15
 

@@ -50,7 +50,11 @@ class Detection(Construct):
             removal_policy=RemovalPolicy.DESTROY,
         )
         self.detection = self._function(
-            "Detection", "detection", Duration.seconds(120), config.detection_memory_mib, "Signals to incidents"
+            "Detection",
+            "detection",
+            Duration.seconds(config.detection_timeout_s),
+            config.detection_memory_mib,
+            "Signals to incidents",
         )
         self.ticker = self._function(
             "Ticker", "ticker", Duration.seconds(50), 512, "Closes what silence closes, sends what waits"

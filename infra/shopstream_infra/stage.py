@@ -10,13 +10,20 @@ from aws_cdk import aws_scheduler as scheduler
 from constructs import Construct
 
 from shopstream_infra.alerting import Alerting
+from shopstream_infra.cluster import Cluster
 from shopstream_infra.config import SERVICE, StageConfig
+from shopstream_infra.dashboard import Dashboard
 from shopstream_infra.detection import Detection
+from shopstream_infra.flink import FlinkApplication, StudioNotebook
 from shopstream_infra.lake import Lake
+from shopstream_infra.metrics import Metrics
+from shopstream_infra.monitoring import Monitoring
 from shopstream_infra.nag import check
 from shopstream_infra.network import Network
 from shopstream_infra.security import Security
 from shopstream_infra.streams import Streams
+from shopstream_infra.tasks import Tasks
+from shopstream_infra.worker import Archive, Worker
 
 __all__ = ["ShopstreamStage"]
 
@@ -66,22 +73,23 @@ class ShopstreamStage(Stage):
     def _service(self) -> None:
         """What runs."""
         stack, config = self._stack("service", "Worker, functions and schedules"), self.config
+        key, streams, alerting, lake = self.security.key, self.streams, self.alerting, self.lake
+        shared = {"config": config, "key": key, "streams": streams, "alerting": alerting, "lake": lake}
         self.schedules = scheduler.ScheduleGroup(stack, "Schedules", schedule_group_name=config.prefix)
-        self.detection = (
-            Detection(
-                stack,
-                "Detection",
-                config=config,
-                key=self.security.key,
-                streams=self.streams,
-                alerting=self.alerting,
-                lake=self.lake,
-                schedules=self.schedules,
-            )
-            if config.detection == "lambda"
-            else None
-        )
+        self.cluster = Cluster(stack, "Cluster", network=self.network, **shared)
+        if config.flink_code:
+            self.flink = FlinkApplication(stack, "Flink", config=config, key=key, streams=streams)
+        else:
+            self.worker = Worker(stack, "Worker", cluster=self.cluster)
+        self.archive = Archive(stack, "Archive", cluster=self.cluster)
+        self.tasks = Tasks(stack, "Tasks", cluster=self.cluster, key=key, schedules=self.schedules)
+        if config.detection == "lambda":
+            self.detection = Detection(stack, "Detection", schedules=self.schedules, **shared)
+        if config.flink_notebook:
+            self.notebook = StudioNotebook(stack, "Notebook", config=config, key=key, streams=streams)
 
     def _watch(self) -> None:
         """Who looks: alarms, dashboard, budget."""
-        self._stack("watch", "Alarms, dashboard and budget")
+        stack, metrics = self._stack("watch", "Alarms, dashboard and budget"), Metrics(self.config)
+        monitoring = Monitoring(stack, "Monitoring", config=self.config, metrics=metrics, ops=self.alerting.ops)
+        Dashboard(stack, "Dashboard", config=self.config, metrics=metrics, alarms=monitoring.alarms)

@@ -1,0 +1,149 @@
+"""One page of CloudWatch that says whether the pipeline is well, in the order in which an event goes."""
+
+from collections.abc import Mapping, Sequence
+
+from aws_cdk import Duration
+from aws_cdk import aws_cloudwatch as cloudwatch
+from constructs import Construct
+
+from shopstream_infra.alarms import Alarm
+from shopstream_infra.config import StageConfig
+from shopstream_infra.metrics import Metrics
+
+__all__ = ["Dashboard"]
+
+_WIDTH = 24
+
+
+class Dashboard(Construct):
+    """The dashboard `shopstream-STAGE`."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        config: StageConfig,
+        metrics: Metrics,
+        alarms: Mapping[Alarm, cloudwatch.AlarmBase],
+    ) -> None:
+        super().__init__(scope, construct_id)
+        rows: list[list[cloudwatch.IWidget]] = [
+            [
+                cloudwatch.AlarmStatusWidget(
+                    title="Alarms; what to do stands in docs/runbooks",
+                    alarms=list(alarms.values()),
+                    width=_WIDTH,
+                    height=4,
+                )
+            ],
+            _events(metrics),
+            _engine(metrics),
+            _incidents(metrics),
+        ]
+        if config.detection == "lambda":
+            rows.append(_functions(metrics))
+        rows.append(_stores(metrics, config))
+        if config.flink_code:
+            rows.append(_flink(metrics))
+        cloudwatch.Dashboard(
+            self, "Page", dashboard_name=config.prefix, widgets=rows, default_interval=Duration.hours(3)
+        )
+
+
+def _events(metrics: Metrics) -> list[cloudwatch.IWidget]:
+    return [
+        _graph("Records into the stream", [metrics.kinesis("events", "IncomingRecords", "Sum")]),
+        _graph("Bytes into the stream", [metrics.kinesis("events", "IncomingBytes", "Sum")]),
+        _graph(
+            "Refused by the stream",
+            [
+                metrics.kinesis("events", "WriteProvisionedThroughputExceeded", "Sum"),
+                metrics.kinesis("events", "ReadProvisionedThroughputExceeded", "Sum"),
+            ],
+        ),
+    ]
+
+
+def _engine(metrics: Metrics) -> list[cloudwatch.IWidget]:
+    return [
+        _graph("Events", [metrics.worker(name, "Sum") for name in ("EventsRead", "EventsKept")]),
+        _graph(
+            "Events that are no good",
+            [metrics.worker(name, "Sum") for name in ("LateEvents", "Duplicates", "DeadLetters")],
+        ),
+        _graph(
+            "Behind, seconds", [metrics.worker(name, "Maximum") for name in ("BehindSeconds", "WatermarkAgeSeconds")]
+        ),
+    ]
+
+
+def _incidents(metrics: Metrics) -> list[cloudwatch.IWidget]:
+    return [
+        _graph(
+            "Incidents opened",
+            [
+                metrics.judging("IncidentsOpened", "Sum", severity=level)
+                for level in ("low", "medium", "high", "critical")
+            ],
+            stacked=True,
+        ),
+        _graph(
+            "Incidents open",
+            [metrics.judging("OpenIncidents", "Maximum")],
+        ),
+        _graph(
+            "Notifications", [metrics.judging(name, "Sum") for name in ("NotificationsSent", "NotificationsFailed")]
+        ),
+    ]
+
+
+def _functions(metrics: Metrics) -> list[cloudwatch.IWidget]:
+    return [
+        _graph("Signals and detections", [metrics.judging(name, "Sum") for name in ("Signals", "Detections")]),
+        _graph(
+            "Age of signals when judged, ms",
+            [metrics.function("detection", "IteratorAge", "Maximum")],
+        ),
+        _graph(
+            "Function failures",
+            [
+                metrics.function(name, kind, "Sum")
+                for name in ("detection", "ticker")
+                for kind in ("Errors", "Throttles")
+            ]
+            + [metrics.failed_signals()],
+        ),
+    ]
+
+
+def _stores(metrics: Metrics, config: StageConfig) -> list[cloudwatch.IWidget]:
+    return [
+        _graph(
+            "Table, units",
+            [metrics.table("incidents", name) for name in ("ConsumedReadCapacityUnits", "ConsumedWriteCapacityUnits")],
+        ),
+        _graph("Detections waiting in Firehose, seconds", [metrics.delivery_age()]),
+        _graph(
+            "Worker, CPU and memory",
+            [
+                metrics.tasks(name, "archive" if config.flink_code else "worker")
+                for name in ("CpuUtilized", "MemoryUtilized")
+            ],
+        ),
+    ]
+
+
+def _flink(metrics: Metrics) -> list[cloudwatch.IWidget]:
+    return [
+        _graph("Flink, ms up", [metrics.flink("uptime", "Maximum")]),
+        _graph(
+            "Flink, duration and failures of checkpoints",
+            [metrics.flink("lastCheckpointDuration", "Maximum"), metrics.flink("numberOfFailedCheckpoints", "Maximum")],
+        ),
+        _graph("Flink, KPUs", [metrics.flink("KPUs", "Maximum")]),
+    ]
+
+
+def _graph(title: str, left: Sequence[cloudwatch.IMetric], *, stacked: bool = False) -> cloudwatch.GraphWidget:
+    return cloudwatch.GraphWidget(title=title, left=list(left), stacked=stacked, width=_WIDTH // 3, height=6)

@@ -1,0 +1,293 @@
+"""Who looks: an alarm for each way in which the pipeline can fail, told to the topic of those who run it."""
+
+from aws_cdk import Duration
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_cloudwatch_actions as actions
+from aws_cdk import aws_sns as sns
+from constructs import Construct
+
+from shopstream_infra.alarms import Alarm
+from shopstream_infra.config import StageConfig
+from shopstream_infra.metrics import Metrics
+
+__all__ = ["Monitoring"]
+
+_OVER = cloudwatch.ComparisonOperator.GREATER_THAN_THRESHOLD
+_UNDER = cloudwatch.ComparisonOperator.LESS_THAN_THRESHOLD
+_FINE = cloudwatch.TreatMissingData.NOT_BREACHING
+_BAD = cloudwatch.TreatMissingData.BREACHING
+
+_ENGINE = (Alarm.WORKER_DOWN, Alarm.ENGINE_LAG, Alarm.STREAM_BEHIND)
+_DETECTION = (
+    Alarm.DETECTION_BEHIND,
+    Alarm.DETECTION_ERRORS,
+    Alarm.DETECTION_THROTTLED,
+    Alarm.DETECTION_SLOW,
+    Alarm.TICKER_ERRORS,
+)
+_SLOW_SHARE = 0.8
+"""Of the detection function's time limit."""
+_LATE_PERCENT = 5
+_HOURS_LEFT_SHARE = 4
+"""The engine is dangerously behind at a quarter of what the stream keeps."""
+
+
+class Monitoring(Construct):
+    """Alarms by name; those that fail together tell of it once, through a composite."""
+
+    def __init__(
+        self, scope: Construct, construct_id: str, *, config: StageConfig, metrics: Metrics, ops: sns.ITopic
+    ) -> None:
+        super().__init__(scope, construct_id)
+        self._config, self._metrics = config, metrics
+        self._tell = actions.SnsAction(ops)
+        self.alarms: dict[Alarm, cloudwatch.AlarmBase] = {}
+        self._engine()
+        if config.detection == "lambda":
+            self._functions()
+        self._incidents()
+        self._upkeep()
+        if config.flink_code:
+            self._flink()
+
+    def _engine(self) -> None:
+        config, metrics = self._config, self._metrics
+        if not config.flink_code:
+            self._alarm(
+                Alarm.WORKER_DOWN,
+                "No worker has reported for five minutes",
+                metrics.worker("EventsRead", "SampleCount"),
+                threshold=1,
+                comparison=_UNDER,
+                minutes=5,
+                missing=_BAD,
+            )
+            self._alarm(
+                Alarm.ENGINE_LAG,
+                f"The engine is more than {config.lag_alarm_s} s behind the stream's tip",
+                metrics.worker("BehindSeconds", "Maximum"),
+                threshold=config.lag_alarm_s,
+                minutes=5,
+            )
+        kept_ms = config.events_retention_hours * 3_600_000
+        self._alarm(
+            Alarm.STREAM_BEHIND,
+            f"Events wait unread for a quarter of the {config.events_retention_hours} h that the stream keeps them",
+            metrics.kinesis("events", "GetRecords.IteratorAgeMilliseconds", "Maximum"),
+            threshold=kept_ms // _HOURS_LEFT_SHARE,
+            minutes=5,
+        )
+        self._alarm(
+            Alarm.DEAD_LETTERS,
+            "Records came that cannot be processed",
+            metrics.worker("DeadLetters", "Sum", minutes=5),
+            threshold=0,
+        )
+        self._alarm(
+            Alarm.LATE_EVENTS,
+            f"More than {_LATE_PERCENT} % of events came after their windows had closed",
+            cloudwatch.MathExpression(
+                expression="IF(read > 0, 100 * late / read, 0)",
+                using_metrics={
+                    "late": metrics.worker("LateEvents", "Sum", minutes=5),
+                    "read": metrics.worker("EventsRead", "Sum", minutes=5),
+                },
+                label="late events, %",
+                period=Duration.minutes(5),
+            ),
+            threshold=_LATE_PERCENT,
+            minutes=3,
+        )
+        self._alarm(
+            Alarm.SILENCE,
+            f"Nobody has sent an event for {config.silence_alarm_min} minutes",
+            metrics.kinesis("events", "IncomingRecords", "Sum", minutes=config.silence_alarm_min),
+            threshold=1,
+            comparison=_UNDER,
+            missing=_BAD,
+        )
+        self._alarm(
+            Alarm.STREAM_THROTTLED,
+            "The events stream refuses records: it takes no more",
+            metrics.kinesis("events", "WriteProvisionedThroughputExceeded", "Sum"),
+            threshold=0,
+            minutes=5,
+            of=3,
+        )
+        self._together(Alarm.ENGINE_UNHEALTHY, "The engine is down or behind", _ENGINE)
+
+    def _functions(self) -> None:
+        config, metrics = self._config, self._metrics
+        self._alarm(
+            Alarm.DETECTION_BEHIND,
+            f"Signals wait for more than {config.lag_alarm_s} s to be judged",
+            metrics.function("detection", "IteratorAge", "Maximum"),
+            threshold=config.lag_alarm_s * 1000,
+            minutes=5,
+        )
+        self._alarm(
+            Alarm.DETECTION_ERRORS,
+            "The detection function fails again and again",
+            metrics.function("detection", "Errors", "Sum"),
+            threshold=0,
+            minutes=5,
+            of=2,
+        )
+        self._alarm(
+            Alarm.DETECTION_THROTTLED,
+            "The detection function gets no capacity to run",
+            metrics.function("detection", "Throttles", "Sum"),
+            threshold=0,
+            minutes=5,
+        )
+        self._alarm(
+            Alarm.DETECTION_SLOW,
+            "The detection function comes close to its time limit",
+            metrics.function("detection", "Duration", "Maximum"),
+            threshold=int(config.detection_timeout_s * 1000 * _SLOW_SHARE),
+            minutes=5,
+            of=3,
+        )
+        self._alarm(
+            Alarm.TICKER_ERRORS,
+            "The function that closes incidents and sends what waits fails",
+            metrics.function("ticker", "Errors", "Sum"),
+            threshold=0,
+            minutes=5,
+            of=3,
+        )
+        self._alarm(
+            Alarm.FAILED_SIGNALS,
+            "Signals were given up: nobody has judged them",
+            metrics.failed_signals(),
+            threshold=0,
+        )
+        self._together(Alarm.DETECTION_UNHEALTHY, "Detection fails or is behind", _DETECTION)
+
+    def _incidents(self) -> None:
+        metrics = self._metrics
+        self._alarm(
+            Alarm.INCIDENT_CRITICAL,
+            "A critical incident was opened",
+            metrics.judging("IncidentsOpened", "Sum", severity="critical"),
+            threshold=0,
+        )
+        self._alarm(
+            Alarm.NOTIFICATIONS_FAILED,
+            "Notifications could not be delivered",
+            metrics.judging("NotificationsFailed", "Sum", minutes=5),
+            threshold=0,
+        )
+        self._alarm(
+            Alarm.TABLE_THROTTLED,
+            "A table refuses reads or writes",
+            metrics.throttled_tables(),
+            threshold=0,
+            minutes=5,
+            of=3,
+        )
+
+    def _upkeep(self) -> None:
+        metrics = self._metrics
+        self._alarm(
+            Alarm.DELIVERY_STALE,
+            "Detections wait in Firehose for more than 15 minutes",
+            metrics.delivery_age(),
+            threshold=900,
+            minutes=5,
+            of=3,
+        )
+        self._alarm(
+            Alarm.TASK_FAILED,
+            "A scheduled task (reports, upkeep) ended with an error",
+            metrics.failed_tasks(),
+            threshold=0,
+        )
+        self._alarm(
+            Alarm.SCHEDULE_FAILED,
+            "A scheduled task or function could not be started",
+            metrics.dropped_schedules(),
+            threshold=0,
+        )
+
+    def _flink(self) -> None:
+        config, metrics = self._config, self._metrics
+        self._alarm(
+            Alarm.FLINK_DOWN,
+            "The Flink job has not run for five minutes",
+            metrics.flink("uptime", "Maximum"),
+            threshold=1,
+            comparison=_UNDER,
+            minutes=5,
+            missing=_BAD,
+        )
+        self._alarm(
+            Alarm.FLINK_LAG,
+            f"Readers of the events stream are more than {config.lag_alarm_s} s behind its tip",
+            metrics.kinesis("events", "GetRecords.IteratorAgeMilliseconds", "Maximum"),
+            threshold=config.lag_alarm_s * 1000,
+            minutes=5,
+        )
+        self._alarm(
+            Alarm.FLINK_CHECKPOINTS,
+            "Checkpoints of the Flink job fail",
+            metrics.flink("numberOfFailedCheckpoints", "Maximum", rate=True),
+            threshold=0,
+            minutes=5,
+            of=3,
+        )
+
+    def _alarm(
+        self,
+        alarm: Alarm,
+        what: str,
+        metric: cloudwatch.IMetric,
+        *,
+        threshold: float,
+        comparison: cloudwatch.ComparisonOperator = _OVER,
+        minutes: int = 1,
+        of: int | None = None,
+        missing: cloudwatch.TreatMissingData = _FINE,
+    ) -> None:
+        """Goes off when `of` (default all) of so many periods cross the threshold."""
+        made = cloudwatch.Alarm(
+            self,
+            _identifier(alarm),
+            alarm_name=self._config.named(alarm),
+            alarm_description=self._text(what, alarm),
+            metric=metric,
+            threshold=threshold,
+            comparison_operator=comparison,
+            evaluation_periods=minutes,
+            datapoints_to_alarm=of or minutes,
+            treat_missing_data=missing,
+        )
+        if alarm not in _ENGINE + _DETECTION:
+            made.add_alarm_action(self._tell)
+            made.add_ok_action(self._tell)
+        self.alarms[alarm] = made
+
+    def _together(self, alarm: Alarm, what: str, parts: tuple[Alarm, ...]) -> None:
+        made = cloudwatch.CompositeAlarm(
+            self,
+            _identifier(alarm),
+            composite_alarm_name=self._config.named(alarm),
+            alarm_description=self._text(what, alarm),
+            alarm_rule=cloudwatch.AlarmRule.any_of(
+                *(
+                    cloudwatch.AlarmRule.from_alarm(self.alarms[part], cloudwatch.AlarmState.ALARM)
+                    for part in parts
+                    if part in self.alarms
+                )
+            ),
+        )
+        made.add_alarm_action(self._tell)
+        made.add_ok_action(self._tell)
+        self.alarms[alarm] = made
+
+    def _text(self, what: str, alarm: Alarm) -> str:
+        return f"{what}. What to do: {self._config.runbooks}{alarm}.md"
+
+
+def _identifier(alarm: Alarm) -> str:
+    return "".join(word.capitalize() for word in alarm.split("-"))

@@ -1,0 +1,41 @@
+"""How it is processed: the engine, with the web page beside it, and the lake's writers where windows run on Flink."""
+
+from constructs import Construct
+
+from shopstream_infra.cluster import Cluster
+
+__all__ = ["Archive", "Worker"]
+
+_PAGE = "http://127.0.0.1:8787/healthz"
+
+
+class Worker(Construct):
+    """`shopstream run` and `shopstream dashboard` over one data volume; standbys wait for the lease.
+
+    The page listens on loopback only: people reach it by port forwarding through ECS Exec, see docs/aws.md.
+    """
+
+    def __init__(self, scope: Construct, construct_id: str, *, cluster: Cluster) -> None:
+        super().__init__(scope, construct_id)
+        config = cluster.config
+        task = cluster.task(self, "worker", cpu=config.worker_cpu, memory_mib=config.worker_memory_mib)
+        cluster.container(task, "engine", ["run", "--quiet"])
+        cluster.container(
+            task,
+            "dashboard",
+            ["dashboard"],
+            essential=False,
+            health=["CMD", "python", "-c", f"import urllib.request; urllib.request.urlopen('{_PAGE}', timeout=5)"],
+        )
+        self.service = cluster.service(self, "worker", task, desired_count=1 + config.worker_standby)
+
+
+class Archive(Construct):
+    """`shopstream archive`: reads the events stream into the lake while Flink does the windows; off by default."""
+
+    def __init__(self, scope: Construct, construct_id: str, *, cluster: Cluster) -> None:
+        super().__init__(scope, construct_id)
+        config = cluster.config
+        task = cluster.task(self, "archive", cpu=config.worker_cpu, memory_mib=config.worker_memory_mib)
+        cluster.container(task, "archive", ["archive"])
+        self.service = cluster.service(self, "archive", task, desired_count=config.archive_workers)
