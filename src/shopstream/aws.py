@@ -52,6 +52,7 @@ _THROTTLED = frozenset(
 )
 _DENIED = frozenset(
     {
+        "403",  # of a HEAD request, which has no body to say more
         "AccessDenied",
         "AccessDeniedException",
         "AuthorizationError",
@@ -69,7 +70,15 @@ _CLOCK_SKEW = frozenset(
     {"InvalidSignatureException", "RequestExpired", "RequestTimeTooSkewed", "SignatureDoesNotMatch"}
 )
 _MISSING = frozenset(
-    {"EntityNotFoundException", "NoSuchBucket", "NotFound", "NotFoundException", "ResourceNotFoundException"}
+    {
+        "404",  # of a HEAD request, which has no body to say more
+        "EntityNotFoundException",
+        "NoSuchBucket",
+        "NoSuchKey",
+        "NotFound",
+        "NotFoundException",
+        "ResourceNotFoundException",
+    }
 )
 _SERVER_ERROR = 500
 

@@ -3,13 +3,16 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from shopstream.clock import Clock, ManualClock
+from shopstream.clock import Clock, ManualClock, SystemClock
 from shopstream.lakehouse import Lakehouse
+from shopstream.lakehouse.aws import AwsLakehouse
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
+from shopstream.lakehouse.settings import GlueSettings, LakehouseSettings
 from shopstream.stream import (
     ConsumerPositions,
     EmbeddedStream,
@@ -18,6 +21,8 @@ from shopstream.stream import (
     StreamSettings,
     StreamWriter,
 )
+from shopstream.stream.aws import KinesisStream
+from shopstream.stream.kinesis_reader import Pace
 
 
 @dataclass(frozen=True)
@@ -31,25 +36,53 @@ class StreamUnderTest:
     clock: Clock
 
 
-StreamFactory = Callable[[Path, int], AbstractContextManager[StreamUnderTest]]
+NewStream = Callable[[int], str]
+"""Makes a stream on a stand-in; its name."""
+
+StreamFactory = Callable[[pytest.FixtureRequest, NewStream, int], AbstractContextManager[StreamUnderTest]]
 
 
 @contextmanager
-def embedded_stream(folder: Path, shards: int) -> Iterator[StreamUnderTest]:
+def embedded_stream(request: pytest.FixtureRequest, _new_stream: NewStream, shards: int) -> Iterator[StreamUnderTest]:
+    folder = request.getfixturevalue("tmp_path")
     clock = ManualClock(1_572_566_400_000)
     with EmbeddedStream.open(folder / "stream.db", StreamSettings(shards=shards), clock) as stream:
         yield StreamUnderTest(stream, stream, stream, stream, clock)
 
 
-STREAMS: dict[str, StreamFactory] = {"embedded": embedded_stream}
+def kinesis_stream(standin: str) -> StreamFactory:
+    """A stream on a stand-in of Kinesis, its consumers on DynamoDB Local; its clock is the machine's: it takes no other.
+
+    Kinesis itself would take five reads a second and shard; stand-ins take more.
+    """
+
+    @contextmanager
+    def open_stream(request: pytest.FixtureRequest, new_stream: NewStream, shards: int) -> Iterator[StreamUnderTest]:
+        server, dynamodb = (request.getfixturevalue(name) for name in (standin, "dynamodb_local"))
+        request.getfixturevalue("aws_env")(kinesis=server, dynamodb=dynamodb)
+        table = request.getfixturevalue("make_table")()
+        clock, pace = SystemClock(), Pace(timedelta(milliseconds=1), timedelta(milliseconds=5))
+        with KinesisStream(new_stream(shards), table, clock, pace=pace) as stream:
+            yield StreamUnderTest(stream, stream, stream, stream, clock)
+
+    return open_stream
+
+
+STREAMS: dict[str, StreamFactory] = {
+    "embedded": embedded_stream,
+    "kinesis-on-kinesalite": kinesis_stream("kinesalite"),
+    "kinesis-on-kinesis-local": kinesis_stream("kinesis_local"),
+}
 """Name → an empty, ready stream of so many shards with equal hash ranges."""
 
 
-@pytest.fixture(params=sorted(STREAMS))
-def make_stream(request, tmp_path) -> Iterator[Callable[[int], StreamUnderTest]]:
+@pytest.fixture(
+    params=[pytest.param(name, marks=[pytest.mark.aws] if "kinesis" in name else []) for name in sorted(STREAMS)]
+)
+def make_stream(request, make_stream) -> Iterator[Callable[[int], StreamUnderTest]]:
     factory = STREAMS[request.param]
     with ExitStack() as stack:
-        yield lambda shards: stack.enter_context(factory(tmp_path, shards))
+        yield lambda shards: stack.enter_context(factory(request, make_stream, shards))
 
 
 @pytest.fixture
@@ -57,15 +90,27 @@ def stream(make_stream) -> StreamUnderTest:
     return make_stream(4)
 
 
-LakehouseFactory = Callable[[Path], Lakehouse]
-
-LAKEHOUSES: dict[str, LakehouseFactory] = {"embedded": lambda folder: EmbeddedLakehouse(folder / "lake")}
-"""Name → the lakehouse of a folder: empty at first, the same one when asked again, as another process would open it."""
+LakehouseFactory = Callable[[pytest.FixtureRequest, Path], Callable[[], Lakehouse]]
 
 
-@pytest.fixture(params=sorted(LAKEHOUSES))
+def embedded_lakehouse(_request, folder):
+    return lambda: EmbeddedLakehouse(folder / "lake")
+
+
+def aws_lakehouse(request, _folder):
+    request.getfixturevalue("aws_env")(default=request.getfixturevalue("moto"))
+    warehouse = f"s3://{request.getfixturevalue('make_bucket')()}/lake"
+    database = request.getfixturevalue("fresh_name")("lake").replace("-", "_")
+    return lambda: AwsLakehouse(LakehouseSettings(), GlueSettings(warehouse=warehouse, database=database))
+
+
+LAKEHOUSES: dict[str, LakehouseFactory] = {"embedded": embedded_lakehouse, "aws": aws_lakehouse}
+"""Name → opens a lakehouse: empty at first, the same one when asked again, as another process would open it."""
+
+
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.aws if name == "aws" else ()) for name in LAKEHOUSES])
 def open_lakehouse(request, tmp_path) -> Callable[[], Lakehouse]:
-    return lambda: LAKEHOUSES[request.param](tmp_path)
+    return LAKEHOUSES[request.param](request, tmp_path)
 
 
 @pytest.fixture

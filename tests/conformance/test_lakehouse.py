@@ -1,12 +1,13 @@
 """What every lakehouse adapter does, whoever keeps the tables."""
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import duckdb
 import pyarrow as pa
 import pytest
 
-from shopstream.errors import PermanentError
+from shopstream.errors import PermanentError, StateError
 from shopstream.lakehouse import LakeTable
 from shopstream.lakehouse.views import create_views
 
@@ -74,6 +75,38 @@ def test_empty_rows_advance_positions(lakehouse, lake_events):
     assert numbers_of(lakehouse) == [0, 1, 2]
 
 
+def test_a_worker_goes_on_from_the_positions_it_committed_last(lakehouse, lake_events):
+    lakehouse.append(EVENTS, lake_events(0, 1), {"a": 1, "b": 7}, after={})
+    lakehouse.append(EVENTS, lake_events(1, 1), {"a": 2}, after={"a": 1, "b": 7})
+    lakehouse.append(EVENTS, lake_events(2, 1), {"a": 4, "c": 1}, after={"a": 2, "b": 7})
+    assert numbers_of(lakehouse) == [0, 1, 2]
+    assert lakehouse.positions(EVENTS) == {"a": 4, "b": 7, "c": 1}
+
+
+@pytest.mark.parametrize("after", [{}, {"a": 1}, {"a": 3}, {"b": 2}])
+def test_a_worker_that_missed_a_commit_is_refused_and_leaves_nothing(lakehouse, lake_events, after):
+    lakehouse.append(EVENTS, lake_events(0, 1), {"a": 2})
+    with pytest.raises(StateError, match="another worker has committed"):
+        lakehouse.append(EVENTS, lake_events(1, 1), {"a": 5}, after=after)
+    assert numbers_of(lakehouse) == [0]
+    assert lakehouse.positions(EVENTS) == {"a": 2}
+    assert [path for path in lakehouse.orphans(EVENTS, timedelta(0), delete=False) if path.endswith(".parquet")] == []
+
+
+def test_of_workers_that_go_on_from_the_same_position_one_commits(open_lakehouse, lake_events):
+    def write(worker):
+        try:
+            open_lakehouse().append(EVENTS, lake_events(worker * 10, 10), {"a": 1}, after={})
+        except StateError:
+            return 0
+        return 1
+
+    open_lakehouse()
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(write, range(4))) == 1
+    assert len(numbers_of(open_lakehouse())) == 10
+
+
 def test_tables_have_positions_of_their_own(lakehouse, lake_events, dead_letter_rows):
     lakehouse.append(EVENTS, lake_events(0, 1), {"a": 1})
     lakehouse.append(LakeTable.DEAD_LETTERS, dead_letter_rows([b"x", b"\xff\x00"]), {"a": 4})
@@ -139,8 +172,8 @@ def test_compaction_sorts_by_time(lakehouse, lake_events):
     lakehouse.append(EVENTS, lake_events(10, 10, start_ms=1_572_566_410_000), {})
     lakehouse.append(EVENTS, lake_events(0, 10), {})
     lakehouse.compact(EVENTS)
-    (file,) = lakehouse.data_files(EVENTS)
-    times = duckdb.execute("SELECT epoch_ms(event_time) FROM read_parquet(?)", [file]).fetchall()
+    assert len(lakehouse.data_files(EVENTS)) == 1
+    times = rows_of(lakehouse, "SELECT epoch_ms(event_time) FROM events")
     assert times == sorted(times)
     assert len(times) == 20
 

@@ -15,20 +15,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyiceberg.catalog.sql import SqlCatalog
 
-from shopstream.lakehouse import LakeTable, catalog, embedded, maintenance
+from shopstream.lakehouse import LakeTable, embedded, iceberg, maintenance
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.settings import LakehouseSettings
 
 STEPS = {
-    "before the rows are written": (embedded, "write_file", "before"),
-    "after the rows are written": (embedded, "write_file", "after"),
+    "before the rows are written": (iceberg, "write_file", "before"),
+    "after the rows are written": (iceberg, "write_file", "after"),
     "before the metadata is written": (SqlCatalog, "_write_metadata", "before"),
     "between metadata and catalog": (SqlCatalog, "_write_metadata", "after"),
     "after the catalog": (SqlCatalog, "commit_table", "after"),
     "after files are merged": (maintenance, "_merge", "after"),
-    "before files are deleted": (maintenance, "remove", "before"),
+    "before files are deleted": (embedded.LocalStorage, "remove", "before"),
     "between deletions": (Path, "unlink", "after"),
-    "between forgetting and deletion": (catalog.LocalCatalog, "forget", "after"),
+    "between forgetting and deletion": (embedded.LocalCatalog, "forget", "after"),
 }
 
 

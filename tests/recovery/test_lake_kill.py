@@ -82,7 +82,7 @@ def check_tidy(folder):
     lakehouse.orphans(EVENTS, timedelta(0), delete=True)
     lakehouse.compact(EVENTS)
     lakehouse.expire(EVENTS, 1)
-    data = {str(path) for path in lakehouse.catalog.location(EVENTS).rglob("*.parquet")}
+    data = {str(path) for path in Path(lakehouse.catalog.location(EVENTS)).rglob("*.parquet")}
     assert data == set(lakehouse.data_files(EVENTS))
     assert lakehouse.orphans(EVENTS, timedelta(0), delete=False) == []
 

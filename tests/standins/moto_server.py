@@ -4,11 +4,13 @@ import os
 import sys
 import threading
 
+from glue_versions import keep_versions
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
 
 
 def main():
+    keep_versions()
     server = make_server(
         "127.0.0.1",
         0,

@@ -2,6 +2,7 @@
 
 import gzip
 from decimal import Decimal
+from pathlib import Path
 
 import duckdb
 import pyarrow as pa
@@ -207,7 +208,6 @@ def test_an_interrupted_load_goes_on_without_loss_or_doubling(lakehouse, tmp_pat
 
     with pytest.raises(InterruptedLoadError):
         ingest(lakehouse, str(tmp_path / "f"), CLOCK, interrupt)
-    assert ingest_module._state(lakehouse, "none", "f").rows == 0
     result = ingest(lakehouse, str(tmp_path / "f"), CLOCK)
     assert counts(result) == (100, 100, 0, 0)
     assert numbers_in(lakehouse) == list(range(100))
@@ -312,4 +312,4 @@ def test_no_file_stays_behind_when_a_load_stops(lakehouse, tmp_path):
 
     with pytest.raises(InterruptedLoadError):
         ingest(lakehouse, str(tmp_path / "f.csv"), CLOCK, interrupt)
-    assert list(lakehouse.catalog.location(LakeTable.EVENTS).rglob("*.parquet")) == []
+    assert list(Path(lakehouse.catalog.location(LakeTable.EVENTS)).rglob("*.parquet")) == []

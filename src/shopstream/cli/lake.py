@@ -12,7 +12,7 @@ from shopstream.errors import PermanentError
 from shopstream.lakehouse.ports import LakeTable
 
 if TYPE_CHECKING:
-    from shopstream.lakehouse.embedded import EmbeddedLakehouse
+    from shopstream.lakehouse.iceberg import IcebergLakehouse
 
 __all__ = ["app"]
 
@@ -24,7 +24,7 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _STEP = 1024
 
 
-def _open(ctx: typer.Context) -> "EmbeddedLakehouse":
+def _open(ctx: typer.Context) -> "IcebergLakehouse":
     from shopstream.bootstrap import open_lakehouse  # noqa: PLC0415  start-up time
 
     return open_lakehouse(settings_of(ctx))
@@ -66,7 +66,7 @@ def status(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
         rows.append(row)
     emit(rows, fmt)
     if fmt is Format.TABLE:
-        err.print(f"Iceberg tables in {lakehouse.catalog.path}, catalog `catalog.db` (SQLite), namespace `shop`.")
+        err.print(lakehouse.catalog.description)
 
 
 @app.command()
@@ -183,5 +183,5 @@ def orphans(
     rows: list[dict[str, object]] = []
     for table in tables or LakeTable:
         found = lakehouse.orphans(table, age, delete=delete)
-        rows += [{"table": table.value, "file": str(path), "deleted": delete} for path in found]
+        rows += [{"table": table.value, "file": path, "deleted": delete} for path in found]
     emit(rows, fmt, empty="No orphans.")

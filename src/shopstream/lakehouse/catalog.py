@@ -1,30 +1,30 @@
-"""The Iceberg catalog in SQLite: opens tables, and commits changes that carry the positions forward."""
+"""The Iceberg catalog, whoever keeps it: opens tables, and commits changes that carry the positions forward."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
+from uuid import uuid4
 
-from filelock import FileLock
-from pyiceberg.catalog.sql import SqlCatalog
-from pyiceberg.exceptions import CommitFailedException
+from pyiceberg.catalog import Catalog
+from pyiceberg.exceptions import CommitFailedException, TableAlreadyExistsError
 from pyiceberg.table import Table, Transaction
 from pyiceberg.table.snapshots import Snapshot
-from sqlalchemy import URL
-from sqlalchemy.exc import OperationalError
 from tenacity import RetryError, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from shopstream.errors import RetryableError, StateError
-from shopstream.lakehouse.durable import DurableFileIO
 from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.settings import LakehouseSettings
-from shopstream.lakehouse.tables import NAMESPACE, TABLES
+from shopstream.lakehouse.storage import Storage
+from shopstream.lakehouse.tables import TABLES
 
 __all__ = [
-    "CATALOG_FILE",
     "CATALOG_NAME",
     "POSITIONS_PROPERTY",
-    "LocalCatalog",
+    "LakeCatalog",
+    "NotCommittedError",
+    "OutcomeUnknownError",
     "add_nothing",
     "carrier_of",
     "positions_of",
@@ -33,61 +33,100 @@ __all__ = [
 CATALOG_NAME = "shopstream"
 """Name under which another program opens the catalog."""
 
-CATALOG_FILE = "catalog.db"
-"""The SQLite catalog, inside the lakehouse's folder."""
-
 POSITIONS_PROPERTY = "shopstream.positions"
 """Snapshot property: JSON object, shard id → last sequence number the table holds."""
+
+_COMMIT_PROPERTY = "shopstream.commit"
+"""Snapshot property: id of the commit, the same on every attempt of it."""
 
 _COMMIT_PATIENCE_S = 60.0
 
 
-class LocalCatalog:
+class NotCommittedError(RetryableError):
+    """Other writers kept a table busy; it is certain that nothing was committed."""
+
+
+class OutcomeUnknownError(RetryableError):
+    """The catalog did not answer a commit: it may stand, or not. Compare the positions before a second try."""
+
+
+class LakeCatalog(ABC):
     """The tables' versions; any number of processes may commit and read.
 
     Args:
-        path: folder of catalog and tables; made where there is none. Iceberg stores absolute paths: do not move it.
+        catalog: PyIceberg's.
+        namespace: the tables' namespace (of Glue: database).
+        root: folder or URL under which each table has a folder.
+        storage: the files.
         settings: codec, file sizes, durability.
-
-    Raises:
-        RetryableError: another process kept it busy for a minute.
-        StateError: the folder was moved.
     """
 
-    def __init__(self, path: Path, settings: LakehouseSettings | None = None) -> None:
-        self.path = path.resolve()
-        self.settings = settings or LakehouseSettings()
-        database = str(self.path / CATALOG_FILE)
-        self.uri = URL.create("sqlite", database=database).render_as_string()
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self.path / "commit.lock", timeout=_COMMIT_PATIENCE_S)
-        self._maintenance = FileLock(self.path / "maintenance.lock", timeout=0)
-        properties = {"uri": self.uri, "warehouse": str(self.path)}
-        if self.settings.durable:
-            properties["py-io-impl"] = f"{DurableFileIO.__module__}.{DurableFileIO.__qualname__}"
-        try:
-            with self._lock:
-                self._catalog = SqlCatalog(CATALOG_NAME, **properties)
-                self._create_tables()
-        except TimeoutError as error:
-            raise RetryableError(f"the lakehouse at {self.path} is kept busy by another process; try again") from error
+    def __init__(
+        self, catalog: Catalog, namespace: str, root: str, storage: Storage, settings: LakehouseSettings
+    ) -> None:
+        self._catalog = catalog
+        self.namespace = namespace
+        self.root = root
+        self.storage = storage
+        self.settings = settings
 
-    def _create_tables(self) -> None:
-        self._catalog.create_namespace_if_not_exists(NAMESPACE)
-        there = set(self._catalog.list_tables(NAMESPACE))
+    @property
+    @abstractmethod
+    def description(self) -> str:
+        """Where catalog and tables are, for people."""
+
+    @property
+    @abstractmethod
+    def spill_folder(self) -> Path:
+        """Local folder for the temporary files of a compaction."""
+
+    @abstractmethod
+    def committing(self) -> AbstractContextManager[object]:
+        """Around each attempt to commit.
+
+        Raises:
+            TimeoutError: others keep the catalog busy.
+        """
+
+    @abstractmethod
+    def maintenance(self) -> AbstractContextManager[None]:
+        """Around a compaction, expiry or removal of orphans; appends go on meanwhile.
+
+        Raises:
+            RetryableError: another one is under way, and two at once are not possible here.
+        """
+
+    @abstractmethod
+    def loading(self, key: str, location: str) -> AbstractContextManager[None]:
+        """Around the bulk load of a file, known by `key`.
+
+        Raises:
+            RetryableError: another process loads it, and that is known here already.
+        """
+
+    def location(self, table: LakeTable) -> str:
+        """Folder or URL of a table, with `data/` and `metadata/` in it."""
+        return f"{self.root}/{self.namespace}/{table.value}"
+
+    def create_tables(self) -> None:
+        """Make the tables that are not there, and add columns that an older version did not know."""
+        there = set(self._catalog.list_tables(self.namespace))
         for table, declaration in TABLES.items():
-            identifier = (NAMESPACE, table.value)
+            identifier = (self.namespace, table.value)
             if identifier not in there:
-                self._catalog.create_table(
-                    identifier,
-                    declaration.schema(),
-                    location=str(self.location(table)),
-                    partition_spec=declaration.partition_spec(),
-                    properties=declaration.properties(self.settings.target_file_bytes),
-                )
+                try:
+                    self._catalog.create_table(
+                        identifier,
+                        declaration.schema(),
+                        location=self.location(table),
+                        partition_spec=declaration.partition_spec(),
+                        properties=declaration.properties(self.settings.target_file_bytes),
+                    )
+                except TableAlreadyExistsError:
+                    continue  # another process was faster
                 continue
             table_there = self.load(table)
-            if len(table_there.schema().fields) < len(declaration.fields):  # made by an older version
+            if len(table_there.schema().fields) < len(declaration.fields):
                 with table_there.update_schema() as update:
                     update.union_by_name(declaration.schema())
 
@@ -95,47 +134,27 @@ class LocalCatalog:
         """Let go of the catalog."""
         self._catalog.close()
 
-    def location(self, table: LakeTable) -> Path:
-        """Folder of a table, with `data/` and `metadata/` in it."""
-        return self.path / NAMESPACE / table.value
-
     def load(self, table: LakeTable) -> Table:
         """The table as PyIceberg sees it, at its newest version.
 
         Raises:
-            StateError: the folder was moved.
+            StateError: its files are not where the catalog says.
         """
         try:
-            return self._catalog.load_table((NAMESPACE, table.value))
+            return self._catalog.load_table((self.namespace, table.value))
         except FileNotFoundError as error:
             raise StateError(
                 f"expected the metadata of {table} where the catalog says, found none ({error}); Iceberg stores "
                 "absolute paths: move the folder back to where it was made, or start a new home"
             ) from error
 
-    @contextmanager
-    def maintenance(self) -> Iterator[None]:
-        """Only one compaction, expiry or removal of orphans at a time; appends go on meanwhile.
-
-        Raises:
-            RetryableError: another one is under way.
-        """
-        try:
-            self._maintenance.acquire()
-        except TimeoutError as error:
-            raise RetryableError(
-                f"another compaction or expiry of the lakehouse at {self.path} is under way; try again when it is done"
-            ) from error
-        try:
-            yield
-        finally:
-            self._maintenance.release()
-
     def forget(self, table: LakeTable, snapshots: list[int]) -> Table:
         """Take snapshots out of a table's history; deletes no file."""
 
         def change(current: Table) -> Table:
-            current.maintenance.expire_snapshots().by_ids(snapshots).commit()
+            there = {snapshot.snapshot_id for snapshot in current.snapshots()}
+            if wanted := [snapshot for snapshot in snapshots if snapshot in there]:
+                current.maintenance.expire_snapshots().by_ids(wanted).commit()
             return self.load(table)
 
         return self._attempt(table, change)
@@ -145,7 +164,8 @@ class LocalCatalog:
         table: LakeTable,
         change: Callable[[Transaction, dict[str, str]], None],
         positions: Mapping[str, int] | None = None,
-        properties: Mapping[str, str] | None = None,
+        *,
+        after: Mapping[str, int] | None = None,
     ) -> Table:
         """Apply a change to the newest version of a table; again on the next version where another writer was faster.
 
@@ -153,41 +173,97 @@ class LocalCatalog:
             table: which one.
             change: stages the change; gets the transaction and the snapshot properties it has to pass on.
             positions: merged into those of the version it is applied to.
-            properties: further snapshot properties.
+            after: positions that the version must have of the shards in `positions`; None: any.
 
         Raises:
-            RetryableError: other writers kept the table busy for a minute; nothing was committed.
+            NotCommittedError: other writers kept the table busy for a minute; nothing was committed.
+            OutcomeUnknownError: the catalog did not answer, and cannot be asked what became of it.
+            StateError: the table's positions are not `after`; nothing was committed.
         """
+        commit_id = uuid4().hex
+        tried: list[int | None] = []  # the snapshots that attempts of unknown outcome started from
 
         def stage(current: Table) -> Table:
+            if tried:
+                if _holds(current, commit_id):
+                    return current
+                _check_history(current, tried, table)
             held = positions_of(current)
+            _check_positions(held, positions or {}, after, table)
             for shard, position in (positions or {}).items():
                 held[shard] = max(position, held.get(shard, position))
-            summary = {POSITIONS_PROPERTY: json.dumps(held, sort_keys=True), **(properties or {})}
+            summary = {POSITIONS_PROPERTY: json.dumps(held, sort_keys=True), _COMMIT_PROPERTY: commit_id}
             transaction = current.transaction()
             change(transaction, summary)
-            return transaction.commit_transaction()
+            try:
+                return transaction.commit_transaction()
+            except OutcomeUnknownError:
+                tried.append(current.metadata.current_snapshot_id)
+                raise
 
         return self._attempt(table, stage)
 
     def _attempt(self, table: LakeTable, change: Callable[[Table], Table]) -> Table:
         attempts = Retrying(
-            retry=retry_if_exception(_not_committed),
+            retry=retry_if_exception(self.to_try_again),
             wait=wait_random_exponential(multiplier=0.05, max=2),
             stop=stop_after_delay(_COMMIT_PATIENCE_S),
         )
+        unknown: list[OutcomeUnknownError] = []
 
         def once() -> Table:
-            with self._lock:
-                return change(self.load(table))
+            with self.committing():
+                current = self.load(table)
+                try:
+                    return change(current)
+                except OutcomeUnknownError as error:
+                    unknown.append(error)
+                    raise
 
         try:
             return attempts(once)
         except (RetryError, TimeoutError) as error:
-            raise RetryableError(
+            if unknown:
+                raise unknown[-1] from error
+            raise NotCommittedError(
                 f"the lakehouse table {table} was changed by others for {_COMMIT_PATIENCE_S:.0f} s; nothing was "
                 "committed, try again"
             ) from error
+        except RetryableError as error:
+            if unknown and not isinstance(error, OutcomeUnknownError):
+                raise unknown[-1] from error
+            raise
+
+    def to_try_again(self, error: BaseException) -> bool:
+        """Whether the next attempt of a commit may succeed: another writer was faster, or the answer was lost."""
+        return isinstance(error, CommitFailedException | OutcomeUnknownError)
+
+
+def _holds(table: Table, commit_id: str) -> bool:
+    return any(
+        snapshot.summary is not None and snapshot.summary.additional_properties.get(_COMMIT_PROPERTY) == commit_id
+        for snapshot in table.snapshots()
+    )
+
+
+def _check_history(table: Table, tried: list[int | None], name: LakeTable) -> None:
+    """A commit that stands follows the snapshot it started from; where that was forgotten, so may it have been."""
+    there = {snapshot.snapshot_id for snapshot in table.snapshots()} | {None}
+    if not there.issuperset(tried):
+        raise RetryableError(f"the snapshots that would tell whether a commit to {name} stands were forgotten")
+
+
+def _check_positions(
+    held: Mapping[str, int], positions: Mapping[str, int], after: Mapping[str, int] | None, table: LakeTable
+) -> None:
+    if after is None:
+        return
+    for shard in positions:
+        if held.get(shard) != after.get(shard):
+            raise StateError(
+                f"expected the lakehouse table {table} to hold shard {shard} up to {after.get(shard)}, it holds it up "
+                f"to {held.get(shard)}: another worker has committed; start again from the positions it holds"
+            )
 
 
 def add_nothing(transaction: Transaction, summary: dict[str, str]) -> None:
@@ -214,10 +290,3 @@ def positions_of(table: Table) -> dict[str, int]:
 
 def _positions_text(snapshot: Snapshot) -> str | None:
     return snapshot.summary.additional_properties.get(POSITIONS_PROPERTY) if snapshot.summary else None
-
-
-def _not_committed(error: BaseException) -> bool:
-    """Another writer was faster, or SQLite was busy: certain not to have been committed."""
-    if isinstance(error, OperationalError):
-        return "locked" in str(error.orig)
-    return isinstance(error, CommitFailedException)

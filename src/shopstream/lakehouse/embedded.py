@@ -7,30 +7,163 @@ Order of a commit, and what a crash between two steps leaves:
 3. one UPDATE in SQLite moves the table to the new metadata: rows and positions are there, all or nothing
 """
 
-from collections.abc import Mapping
-from datetime import timedelta
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-import pyarrow as pa
-from pyiceberg.table import Transaction
-from tenacity import retry, retry_if_exception_type, stop_after_attempt
+from filelock import FileLock
+from pyiceberg.catalog.sql import SqlCatalog
+from sqlalchemy import URL
+from sqlalchemy.exc import OperationalError
 
-from shopstream.clock import Clock, SystemClock
+from shopstream.clock import Clock
 from shopstream.errors import RetryableError
-from shopstream.lakehouse import maintenance
-from shopstream.lakehouse.catalog import LocalCatalog, add_nothing, positions_of
-from shopstream.lakehouse.files import by_day, conform, day_folder, write_file
-from shopstream.lakehouse.ports import LakeTable, TableStatus
+from shopstream.lakehouse.catalog import CATALOG_NAME, LakeCatalog
+from shopstream.lakehouse.durable import DurableFileIO, sync_file
+from shopstream.lakehouse.iceberg import IcebergLakehouse
 from shopstream.lakehouse.settings import LakehouseSettings
-from shopstream.lakehouse.tables import TABLES
+from shopstream.lakehouse.tables import NAMESPACE
 
-__all__ = ["EmbeddedLakehouse"]
+__all__ = ["CATALOG_FILE", "EmbeddedLakehouse", "LocalCatalog", "LocalStorage"]
 
-_TRIM_AT = 2
-"""Snapshots, as a multiple of those to keep, at which a commit forgets the older ones."""
+CATALOG_FILE = "catalog.db"
+"""The SQLite catalog, inside the lakehouse's folder."""
+
+_BUSY_PATIENCE_S = 60.0
 
 
-class EmbeddedLakehouse:
+class LocalStorage:
+    """Files by absolute path.
+
+    Args:
+        durable: force each file to the disk.
+    """
+
+    file_system: None = None
+    """DuckDB reads local files by itself."""
+
+    def __init__(self, *, durable: bool) -> None:
+        self._durable = durable
+
+    def draft(self, location: str) -> Path:
+        """The path itself; its folder is made."""
+        path = Path(location)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def keep(self, draft: Path, location: str) -> int:  # noqa: ARG002  the draft is written where it stays
+        """Force a finished file to the disk; bytes it has."""
+        if self._durable:
+            sync_file(draft)
+        return draft.stat().st_size
+
+    def remove(self, locations: Iterable[str]) -> int:
+        """Delete files; returns how many were there. Folders stay: a writer may be about to use one."""
+        removed = 0
+        for path in map(Path, sorted(locations)):
+            try:
+                path.unlink()
+            except FileNotFoundError:
+                continue  # a run that a crash cut short was here before
+            removed += 1
+        return removed
+
+    def listing(self, folder: str) -> Iterator[tuple[str, float]]:
+        """Every file below a folder, with the time of its last change in s since 1970."""
+        for path in Path(folder).rglob("*"):
+            if path.is_file():
+                yield str(path), path.stat().st_mtime
+
+
+class LocalCatalog(LakeCatalog):
+    """The tables' versions in SQLite; any number of processes of one machine may commit and read.
+
+    Args:
+        path: folder of catalog and tables; made where there is none. Iceberg stores absolute paths: do not move it.
+        settings: codec, file sizes, durability.
+
+    Raises:
+        RetryableError: another process kept it busy for a minute.
+        StateError: the folder was moved.
+    """
+
+    def __init__(self, path: Path, settings: LakehouseSettings | None = None) -> None:
+        settings = settings or LakehouseSettings()
+        self.path = path.resolve()
+        database = str(self.path / CATALOG_FILE)
+        self.uri = URL.create("sqlite", database=database).render_as_string()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.path / "commit.lock", timeout=_BUSY_PATIENCE_S)
+        self._maintenance = FileLock(self.path / "maintenance.lock", timeout=0)
+        properties = {"uri": self.uri, "warehouse": str(self.path)}
+        if settings.durable:
+            properties["py-io-impl"] = f"{DurableFileIO.__module__}.{DurableFileIO.__qualname__}"
+        try:
+            with self._lock:
+                catalog = SqlCatalog(CATALOG_NAME, **properties)
+                super().__init__(catalog, NAMESPACE, str(self.path), LocalStorage(durable=settings.durable), settings)
+                catalog.create_namespace_if_not_exists(NAMESPACE)
+                self.create_tables()
+        except TimeoutError as error:
+            raise RetryableError(f"the lakehouse at {self.path} is kept busy by another process; try again") from error
+
+    @property
+    def description(self) -> str:
+        """Where catalog and tables are, for people."""
+        return f"Iceberg tables in {self.path}, catalog `{CATALOG_FILE}` (SQLite), namespace `{self.namespace}`."
+
+    @property
+    def spill_folder(self) -> Path:
+        """Beside the tables: the disk that has room."""
+        return self.path / "tmp"
+
+    def committing(self) -> AbstractContextManager[object]:
+        """One commit at a time: waiting is cheaper than losing a race."""
+        return self._lock
+
+    @contextmanager
+    def maintenance(self) -> Iterator[None]:
+        """Only one compaction, expiry or removal of orphans at a time; appends go on meanwhile.
+
+        Raises:
+            RetryableError: another one is under way.
+        """
+        try:
+            self._maintenance.acquire()
+        except TimeoutError as error:
+            raise RetryableError(
+                f"another compaction or expiry of the lakehouse at {self.path} is under way; try again when it is done"
+            ) from error
+        try:
+            yield
+        finally:
+            self._maintenance.release()
+
+    @contextmanager
+    def loading(self, key: str, location: str) -> Iterator[None]:
+        """Only one bulk load of a file at a time.
+
+        Raises:
+            RetryableError: another process loads it.
+        """
+        lock = FileLock(self.path / f"{key}.lock", timeout=0)
+        try:
+            lock.acquire()
+        except TimeoutError as error:
+            raise RetryableError(f"{location} is being loaded by another process; wait for it") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def to_try_again(self, error: BaseException) -> bool:
+        """Whether another writer was faster, or SQLite was busy: certain not to have been committed."""
+        if isinstance(error, OperationalError):
+            return "locked" in str(error.orig)
+        return super().to_try_again(error)
+
+
+class EmbeddedLakehouse(IcebergLakehouse):
     """Iceberg tables on local files; any number of processes may append to and read them.
 
     Args:
@@ -39,157 +172,7 @@ class EmbeddedLakehouse:
         clock: tells the age of files that may be orphans.
     """
 
+    catalog: LocalCatalog
+
     def __init__(self, path: Path, settings: LakehouseSettings | None = None, clock: Clock | None = None) -> None:
-        self.catalog = LocalCatalog(path, settings)
-        self.settings = self.catalog.settings
-        self._clock = clock or SystemClock()
-        self._planned: dict[LakeTable, tuple[int | None, list[str]]] = {}
-
-    def close(self) -> None:
-        """Let go of the catalog."""
-        self.catalog.close()
-
-    def append(self, table: LakeTable, rows: pa.Table, positions: Mapping[str, int]) -> None:
-        """Commit rows as one snapshot that carries `positions` (shard id → last sequence number it holds).
-
-        Text columns may be dictionary-encoded. Rows may be empty: the positions still advance. Older snapshots are
-        forgotten from time to time (setting `keep_snapshots`), since every commit gets slower with their number.
-
-        Raises:
-            PermanentError: a column is missing, of another type, or null where it must not be.
-            RetryableError: other writers kept the table busy; nothing was committed.
-        """
-        self.add(table, self.write(table, rows), positions)
-
-    def write(self, table: LakeTable, rows: pa.Table) -> list[Path]:
-        """Write rows to Parquet files, one for each partition, without committing them (see `add`)."""
-        declaration, settings = TABLES[table], self.settings
-        if not rows.num_rows:
-            return []
-        rows = conform(rows, declaration)
-        data = self.catalog.location(table) / "data"
-        if declaration.day_of is None:
-            parts = [(data, rows)]
-        else:
-            column = declaration.day_of
-            parts = [(day_folder(data, column, day), part) for day, part in by_day(rows, column)]
-        return [
-            write_file(part, folder, declaration, settings.compression, durable=settings.durable)
-            for folder, part in parts
-        ]
-
-    def add(
-        self,
-        table: LakeTable,
-        files: list[Path],
-        positions: Mapping[str, int],
-        properties: Mapping[str, str] | None = None,
-    ) -> None:
-        """Commit files of `write` as one snapshot that carries positions, together with properties of the table.
-
-        Raises:
-            RetryableError: other writers kept the table busy; nothing was committed, and the files are gone.
-        """
-
-        def change(transaction: Transaction, summary: dict[str, str]) -> None:
-            if properties:
-                transaction.set_properties(dict(properties))
-            if files:
-                paths = [str(path) for path in files]
-                transaction.add_files(paths, snapshot_properties=summary, check_duplicate_files=False)
-            else:
-                add_nothing(transaction, summary)
-
-        try:
-            committed = self.catalog.commit(table, change, positions)
-        except RetryableError:  # surely not committed; after any other error the snapshot may stand
-            maintenance.remove(files)
-            raise
-        if len(committed.metadata.snapshots) >= _TRIM_AT * self.settings.keep_snapshots:
-            self._trim(table)
-
-    def _trim(self, table: LakeTable) -> None:
-        try:
-            with self.catalog.maintenance():
-                maintenance.expire(self.catalog, table, self.settings.keep_snapshots, delete_data=False)
-        except RetryableError:
-            return  # a compaction or expiry is at it: the next commit will trim
-
-    def positions(self, table: LakeTable) -> dict[str, int]:
-        """Shard id → last sequence number the table holds, over all its snapshots so far."""
-        return positions_of(self.catalog.load(table))
-
-    @retry(retry=retry_if_exception_type(FileNotFoundError), stop=stop_after_attempt(5), reraise=True)
-    def data_files(self, table: LakeTable) -> list[str]:
-        """Parquet files of the current snapshot, for readers without Iceberg support; oldest partition first."""
-        current = self.catalog.load(table)
-        snapshot = current.metadata.current_snapshot_id
-        known = self._planned.get(table)
-        if known is None or known[0] != snapshot:
-            # A concurrent writer may have forgotten this snapshot meanwhile: then its manifests are gone, plan anew.
-            files = sorted(task.file.file_path for task in current.scan().plan_files())
-            known = self._planned[table] = (snapshot, files)
-        return list(known[1])
-
-    def status(self) -> list[TableStatus]:
-        """One row a table."""
-        rows = []
-        for table in TABLES:
-            current = self.catalog.load(table)
-            snapshot = current.current_snapshot()
-            total = snapshot.summary.additional_properties if snapshot and snapshot.summary else {}
-            rows.append(
-                TableStatus(
-                    table=table.value,
-                    rows=int(total.get("total-records", 0)),
-                    data_files=int(total.get("total-data-files", 0)),
-                    bytes=int(total.get("total-files-size", 0)),
-                    snapshots=len(current.metadata.snapshots),
-                    current_snapshot_id=current.metadata.current_snapshot_id,
-                    positions=positions_of(current),
-                )
-            )
-        return rows
-
-    def compact(self, table: LakeTable) -> int:
-        """Merge small files inside each partition; returns how many files went away. Rows and positions stay.
-
-        The merged files stay on the disk for the older snapshots; `expire` deletes them.
-
-        Raises:
-            RetryableError: another compaction or expiry is under way; nothing was changed.
-        """
-        with self.catalog.maintenance():
-            return maintenance.compact(self.catalog, table)
-
-    def expire(self, table: LakeTable, keep_last: int) -> int:
-        """Forget all but the newest snapshots and delete files that none of the kept ones needs; returns deleted files.
-
-        The positions survive. A reader that still works on a forgotten snapshot may miss its files.
-
-        Raises:
-            ValueError: `keep_last` is less than 1.
-            RetryableError: another compaction or expiry is under way; nothing was changed.
-        """
-        if keep_last < 1:
-            raise ValueError(f"expected to keep at least 1 snapshot, got {keep_last}; a table without any has no rows")
-        with self.catalog.maintenance():
-            return maintenance.expire(self.catalog, table, keep_last)
-
-    def orphans(self, table: LakeTable, older_than: timedelta | None = None, *, delete: bool) -> list[Path]:
-        """Files that no snapshot names, and delete them if told so.
-
-        Args:
-            table: which one.
-            older_than: younger files may belong to a commit under way; None takes the setting `orphan_age`.
-            delete: False only lists them.
-
-        Raises:
-            RetryableError: a compaction or expiry is under way; nothing was deleted.
-        """
-        age = self.settings.orphan_age if older_than is None else older_than
-        with self.catalog.maintenance():
-            found = maintenance.find_orphans(self.catalog, table, age, self._clock)
-            if delete:
-                maintenance.remove(found)
-        return found
+        super().__init__(LocalCatalog(path, settings), clock)

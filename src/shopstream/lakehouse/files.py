@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from uuid import uuid4
 
 import pyarrow as pa
@@ -10,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shopstream.errors import PermanentError
-from shopstream.lakehouse.durable import sync_file
+from shopstream.lakehouse.storage import Storage
 from shopstream.lakehouse.tables import TableDeclaration
 
 __all__ = ["ROW_GROUP", "ParquetFile", "by_day", "conform", "day_folder", "write_file"]
@@ -79,27 +78,44 @@ def by_day(rows: pa.Table, column: str) -> Iterator[tuple[int, pa.Table]]:
         yield day, rows.filter(pc.equal(days, day))
 
 
-def day_folder(data: Path, column: str, day: int) -> Path:
+def day_folder(data: str, column: str, day: int) -> str:
     """Folder of one day's files; readers do not depend on the name, people like it."""
     date = datetime.fromtimestamp(0, UTC) + timedelta(days=day)
-    return data / f"{column}_day={date:%Y-%m-%d}"
+    return f"{data}/{column}_day={date:%Y-%m-%d}"
 
 
 class ParquetFile:
-    """A file being written; rows may come in several pieces of one schema."""
+    """A file being written; rows may come in several pieces of one schema.
+
+    Args:
+        storage: where it will lie.
+        folder: the folder it will lie in, under a name of its own.
+        schema: of the rows, see `conform`.
+        declaration: the table it is for.
+        compression: codec.
+        packed: compress event ids too.
+    """
 
     def __init__(
-        self, path: Path, schema: pa.Schema, declaration: TableDeclaration, compression: str, *, packed: bool
+        self,
+        storage: Storage,
+        folder: str,
+        schema: pa.Schema,
+        declaration: TableDeclaration,
+        compression: str,
+        *,
+        packed: bool = False,
     ) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
+        self.location = f"{folder}/{uuid4().hex}.parquet"
+        self._storage = storage
+        self._draft = storage.draft(self.location)
         names = [field.name for field in schema]
         codec = dict.fromkeys(names, compression.upper())
         if not packed and "event_id" in codec:
             codec["event_id"] = "NONE"  # 128 random bits as hex: most of the cost of compression for a third off
         text = [f.name for f in schema if f.name != "event_id" and not _is_number(f)]
         self._writer = pq.ParquetWriter(
-            path,
+            self._draft,
             schema,
             compression=codec,
             use_dictionary=text,
@@ -114,17 +130,15 @@ class ParquetFile:
         """Add rows."""
         self._writer.write_table(rows, row_group_size=ROW_GROUP)
 
-    def close(self, *, durable: bool) -> int:
-        """Finish the file; bytes it has. `durable` forces it to the disk."""
+    def close(self) -> int:
+        """Finish the file and put it where it will lie; bytes it has."""
         self._writer.close()
-        if durable:
-            sync_file(self.path)
-        return self.path.stat().st_size
+        return self._storage.keep(self._draft, self.location)
 
     def abandon(self) -> None:
         """Drop the unfinished file."""
         self._writer.close()
-        self.path.unlink(missing_ok=True)
+        self._draft.unlink(missing_ok=True)
 
 
 def _is_number(field: pa.Field) -> bool:
@@ -132,21 +146,13 @@ def _is_number(field: pa.Field) -> bool:
     return not (pa.types.is_dictionary(kind) or pa.types.is_string(kind) or pa.types.is_binary(kind))
 
 
-def write_file(
-    rows: pa.Table,
-    folder: Path,
-    declaration: TableDeclaration,
-    compression: str,
-    *,
-    durable: bool,
-    packed: bool = False,
-) -> Path:
-    """One Parquet file of rows that `conform`; returns its path. Nothing refers to it before a commit does."""
-    file = ParquetFile(folder / f"{uuid4().hex}.parquet", rows.schema, declaration, compression, packed=packed)
+def write_file(rows: pa.Table, storage: Storage, folder: str, declaration: TableDeclaration, compression: str) -> str:
+    """One Parquet file of rows that `conform`; returns its location. Nothing refers to it before a commit does."""
+    file = ParquetFile(storage, folder, rows.schema, declaration, compression)
     try:
         file.write(rows)
+        file.close()
     except BaseException:
         file.abandon()
         raise
-    file.close(durable=durable)
-    return file.path
+    return file.location

@@ -21,16 +21,13 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from filelock import FileLock
 
 from shopstream.clock import Clock
-from shopstream.errors import RetryableError
 from shopstream.events.codec import Decoder
 from shopstream.events.schema import DEAD_LETTER_FIELDS, arrow_schema
 from shopstream.events.sources import Block, Source, identify, open_blocks
 from shopstream.events.validation import time_us
-from shopstream.lakehouse.embedded import EmbeddedLakehouse
-from shopstream.lakehouse.maintenance import remove
+from shopstream.lakehouse.iceberg import IcebergLakehouse
 from shopstream.lakehouse.ports import LakeTable
 
 __all__ = ["IngestResult", "ingest"]
@@ -81,7 +78,7 @@ class IngestResult:
 class _Part:
     """One block, written but not committed."""
 
-    files: list[Path]
+    files: list[str]
     events: int
     duplicates: int
     dead: pa.Table
@@ -91,7 +88,7 @@ class _Part:
 
 
 def ingest(
-    lakehouse: EmbeddedLakehouse,
+    lakehouse: IcebergLakehouse,
     location: str,
     clock: Clock,
     progress: Callable[[int, int, IngestResult], None] = lambda _consumed, _size, _result: None,
@@ -110,23 +107,12 @@ def ingest(
     """
     source = identify(location)
     key = f"shopstream.ingest.{source.digest[:32]}"
-    lock = FileLock(lakehouse.catalog.path / f"ingest-{source.digest[:32]}.lock", timeout=0)
-    try:
-        lock.acquire()
-    except TimeoutError as error:
-        raise RetryableError(f"{location} is being loaded by another process; wait for it") from error
-    try:
-        state = _state(lakehouse, key, location)
+    with lakehouse.catalog.loading(f"ingest-{source.digest[:32]}", location):
+        text = lakehouse.catalog.load(LakeTable.EVENTS).properties.get(key)
+        state = replace(IngestResult(**json.loads(text)), source=location) if text else IngestResult(location)
         if state.complete:
             return replace(state, skipped=True)
-        return _Load(lakehouse, source, key, clock, progress).run(state)
-    finally:
-        lock.release()
-
-
-def _state(lakehouse: EmbeddedLakehouse, key: str, location: str) -> IngestResult:
-    text = lakehouse.catalog.load(LakeTable.EVENTS).properties.get(key)
-    return replace(IngestResult(**json.loads(text)), source=location) if text else IngestResult(location)
+        return _Load(lakehouse, source, key, clock, progress, mark=text).run(state)
 
 
 class _Load:
@@ -134,20 +120,22 @@ class _Load:
 
     def __init__(
         self,
-        lakehouse: EmbeddedLakehouse,
+        lakehouse: IcebergLakehouse,
         source: Source,
         key: str,
         clock: Clock,
         progress: Callable[[int, int, IngestResult], None],
+        *,
+        mark: str | None,
     ) -> None:
+        self._mark = mark
         self._lakehouse = lakehouse
         self._source = source
         self._key = key
         self._clock = clock
         self._progress = progress
         self._local = threading.local()
-        dead = lakehouse.catalog.load(LakeTable.DEAD_LETTERS).properties.get(key)
-        self._dead_until = int(dead) if dead else 0
+        self._dead_mark = lakehouse.catalog.load(LakeTable.DEAD_LETTERS).properties.get(key)
 
     def run(self, state: IngestResult) -> IngestResult:
         waiting: list[_Part] = []
@@ -161,22 +149,29 @@ class _Load:
                     state = self._commit(waiting, seen)
                     waiting = []
         except BaseException:
-            for part in waiting:
-                remove(part.files)
+            self._discard([file for part in waiting for file in part.files])
             raise
         state = self._commit(waiting, replace(seen, complete=True))
         self._progress(self._source.size, self._source.size, state)
         return state
 
     def _commit(self, parts: list[_Part], state: IngestResult) -> IngestResult:
-        dead = [part.dead for part in parts if part.start >= self._dead_until and part.dead.num_rows]
+        dead_until = int(self._dead_mark) if self._dead_mark else 0
+        dead = [part.dead for part in parts if part.start >= dead_until and part.dead.num_rows]
         if dead:
             files = self._lakehouse.write(LakeTable.DEAD_LETTERS, pa.concat_tables(dead))
-            self._dead_until = state.offset
-            self._lakehouse.add(LakeTable.DEAD_LETTERS, files, {}, {self._key: str(state.offset)})
+            self._dead_mark = self._add(LakeTable.DEAD_LETTERS, files, self._dead_mark, str(state.offset))
         text = json.dumps(asdict(replace(state, source=Path(state.source).name)))
-        self._lakehouse.add(LakeTable.EVENTS, [file for part in parts for file in part.files], {}, {self._key: text})
+        self._mark = self._add(LakeTable.EVENTS, [file for part in parts for file in part.files], self._mark, text)
         return state
+
+    def _add(self, table: LakeTable, files: list[str], before: str | None, mark: str) -> str:
+        """Commit files together with the mark of how far the load has come; refused where another load moved it."""
+        self._lakehouse.add(table, files, {}, {self._key: mark}, expected={self._key: before})
+        return mark
+
+    def _discard(self, files: list[str]) -> None:
+        self._lakehouse.catalog.storage.remove(files)
 
     def _parts(self, start: int) -> Iterator[_Part]:
         """Blocks decoded and written by workers, in order; no more than a few in memory at once."""
@@ -193,7 +188,7 @@ class _Load:
             finally:
                 for future in pending:
                     if not future.cancel() and future.exception() is None:
-                        remove(future.result().files)
+                        self._discard(future.result().files)
 
     def _write(self, block: Block) -> _Part:
         if not hasattr(self._local, "decoder"):

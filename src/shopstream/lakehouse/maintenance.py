@@ -7,8 +7,6 @@ table as it was or as it will be, and at most files that no snapshot knows.
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from datetime import timedelta
-from pathlib import Path
-from uuid import uuid4
 
 import duckdb
 import pyarrow as pa
@@ -21,19 +19,19 @@ from pyiceberg.table.snapshots import Snapshot
 
 from shopstream.clock import Clock
 from shopstream.errors import RetryableError, StateError
-from shopstream.lakehouse.catalog import LocalCatalog, add_nothing, carrier_of
+from shopstream.lakehouse.catalog import LakeCatalog, NotCommittedError, add_nothing, carrier_of
 from shopstream.lakehouse.files import ROW_GROUP, ParquetFile, conform
 from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.tables import TABLES
-from shopstream.lakehouse.views import view_sql
+from shopstream.lakehouse.views import register_storage, view_sql
 
-__all__ = ["compact", "expire", "find_orphans", "remove"]
+__all__ = ["compact", "expire", "find_orphans"]
 
 _FULL_ENOUGH = 0.75
 """A file of this share of the target size is not rewritten: it would only be moved."""
 
 
-def compact(catalog: LocalCatalog, table: LakeTable) -> int:
+def compact(catalog: LakeCatalog, table: LakeTable) -> int:
     """Merge small files inside each partition, rows sorted; one snapshot. Returns how many files went away.
 
     Memory is bounded by the setting `compaction_memory`: sorting goes on in temporary files beyond it. A concurrent
@@ -47,7 +45,7 @@ def compact(catalog: LocalCatalog, table: LakeTable) -> int:
     if not groups:
         return 0
     replaced = [file for group in groups for file in group]
-    merged: list[Path] = []
+    merged: list[str] = []
 
     def replace(transaction: Transaction, summary: dict[str, str]) -> None:
         with transaction.update_snapshot(snapshot_properties=summary).overwrite() as overwrite:
@@ -55,15 +53,15 @@ def compact(catalog: LocalCatalog, table: LakeTable) -> int:
             overwrite.delete_by_predicate(AlwaysTrue())
             for file in replaced:
                 overwrite.delete_data_file(file)
-            for file in parquet_files_to_data_files(current.io, current.metadata, iter(map(str, merged))):
+            for file in parquet_files_to_data_files(current.io, current.metadata, iter(merged)):
                 overwrite.append_data_file(file)
 
     try:
         for group in groups:
             _merge(catalog, table, group, merged)
         catalog.commit(table, replace)
-    except (ValidationException, RetryableError, duckdb.Error, OSError) as error:  # surely not committed
-        remove(merged)
+    except (ValidationException, NotCommittedError, duckdb.Error, OSError) as error:  # surely not committed
+        catalog.storage.remove(merged)
         if isinstance(error, ValidationException):
             raise RetryableError(
                 f"files of {table} were replaced by another program meanwhile; nothing was changed, try again"
@@ -92,24 +90,32 @@ def _groups(table: Table, target_bytes: int) -> Iterator[list[DataFile]]:
             yield group
 
 
-def _merge(catalog: LocalCatalog, table: LakeTable, group: list[DataFile], merged: list[Path]) -> None:
-    """Write the rows of several files into one, in order; its path is appended to `merged` as soon as it exists."""
+def _merge(catalog: LakeCatalog, table: LakeTable, group: list[DataFile], merged: list[str]) -> None:
+    """Write the rows of several files into one, in order; its location is appended to `merged`."""
     declaration, settings = TABLES[table], catalog.settings
     query = f"{view_sql(table, [file.file_path for file in group])} ORDER BY {', '.join(declaration.sort_by)}"
-    path = Path(group[0].file_path).with_name(f"{uuid4().hex}.parquet")
+    folder = group[0].file_path.rpartition("/")[0]
     rows = 0
     with duckdb.connect(config=_limits(catalog)) as connection:
         connection.execute("SET TimeZone = 'UTC'")
+        register_storage(connection, catalog.storage.file_system)
         file: ParquetFile | None = None
-        for batch in connection.sql(query).to_arrow_reader(ROW_GROUP):
-            part = conform(pa.Table.from_batches([batch]), declaration)
-            if file is None:
-                merged.append(path)
-                file = ParquetFile(path, part.schema, declaration, settings.compression, packed=True)
-            file.write(part)
-            rows += part.num_rows
-        if file is not None:
-            file.close(durable=settings.durable)
+        try:
+            for batch in connection.sql(query).to_arrow_reader(ROW_GROUP):
+                part = conform(pa.Table.from_batches([batch]), declaration)
+                if file is None:
+                    file = ParquetFile(
+                        catalog.storage, folder, part.schema, declaration, settings.compression, packed=True
+                    )
+                    merged.append(file.location)
+                file.write(part)
+                rows += part.num_rows
+            if file is not None:
+                file.close()
+        except BaseException:
+            if file is not None:
+                file.abandon()
+            raise
     expected = sum(file.record_count for file in group)
     if rows != expected:
         raise StateError(
@@ -118,15 +124,15 @@ def _merge(catalog: LocalCatalog, table: LakeTable, group: list[DataFile], merge
         )
 
 
-def _limits(catalog: LocalCatalog) -> dict[str, str | bool | int | float | list[str]]:
+def _limits(catalog: LakeCatalog) -> dict[str, str | bool | int | float | list[str]]:
     return {
         "memory_limit": f"{catalog.settings.compaction_memory >> 20}MiB",
-        "temp_directory": str(catalog.path / "tmp"),
+        "temp_directory": str(catalog.spill_folder),
         "preserve_insertion_order": "true",
     }
 
 
-def expire(catalog: LocalCatalog, table: LakeTable, keep_last: int, *, delete_data: bool = True) -> int:
+def expire(catalog: LakeCatalog, table: LakeTable, keep_last: int, *, delete_data: bool = True) -> int:
     """Forget all but the newest snapshots (and those a branch or tag names); returns how many files were deleted.
 
     A file is deleted when only forgotten snapshots name it. With `delete_data` unset, only metadata goes: data files
@@ -150,7 +156,7 @@ def expire(catalog: LocalCatalog, table: LakeTable, keep_last: int, *, delete_da
     gone = (before.metadata - needed.metadata) | (
         before.data(needed.manifests) - needed.data() if delete_data else set()
     )
-    return remove(map(Path, gone))
+    return catalog.storage.remove(gone)
 
 
 def _kept(table: Table, keep_last: int) -> set[int]:
@@ -181,29 +187,17 @@ class _Reachable:
         }
 
 
-def find_orphans(catalog: LocalCatalog, table: LakeTable, older_than: timedelta, clock: Clock) -> list[Path]:
+def find_orphans(catalog: LakeCatalog, table: LakeTable, older_than: timedelta, clock: Clock) -> list[str]:
     """Files of a table that no snapshot names, e.g. of a commit that a crash cut short.
 
     Files younger than `older_than` are left out: they may belong to a commit under way.
     """
-    root = catalog.location(table)
     newest = clock.now_ms() / 1000 - older_than.total_seconds()
     # Listed before the table is loaded: what a commit adds in between is not in the list.
-    old = [path for path in sorted(root.rglob("*")) if path.is_file() and path.stat().st_mtime < newest]
+    listing = catalog.storage.listing(catalog.location(table))
+    old = [location for location, modified in sorted(listing) if modified < newest]
     current = catalog.load(table)
     reachable = _Reachable(current, current.snapshots())
     named = reachable.metadata | reachable.data() | {current.metadata_location}
     named |= {entry.metadata_file for entry in current.metadata.metadata_log}
-    return [path for path in old if str(path) not in named]
-
-
-def remove(paths: Iterable[Path]) -> int:
-    """Delete files that nothing needs; returns how many were there. Folders stay: a writer may be about to use one."""
-    removed = 0
-    for path in sorted(paths):
-        try:
-            path.unlink()
-        except FileNotFoundError:
-            continue  # a run that a crash cut short was here before
-        removed += 1
-    return removed
+    return [location for location in old if location not in named]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from fsspec import AbstractFileSystem
 
 __all__ = ["LakeTable", "Lakehouse", "TableStatus"]
 
@@ -35,10 +36,25 @@ class TableStatus:
 class Lakehouse(Protocol):
     """Keeps rows for good, and lets other programs read them."""
 
-    def append(self, table: LakeTable, rows: "pa.Table", positions: Mapping[str, int]) -> None:
+    @property
+    def file_system(self) -> "AbstractFileSystem | None":
+        """What DuckDB reads the files of `data_files` with; None where it does so by itself."""
+        ...
+
+    def append(
+        self,
+        table: LakeTable,
+        rows: "pa.Table",
+        positions: Mapping[str, int],
+        *,
+        after: Mapping[str, int] | None = None,
+    ) -> None:
         """Commit rows as one snapshot that carries `positions` (shard id → last sequence number it holds).
 
         The caller drops what `positions()` says is there already. Rows may be empty: the positions still advance.
+
+        With `after`, the table must hold exactly these positions of the shards in `positions` (a shard that is not in
+        it: nothing of it) when the commit happens, or a StateError tells that another worker has committed meanwhile.
         """
         ...
 

@@ -3,11 +3,12 @@
 from collections.abc import Iterable
 
 import duckdb
+from fsspec import AbstractFileSystem
 
 from shopstream.lakehouse.ports import Lakehouse, LakeTable
 from shopstream.lakehouse.tables import TABLES, TableDeclaration
 
-__all__ = ["create_views", "view_sql"]
+__all__ = ["create_views", "register_storage", "view_sql"]
 
 
 def create_views(
@@ -18,9 +19,19 @@ def create_views(
     A view sees that snapshot only: call again to see later commits. An empty table gives an empty view with the same
     columns. Temporary, so that nothing of them stays in a database file, and a read-only database will do.
     """
+    register_storage(connection, lakehouse.file_system)
     for table in tables:
         files = lakehouse.data_files(table)
         connection.execute(f"CREATE OR REPLACE TEMPORARY VIEW {table.value} AS {view_sql(table, files)}")
+
+
+def register_storage(connection: duckdb.DuckDBPyConnection, file_system: AbstractFileSystem | None) -> None:
+    """Let a connection read files of a file system of Python's, such as S3; again is no harm."""
+    if file_system is None:
+        return
+    protocols = [file_system.protocol] if isinstance(file_system.protocol, str) else file_system.protocol
+    if not set(protocols).intersection(connection.list_filesystems()):
+        connection.register_filesystem(file_system)
 
 
 def view_sql(table: LakeTable, files: Iterable[str]) -> str:

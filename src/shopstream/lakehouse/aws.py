@@ -1,0 +1,223 @@
+"""The lakehouse on S3: Iceberg tables by PyIceberg, the catalog in AWS Glue, so that Athena reads them as they are.
+
+Order of a commit, and what a crash between two steps leaves:
+
+1. Parquet files are written on the local disk, then put to S3, each whole or not at all
+   → files that no snapshot knows; `orphans` removes them
+2. manifests and table metadata are put to S3                                            → the same
+3. one UpdateTable in Glue moves the table to the new metadata, if its version is still the one step 2 started from:
+   rows and positions are there, all or nothing
+
+Step 3 is sent once. Were it repeated blindly after a lost answer, Glue would refuse the second one for the version that
+the first one made, and the files of a commit that stands would be taken for those of a failed one and deleted. Instead
+the table is asked whether it holds the commit, by the id in its snapshot; only if not, the commit is tried again.
+
+There is no lock. Two compactions or expiries at once do work twice, but harm nothing: the later one finds that the
+files it replaced are gone and changes nothing, and only files are deleted that no kept snapshot names.
+"""
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import s3fs
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from pyiceberg.catalog.glue import GlueCatalog
+from pyiceberg.exceptions import CommitFailedException, NoSuchNamespaceError, NoSuchTableError
+from pyiceberg.table import Table
+
+from shopstream.aws import client, error_code, explained
+from shopstream.clock import Clock
+from shopstream.errors import BackpressureError, ConfigurationError, StateError
+from shopstream.lakehouse.catalog import CATALOG_NAME, LakeCatalog, OutcomeUnknownError
+from shopstream.lakehouse.iceberg import IcebergLakehouse
+from shopstream.lakehouse.ports import LakeTable
+from shopstream.lakehouse.settings import GlueSettings, LakehouseSettings
+
+__all__ = ["AwsLakehouse", "GlueLakeCatalog", "S3Storage"]
+
+_SERVER_ERROR = 500
+_MOST_DELETIONS = 1000
+"""Keys that S3 takes in one DeleteObjects."""
+
+
+@contextmanager
+def _told(action: str) -> Iterator[None]:
+    """Errors of AWS as ours, also those that s3fs has made errors of the operating system of."""
+    with explained(action):
+        try:
+            yield
+        except OSError as error:
+            cause = error.__cause__
+            if isinstance(cause, ClientError | BotoCoreError):
+                raise cause from error
+            raise
+
+
+class S3Storage:
+    """Files by URL, s3://bucket/key."""
+
+    def __init__(self) -> None:
+        self._s3 = client("s3")
+        self.file_system = s3fs.S3FileSystem(use_listings_cache=False)
+
+    def draft(self, location: str) -> Path:  # noqa: ARG002  a draft is local, wherever it will lie
+        """A new temporary file."""
+        return Path(tempfile.gettempdir()) / f"shopstream-{uuid4().hex}.parquet"
+
+    def keep(self, draft: Path, location: str) -> int:
+        """Put a finished draft to S3 and delete it here; bytes it has."""
+        bucket, key = _split(location)
+        size = draft.stat().st_size
+        try:
+            with draft.open("rb") as body, explained(f"to write to bucket {bucket}"):
+                self._s3.upload_fileobj(body, bucket, key)
+        finally:
+            draft.unlink()
+        return size
+
+    def remove(self, locations: Iterable[str]) -> int:
+        """Delete files; returns how many were asked for (S3 does not tell which were there)."""
+        keys: dict[str, list[str]] = {}
+        for location in locations:
+            bucket, key = _split(location)
+            keys.setdefault(bucket, []).append(key)
+        for bucket, of_bucket in keys.items():
+            for start in range(0, len(of_bucket), _MOST_DELETIONS):
+                some = [{"Key": key} for key in of_bucket[start : start + _MOST_DELETIONS]]
+                with explained(f"to delete from bucket {bucket}"):
+                    answer = self._s3.delete_objects(Bucket=bucket, Delete={"Objects": some, "Quiet": True})
+                    for failed in answer.get("Errors", []):
+                        raise ClientError({"Error": failed}, "DeleteObjects")
+        return sum(map(len, keys.values()))
+
+    def listing(self, folder: str) -> Iterator[tuple[str, float]]:
+        """Every file below a folder, with the time of its last change in s since 1970."""
+        bucket, prefix = _split(folder)
+        pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/")
+        with explained(f"to list bucket {bucket}"):
+            for page in pages:
+                for entry in page.get("Contents", []):
+                    yield f"s3://{bucket}/{entry['Key']}", entry["LastModified"].timestamp()
+
+
+def _split(location: str) -> tuple[str, str]:
+    bucket, _, key = location.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+class _Glue(GlueCatalog):
+    """PyIceberg's Glue catalog, whose commits say whether they surely failed."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            CATALOG_NAME, client("glue"), **{"py-io-impl": "pyiceberg.io.fsspec.FsspecFileIO", "downcast": "false"}
+        )
+        self._once = client("glue", attempts=1)
+
+    def _update_glue_table(
+        self,
+        database_name: str,
+        table_name: str,
+        table_input: Any,  # noqa: ANN401  as PyIceberg has it
+        version_id: str,
+    ) -> None:
+        action = f"to commit to the lakehouse table {table_name}"
+        try:
+            with explained(action):
+                self._once.update_table(
+                    DatabaseName=database_name, TableInput=table_input, SkipArchive=True, VersionId=version_id
+                )
+        except BackpressureError as error:  # not executed
+            raise CommitFailedException(str(error)) from error
+        except Exception as error:
+            cause = error.__cause__
+            if isinstance(cause, ClientError) and error_code(cause) == "ConcurrentModificationException":
+                raise CommitFailedException(str(error)) from error
+            status = cause.response["ResponseMetadata"]["HTTPStatusCode"] if isinstance(cause, ClientError) else 0
+            if isinstance(cause, HTTPClientError) or status >= _SERVER_ERROR:
+                raise OutcomeUnknownError(
+                    f"AWS Glue did not answer {action}: it may stand, or not; compare the positions, then try again"
+                ) from error
+            raise
+
+
+class GlueLakeCatalog(LakeCatalog):
+    """The tables' versions in the Glue Data Catalog; any number of processes anywhere may commit and read.
+
+    Args:
+        settings: codec, file sizes.
+        glue: database and place.
+
+    Raises:
+        ConfigurationError: no place is set, or credentials, region or a permission are missing.
+        StateError: the bucket is not there.
+    """
+
+    def __init__(self, settings: LakehouseSettings, glue: GlueSettings) -> None:
+        if glue.warehouse is None:
+            raise ConfigurationError(
+                "expected a place for the tables in setting aws.glue.warehouse, got none; set it to s3://bucket/prefix"
+            )
+        with _told("to open the lakehouse"):
+            super().__init__(_Glue(), glue.database, glue.warehouse.rstrip("/"), S3Storage(), settings)
+            try:
+                self.create_tables()
+            except NoSuchNamespaceError:  # asked first: a role may use a database that it may not make
+                self._catalog.create_namespace_if_not_exists(self.namespace)
+                self.create_tables()
+
+    @property
+    def description(self) -> str:
+        """Where catalog and tables are, for people."""
+        return f"Iceberg tables in {self.root}, catalog AWS Glue, database `{self.namespace}`."
+
+    @property
+    def spill_folder(self) -> Path:
+        """The machine's folder for temporary files."""
+        return Path(tempfile.gettempdir()) / "shopstream-spill"
+
+    def load(self, table: LakeTable) -> Table:
+        """The table as PyIceberg sees it, at its newest version.
+
+        Raises:
+            StateError: the table or its files are gone.
+        """
+        with _told(f"to read the lakehouse table {table}"):
+            try:
+                return self._catalog.load_table((self.namespace, table.value))
+            except NoSuchTableError as error:
+                raise StateError(
+                    f"expected the lakehouse table {table} in the Glue database {self.namespace}, found none; it was "
+                    "dropped, start again to make it anew"
+                ) from error
+
+    def committing(self) -> AbstractContextManager[None]:
+        """Commits do not wait for each other: Glue lets the first one win, the others try again."""
+        return _told("to commit to the lakehouse")
+
+    def maintenance(self) -> AbstractContextManager[None]:
+        """Two at once are possible, see above."""
+        return _told("to maintain the lakehouse")
+
+    def loading(self, key: str, location: str) -> AbstractContextManager[None]:  # noqa: ARG002  nothing to take
+        """Two at once are possible: the commit of the later one is refused."""
+        return nullcontext()
+
+
+class AwsLakehouse(IcebergLakehouse):
+    """Iceberg tables on S3 in the Glue Data Catalog; any number of processes may append to and read them.
+
+    Args:
+        settings: codec, file sizes.
+        glue: database and place of the tables.
+        clock: tells the age of files that may be orphans.
+    """
+
+    catalog: GlueLakeCatalog
+
+    def __init__(self, settings: LakehouseSettings, glue: GlueSettings, clock: Clock | None = None) -> None:
+        super().__init__(GlueLakeCatalog(settings, glue), clock)
