@@ -6,12 +6,12 @@ from pathlib import Path
 from aws_cdk import App
 
 from shopstream_infra.config import ConfigError, load_stages
-from shopstream_infra.stage import ShopstreamStage
+from shopstream_infra.stage import FLAGS, ShopstreamStage
 
 
 def main() -> None:
     """Synthesise every stage."""
-    app = App()
+    app = App(context=FLAGS)
     for config in load_stages(Path(__file__).parent / "stages.toml").values():
         ShopstreamStage(app, config)
     app.synth()

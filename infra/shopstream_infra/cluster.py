@@ -14,7 +14,7 @@ from constructs import Construct
 from shopstream_infra.alerting import Alerting
 from shopstream_infra.config import REPOSITORY, StageConfig
 from shopstream_infra.environment import delivery_name, worker_settings
-from shopstream_infra.grants import put_metrics, read_stream, use_table, write_delivery, write_stream
+from shopstream_infra.grants import publish, put_metrics, read_stream, use_table, write_delivery, write_stream
 from shopstream_infra.lake import Lake
 from shopstream_infra.logs import log_group
 from shopstream_infra.nag import accept
@@ -71,6 +71,28 @@ class Cluster(Construct):
             description="Containers of shopstream",
         )
         self._grant(streams, alerting, lake)
+        accept(
+            self.role,
+            "AwsSolutions-IAM5",
+            "These actions know no resources: metrics (narrowed to this stage's namespace), sessions of ECS Exec, "
+            "and the list of log groups that such a session asks for",
+            findings=["Resource::*"],
+            children=True,
+        )
+        self._starter = iam.Role(
+            self,
+            "Starter",
+            role_name=config.named("task-starter"),
+            assumed_by=iam.ServicePrincipal("ecs-tasks.amazonaws.com"),
+            description="Pulls the image and opens the log of tasks",
+        )
+        accept(
+            self._starter,
+            "AwsSolutions-IAM5",
+            "ecr:GetAuthorizationToken knows no resources",
+            findings=["Resource::*"],
+            children=True,
+        )
 
     def task(self, scope: Construct, name: str, *, cpu: int, memory_mib: int) -> ecs.FargateTaskDefinition:
         """A task on ARM with the shared role, a data volume and the agent's folders."""
@@ -82,6 +104,7 @@ class Cluster(Construct):
             memory_limit_mib=memory_mib,
             ephemeral_storage_gib=self.config.worker_disk_gib,
             task_role=self.role,
+            execution_role=self._starter,
             runtime_platform=ecs.RuntimePlatform(
                 cpu_architecture=ecs.CpuArchitecture.ARM64, operating_system_family=ecs.OperatingSystemFamily.LINUX
             ),
@@ -182,7 +205,7 @@ class Cluster(Construct):
         write_stream(streams.signals, self.role)
         use_table(streams.leases, self.role, indexes=False)
         use_table(alerting.table, self.role)
-        alerting.incidents.grant_publish(self.role)
+        publish(alerting.incidents, self.role)
         lake.grant_write(self.role)
         write_delivery(Stack.of(self), delivery_name(self.config), self.role)
         put_metrics(self.config, self.role)

@@ -8,11 +8,12 @@
     events_shards = 4
 """
 
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from aws_cdk import Duration, RemovalPolicy
 from aws_cdk.aws_logs import RetentionDays
@@ -25,6 +26,10 @@ SERVICE = "shopstream"
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 _RETENTION_HOURS = range(24, 169)
+_DISK_GIB = range(21, 201)
+_TIMEOUT_S = range(15, 901)
+_CLOCK = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
+_QUICKSIGHT = re.compile(r"arn:aws[a-z-]*:quicksight:[a-z0-9-]+:\d{12}:(user|group)/[\w.@+=,/-]+")
 _LOG_DAYS = {
     1: RetentionDays.ONE_DAY,
     7: RetentionDays.ONE_WEEK,
@@ -35,6 +40,50 @@ _LOG_DAYS = {
     365: RetentionDays.ONE_YEAR,
     731: RetentionDays.TWO_YEARS,
 }
+
+
+_Rule = tuple[tuple[str, ...], str, Callable[[Any], object]]
+
+_RULES: tuple[_Rule, ...] = (
+    (
+        ("events_retention_hours", "signals_retention_hours"),
+        "from 24 to 168 hours",
+        lambda hours: hours in _RETENTION_HOURS,
+    ),
+    (("log_days",), f"one of {', '.join(map(str, _LOG_DAYS))}", lambda days: days in _LOG_DAYS),
+    (
+        ("events_shards", "nat_gateways", "flink_parallelism", "query_limit_gb", "silence_alarm_min", "lag_alarm_s"),
+        "at least 1",
+        lambda number: number >= 1,
+    ),
+    (
+        ("worker_standby", "archive_workers", "detection_reserved"),
+        "at least 0",
+        lambda number: number >= 0,
+    ),
+    (("worker_disk_gib",), "from 21 to 200", lambda size: size in _DISK_GIB),
+    (("detection_timeout_s",), "from 15 to 900", lambda seconds: seconds in _TIMEOUT_S),
+    (
+        ("build_schedule", "upkeep_schedule"),
+        "cron(…) or rate(…)",
+        lambda schedule: re.fullmatch(r"(cron|rate)\(.+\)", schedule),
+    ),
+    (("crawler_schedule",), "cron(…) or empty", lambda schedule: re.fullmatch(r"(cron\(.+\))?", schedule)),
+    (("worker_image",), "repository:tag or empty", lambda image: re.fullmatch(r"([a-z0-9._/-]+:[\w.-]+)?", image)),
+    (("flink_code",), "s3://bucket/key or empty", lambda place: re.fullmatch(r"(s3://[^/]+/.+)?", place)),
+    (
+        ("ops_email", "incidents_email"),
+        "an address or empty",
+        lambda address: re.fullmatch(r"([^@\s]+@[^@\s]+)?", address),
+    ),
+    (
+        ("quicksight_owner", "quicksight_readers"),
+        "an ARN such as arn:aws:quicksight:us-east-1:111122223333:user/default/name, or empty",
+        lambda arn: not arn or _QUICKSIGHT.fullmatch(arn),
+    ),
+    (("quicksight_refresh",), "hh:mm", _CLOCK.fullmatch),
+)
+"""Settings, what they must be, and the test of it."""
 
 
 class ConfigError(Exception):
@@ -107,6 +156,18 @@ class StageConfig:
     timezone: str = "UTC"
     monthly_budget_usd: int = 200
 
+    # Queries and dashboards
+    query_limit_gb: int = 100
+    """Athena stops a query that has scanned so much (half a dollar)."""
+    crawler_schedule: str = ""
+    """When the crawler looks at raw/ (UTC), such as cron(0 1 * * ? *); empty: when somebody starts it."""
+    quicksight_owner: str = ""
+    """ARN of a QuickSight user or group that owns the dashboard; empty makes nothing in QuickSight."""
+    quicksight_readers: str = ""
+    """ARN of a QuickSight user or group that may look at it."""
+    quicksight_refresh: str = "04:00"
+    """Time of day (UTC) when QuickSight reads the marts again; after `build_schedule`."""
+
     # When alarms go off
     runbooks: str = "docs/runbooks/"
     """Where alarms say that their pages are; an https address of this folder makes them links."""
@@ -115,19 +176,14 @@ class StageConfig:
 
     def __post_init__(self) -> None:
         """Refuse what AWS would refuse minutes later."""
-        for setting in ("events_retention_hours", "signals_retention_hours"):
-            if getattr(self, setting) not in _RETENTION_HOURS:
-                raise self._wrong(setting, "from 24 to 168 hours")
-        if self.log_days not in _LOG_DAYS:
-            raise self._wrong("log_days", f"one of {', '.join(map(str, sorted(_LOG_DAYS)))}")
-        for setting in ("events_shards", "nat_gateways", "flink_parallelism"):
-            if getattr(self, setting) < 1:
-                raise self._wrong(setting, "at least 1")
-        for setting in ("worker_standby", "archive_workers"):
-            if getattr(self, setting) < 0:
-                raise self._wrong(setting, "at least 0")
-        if self.flink_code and not self.flink_code.startswith("s3://"):
-            raise self._wrong("flink_code", "s3://bucket/key")
+        for settings, expected, fits in _RULES:
+            for setting in settings:
+                if not fits(getattr(self, setting)):
+                    raise self._wrong(setting, expected)
+        if self.quicksight_readers and not self.quicksight_owner:
+            raise self._wrong("quicksight_readers", "empty without quicksight_owner")
+        if self.flink_code and self.detection != "lambda":
+            raise self._wrong("detection", "'lambda' where windows run on Flink: no worker is there to judge")
 
     def _wrong(self, setting: str, expected: str) -> ConfigError:
         return ConfigError(

@@ -1,5 +1,6 @@
 """What is wrong: functions that turn signals into incidents; what they need is said in docs/lambda.md."""
 
+import jsii
 from aws_cdk import Duration, RemovalPolicy, Size, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
@@ -13,9 +14,10 @@ from constructs import Construct
 from shopstream_infra.alerting import Alerting
 from shopstream_infra.config import REPOSITORY, ConfigError, StageConfig
 from shopstream_infra.environment import delivery_name, function_settings
-from shopstream_infra.grants import use_table, write_delivery
+from shopstream_infra.grants import publish, send, use_table, write_delivery
 from shopstream_infra.lake import Lake
 from shopstream_infra.logs import log_group
+from shopstream_infra.nag import accept
 from shopstream_infra.streams import Streams
 
 __all__ = ["Detection"]
@@ -49,6 +51,7 @@ class Detection(Construct):
             retention_period=Duration.days(14),
             removal_policy=RemovalPolicy.DESTROY,
         )
+        accept(self.failed, "AwsSolutions-SQS3", "This is the dead-letter queue: what comes here waits for people")
         self.detection = self._function(
             "Detection",
             "detection",
@@ -59,7 +62,7 @@ class Detection(Construct):
         self.ticker = self._function(
             "Ticker", "ticker", Duration.seconds(50), 512, "Closes what silence closes, sends what waits"
         )
-        self.failed.grant_send_messages(self.detection)
+        send(self.failed, self.detection)
         write_delivery(Stack.of(self), delivery_name(config), self.detection)
         self.detection.add_event_source(
             sources.KinesisEventSource(
@@ -72,7 +75,7 @@ class Detection(Construct):
                 bisect_batch_on_error=True,
                 retry_attempts=-1,
                 max_record_age=Duration.days(1),
-                on_failure=sources.SqsDlq(self.failed),
+                on_failure=_OnFailure(self.failed),
             )
         )
         scheduler.Schedule(
@@ -81,7 +84,12 @@ class Detection(Construct):
             schedule_name=config.named("ticker"),
             schedule_group=schedules,
             schedule=scheduler.ScheduleExpression.rate(Duration.minutes(1)),
-            target=targets.LambdaInvoke(self.ticker, retry_attempts=0, max_event_age=Duration.minutes(1)),
+            target=targets.LambdaInvoke(
+                self.ticker,
+                retry_attempts=0,  # the next minute comes anyway
+                max_event_age=Duration.minutes(1),
+                role=_scheduler(self, config.named("ticker-scheduler"), "Calls the ticker every minute"),
+            ),
             description="Closes what silence closes, sends what waits",
         )
 
@@ -119,11 +127,50 @@ class Detection(Construct):
             log_group=logs,
             role=role,
         )
+        accept(
+            function, "AwsSolutions-L1", "Python 3.13 is what the package's compiled parts are built for: make lambda"
+        )
         use_table(self._alerting.table, function)
-        self._alerting.incidents.grant_publish(function)
+        publish(self._alerting.incidents, function)
         if config.baselines_key:
             self._lake.bucket.grant_read(function, config.baselines_key)
         return function
+
+
+@jsii.implements(lambda_.IEventSourceDlq)
+class _OnFailure:
+    """A queue as destination; the library's own would grant more than sending."""
+
+    def __init__(self, queue: sqs.Queue) -> None:
+        self._queue = queue
+
+    def bind(
+        self,
+        _target: lambda_.IEventSourceMapping,
+        _target_handler: lambda_.IFunction,
+    ) -> lambda_.DlqDestinationConfig:
+        """The queue's name for Lambda."""
+        return lambda_.DlqDestinationConfig(destination=self._queue.queue_arn)
+
+
+def _scheduler(scope: Construct, name: str, description: str) -> iam.Role:
+    role = iam.Role(
+        scope,
+        "Scheduler",
+        role_name=name,
+        assumed_by=iam.ServicePrincipal(
+            "scheduler.amazonaws.com", conditions={"StringEquals": {"aws:SourceAccount": Stack.of(scope).account}}
+        ),
+        description=description,
+    )
+    accept(
+        role,
+        "AwsSolutions-IAM5",
+        "The library grants the function's versions beside the function itself",
+        findings=[r"Resource::<DetectionTicker10AF3742.Arn>:*"],
+        children=True,
+    )
+    return role
 
 
 def _code(config: StageConfig) -> lambda_.Code:

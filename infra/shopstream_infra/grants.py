@@ -4,11 +4,22 @@ from aws_cdk import Stack
 from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kinesis as kinesis
+from aws_cdk import aws_sns as sns
+from aws_cdk import aws_sqs as sqs
 
 from shopstream_infra.config import StageConfig
 
-__all__ = ["put_metrics", "read_stream", "use_table", "write_delivery", "write_stream"]
+__all__ = [
+    "publish",
+    "put_metrics",
+    "read_stream",
+    "send",
+    "use_table",
+    "write_delivery",
+    "write_stream",
+]
 
+# Transactions are judged by the actions that they hold.
 _TABLE_ACTIONS = (
     "BatchGetItem",
     "BatchWriteItem",
@@ -18,8 +29,6 @@ _TABLE_ACTIONS = (
     "GetItem",
     "PutItem",
     "Query",
-    "TransactGetItems",
-    "TransactWriteItems",
     "UpdateItem",
 )
 
@@ -51,6 +60,23 @@ def write_stream(stream: kinesis.Stream, grantee: iam.IGrantable) -> None:
     _use_key(stream, grantee, "kms:GenerateDataKey")
 
 
+def publish(topic: sns.Topic, grantee: iam.IGrantable) -> None:
+    """Send messages to a topic."""
+    grantee.grant_principal.add_to_principal_policy(
+        iam.PolicyStatement(actions=["sns:Publish"], resources=[topic.topic_arn])
+    )
+    if topic.master_key:
+        topic.master_key.grant(grantee, "kms:Decrypt", "kms:GenerateDataKey")
+
+
+def send(queue: sqs.Queue, grantee: iam.IGrantable) -> None:
+    """Send messages to a queue."""
+    grantee.grant_principal.add_to_principal_policy(
+        iam.PolicyStatement(actions=["sqs:SendMessage"], resources=[queue.queue_arn])
+    )
+    _use_key(queue, grantee, "kms:Decrypt", "kms:GenerateDataKey")
+
+
 def write_delivery(scope: Stack, name: str, grantee: iam.IGrantable) -> None:
     """Put records into the Firehose stream of that name."""
     grantee.grant_principal.add_to_principal_policy(
@@ -72,6 +98,7 @@ def put_metrics(config: StageConfig, grantee: iam.IGrantable) -> None:
     )
 
 
-def _use_key(resource: dynamodb.Table | kinesis.Stream, grantee: iam.IGrantable, *actions: str) -> None:
-    if resource.encryption_key:
-        resource.encryption_key.grant(grantee, *actions)
+def _use_key(resource: dynamodb.Table | kinesis.Stream | sqs.Queue, grantee: iam.IGrantable, *actions: str) -> None:
+    key = resource.encryption_master_key if isinstance(resource, sqs.Queue) else resource.encryption_key
+    if key:
+        key.grant(grantee, *actions)

@@ -5,7 +5,7 @@
 `data` holds what must last (key, streams, tables, topics, lake); the others can be made again from it.
 """
 
-from aws_cdk import Stack, Stage, Tags
+from aws_cdk import CfnOutput, Stack, Stage, Tags
 from aws_cdk import aws_scheduler as scheduler
 from constructs import Construct
 
@@ -14,6 +14,7 @@ from shopstream_infra.cluster import Cluster
 from shopstream_infra.config import SERVICE, StageConfig
 from shopstream_infra.dashboard import Dashboard
 from shopstream_infra.detection import Detection
+from shopstream_infra.environment import worker_settings
 from shopstream_infra.flink import FlinkApplication, StudioNotebook
 from shopstream_infra.lake import Lake
 from shopstream_infra.metrics import Metrics
@@ -25,7 +26,14 @@ from shopstream_infra.streams import Streams
 from shopstream_infra.tasks import Tasks
 from shopstream_infra.worker import Archive, Worker
 
-__all__ = ["ShopstreamStage"]
+__all__ = ["FLAGS", "ShopstreamStage"]
+
+FLAGS = {
+    "@aws-cdk/aws-iam:minimizePolicies": True,
+    "@aws-cdk/core:validateAgainstDefaultRules": True,
+    "@aws-cdk/aws-kms:reduceCrossAccountRegionPolicyScope": True,
+}
+"""Behaviour of the CDK that newer apps have by default."""
 
 
 class ShopstreamStage(Stage):
@@ -75,6 +83,9 @@ class ShopstreamStage(Stage):
         stack, config = self._stack("service", "Worker, functions and schedules"), self.config
         key, streams, alerting, lake = self.security.key, self.streams, self.alerting, self.lake
         shared = {"config": config, "key": key, "streams": streams, "alerting": alerting, "lake": lake}
+        settings = worker_settings(config, streams, alerting, lake)
+        settings.pop("SHOPSTREAM_HOME")  # a container's
+        CfnOutput(stack, "Settings", value="\n".join(f"{name}={value}" for name, value in settings.items()))
         self.schedules = scheduler.ScheduleGroup(stack, "Schedules", schedule_group_name=config.prefix)
         self.cluster = Cluster(stack, "Cluster", network=self.network, **shared)
         if config.flink_code:

@@ -7,6 +7,7 @@ from aws_cdk import aws_kms as kms
 from constructs import Construct
 
 from shopstream_infra.config import StageConfig
+from shopstream_infra.nag import accept
 
 __all__ = ["Streams"]
 
@@ -39,6 +40,12 @@ class Streams(Construct):
             encryption_key=key,
             removal_policy=RemovalPolicy.DESTROY,
         )
+        for stream in (self.events, self.signals):
+            accept(
+                stream,
+                "AwsSolutions-KDS3",
+                "The stage's own key, so that taking it away locks records too; its calls cost cents a month",
+            )
         self.leases = dynamodb.Table(
             self,
             "Leases",

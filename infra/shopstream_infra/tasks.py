@@ -1,10 +1,11 @@
 """What it means: tasks on a schedule, which build the reports and keep the lake in order."""
 
-from aws_cdk import Duration
+from aws_cdk import ArnFormat, Duration, Stack
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_events as events
-from aws_cdk import aws_events_targets as events_targets
+from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
+from aws_cdk import aws_logs as logs
 from aws_cdk import aws_scheduler as scheduler
 from aws_cdk import aws_scheduler_targets as targets
 from constructs import Construct
@@ -19,7 +20,7 @@ _MEMORY_MIB = 4096
 
 
 class Tasks(Construct):
-    """Two scheduled tasks; `failures` matches one that ends with an error."""
+    """Two scheduled tasks, and a rule that matches each that ends with an error."""
 
     def __init__(
         self,
@@ -36,30 +37,34 @@ class Tasks(Construct):
         self._scheduled("build", "shopstream build", config.build_schedule, "Build the reports from the lake")
         upkeep = "shopstream lake compact && shopstream lake expire && shopstream lake orphans --delete"
         self._scheduled("upkeep", upkeep, config.upkeep_schedule, "Merge the lake's files and forget old snapshots")
-        self.failures = events.Rule(
+        failures = log_group(self, "FailureLogs", config=config, key=key, name="failed-tasks")
+        policy = logs.CfnResourcePolicy(
+            self,
+            "FailurePolicy",
+            policy_name=config.named("failed-tasks"),
+            policy_document=Stack.of(self).to_json_string(_may_write(failures)),
+        )
+        rule = events.CfnRule(
             self,
             "Failures",
-            rule_name=config.named("task-failed"),
-            description="A scheduled task ended with an error",
-            event_pattern=events.EventPattern(
-                source=["aws.ecs"],
-                detail_type=["ECS Task State Change"],
-                detail={
+            name=config.named("task-failed"),
+            description="A scheduled task ended with an error, or did not start",
+            event_pattern={
+                "source": ["aws.ecs"],
+                "detail-type": ["ECS Task State Change"],
+                "detail": {
                     "clusterArn": [cluster.cluster.cluster_arn],
-                    "lastStatus": ["STOPPED"],
                     "group": [_group(cluster)],
+                    "lastStatus": ["STOPPED"],
                     "$or": [
                         {"containers": {"exitCode": [{"anything-but": 0}]}},
                         {"stopCode": ["TaskFailedToStart"]},
                     ],
                 },
-            ),
-            targets=[
-                events_targets.CloudWatchLogGroup(
-                    log_group(self, "FailureLogs", config=config, key=key, name="failed-tasks")
-                )
-            ],
+            },
+            targets=[events.CfnRule.TargetProperty(id="log", arn=_bare_arn(failures))],
         )
+        rule.add_dependency(policy)
 
     def _scheduled(self, name: str, command: str, schedule: str, description: str) -> None:
         cluster, config = self._cluster, self._cluster.config
@@ -85,6 +90,31 @@ class Tasks(Construct):
                 max_event_age=Duration.hours(1),
             ),
         )
+
+
+def _may_write(group: logs.LogGroup) -> dict[str, object]:
+    return iam.PolicyDocument(
+        statements=[
+            iam.PolicyStatement(
+                principals=[
+                    iam.ServicePrincipal("events.amazonaws.com"),
+                    iam.ServicePrincipal("delivery.logs.amazonaws.com"),
+                ],
+                actions=["logs:CreateLogStream", "logs:PutLogEvents"],
+                resources=[group.log_group_arn],
+            )
+        ]
+    ).to_json()
+
+
+def _bare_arn(group: logs.LogGroup) -> str:
+    """Without the part that stands for its streams, which EventBridge does not take."""
+    return Stack.of(group).format_arn(
+        service="logs",
+        resource="log-group",
+        resource_name=group.log_group_name,
+        arn_format=ArnFormat.COLON_RESOURCE_NAME,
+    )
 
 
 def _group(cluster: Cluster) -> str:

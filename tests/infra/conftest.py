@@ -12,7 +12,7 @@ import pytest
 from aws_cdk import App
 
 from shopstream_infra.config import STAGES, StageConfig
-from shopstream_infra.stage import ShopstreamStage
+from shopstream_infra.stage import FLAGS, ShopstreamStage
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def synthesise(package, tmp_path_factory):
     """Makes stages with some values changed."""
 
     def make(*configs):
-        app = App(outdir=str(tmp_path_factory.mktemp("cdk.out")))
+        app = App(outdir=str(tmp_path_factory.mktemp("cdk.out")), context=FLAGS)
         for config in configs:
             ShopstreamStage(app, replace(config, detection_zip=str(package)), tell_accepted=True)
         assembly = app.synth()
