@@ -15,13 +15,16 @@ if TYPE_CHECKING:
         incidents_file,
         keep_baselines,
         last_checkpoint,
+        notification_targets,
         open_baselines,
+        open_channels,
         open_checkpoints,
         open_incidents,
         open_lakehouse,
         open_live,
         open_sender,
         open_stream,
+        retry_notifications,
     )
 
 __all__ = [
@@ -30,7 +33,9 @@ __all__ = [
     "incidents_file",
     "keep_baselines",
     "last_checkpoint",
+    "notification_targets",
     "open_baselines",
+    "open_channels",
     "open_checkpoints",
     "open_incidents",
     "open_lakehouse",
@@ -38,6 +43,7 @@ __all__ = [
     "open_pipeline",
     "open_sender",
     "open_stream",
+    "retry_notifications",
 ]
 
 # Commands that only read incidents must not wait for DuckDB and Iceberg to load.

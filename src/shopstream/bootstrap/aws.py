@@ -11,6 +11,15 @@ from uuid import uuid4
 
 from botocore.exceptions import ClientError
 
+from shopstream.alerting.aws import (
+    DynamoIncidentStore,
+    SnsChannel,
+    open_dynamo_sender,
+    pull_incidents,
+    retry_failed,
+)
+from shopstream.alerting.notify import Sender, targets_of
+from shopstream.alerting.ports import NotificationChannel
 from shopstream.aws import client, error_code, explained
 from shopstream.clock import Clock, SystemClock
 from shopstream.config import Settings
@@ -25,7 +34,23 @@ from shopstream.stream.aws import KinesisStream
 from shopstream.stream.dynamodb import ConsumerTable
 from shopstream.stream.exclusive import ExclusiveLease
 
-__all__ = ["S3Objects", "objects_of", "open_checkpoints", "open_live", "open_signals", "open_stream"]
+__all__ = [
+    "S3Objects",
+    "engine_lease",
+    "fetch_baselines",
+    "incidents_file",
+    "objects_of",
+    "open_checkpoints",
+    "open_incidents",
+    "open_lakehouse",
+    "open_live",
+    "open_sender",
+    "open_signals",
+    "open_stream",
+    "put_baselines",
+    "retry_notifications",
+    "topic_channel",
+]
 
 _NO_OBJECT: Final = frozenset({"404", "NoSuchKey"})
 _CHANGED: Final = frozenset({"412", "PreconditionFailed", "ConditionalRequestConflict"})
@@ -102,6 +127,39 @@ class S3Objects:
                     f"S3 refuses to delete {len(refused)} objects under {self.place} ({refused[0].get('Code')}); grant "
                     "s3:DeleteObject to the role in use"
                 )
+
+
+def open_incidents(settings: Settings, clock: Clock) -> DynamoIncidentStore:
+    """The incidents in DynamoDB; `home` holds a working copy."""
+    targets = targets_of(settings.alerting, settings.aws.dynamodb.topic_arn)
+    copy = settings.home / "incidents.working.db"
+    return DynamoIncidentStore(settings.alerting, settings.aws.dynamodb, clock, targets, working_copy=copy)
+
+
+def incidents_file(settings: Settings) -> Path:
+    """A copy of all incidents, brought up to date."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    path = settings.home / "incidents.copy.db"
+    pull_incidents(settings.alerting, settings.aws.dynamodb, SystemClock(), path)
+    return path
+
+
+def retry_notifications(settings: Settings, clock: Clock) -> int:
+    """Let notifications that were given up be tried again; returns how many."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    return retry_failed(settings.alerting, settings.aws.dynamodb, clock, settings.home / "incidents.copy.db")
+
+
+def open_sender(settings: Settings, clock: Clock, channels: Sequence[NotificationChannel]) -> Sender:
+    """Delivers what waits in the table."""
+    copy = settings.home / "incidents.sending.db"
+    return open_dynamo_sender(settings.alerting, settings.aws.dynamodb, clock, channels, working_copy=copy)
+
+
+def topic_channel(settings: Settings) -> list[NotificationChannel]:
+    """The SNS topic, where one is named."""
+    topic = settings.aws.dynamodb.topic_arn
+    return [SnsChannel(topic)] if topic else []
 
 
 def objects_of(settings: Settings) -> S3Objects | None:

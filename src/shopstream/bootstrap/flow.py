@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from filelock import FileLock, Timeout
 
 from shopstream.alerting.judging import Judges, Judging
-from shopstream.alerting.notify import BackgroundSender, targets_of
+from shopstream.alerting.notify import BackgroundSender
 from shopstream.alerting.ports import IncidentStore
 from shopstream.bootstrap.stores import (
     extra,
+    notification_targets,
     open_baselines,
     open_checkpoints,
     open_incidents,
@@ -148,7 +149,7 @@ def _judges(
 
         return SignalPublisher(stack.enter_context(open_signals(settings, clock)), clock), None
     incidents = stack.enter_context(closing(open_incidents(settings, clock)))
-    if targets_of(settings.alerting):
+    if notification_targets(settings):
         sender = BackgroundSender(lambda: open_sender(settings, clock))
         stack.callback(sender.stop)
         sender.start()

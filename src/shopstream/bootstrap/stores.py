@@ -11,7 +11,7 @@ from shopstream.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from shopstream.alerting.notify import Sender
-    from shopstream.alerting.ports import IncidentStore
+    from shopstream.alerting.ports import IncidentStore, NotificationChannel
     from shopstream.detection.baseline import Baselines
     from shopstream.engine.checkpoint import CheckpointStore, Manifest
     from shopstream.journeys.ports import LiveStore
@@ -25,13 +25,16 @@ __all__ = [
     "incidents_file",
     "keep_baselines",
     "last_checkpoint",
+    "notification_targets",
     "open_baselines",
+    "open_channels",
     "open_checkpoints",
     "open_incidents",
     "open_lakehouse",
     "open_live",
     "open_sender",
     "open_stream",
+    "retry_notifications",
 ]
 
 _EXTRA = frozenset({"boto3", "botocore", "s3transfer", "aws_lambda_powertools"})
@@ -171,14 +174,56 @@ def keep_baselines(settings: Settings, baselines: "Baselines") -> str:
     return settings.aws.baselines
 
 
-def open_sender(settings: Settings, clock: Clock) -> "Sender":
-    """Delivers notifications to the addresses of the settings.
+def open_channels(settings: Settings) -> "list[NotificationChannel]":
+    """The addresses of the settings, and in the AWS profile the topic, in the order of `notification_targets`.
 
     Raises:
         ConfigurationError: an address is none that can be sent to.
     """
-    from shopstream.alerting.channel import open_channels  # noqa: PLC0415  Apprise takes seconds to load
-    from shopstream.alerting.notify import Sender, targets_of  # noqa: PLC0415  only what this needs
+    channels: list[NotificationChannel] = []
+    if settings.alerting.notify_urls:
+        from shopstream.alerting import channel, targets_of  # noqa: PLC0415  Apprise takes seconds to load
 
-    channels = open_channels(settings.alerting.notify_urls, targets_of(settings.alerting))
+        channels += channel.open_channels(settings.alerting.notify_urls, targets_of(settings.alerting))
+    if settings.profile == "aws":
+        with extra():
+            from shopstream.bootstrap.aws import topic_channel  # noqa: PLC0415  the embedded profile has no boto3
+
+        channels += topic_channel(settings)
+    return channels
+
+
+def notification_targets(settings: Settings) -> tuple[str, ...]:
+    """A name for each channel, safe to show."""
+    from shopstream.alerting.notify import targets_of  # noqa: PLC0415  only what this needs
+
+    return targets_of(settings.alerting, settings.aws.dynamodb.topic_arn if settings.profile == "aws" else None)
+
+
+def open_sender(settings: Settings, clock: Clock) -> "Sender":
+    """Delivers notifications to the channels of the settings.
+
+    Raises:
+        ConfigurationError: an address is none that can be sent to.
+    """
+    channels = open_channels(settings)
+    if settings.profile == "aws":
+        with extra():
+            from shopstream.bootstrap.aws import open_sender as of_aws  # noqa: PLC0415  the embedded profile has no boto3
+
+        return of_aws(settings, clock, channels)
+    from shopstream.alerting.notify import Sender  # noqa: PLC0415  only what this needs
+
     return Sender(settings.incidents_path, channels, settings.alerting, clock)
+
+
+def retry_notifications(settings: Settings, clock: Clock) -> int:
+    """Let notifications that were given up be tried again; returns how many."""
+    if settings.profile == "aws":
+        with extra():
+            from shopstream.bootstrap.aws import retry_notifications as of_aws  # noqa: PLC0415  likewise
+
+        return of_aws(settings, clock)
+    from shopstream.alerting.outbox import retry_failed  # noqa: PLC0415  only what this needs
+
+    return retry_failed(settings.incidents_path, clock.now_ms())

@@ -23,22 +23,21 @@ def send_test(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
         shopstream notify test
       shopstream notify test --format json
     """
-    from shopstream.alerting import targets_of  # noqa: PLC0415  start-up time
-    from shopstream.alerting.channel import open_channels  # noqa: PLC0415  likewise
+    from shopstream.alerting.message import Message  # noqa: PLC0415  start-up time
+    from shopstream.bootstrap import open_channels  # noqa: PLC0415  likewise
     from shopstream.detection.detection import Severity  # noqa: PLC0415  likewise
     from shopstream.errors import ConfigurationError, RetryableError  # noqa: PLC0415  likewise
 
-    settings = settings_of(ctx).alerting
-    targets = targets_of(settings)
-    if not targets:
+    channels = open_channels(settings_of(ctx))
+    if not channels:
         raise ConfigurationError(
             "alerting.notify_urls is empty, so nobody is told; set it in shopstream.toml, or by "
-            "SHOPSTREAM_ALERTING__NOTIFY_URLS"
+            "SHOPSTREAM_ALERTING__NOTIFY_URLS (in the AWS profile a topic will do: aws.dynamodb.topic_arn)"
         )
     rows: list[dict[str, object]] = []
-    for channel in open_channels(settings.notify_urls, targets):
+    for channel in channels:
         try:
-            channel.send("shopstream: a test", "Incidents will reach you here.", Severity.INFORMATIONAL)
+            channel.send(Message("shopstream: a test", "Incidents will reach you here.", Severity.INFORMATIONAL))
             rows.append({"target": channel.target, "result": "sent", "error": None})
         except RetryableError as error:
             rows.append({"target": channel.target, "result": "failed", "error": str(error)})
@@ -93,8 +92,8 @@ def retry(ctx: typer.Context) -> None:
     Examples:
       shopstream notify retry
     """
-    from shopstream.alerting import retry_failed  # noqa: PLC0415  start-up time
+    from shopstream.bootstrap import retry_notifications  # noqa: PLC0415  start-up time
     from shopstream.clock import SystemClock  # noqa: PLC0415  likewise
 
-    count = retry_failed(settings_of(ctx).incidents_path, SystemClock().now_ms())
+    count = retry_notifications(settings_of(ctx), SystemClock())
     out.print(f"{count:,} {'notification is' if count == 1 else 'notifications are'} tried again.", highlight=False)
