@@ -1,0 +1,16 @@
+-- What was put in the cart and not bought, dearest first: worth a reminder while it is fresh.
+select
+    user_id,
+    product_id,
+    category,
+    brand,
+    value,
+    times_carted,
+    last_carted_at
+from abandoned_carts
+where
+    state = 'abandoned'
+    and not is_bot
+    and shop_date >= (select date_add('day', -7, max(shop_date)) from abandoned_carts)
+order by value desc, last_carted_at desc
+limit 500
