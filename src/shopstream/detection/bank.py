@@ -79,6 +79,11 @@ class DetectorBank:
         return tuple(self._declarations.values())
 
     @property
+    def reads(self) -> frozenset[str]:
+        """Windows whose signals a detector reads, by the names under which they come."""
+        return frozenset(self._readers)
+
+    @property
     def detectors(self) -> tuple[Detector, ...]:
         """In order."""
         return self._detectors

@@ -113,7 +113,7 @@ class Line:
             waiting = [record for record in records if record.sequence_number > self._done]
             taken.repeated = len(records) - len(waiting)
             # Lambda takes a poisoned record away only if those before it are done.
-            for portion in _portions(waiting, _PORTION_BYTES if self._failed else 0):
+            for portion in _portions(waiting, 0 if self._failed is None else _PORTION_BYTES):
                 if remaining_ms() < _RESERVE_MS:
                     taken.failed = portion[0].sequence_number
                     self._logger.warning("time is up; the rest comes again", extra={"records": len(portion)})
@@ -179,7 +179,7 @@ class Line:
             judged = self._judging.judge(signals, until_ms)
             late = judged.late_signals
             opened.update(change.severity for change in judged.changes if change.change is Change.OPENED)
-            if self._delivery and judged.final:
+            if self._delivery is not None and judged.final:
                 self._delivery.deliver(judged.final)
             detections = sum(detection.suppression is None for detection in judged.final)
         document = {

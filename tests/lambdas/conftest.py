@@ -1,0 +1,65 @@
+"""Signals of a shop's hour with attacks in it, as the engine gives them; and what in-process judging makes of them."""
+
+from itertools import pairwise
+
+import pytest
+
+from lambdas.hour import FIRST_SEQUENCE_NUMBER, START_MS, events, rules, seen, wire
+from shopstream.alerting import AlertingSettings, EmbeddedIncidentStore
+from shopstream.alerting.judging import Judging
+from shopstream.clock import ManualClock
+from shopstream.detection.allowlist import AllowList
+from shopstream.detection.detectors import shipped_bank
+from shopstream.detection.settings import DetectionSettings
+from shopstream.engine.engine import Engine
+from shopstream.engine.settings import EngineSettings
+from shopstream.engine.signal_codec import encode_signals
+from shopstream.events.codec import decode
+from shopstream.lambdas.ports import SignalRecord
+from shopstream.stream.ports import Record
+
+
+@pytest.fixture(scope="session")
+def moments():
+    """(signals, until_ms) of each step of an engine."""
+    bank = shipped_bank(DetectionSettings())
+    windows = [*(rule.window_declaration() for rule in rules().values()), *bank.declarations]
+    engine = Engine(EngineSettings(threads=1), windows, ManualClock(START_MS))
+    bank.attach(engine)
+    rows, made = events(), []
+    cuts = [*range(0, len(rows), 250), len(rows)]
+    for number, (first, last) in enumerate(pairwise(cuts)):
+        records = [Record(wire(rows[first:last], number), "k", "s", number, rows[last - 1][0])]
+        engine.process(records, decode([one.payload for one in records], [one.arrival_ms for one in records]))
+        made.append((engine.advance(), engine.watermarks.current_ms))
+    made.append((engine.advance(to_the_end=True), engine.watermarks.current_ms))
+    engine.connection.close()
+    return made
+
+
+@pytest.fixture(scope="session")
+def records(moments):
+    """The same as records of the signals stream; a large moment takes several."""
+    payloads = [part for signals, until_ms in moments for part in encode_signals(signals, until_ms, max_bytes=20_000)]
+    return [
+        SignalRecord(
+            payload=payload,
+            sequence_number=FIRST_SEQUENCE_NUMBER + 16 * number,
+            shard_id="shardId-000000000000",
+            stream_arn="arn:aws:kinesis:eu-central-1:123456789012:stream/shopstream-signals",
+            arrival_ms=START_MS + number * 1_000,
+        )
+        for number, payload in enumerate(payloads)
+    ]
+
+
+@pytest.fixture(scope="session")
+def expected(moments, tmp_path_factory):
+    """The incidents of judging in process."""
+    path = tmp_path_factory.mktemp("expected") / "incidents.db"
+    store = EmbeddedIncidentStore(path, AlertingSettings(), ManualClock(START_MS))
+    judging = Judging(rules(), shipped_bank(DetectionSettings()), AllowList(), store)
+    for signals, until_ms in moments:
+        judging.judge(signals, until_ms)
+    store.close()
+    return seen(path)
