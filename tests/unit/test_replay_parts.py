@@ -12,12 +12,21 @@ from shopstream.clock import ManualClock, from_ms
 from shopstream.errors import BackpressureError, PermanentError, RetryableError, StateError
 from shopstream.events import Decoder
 from shopstream.events.schema import WIRE_SCHEMA
-from shopstream.simulation.delivery import Delivery
+from shopstream.simulation.delivery import Delivery, DeliveryFigures, Lane
 from shopstream.simulation.pacing import Pacer
 from shopstream.simulation.partitioning import PartitionKey, Router, key_texts, packed
+from shopstream.simulation.shard_pace import ShardPace
 from shopstream.simulation.skew import even_shards
 from shopstream.simulation.unreadable import reject_records
-from shopstream.stream.ports import MAX_PUT_BYTES, MAX_RECORD_BYTES, NewRecord, PutOutcome, Shard, hash_key
+from shopstream.stream.ports import (
+    MAX_PUT_BYTES,
+    MAX_PUT_RECORDS,
+    MAX_RECORD_BYTES,
+    NewRecord,
+    PutOutcome,
+    Shard,
+    hash_key,
+)
 
 ARRIVAL_MS = 2_000_000_000_000
 
@@ -177,16 +186,95 @@ def queue(*names: str) -> list[NewRecord]:
 
 def send(stream: Flaky, *queues: list[NewRecord]) -> tuple[ManualClock, list[str]]:
     clock, told = ManualClock(), []
-    Delivery(stream, clock, lambda why, _: told.append(why)).send(queues)
+    delivery = Delivery(stream, clock, lambda why, _: told.append(why))
+    delivery.send([Lane(f"shard-{place}", records) for place, records in enumerate(queues)])
     return clock, told
 
 
 def test_a_refused_record_holds_back_its_own_shard_and_nothing_overtakes_it():
-    stream = Flaky({0}, {0}, set())
-    send(stream, queue("a1", "a2", "a3"), queue("b1", "b2"))
-    assert [name for name in stream.taken if name[0] == "a"] == ["a1", "a2", "a3"]
-    assert [name for name in stream.taken if name[0] == "b"] == ["b1", "b2"]
-    assert stream.puts[1] == ["a1"]
+    stream = Flaky({0}, set(), set(), {0})
+    send(stream, queue("a1", "a2", "a3"), queue("b1", "b2", "b3"))
+    assert stream.puts == [["a1", "b1"], ["b2"], ["b3"], ["a1"], ["a1"], ["a2"], ["a3"]]
+    assert stream.taken == ["b1", "b2", "b3", "a1", "a2", "a3"]
+
+
+def test_records_without_order_share_a_put_and_only_the_refused_ones_go_again():
+    stream = Flaky({1, 3})
+    bad = [NewRecord(f"x{place}".encode(), "k") for place in range(MAX_PUT_RECORDS + 3)]
+    delivery = Delivery(stream, ManualClock(), lambda *_: None)
+    delivery.send([Lane("shard-0", queue("a1", "a2")), Lane("shard-0", bad, ordered=False)])
+    assert [len(names) for names in stream.puts] == [500, 7]
+    assert stream.puts[1] == ["a2", "x0", "x2", "x499", "x500", "x501", "x502"]
+    assert len(stream.taken) == len(set(stream.taken)) == len(bad) + 2
+
+
+def test_the_figures_of_a_delivery_tell_what_was_refused_and_repeated():
+    clock = ManualClock()
+    delivery = Delivery(Flaky({0}, RetryableError("lost")), clock, lambda *_: None)
+    delivery.send([Lane("shard-0", queue("a", "bb"))])
+    assert delivery.figures == DeliveryFigures(
+        records=2, bytes=3, puts=3, refused=1, repeated=1, waited_ms=clock.now_ms()
+    )
+    assert clock.now_ms() > 0
+
+
+def test_a_shard_without_refusals_is_never_held_back():
+    pace = ShardPace()
+    for now in range(100):
+        pace.taken(now, MAX_RECORD_BYTES)
+    assert (pace.rate, pace.ready_ms) == (None, 0)
+
+
+def test_a_shard_that_refuses_is_sent_to_more_slowly_and_then_faster_again():
+    pace = ShardPace()
+    pace.refused(0)
+    assert (pace.rate, pace.ready_ms) == (1 << 20, 100)
+    pace.refused(100)
+    assert pace.rate == (1 << 20) * 0.8
+    assert pace.ready_ms == 300
+    slow = pace.rate
+    pace.taken(300, 1 << 19)
+    assert 900 < pace.ready_ms < 1000
+    pace.taken(60_300, 0)
+    assert pace.rate > slow * 1.5
+
+
+def test_pauses_grow_while_a_shard_refuses_and_are_short_again_after():
+    pace, pauses, now = ShardPace(), [], 0.0
+    for _ in range(10):
+        pace.refused(now)
+        pauses.append(pace.ready_ms - now)
+        now = pace.ready_ms
+    assert pauses == [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000, 10_000]
+    pace.taken(now, 1)
+    pace.refused(now)
+    assert pace.ready_ms - now == 100
+
+
+def test_a_delivery_finds_the_rate_that_a_shard_takes():
+    clock = ManualClock()
+
+    class Limited:
+        """Takes so many bytes a second; holds credit for one second."""
+
+        def __init__(self) -> None:
+            self.credit, self.then, self.refused = 300_000.0, 0, 0
+
+        def put(self, records):
+            clock.advance(timedelta(milliseconds=20))
+            self.credit = min(300_000.0, self.credit + (clock.now_ms() - self.then) * 300)
+            self.then = clock.now_ms()
+            if self.credit < len(records[0].payload):
+                self.refused += 1
+                return [PutOutcome(error_code="ProvisionedThroughputExceededException")]
+            self.credit -= len(records[0].payload)
+            return [PutOutcome(shard_id="s", sequence_number=1)]
+
+    stream = Limited()
+    delivery = Delivery(stream, clock, lambda *_: None)
+    delivery.send([Lane("s", [NewRecord(bytes(50_000), "k", 0)] * 1000)])
+    assert 150 < clock.now_ms() / 1000 < 150 * 1.15 / 0.9
+    assert stream.refused < 50
 
 
 def test_backpressure_is_waited_out_as_long_as_the_stream_asks():

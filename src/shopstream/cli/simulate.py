@@ -84,9 +84,11 @@ def simulate(
         partition_key=PartitionKey(partition_key),
         restart=restart,
     )
+    target = settings.aws.kinesis.events if settings.profile == "aws" else None
     with open_stream(settings) as stream:
         try:
-            summary = _run(Replay(source, stream, how, bookmarks=settings.home / "replays"), source)
+            replay = Replay(source, stream, how, bookmarks=settings.home / "replays", stream=target)
+            summary = _run(replay, source)
         except KeyboardInterrupt:
             err.print("Stopped. The same command goes on from here.")
             raise typer.Exit(_INTERRUPTED) from None
@@ -113,10 +115,11 @@ def _run(replay: "Replay", source: str) -> "ReplaySummary":
         TaskProgressColumn(),
         TextColumn("{task.fields[events]:,} events"),
         TextColumn("{task.fields[pace]:,.0f}/s"),
+        TextColumn("{task.fields[volume]:.1f} MB/s"),
         TextColumn("{task.fields[state]}", markup=False),
     )
     with _interruptible() as interrupted, Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task("replay", total=1.0, events=0, pace=0.0, state="")
+        task = bar.add_task("replay", total=1.0, events=0, pace=0.0, volume=0.0, state="")
 
         def progress(now: "ReplayProgress") -> None:
             if interrupted():
@@ -124,11 +127,13 @@ def _run(replay: "Replay", source: str) -> "ReplaySummary":
             state = "" if now.event_time_ms is None else f"{from_ms(now.event_time_ms):%Y-%m-%d %H:%M:%S}"
             if now.round:
                 state += f", round {now.round + 1}"
+            if now.delivery.refused:
+                state += f", refused {now.delivery.refused:,} records"
             if now.waiting:
                 state = f"waiting: {now.waiting}"
-            elapsed = bar.tasks[0].elapsed or 0.0
-            pace = now.events / elapsed if elapsed else 0.0
-            bar.update(task, completed=now.done, events=now.events, pace=pace, state=state)
+            elapsed = bar.tasks[0].elapsed or float("inf")
+            pace, volume = now.events / elapsed, now.delivery.bytes / elapsed / 1e6
+            bar.update(task, completed=now.done, events=now.events, pace=pace, volume=volume, state=state)
 
         return replay.run(progress)
 
@@ -158,8 +163,12 @@ def _print(source: str, summary: "ReplaySummary", fmt: Format) -> None:
         "earlier_events": summary.earlier_events,
         "first_event_time": None if summary.first_event_ms is None else from_ms(summary.first_event_ms),
         "last_event_time": None if summary.last_event_ms is None else from_ms(summary.last_event_ms),
-        "records": summary.records,
-        "bytes": summary.bytes,
+        "records": summary.delivery.records,
+        "bytes": summary.delivery.bytes,
+        "puts": summary.delivery.puts,
+        "refused_records": summary.delivery.refused,
+        "repeated_puts": summary.delivery.repeated,
+        "waited_seconds": round(summary.delivery.waited_ms / 1000, 3),
         "seconds": round(summary.seconds, 3),
         "events_per_second": round(summary.events / summary.seconds) if summary.seconds else summary.events,
     }

@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, Self, cast
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shopstream.errors import PermanentError
+from shopstream.errors import ConfigurationError, PermanentError, RetryableError
 from shopstream.events.schema import EVENT_FIELDS, WIRE_SCHEMA
 
 __all__ = ["Block", "Source", "identify", "open_blocks"]
@@ -101,19 +101,75 @@ def identify(location: str) -> Source:
 @contextmanager
 def _opened(location: str, *, ahead: int = _REMOTE_BLOCK_BYTES) -> Iterator[BinaryIO]:
     """A seekable stream of a path or fsspec URL, as stored; a remote one fetches so many bytes ahead."""
+    if "://" in location:
+        with _Remote(location, ahead) as remote:
+            yield cast("BinaryIO", remote)
+        return
     try:
-        if "://" in location:
-            files, path = fsspec.url_to_fs(location)
-            options = {"block_size": ahead, "cache_type": "readahead"} if ahead else {"cache_type": "none"}
-            opened = files.open(path, "rb", **options)
-        else:
-            opened = Path(location).open("rb")  # noqa: SIM115  closed below
-        with opened as stream:
-            yield cast("BinaryIO", stream)
+        with Path(location).open("rb") as stream:
+            yield stream
     except FileNotFoundError as error:
-        raise PermanentError(f"expected a file at {location}, found none; check the path or URL") from error
+        raise _missing(location) from error
     except (IsADirectoryError, PermissionError) as error:
         raise PermanentError(f"expected a readable file at {location}, got {error.strerror}; name a file") from error
+
+
+def _missing(location: str) -> PermanentError:
+    return PermanentError(f"expected a file at {location}, found none; check the path or URL")
+
+
+class _Remote:
+    """A file behind a URL; its failures are ours, whatever library raises them.
+
+    Args:
+        location: fsspec URL.
+        ahead: bytes fetched ahead.
+    """
+
+    def __init__(self, location: str, ahead: int) -> None:
+        self._location = location
+        self._ahead = ahead
+        self._stream: BinaryIO
+
+    def __enter__(self) -> Self:
+        with self._told():
+            files, path = fsspec.url_to_fs(self._location)
+            options = {"block_size": self._ahead, "cache_type": "readahead"} if self._ahead else {"cache_type": "none"}
+            self._stream = files.open(path, "rb", **options)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  what readers ask of a file: closed, tell, seekable …
+        return getattr(self._stream, name)
+
+    def read(self, size: int = -1) -> bytes:
+        with self._told():
+            return self._stream.read(size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        with self._told():
+            return self._stream.seek(offset, whence)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise _missing(self._location) from error
+        except IsADirectoryError as error:
+            raise PermanentError(f"expected a file at {self._location}, got a folder; name a file") from error
+        except PermissionError as error:
+            raise ConfigurationError(
+                f"reading {self._location} is denied ({error}); grant it to the role in use (s3:GetObject and "
+                "s3:ListBucket), and check credentials and the clock of this machine"
+            ) from error
+        except Exception as error:  # each file system raises what its library does
+            raise RetryableError(
+                f"{self._location} cannot be read now ({error}); check the network and that credentials are set, then "
+                "try again"
+            ) from error
 
 
 @contextmanager

@@ -28,12 +28,12 @@ from shopstream.events.schema import REES46_COLUMNS, WIRE_SCHEMA
 from shopstream.events.sources import Block, Source, identify, open_blocks
 from shopstream.events.validation import time_us
 from shopstream.simulation.bookmark import Bookmark, BookmarkFile
-from shopstream.simulation.delivery import Delivery
+from shopstream.simulation.delivery import Delivery, Lane
 from shopstream.simulation.pacing import Pacer
 from shopstream.simulation.partitioning import Router, packed
 from shopstream.simulation.replay_settings import ReplayProgress, ReplaySettings, ReplaySummary
 from shopstream.simulation.unreadable import reject_records
-from shopstream.stream.ports import Shard, StreamWriter
+from shopstream.stream.ports import NewRecord, Shard, StreamWriter
 
 __all__ = ["Replay", "ReplayTarget", "replay"]
 
@@ -75,6 +75,7 @@ class Replay:
         target: the stream.
         settings: how.
         bookmarks: folder of bookmarks; None keeps none, so that a run always begins at the start.
+        stream: tells the target from other streams that share the folder of bookmarks; None: the embedded one.
         clock: paces the replay and is "now".
     """
 
@@ -85,9 +86,11 @@ class Replay:
         settings: ReplaySettings | None = None,
         *,
         bookmarks: Path | None = None,
+        stream: str | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._location = source
+        self._stream = stream
         self._target = target
         self._settings = settings or ReplaySettings()
         self._clock = clock or SystemClock()
@@ -96,20 +99,22 @@ class Replay:
         self._delivery = Delivery(target, self._clock, self._waiting)
         self._router = Router(target.shards())
         self._router_ms = self._saved_ms = self._clock.now_ms()
-        self._records = self._bytes = 0
         self._first_us: int | None = None
         self._last_us: int | None = None
-        self._told = ReplayProgress(0, 0, 0.0, 0, None)
+        self._told = ReplayProgress(0, 0, 0.0, 0, None, self._delivery.figures)
 
     def _identity(self) -> dict[str, object]:
-        """Source and those options that decide what is sent: a run with another pace goes on where this one stops."""
+        """Source, target and the options that decide what is sent; a run with another pace goes on where this one stops."""
         plain = "://" not in self._location
-        return {
+        identity: dict[str, object] = {
             "source": str(Path(self._location).resolve()) if plain else self._location,
             "rebase": self._settings.rebase,
             "loop": self._settings.loop,
             "partition_key": self._settings.partition_key,
         }
+        if self._stream is not None:
+            identity["stream"] = self._stream
+        return identity
 
     def run(self, progress: Callable[[ReplayProgress], None] | None = None) -> ReplaySummary:
         """Replay to the end of the source, or for ever where it loops.
@@ -144,8 +149,7 @@ class Replay:
         return ReplaySummary(
             events=mark.sent - begun.sent,
             rejected=mark.rejected - begun.rejected,
-            records=self._records,
-            bytes=self._bytes,
+            delivery=self._delivery.figures,
             earlier_events=begun.sent,
             first_event_ms=None if self._first_us is None else self._first_us // 1000,
             last_event_ms=None if self._last_us is None else self._last_us // 1000,
@@ -240,15 +244,16 @@ class Replay:
         ordinals = np.arange(mark.sent, mark.sent + len(events), dtype=np.int64)
         first, last = np.searchsorted(prepared.reject_places, places)
         rejects = prepared.decoded.rejects.slice(int(first), int(last - first))
-        queues = packed(events, self._settings.partition_key, self._routes(), ordinals) if len(events) else []
-        # Each on its own: rows without a readable key have no order to keep.
-        queues += [[record] for record in reject_records(rejects, prepared.block.header or _DEFAULT_HEADER)]
-        taken = self._delivery.send(queues)
-        if taken - self._router.ids:
+        router = self._routes()
+        queues = packed(events, self._settings.partition_key, router, ordinals) if len(events) else []
+        lanes = [Lane(shard.shard_id, queue) for shard, queue in zip(router.shards, queues, strict=False)]
+        # Rows without a readable key have no order to keep.
+        unordered: dict[str, list[NewRecord]] = {}
+        for record in reject_records(rejects, prepared.block.header or _DEFAULT_HEADER):
+            unordered.setdefault(router.shards[router.of(record.partition_key)].shard_id, []).append(record)
+        lanes += [Lane(shard_id, records, ordered=False) for shard_id, records in unordered.items()]
+        if self._delivery.send(lanes) - router.ids:
             self._router_ms = -_ROUTES_EVERY_MS  # resharded meanwhile
-        for queue in queues:
-            self._records += len(queue)
-            self._bytes += sum(len(record.payload) for record in queue)
         mark = self._counted(mark, prepared.times[low:high], len(rejects))
         self._told = ReplayProgress(
             events=self._told.events + len(events),
@@ -256,6 +261,7 @@ class Replay:
             done=min(1.0, prepared.block.consumed / max(1, size)),
             round=mark.round,
             event_time_ms=None if self._last_us is None else self._last_us // 1000,
+            delivery=self._delivery.figures,
         )
         self._tell(self._told)
         return mark
@@ -281,7 +287,7 @@ class Replay:
         return self._router
 
     def _waiting(self, why: str, _: timedelta) -> None:
-        self._tell(replace(self._told, waiting=why))
+        self._tell(replace(self._told, delivery=self._delivery.figures, waiting=why))
 
 
 def replay(
@@ -290,11 +296,12 @@ def replay(
     settings: ReplaySettings | None = None,
     *,
     bookmarks: Path | None = None,
+    stream: str | None = None,
     clock: Clock | None = None,
     progress: Callable[[ReplayProgress], None] | None = None,
 ) -> ReplaySummary:
     """Replay a source into a stream; see `Replay`."""
-    return Replay(source, target, settings, bookmarks=bookmarks, clock=clock).run(progress)
+    return Replay(source, target, settings, bookmarks=bookmarks, stream=stream, clock=clock).run(progress)
 
 
 def _shifted(events: pa.Table, shift_us: int, rounds: int) -> pa.Table:

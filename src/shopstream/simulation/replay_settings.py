@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from shopstream.errors import ConfigurationError
+from shopstream.simulation.delivery import DeliveryFigures
 from shopstream.simulation.partitioning import PartitionKey
 
 __all__ = ["ReplayProgress", "ReplaySettings", "ReplaySummary"]
@@ -54,6 +55,7 @@ class ReplayProgress:
         done: share of the source, 0 to 1, in this round.
         round: 0 at first.
         event_time_ms: latest event time sent, shifted; None before the first.
+        delivery: what the stream took of it so far, and what it refused.
         waiting: why it waits for the stream, if it does.
     """
 
@@ -62,6 +64,7 @@ class ReplayProgress:
     done: float
     round: int
     event_time_ms: int | None
+    delivery: DeliveryFigures
     waiting: str | None = None
 
 
@@ -72,8 +75,7 @@ class ReplaySummary:
     Args:
         events: sent and acknowledged in this run.
         rejected: rows that are no events, sent as they came, in this run.
-        records: stream records they travelled in.
-        bytes: payload bytes of those.
+        delivery: the stream records they travelled in, and what the stream refused.
         earlier_events: done by earlier runs, before the bookmark this one began at.
         first_event_ms: earliest event time sent in this run, shifted; None without events.
         last_event_ms: latest, likewise.
@@ -85,8 +87,7 @@ class ReplaySummary:
 
     events: int
     rejected: int
-    records: int
-    bytes: int
+    delivery: DeliveryFigures
     earlier_events: int
     first_event_ms: int | None
     last_event_ms: int | None
