@@ -1,7 +1,8 @@
 """Pipelines that can be killed: each JSON line on stdin forks a process that runs one over a data home.
 
-{"home": path, "die": [point, when, nth] or null, "replay": file or null}: the process kills itself (SIGKILL) before or
-after the nth call of the point; with a file it replays that into the stream instead. Prints "pid <pid>" and then, when
+{"home": path, "die": [point, when, nth] or null, "replay": file or null, "checkpoints": s3://… or null}: the process kills
+itself (SIGKILL) before or after the nth call of the point; with a file it replays that into the stream instead; with a
+place in S3 its checkpoints lie there, and the home's are scratch. Prints "pid <pid>" and then, when
 it is gone, "status <wait status>". Forking saves the start-up time of Python.
 """
 
@@ -14,11 +15,13 @@ from datetime import timedelta
 from pathlib import Path
 
 from shopstream.alerting.embedded import EmbeddedIncidentStore
-from shopstream.bootstrap import open_pipeline, open_stream
+from shopstream.bootstrap import flow, open_pipeline, open_stream
+from shopstream.bootstrap.aws import S3Objects
 from shopstream.config import Settings
 from shopstream.detection.settings import DetectionSettings
 from shopstream.engine.checkpoint import CheckpointStore
 from shopstream.engine.settings import EngineSettings
+from shopstream.engine.shared_checkpoint import SharedCheckpointStore
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.simulation import Replay, ReplaySettings
 from shopstream.stream.embedded import EmbeddedStream
@@ -30,6 +33,12 @@ POINTS = {
     "append": (EmbeddedLakehouse, "append"),
     "promote": (CheckpointStore, "promote"),
     "acknowledge": (EmbeddedStream, "commit"),
+    "claim": (SharedCheckpointStore, "claim"),
+    "upload": (S3Objects, "upload"),
+    "secure": (SharedCheckpointStore, "secure"),
+    "point": (S3Objects, "replace"),
+    "promote_shared": (SharedCheckpointStore, "promote"),
+    "clean": (S3Objects, "delete"),
 }
 
 
@@ -63,7 +72,9 @@ def die_at(point: str, when: str, nth: int) -> None:
     setattr(owner, name, wrapped)
 
 
-def work(settings: Settings, source: str | None) -> None:
+def work(settings: Settings, source: str | None, checkpoints: str | None) -> None:
+    if checkpoints:
+        flow.open_checkpoints = lambda s: SharedCheckpointStore(s.checkpoint_path, S3Objects(checkpoints))
     if source is None:
         with open_pipeline(settings) as pipeline:
             pipeline.run(until_caught_up=True)
@@ -79,7 +90,7 @@ def main() -> None:
         if pid == 0:
             if order["die"]:
                 die_at(*order["die"])
-            work(settings_of(Path(order["home"])), order["replay"])
+            work(settings_of(Path(order["home"])), order["replay"], order["checkpoints"])
             os._exit(0)
         os.write(1, f"pid {pid}\n".encode())
         _, status = os.waitpid(pid, 0)

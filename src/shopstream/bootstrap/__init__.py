@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from shopstream.bootstrap.flow import open_pipeline
     from shopstream.bootstrap.stores import (
+        aws_extra,
         has_lake,
         has_stream,
         incidents_file,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "aws_extra",
     "has_lake",
     "has_stream",
     "incidents_file",

@@ -10,7 +10,7 @@ from shopstream.alerting.judging import Judges, Judging
 from shopstream.alerting.notify import BackgroundSender
 from shopstream.alerting.ports import IncidentStore
 from shopstream.bootstrap.stores import (
-    extra,
+    aws_extra,
     notification_targets,
     open_baselines,
     open_checkpoints,
@@ -132,7 +132,7 @@ def _only_engine(
     """Wait until this process is the engine of the stream; returns what tells, before a commit, whether it still is."""
     if settings.profile != "aws":
         return lambda: None
-    with extra():
+    with aws_extra():
         from shopstream.bootstrap.aws import engine_lease  # noqa: PLC0415  the embedded profile has no boto3
 
     return stack.enter_context(engine_lease(settings, clock, stop, standing_by))
@@ -143,7 +143,7 @@ def _judges(
 ) -> tuple[Judges, IncidentStore | None]:
     """Who gets the signals, and the incident store where it is at hand."""
     if settings.profile == "aws" and settings.aws.detection == "lambda":
-        with extra():
+        with aws_extra():
             from shopstream.bootstrap.aws import open_signals  # noqa: PLC0415  the embedded profile has no boto3
         from shopstream.alerting.publishing import SignalPublisher  # noqa: PLC0415  only this profile needs it
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from shopstream.stream.ports import Stream
 
 __all__ = [
-    "extra",
+    "aws_extra",
     "has_lake",
     "has_stream",
     "incidents_file",
@@ -41,7 +41,7 @@ _EXTRA = frozenset({"boto3", "botocore", "s3transfer", "aws_lambda_powertools"})
 
 
 @contextmanager
-def extra() -> Iterator[None]:
+def aws_extra() -> Iterator[None]:
     """Around imports that need boto3, which the embedded profile never loads and may not have.
 
     Raises:
@@ -63,7 +63,7 @@ def open_stream(settings: Settings, clock: Clock | None = None) -> "Stream":
     clock = clock or SystemClock()
     settings.home.mkdir(parents=True, exist_ok=True)
     if settings.profile == "aws":
-        with extra():
+        with aws_extra():
             from shopstream.bootstrap.aws import open_stream as of_aws  # noqa: PLC0415  the embedded profile has no boto3
 
         return of_aws(settings, clock)
@@ -75,7 +75,7 @@ def open_stream(settings: Settings, clock: Clock | None = None) -> "Stream":
 def open_lakehouse(settings: Settings) -> "IcebergLakehouse":
     """The lakehouse; its tables are made where there are none. Close it."""
     if settings.profile == "aws":
-        with extra():
+        with aws_extra():
             from shopstream.bootstrap.aws import open_lakehouse as of_aws  # noqa: PLC0415  the embedded profile has no boto3
 
         return of_aws(settings)
@@ -94,7 +94,7 @@ def open_incidents(settings: Settings, clock: Clock | None = None) -> "IncidentS
     clock = clock or SystemClock()
     settings.home.mkdir(parents=True, exist_ok=True)
     if settings.profile == "aws":
-        with extra():
+        with aws_extra():
             from shopstream.bootstrap.aws import open_incidents as of_aws  # noqa: PLC0415  the embedded profile has no boto3
 
         return of_aws(settings, clock)
@@ -107,7 +107,7 @@ def open_incidents(settings: Settings, clock: Clock | None = None) -> "IncidentS
 def incidents_file(settings: Settings) -> Path:
     """The SQLite file that readers of incidents, verdicts and notifications take, as of now; may not exist yet."""
     if settings.profile == "aws":
-        with extra():
+        with aws_extra():
             from shopstream.bootstrap.aws import incidents_file as of_aws  # noqa: PLC0415  the embedded profile has no boto3
 
         return of_aws(settings)
@@ -117,7 +117,7 @@ def incidents_file(settings: Settings) -> Path:
 def open_live(settings: Settings) -> "LiveStore":
     """The live journeys."""
     if settings.profile == "aws":
-        with extra():
+        with aws_extra():
             from shopstream.bootstrap.aws import open_live as of_aws  # noqa: PLC0415  the embedded profile has no boto3
 
         return of_aws(settings)
@@ -129,7 +129,7 @@ def open_live(settings: Settings) -> "LiveStore":
 def open_checkpoints(settings: Settings) -> "CheckpointStore":
     """The engine's checkpoints."""
     if settings.profile == "aws":
-        with extra():
+        with aws_extra():
             from shopstream.bootstrap.aws import open_checkpoints as of_aws  # noqa: PLC0415  the embedded profile has no boto3
 
         return of_aws(settings)
@@ -155,7 +155,7 @@ def open_baselines(settings: Settings) -> "Baselines | None":
     from shopstream.detection.baseline import Baselines  # noqa: PLC0415  only what this needs
 
     if settings.profile == "aws" and settings.aws.baselines:
-        with extra():
+        with aws_extra():
             from shopstream.bootstrap.aws import fetch_baselines  # noqa: PLC0415  the embedded profile has no boto3
 
         fetch_baselines(settings.aws.baselines, settings.baselines_path)
@@ -167,7 +167,7 @@ def keep_baselines(settings: Settings, baselines: "Baselines") -> str:
     baselines.save(settings.baselines_path)
     if settings.profile != "aws" or not settings.aws.baselines:
         return str(settings.baselines_path)
-    with extra():
+    with aws_extra():
         from shopstream.bootstrap.aws import put_baselines  # noqa: PLC0415  the embedded profile has no boto3
 
     put_baselines(settings.aws.baselines, settings.baselines_path)
@@ -186,7 +186,7 @@ def open_channels(settings: Settings) -> "list[NotificationChannel]":
 
         channels += channel.open_channels(settings.alerting.notify_urls, targets_of(settings.alerting))
     if settings.profile == "aws":
-        with extra():
+        with aws_extra():
             from shopstream.bootstrap.aws import topic_channel  # noqa: PLC0415  the embedded profile has no boto3
 
         channels += topic_channel(settings)
@@ -208,7 +208,7 @@ def open_sender(settings: Settings, clock: Clock) -> "Sender":
     """
     channels = open_channels(settings)
     if settings.profile == "aws":
-        with extra():
+        with aws_extra():
             from shopstream.bootstrap.aws import open_sender as of_aws  # noqa: PLC0415  the embedded profile has no boto3
 
         return of_aws(settings, clock, channels)
@@ -220,7 +220,7 @@ def open_sender(settings: Settings, clock: Clock) -> "Sender":
 def retry_notifications(settings: Settings, clock: Clock) -> int:
     """Let notifications that were given up be tried again; returns how many."""
     if settings.profile == "aws":
-        with extra():
+        with aws_extra():
             from shopstream.bootstrap.aws import retry_notifications as of_aws  # noqa: PLC0415  likewise
 
         return of_aws(settings, clock)

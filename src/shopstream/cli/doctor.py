@@ -10,6 +10,7 @@ from pathlib import Path
 import typer
 from filelock import FileLock, Timeout
 
+from shopstream.cli.findings import TroubleError
 from shopstream.cli.output import Format, FormatOption, emit, settings_of
 from shopstream.config import Settings
 from shopstream.errors import ShopstreamError
@@ -21,34 +22,45 @@ _LEAST_PYTHON = (3, 11)
 _SLOW_START = 1_000
 
 
-class _Trouble(Exception):  # noqa: N818  a finding, not an error
-    """What is wrong, and what to do about it."""
-
-
 def doctor(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     """Tell what is missing or wrong, and what to do about it. Ends with 1 when something is.
 
+    In the AWS profile it looks at credentials, clock, and each stream, table, bucket, database, workgroup and topic, and
+    tries out what it may do; a small object is written to the buckets and removed again.
+
     Examples:
       shopstream doctor
+      SHOPSTREAM_PROFILE=aws shopstream doctor
       shopstream --home /srv/shop doctor --format json
     """
     settings = settings_of(ctx)
-    rows = [_examine(name, check, settings) for name, check in _CHECKS.items()]
+    rows = [_examine(name, check, settings) for name, check in _checks(settings).items()]
     emit(rows, fmt)
     if any(not row["ok"] for row in rows):
         raise typer.Exit(1)
 
 
+def _checks(settings: Settings) -> dict[str, Callable[[Settings], str]]:
+    if settings.profile == "embedded":
+        return _ANYWHERE | _EMBEDDED
+    from shopstream.bootstrap import aws_extra  # noqa: PLC0415  start-up time
+
+    with aws_extra():
+        from shopstream.cli.doctor_aws import CHECKS  # noqa: PLC0415  the embedded profile has no boto3
+
+    return _ANYWHERE | CHECKS | {"reports": _reports}
+
+
 def _examine(name: str, check: Callable[[Settings], str], settings: Settings) -> dict[str, object]:
     try:
         return {"check": name, "ok": True, "finding": check(settings)}
-    except (_Trouble, ShopstreamError) as trouble:
+    except (TroubleError, ShopstreamError) as trouble:
         return {"check": name, "ok": False, "finding": str(trouble)}
 
 
 def _python(_: Settings) -> str:
     if sys.version_info < _LEAST_PYTHON:
-        raise _Trouble(
+        raise TroubleError(
             f"expected Python 3.11 or newer, got {sys.version.split()[0]}; make the environment anew with it"
         )
     parts = ", ".join(
@@ -61,10 +73,12 @@ def _home(settings: Settings) -> str:
     home = settings.home.resolve()
     nearest = next(path for path in (home, *home.parents) if path.exists())
     if not os.access(nearest, os.W_OK):
-        raise _Trouble(f"{nearest} cannot be written to; change its owner, or give another --home")
+        raise TroubleError(f"{nearest} cannot be written to; change its owner, or give another --home")
     free = shutil.disk_usage(nearest).free
     if free < _LEAST_FREE_BYTES:
-        raise _Trouble(f"{free / 2**30:.1f} GiB are free at {nearest}, expected 2 or more; free some or move the home")
+        raise TroubleError(
+            f"{free / 2**30:.1f} GiB are free at {nearest}, expected 2 or more; free some or move the home"
+        )
     return f"{home}{'' if home.exists() else ' (not made yet)'}, {free / 2**30:,.0f} GiB free"
 
 
@@ -86,7 +100,7 @@ def _allow_lists(settings: Settings) -> str:
         return "none; nothing is suppressed"
     expired = [entry.name for entry in expired_entries(settings)]
     if expired:
-        raise _Trouble(
+        raise TroubleError(
             f"expired, so that they suppress nothing: {', '.join(expired)}; look again, renew or remove them"
         )
     return f"{len(load_allow_list(settings.detection.allow_lists_path).entries)} entries, none expired"
@@ -101,7 +115,7 @@ def _stream(settings: Settings) -> str:
     with EmbeddedStream.open(settings.stream_path, settings.stream, SystemClock()) as stream:
         status = stream.describe()
     if status.disk_bytes > 0.9 * status.max_bytes:
-        raise _Trouble(
+        raise TroubleError(
             f"{status.disk_bytes / 2**20:,.0f} of {status.max_bytes / 2**20:,.0f} MiB are taken: writers will have to "
             "wait; raise stream.max_bytes, or shorten stream.retention"
         )
@@ -132,10 +146,12 @@ def _lake(settings: Settings) -> str:
     finally:
         lakehouse.close()
     if missing:
-        raise _Trouble(f"{len(missing)} data files are gone, the first is {missing[0]}; restore them from a copy")
+        raise TroubleError(f"{len(missing)} data files are gone, the first is {missing[0]}; restore them from a copy")
     events = status[LakeTable.EVENTS]
     if events.data_files > _SLOW_START:
-        raise _Trouble(f"events lie in {events.data_files:,} files, which slows readers; run `shopstream lake compact`")
+        raise TroubleError(
+            f"events lie in {events.data_files:,} files, which slows readers; run `shopstream lake compact`"
+        )
     return (
         f"{events.rows:,} events in {events.data_files:,} files, {status[LakeTable.DEAD_LETTERS].rows:,} dead letters"
     )
@@ -157,11 +173,13 @@ def _notifications(settings: Settings) -> str:
     return f"{len(urls)} addresses"
 
 
-_CHECKS: dict[str, Callable[[Settings], str]] = {
+_ANYWHERE: dict[str, Callable[[Settings], str]] = {
     "environment": _python,
     "home": _home,
     "rules": _rules,
     "allow-lists": _allow_lists,
+}
+_EMBEDDED: dict[str, Callable[[Settings], str]] = {
     "stream": _stream,
     "engine": _engine,
     "lake": _lake,
