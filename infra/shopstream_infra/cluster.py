@@ -13,7 +13,7 @@ from constructs import Construct
 
 from shopstream_infra.alerting import Alerting
 from shopstream_infra.config import REPOSITORY, StageConfig
-from shopstream_infra.environment import delivery_name, worker_settings
+from shopstream_infra.environment import delivery_name, worker_settings, workgroup_name
 from shopstream_infra.grants import publish, put_metrics, read_stream, use_table, write_delivery, write_stream
 from shopstream_infra.lake import Lake
 from shopstream_infra.logs import log_group
@@ -79,6 +79,17 @@ class Cluster(Construct):
             findings=["Resource::*"],
             children=True,
         )
+        accept(
+            self.role,
+            "AwsSolutions-IAM5",
+            "Objects below prefixes of the lake's buckets, tables of its database, and streams of the log of sessions",
+            findings=[
+                r"/^Resource::<Lake[A-Za-z]+[0-9A-F]{8}\.Arn>\/[a-z]+\/\*$/",
+                f"/^Resource::.*:table\\/{lake.database_name}\\/\\*$/",
+                r"/^Resource::.*:log-group:<ClusterSessions[0-9A-F]+>:\*$/",
+            ],
+            children=True,
+        )
         self._starter = iam.Role(
             self,
             "Starter",
@@ -86,6 +97,7 @@ class Cluster(Construct):
             assumed_by=iam.ServicePrincipal("ecs-tasks.amazonaws.com"),
             description="Pulls the image and opens the log of tasks",
         )
+        self._starter.add_to_policy(iam.PolicyStatement(actions=["ecr:GetAuthorizationToken"], resources=["*"]))
         accept(
             self._starter,
             "AwsSolutions-IAM5",
@@ -207,5 +219,6 @@ class Cluster(Construct):
         use_table(alerting.table, self.role)
         publish(alerting.incidents, self.role)
         lake.grant_write(self.role)
+        lake.grant_query(self.role, workgroup_name(self.config))
         write_delivery(Stack.of(self), delivery_name(self.config), self.role)
         put_metrics(self.config, self.role)

@@ -78,6 +78,7 @@ class Detection(Construct):
                 on_failure=_OnFailure(self.failed),
             )
         )
+        role = _scheduler(self, config.named("ticker-scheduler"), "Calls the ticker every minute")
         scheduler.Schedule(
             self,
             "EveryMinute",
@@ -88,9 +89,16 @@ class Detection(Construct):
                 self.ticker,
                 retry_attempts=0,  # the next minute comes anyway
                 max_event_age=Duration.minutes(1),
-                role=_scheduler(self, config.named("ticker-scheduler"), "Calls the ticker every minute"),
+                role=role,
             ),
             description="Closes what silence closes, sends what waits",
+        )
+        accept(
+            role,
+            "AwsSolutions-IAM5",
+            "The library grants the function's versions beside the function itself",
+            findings=[r"/^Resource::<DetectionTicker[0-9A-F]+\.Arn>:\*$/"],
+            children=True,
         )
 
     def _function(
@@ -154,7 +162,7 @@ class _OnFailure:
 
 
 def _scheduler(scope: Construct, name: str, description: str) -> iam.Role:
-    role = iam.Role(
+    return iam.Role(
         scope,
         "Scheduler",
         role_name=name,
@@ -163,14 +171,6 @@ def _scheduler(scope: Construct, name: str, description: str) -> iam.Role:
         ),
         description=description,
     )
-    accept(
-        role,
-        "AwsSolutions-IAM5",
-        "The library grants the function's versions beside the function itself",
-        findings=[r"Resource::<DetectionTicker10AF3742.Arn>:*"],
-        children=True,
-    )
-    return role
 
 
 def _code(config: StageConfig) -> lambda_.Code:

@@ -162,7 +162,7 @@ class StudioNotebook(Construct):
                 ),
             ),
         )
-        application.add_dependency(database)
+        application.node.add_dependency(database)
         _log(self, application, role, log_group(self, "Logs", config=config, key=key, name="studio"))
 
 
@@ -195,5 +195,5 @@ def _log(scope: Construct, application: _Application, role: iam.Role, group: log
             log_stream_arn=stream_arn
         ),
     )
-    option.add_dependency(application)
+    option.node.add_dependency(application)
     application.node.add_dependency(role)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from aws_cdk import Aspects, Stage
-from cdk_nag import AwsSolutionsChecks, NagPackSuppression, NagReportFormat, NagSuppressions
+from cdk_nag import AwsSolutionsChecks, NagPackSuppression, NagReportFormat, NagSuppressions, RegexAppliesTo
 from constructs import IConstruct
 
 __all__ = ["accept", "check"]
@@ -31,8 +31,10 @@ def accept(
         construct: where the finding arises.
         rule: such as `AwsSolutions-IAM5`.
         reason: why it stands; a test asks for one, and that something is suppressed by it.
-        findings: only these, such as `Resource::*`; none accepts all of the rule.
-        children: also at what the construct holds.
+        findings: only these, such as `Resource::*`; between slashes, a regular expression. None
+            accepts all of the rule.
+        children: also at what the construct holds by now.
     """
-    suppression = NagPackSuppression(id=rule, reason=reason, applies_to=list(findings) or None)
+    only = [RegexAppliesTo(regex=finding) if finding.startswith("/") else finding for finding in findings]
+    suppression = NagPackSuppression(id=rule, reason=reason, applies_to=only or None)
     NagSuppressions.add_resource_suppressions(construct, [suppression], apply_to_children=children)

@@ -10,9 +10,12 @@ from aws_cdk import aws_scheduler as scheduler
 from constructs import Construct
 
 from shopstream_infra.alerting import Alerting
+from shopstream_infra.athena import Athena
+from shopstream_infra.budget import Budget
 from shopstream_infra.cluster import Cluster
 from shopstream_infra.config import SERVICE, StageConfig
 from shopstream_infra.dashboard import Dashboard
+from shopstream_infra.delivery import Delivery
 from shopstream_infra.detection import Detection
 from shopstream_infra.environment import worker_settings
 from shopstream_infra.flink import FlinkApplication, StudioNotebook
@@ -21,6 +24,8 @@ from shopstream_infra.metrics import Metrics
 from shopstream_infra.monitoring import Monitoring
 from shopstream_infra.nag import check
 from shopstream_infra.network import Network
+from shopstream_infra.quicksight import QuickSight
+from shopstream_infra.raw import RawFiles
 from shopstream_infra.security import Security
 from shopstream_infra.streams import Streams
 from shopstream_infra.tasks import Tasks
@@ -30,7 +35,8 @@ __all__ = ["FLAGS", "ShopstreamStage"]
 
 FLAGS = {
     "@aws-cdk/aws-iam:minimizePolicies": True,
-    "@aws-cdk/core:validateAgainstDefaultRules": True,
+    "@aws-cdk/aws-s3:serverAccessLogsUseBucketPolicy": True,
+    "@aws-cdk/core:defaultCrossStackReferences": "strong",
     "@aws-cdk/aws-kms:reduceCrossAccountRegionPolicyScope": True,
 }
 """Behaviour of the CDK that newer apps have by default."""
@@ -76,7 +82,13 @@ class ShopstreamStage(Stage):
 
     def _analytics(self) -> None:
         """What people ask: crawler, Athena, Firehose into the lake, QuickSight."""
-        self._stack("analytics", "Crawler, queries, delivery and dashboards over the lake")
+        stack, config = self._stack("analytics", "Crawler, queries, delivery and dashboards over the lake"), self.config
+        key, lake = self.security.key, self.lake
+        RawFiles(stack, "RawFiles", config=config, key=key, lake=lake)
+        athena = Athena(stack, "Athena", config=config, lake=lake)
+        Delivery(stack, "Delivery", config=config, key=key, lake=lake)
+        if config.quicksight_owner:
+            QuickSight(stack, "QuickSight", config=config, lake=lake).node.add_dependency(athena)
 
     def _service(self) -> None:
         """What runs."""
@@ -104,3 +116,4 @@ class ShopstreamStage(Stage):
         stack, metrics = self._stack("watch", "Alarms, dashboard and budget"), Metrics(self.config)
         monitoring = Monitoring(stack, "Monitoring", config=self.config, metrics=metrics, ops=self.alerting.ops)
         Dashboard(stack, "Dashboard", config=self.config, metrics=metrics, alarms=monitoring.alarms)
+        Budget(stack, "Budget", config=self.config, ops=self.alerting.ops)

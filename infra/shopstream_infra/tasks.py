@@ -64,7 +64,7 @@ class Tasks(Construct):
             },
             targets=[events.CfnRule.TargetProperty(id="log", arn=_bare_arn(failures))],
         )
-        rule.add_dependency(policy)
+        rule.node.add_dependency(policy)
 
     def _scheduled(self, name: str, command: str, schedule: str, description: str) -> None:
         cluster, config = self._cluster, self._cluster.config

@@ -1,0 +1,169 @@
+"""Who looks at the reports: a QuickSight dashboard over the marts, where the stage names its owner."""
+
+from aws_cdk import CfnResource, Stack
+from aws_cdk import aws_iam as iam
+from constructs import Construct
+
+from shopstream_infra.config import StageConfig
+from shopstream_infra.environment import workgroup_name
+from shopstream_infra.lake import Lake
+from shopstream_infra.nag import accept
+from shopstream_infra.visuals import DATA_SETS, Json, definition, physical_table
+
+__all__ = ["QuickSight"]
+
+_SOURCE = (
+    "DescribeDataSource",
+    "DescribeDataSourcePermissions",
+    "PassDataSource",
+    "UpdateDataSource",
+    "DeleteDataSource",
+    "UpdateDataSourcePermissions",
+)
+_SET = (
+    "DescribeDataSet",
+    "DescribeDataSetPermissions",
+    "PassDataSet",
+    "DescribeIngestion",
+    "ListIngestions",
+    "UpdateDataSet",
+    "DeleteDataSet",
+    "CreateIngestion",
+    "CancelIngestion",
+    "UpdateDataSetPermissions",
+)
+_ANALYSIS = (
+    "DescribeAnalysis",
+    "DescribeAnalysisPermissions",
+    "QueryAnalysis",
+    "UpdateAnalysis",
+    "RestoreAnalysis",
+    "DeleteAnalysis",
+    "UpdateAnalysisPermissions",
+)
+_LOOK = ("DescribeDashboard", "ListDashboardVersions", "QueryDashboard")
+_DASHBOARD = (
+    *_LOOK,
+    "UpdateDashboard",
+    "DeleteDashboard",
+    "UpdateDashboardPermissions",
+    "DescribeDashboardPermissions",
+    "UpdateDashboardPublishedVersion",
+)
+
+
+class QuickSight(Construct):
+    """Data source, data sets in SPICE that are read again daily, an analysis to change, a dashboard to look at.
+
+    QuickSight must be subscribed to in the account before. It reads as `role`: queries of this stage's workgroup, and
+    the marts' files.
+    """
+
+    def __init__(self, scope: Construct, construct_id: str, *, config: StageConfig, lake: Lake) -> None:
+        super().__init__(scope, construct_id)
+        self._config, self._stack = config, Stack.of(self)
+        role = self._role(lake)
+        source = self._make(
+            "Source",
+            "DataSource",
+            {
+                "DataSourceId": config.named("lake"),
+                "Name": f"Lake of {config.prefix}",
+                "Type": "ATHENA",
+                "DataSourceParameters": {
+                    "AthenaParameters": {"WorkGroup": workgroup_name(config), "RoleArn": role.role_arn}
+                },
+                "Permissions": [self._may(config.quicksight_owner, _SOURCE)],
+            },
+        )
+        source.node.add_dependency(role)
+        arns = {name: self._data_set(name, source, lake) for name in DATA_SETS}
+        shown = definition(arns)
+        self._make(
+            "Analysis",
+            "Analysis",
+            {
+                "AnalysisId": config.named("shop"),
+                "Name": f"Shop ({config.name})",
+                "Definition": shown,
+                "Permissions": [self._may(config.quicksight_owner, _ANALYSIS)],
+            },
+        )
+        readers = [self._may(config.quicksight_readers, _LOOK)] if config.quicksight_readers else []
+        self._make(
+            "Dashboard",
+            "Dashboard",
+            {
+                "DashboardId": config.named("shop"),
+                "Name": f"Shop ({config.name})",
+                "Definition": shown,
+                "Permissions": [self._may(config.quicksight_owner, _DASHBOARD), *readers],
+                "DashboardPublishOptions": {"ExportToCSVOption": {"AvailabilityStatus": "ENABLED"}},
+            },
+        )
+
+    def _data_set(self, name: str, source: CfnResource, lake: Lake) -> str:
+        construct_id = "".join(word.capitalize() for word in name.split("_"))
+        made = self._make(
+            construct_id,
+            "DataSet",
+            {
+                "DataSetId": self._config.named(name.replace("_", "-")),
+                "Name": DATA_SETS[name].title,
+                "ImportMode": "SPICE",
+                "PhysicalTableMap": physical_table(
+                    DATA_SETS[name], source.get_att("Arn").to_string(), lake.database_name
+                ),
+                "Permissions": [self._may(self._config.quicksight_owner, _SET)],
+            },
+        )
+        schedule = self._make(
+            f"{construct_id}Refresh",
+            "RefreshSchedule",
+            {
+                "DataSetId": self._config.named(name.replace("_", "-")),
+                "Schedule": {
+                    "ScheduleId": "daily",
+                    "RefreshType": "FULL_REFRESH",
+                    "ScheduleFrequency": {
+                        "Interval": "DAILY",
+                        "TimeZone": "UTC",
+                        "TimeOfTheDay": self._config.quicksight_refresh,
+                    },
+                },
+            },
+        )
+        schedule.add_resource_dependency(made)
+        return made.get_att("Arn").to_string()
+
+    def _role(self, lake: Lake) -> iam.Role:
+        role = iam.Role(
+            self,
+            "Role",
+            assumed_by=iam.ServicePrincipal(
+                "quicksight.amazonaws.com", conditions={"StringEquals": {"aws:SourceAccount": self._stack.account}}
+            ),
+            description=f"QuickSight reads the marts of {self._config.prefix}",
+        )
+        lake.grant_read(role)
+        lake.grant_query(role, workgroup_name(self._config))
+        accept(
+            role,
+            "AwsSolutions-IAM5",
+            "Tables of one database, their files, and results of one workgroup",
+            children=True,
+        )
+        return role
+
+    def _make(self, construct_id: str, kind: str, properties: Json) -> CfnResource:
+        """A resource in the words of CloudFormation, which for QuickSight are those of its API."""
+        return CfnResource(
+            self,
+            construct_id,
+            type=f"AWS::QuickSight::{kind}",
+            properties={"AwsAccountId": self._stack.account, **properties},
+        )
+
+    @staticmethod
+    def _may(principal: str, actions: tuple[str, ...]) -> Json:
+        return {"Principal": principal, "Actions": [f"quicksight:{action}" for action in actions]}
