@@ -408,7 +408,7 @@ def test_parents_are_listed_before_their_children(stream):
     lower, upper = stream.admin.split(first.shard_id, middle(first))
     put_all(stream, one_of_each_key(40, 1))
     stream.admin.merge(upper, second.shard_id)
-    stream.admin.split(lower, first.first_hash_key + 1)
+    stream.admin.split(lower, first.first_hash_key + 2)
     shards = stream.reader.shards()
     order = {shard.shard_id: place for place, shard in enumerate(shards)}
     pairs = [(parent, shard.shard_id) for shard in shards for parent in shard.parent_ids if parent in order]

@@ -74,3 +74,20 @@ def make_stream(fresh_name):
         return name
 
     return make
+
+
+@pytest.fixture
+def make_table(fresh_name):
+    """Makes an empty DynamoDB table with the keys `pk` and `sk`, as leases lie in, where `aws_env` points; its name."""
+
+    def make():
+        name = fresh_name("table")
+        boto3.client("dynamodb").create_table(
+            TableName=name,
+            BillingMode="PAY_PER_REQUEST",
+            AttributeDefinitions=[{"AttributeName": key, "AttributeType": "S"} for key in ("pk", "sk")],
+            KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
+        )
+        return name
+
+    return make

@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from shopstream.aws import client, explained
 from shopstream.clock import Clock
-from shopstream.errors import RetryableError, StateError
+from shopstream.errors import PermanentError, RetryableError, StateError
 from shopstream.stream.dynamodb import ConsumerTable, NewestTable
 from shopstream.stream.exclusive import ExclusiveLease
 from shopstream.stream.kinesis_reader import Pace, ShardReader, check_limits
@@ -33,7 +33,8 @@ _SHARDS_FOR_S: Final = 5.0
 """How long a list of shards is taken for true; reading a shard to its end asks anew."""
 
 _RESHAPE_FOR_S: Final = 600.0
-_LOOK_AGAIN: Final = timedelta(milliseconds=500)
+_LOOK_AGAIN: Final = timedelta(milliseconds=50)
+_LOOK_AGAIN_AT_MOST: Final = timedelta(seconds=2)
 
 
 class KinesisStream:
@@ -154,6 +155,7 @@ class KinesisStream:
         with self._lock:
             reader = self._readers.get(shard_id)
         if reader is None:
+            self._shard(shard_id)
             reader = ShardReader(
                 self._kinesis,
                 self.name,
@@ -202,9 +204,15 @@ class KinesisStream:
         """Close a shard; its children take [first, at-1] and [at, last]; returns them once the stream is active again.
 
         Raises:
-            StateError: no such shard.
-            PermanentError: it is closed, or `at_hash_key` leaves a child without hash keys.
+            StateError: no such shard, or closed already.
+            PermanentError: `at_hash_key` leaves a child without hash keys.
         """
+        shard = self._open_shard(shard_id)
+        if not shard.first_hash_key < at_hash_key <= shard.last_hash_key:
+            raise PermanentError(
+                f"{shard_id} takes hash keys {shard.first_hash_key} to {shard.last_hash_key} and can be split above "
+                f"the first of them, got {at_hash_key}"
+            )
         with explained(f"to split {shard_id} of stream {self.name} (kinesis:SplitShard)"):
             self._kinesis.split_shard(StreamName=self.name, ShardToSplit=shard_id, NewStartingHashKey=str(at_hash_key))
         lower, upper = self._children((shard_id,), 2)
@@ -214,16 +222,39 @@ class KinesisStream:
         """Close two adjacent shards; one child takes both ranges; returns it once the stream is active again.
 
         Raises:
-            StateError: no such shard.
-            PermanentError: one is closed, or the two do not touch.
+            StateError: no such shard, or closed already.
+            PermanentError: the two do not touch.
         """
+        shards = sorted(map(self._open_shard, (shard_id, other_shard_id)), key=lambda shard: shard.first_hash_key)
+        lower, upper = shards
+        if lower.last_hash_key + 1 != upper.first_hash_key:
+            raise PermanentError(
+                f"two shards can be merged when their hash keys touch, {lower.shard_id} takes {lower.first_hash_key} "
+                f"to {lower.last_hash_key}, {upper.shard_id} {upper.first_hash_key} to {upper.last_hash_key}; see "
+                "`shards()` for neighbours"
+            )
         with explained(f"to merge {shard_id} and {other_shard_id} of stream {self.name} (kinesis:MergeShards)"):
-            self._kinesis.merge_shards(StreamName=self.name, ShardToMerge=shard_id, AdjacentShardToMerge=other_shard_id)
+            self._kinesis.merge_shards(
+                StreamName=self.name, ShardToMerge=lower.shard_id, AdjacentShardToMerge=upper.shard_id
+            )
         (child,) = self._children((shard_id, other_shard_id), 1)
         return child.shard_id
 
+    def _open_shard(self, shard_id: str) -> Shard:
+        self._forget_shards()
+        shard = self._shard(shard_id)
+        if shard.closed:
+            raise StateError(f"{shard_id} is closed already; take one of its children from `shards()`")
+        return shard
+
+    def _shard(self, shard_id: str) -> Shard:
+        for shard in self.shards():
+            if shard.shard_id == shard_id:
+                return shard
+        raise StateError(f"the stream {self.name} has no shard {shard_id!r}; `shards()` lists those it has")
+
     def _children(self, parents: tuple[str, ...], count: int) -> list[Shard]:
-        give_up = self._monotonic() + _RESHAPE_FOR_S
+        give_up, pause = self._monotonic() + _RESHAPE_FOR_S, _LOOK_AGAIN
         while True:
             self._forget_shards()
             if self._summary()["StreamStatus"] == "ACTIVE":
@@ -235,7 +266,8 @@ class KinesisStream:
                     f"stream {self.name} has been changing its shards for {_RESHAPE_FOR_S:.0f} s; look at it again "
                     "later with `shopstream shards`"
                 )
-            self._clock.sleep(_LOOK_AGAIN)
+            self._clock.sleep(pause)
+            pause = min(2 * pause, _LOOK_AGAIN_AT_MOST)
 
     # Consumers
 
@@ -252,12 +284,11 @@ class KinesisStream:
             StateError: no such shard.
             PermanentError: more shards than DynamoDB changes at once.
         """
-        shards = self.shards()
-        known = {shard.shard_id for shard in shards}
+        known = {shard.shard_id for shard in self.shards()}
         newest = max((shard_number(shard_id) for shard_id in known), default=-1)
         for shard_id in positions.keys() - known:
             if not 0 <= shard_number(shard_id) < newest:
-                raise StateError(f"the stream {self.name} has no shard {shard_id!r}; `shards()` lists those it has")
+                self._shard(shard_id)
         kept = {shard_id: position for shard_id, position in positions.items() if shard_id in known}
         self._consumer(consumer).commit(kept)
 

@@ -158,14 +158,16 @@ class ShardReader:
         records = [self._record(item) for item in answer["Records"]]
         if records:
             self._mean_bytes = max(1, sum(len(record.payload) for record in records) // len(records))
-        if state.checking and records:
+        opened = state.checking and bool(records)
+        if opened:
             state.checking = False
             if records[0].sequence_number == state.position:
                 del records[0]
             elif not (self._notes and self._notes.still_newest(self._shard_id, state.position)):
                 raise self._gap(state.position)
         state.buffer.extend(records)
-        at_tip = state.behind_ms == 0 and not state.drained
+        # After the position itself there may be more, whatever Kinesis says of a call that it filled.
+        at_tip = state.behind_ms == 0 and not state.drained and not opened
         if at_tip:
             newest = state.buffer[-1].sequence_number if state.buffer else state.position
             if self._notes and newest != TRIM_HORIZON:
