@@ -51,7 +51,7 @@ def embedded_stream(request: pytest.FixtureRequest, _new_stream: NewStream, shar
 
 
 def kinesis_stream(standin: str) -> StreamFactory:
-    """A stream on a stand-in of Kinesis, its consumers on DynamoDB Local; its clock is the machine's: it takes no other.
+    """A stream on a stand-in of Kinesis, its consumers on DynamoDB Local; both know no clock but the machine's.
 
     Kinesis itself would take five reads a second and shard; stand-ins take more.
     """
