@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from shopstream.bootstrap.flow import open_pipeline
+    from shopstream.bootstrap.flow import open_pipeline, watched
     from shopstream.bootstrap.stores import (
         aws_extra,
         has_lake,
@@ -46,10 +46,11 @@ __all__ = [
     "open_sender",
     "open_stream",
     "retry_notifications",
+    "watched",
 ]
 
 # Commands that only read incidents must not wait for DuckDB and Iceberg to load.
-_HOMES = {name: "flow" if name == "open_pipeline" else "stores" for name in __all__}
+_HOMES = {name: "flow" if name in {"open_pipeline", "watched"} else "stores" for name in __all__}
 
 
 def __getattr__(name: str) -> object:

@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
@@ -80,6 +81,18 @@ class S3Objects:
                     return None
                 raise
             return answer["Body"].read(), answer["ETag"]
+
+    def written_at(self, key: str) -> datetime | None:
+        """When it was last written; None when there is none."""
+        with explained(f"to look at {self.place}/{key} (s3:GetObject)"):
+            try:
+                answer = self._client.head_object(Bucket=self._bucket, Key=self._prefix + key)
+            except ClientError as error:
+                if error_code(error) in _NO_OBJECT:
+                    return None
+                raise
+        moment: datetime = answer["LastModified"]
+        return moment
 
     def replace(self, key: str, content: bytes, version: str | None) -> str | None:
         """Write if it still has this version; None when somebody else wrote it."""

@@ -29,9 +29,9 @@ from shopstream.engine.engine import Engine
 from shopstream.engine.intake import Intake
 from shopstream.errors import RetryableError, RuleError
 from shopstream.journeys.live import LiveJourneys
-from shopstream.pipeline import Pipeline
+from shopstream.pipeline import Pipeline, Progress
 
-__all__ = ["open_pipeline"]
+__all__ = ["open_pipeline", "watched"]
 
 _READERS = 8
 """Shards read at once over a network, where each read is a wait."""
@@ -112,6 +112,21 @@ def open_pipeline(
         )
         stack.callback(pipeline.close)
         yield pipeline
+
+
+@contextmanager
+def watched(settings: Settings, clock: Clock | None = None) -> Iterator[Callable[[Progress], None]]:
+    """What to tell the engine's progress to, as long as the block lasts: in the AWS profile it becomes metrics."""
+    if settings.profile != "aws" or not settings.aws.metrics:
+        yield lambda _: None
+        return
+    with aws_extra():
+        from shopstream.metrics.aws import CloudWatchSink  # noqa: PLC0415  the embedded profile has no boto3
+    from shopstream.metrics.worker import WorkerMetrics  # noqa: PLC0415  only this profile needs it
+
+    metrics = WorkerMetrics(CloudWatchSink(settings.aws.metrics, "worker"), clock or SystemClock())
+    with closing(metrics):
+        yield lambda where: metrics.observe(where.counters, where.behind_ms, where.watermark_ms)
 
 
 def _detection(settings: Settings) -> _Detection:

@@ -27,7 +27,8 @@ def dashboard(
 ) -> None:
     r"""Serve the live page: incidents, shoppers, the four reports and the pipeline's health.
 
-    Reads what `run` and `build` write, from this home, while they write it; nothing is held up. The address that is
+    Reads what `run` and `build` write, from this home, while they write it; nothing is held up. In the AWS profile it
+    follows the engine, wherever that runs: incidents every five seconds, the rest every ten. The address that is
     printed holds a token that lets people in; the page keeps it in a cookie for 30 days. Ends with Ctrl-C.
     For Prometheus, /metrics takes the same token as `Authorization: Bearer`; it stands in dashboard.token in the home.
 
@@ -61,7 +62,16 @@ def dashboard(
 
 
 def home_of(settings: Settings) -> "Home":
-    """The files of these settings' home, for the page."""
+    """What the page of these settings shows."""
     from shopstream.dashboard.home import Home  # noqa: PLC0415  start-up time
 
-    return Home.at(settings.home, usual=Path(".shopstream"))
+    home = Home.at(settings.home, usual=Path(".shopstream"))
+    if settings.profile != "aws":
+        return home
+    from shopstream.bootstrap import aws_extra  # noqa: PLC0415  start-up time
+
+    with aws_extra():
+        from shopstream.bootstrap.aws_home import remote_home  # noqa: PLC0415  the embedded profile has no boto3
+
+    settings.home.mkdir(parents=True, exist_ok=True)
+    return remote_home(settings, home)

@@ -25,8 +25,8 @@ _SLOW_START = 1_000
 def doctor(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     """Tell what is missing or wrong, and what to do about it. Ends with 1 when something is.
 
-    In the AWS profile it looks at credentials, clock, and each stream, table, bucket, database, workgroup and topic, and
-    tries out what it may do; a small object is written to the buckets and removed again.
+    In the AWS profile it looks at credentials, clock, and each stream, table, bucket, database, workgroup and topic.
+    It tries out what it may do: a small object is written to the buckets and removed again.
 
     Examples:
       shopstream doctor

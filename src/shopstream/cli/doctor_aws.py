@@ -153,7 +153,8 @@ def _catalog(settings: Settings) -> str:
         client("glue").get_database(Name=name)
     with explained(f"to list the tables of Glue database {name} (glue:GetTables)"):
         tables = client("glue").get_tables(DatabaseName=name)["TableList"]
-    return f"{name}: {', '.join(sorted(table['Name'] for table in tables)) or 'no tables yet; `shopstream run` makes them'}"
+    names = ", ".join(sorted(table["Name"] for table in tables))
+    return f"{name}: {names or 'no tables yet; `shopstream run` makes them'}"
 
 
 def _workgroup(settings: Settings) -> str:

@@ -31,7 +31,7 @@ def run(
       shopstream run                      process for ever
       shopstream run --until-caught-up    process what is there, then end
     """
-    from shopstream.bootstrap import open_pipeline  # noqa: PLC0415  start-up time
+    from shopstream.bootstrap import open_pipeline, watched  # noqa: PLC0415  start-up time
     from shopstream.pipeline import Progress as Where  # noqa: PLC0415  start-up time
 
     settings = settings_of(ctx)
@@ -56,12 +56,14 @@ def run(
         open_pipeline(
             settings, with_lake=lake, with_journeys=journeys, stop=lambda: stopped, standing_by=_standing_by
         ) as pipeline,
+        watched(settings) as watch,
         Progress(*columns, console=err, disable=quiet, transient=True) as bar,
     ):
         first = pipeline.progress().counters["events_read"]
         task = bar.add_task("run", total=None, read=first, rate=0.0, watermark="-", behind=0.0)
 
         def show(where: Where) -> None:
+            watch(where)
             read = where.counters["events_read"]
             elapsed = bar.tasks[task].elapsed or 1e-9
             moment = where.watermark_ms

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from shopstream.alerting import State, count_incidents
 from shopstream.clock import from_ms
-from shopstream.dashboard.home import Home
+from shopstream.dashboard.home import EngineState, Home
 from shopstream.engine.checkpoint import CheckpointStore, Manifest
 from shopstream.engine.engine import Counters
 from shopstream.errors import StateError
@@ -53,17 +53,24 @@ def read_health(home: Home) -> Health:
         StateError: a file is none of ours.
         RetryableError: a file is busy.
     """
-    manifest, committed_at = _checkpoint(home.checkpoint)
-    positions = manifest.positions if manifest else {}
+    engine = home.remote.engine() if home.remote else _engine(home)
+    manifest = engine.manifest
     return Health(
-        engine_running=_held(home.engine_lock),
+        engine_running=engine.running,
         checkpoint=manifest.generation if manifest else 0,
-        committed_at=committed_at,
+        committed_at=engine.committed_at,
         counters=manifest.counters if manifest else Counters().as_dict(),
         watermark=from_ms(manifest.watermark_ms) if manifest and manifest.watermark_ms > 0 else None,
-        lag_ms=_lag(home.stream, positions),
+        lag_ms=engine.lag_ms,
         incidents=count_incidents(home.incidents),
     )
+
+
+def _engine(home: Home) -> EngineState:
+    """As the files of the home have it."""
+    manifest, committed_at = _checkpoint(home.checkpoint)
+    lag_ms = _lag(home.stream, manifest.positions if manifest else {})
+    return EngineState(_held(home.engine_lock), manifest, committed_at, lag_ms)
 
 
 def _checkpoint(folder: Path) -> tuple[Manifest | None, datetime | None]:

@@ -1,11 +1,48 @@
 """Where the page finds what it shows."""
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
-__all__ = ["Home"]
+from shopstream.engine.checkpoint import Manifest
+
+__all__ = ["EngineState", "Home", "Remote"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """The engine.
+
+    Args:
+        running: some process is the engine now.
+        manifest: of its last checkpoint; None before the first.
+        committed_at: when that was made.
+        lag_ms: shard → age in milliseconds of the oldest record that is not in a checkpoint, 0 where all are.
+    """
+
+    running: bool
+    manifest: Manifest | None
+    committed_at: datetime | None
+    lag_ms: Mapping[str, int]
+
+
+class Remote(Protocol):
+    """Where the engine runs elsewhere: what to ask instead of files."""
+
+    def refresh(self) -> None:
+        """Bring the home's copies of incidents and live journeys up to date; trouble is told by `engine`."""
+        ...
+
+    def engine(self) -> EngineState:
+        """How the engine is.
+
+        Raises:
+            ShopstreamError: it cannot be asked, or the last refresh failed.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +58,7 @@ class Home:
         engine_lock: held by a running engine.
         token: what lets people in; made at the first start.
         command: how a person calls the program for this home, for the hints on the page.
+        remote: set where the engine runs elsewhere; then stream, checkpoint and lock are not looked at.
     """
 
     stream: Path
@@ -31,6 +69,7 @@ class Home:
     engine_lock: Path
     token: Path
     command: str = "shopstream"
+    remote: Remote | None = None
 
     @classmethod
     def at(cls, folder: Path, *, usual: Path = Path(".shopstream")) -> Self:

@@ -30,6 +30,8 @@ def metrics_text(home: Home, accept: str = "") -> tuple[bytes, str]:
         StateError: a file is none of ours.
         RetryableError: a file is busy.
     """
+    if home.remote:
+        home.remote.refresh()
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_HealthCollector(read_health(home)))
     encode, content_type = choose_encoder(accept)

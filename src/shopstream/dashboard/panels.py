@@ -57,6 +57,8 @@ class Panels:
 
     def read(self) -> dict[str, str]:
         """Panel name → JSON text. A panel that cannot be read says so in `error`; the others are not held up."""
+        if self.home.remote:
+            self.home.remote.refresh()
         for name, source in self._sources().items():
             signature = tuple(_signature(file) for file in source.files)
             if source.files and name in self._texts and self._signatures.get(name) == signature:
@@ -117,7 +119,7 @@ def _health_panel(home: Home) -> dict[str, object]:
         "counters": health.counters,
         "watermark": health.watermark,
         "lag_ms": max(health.lag_ms.values(), default=0),
-        "stream": home.stream.is_file(),
+        "stream": home.remote is not None or home.stream.is_file(),
         "shards": len(health.lag_ms),
     }
 

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -143,6 +144,13 @@ class CheckpointStore:
         if manifest is None:
             raise StateError(f"{self._folder} lacks generation {generation} that CURRENT names; restore it from a copy")
         return manifest
+
+    def committed_at(self) -> datetime | None:
+        """When the current generation came to hold; None before the first."""
+        try:
+            return datetime.fromtimestamp((self._folder / "CURRENT").stat().st_mtime, UTC)
+        except FileNotFoundError:
+            return None
 
     def staged(self, mark: int | None = None) -> Manifest | None:
         """A whole generation beyond the current one (with `mark`: of that mark); None when there is none."""

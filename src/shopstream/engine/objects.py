@@ -1,6 +1,7 @@
 """A place for files that outlives a machine: what checkpoints and live panels need of an object store."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +21,10 @@ class ObjectStore(Protocol):
 
     def read(self, key: str) -> tuple[bytes, str] | None:
         """Content and version of a small object; None when there is none."""
+        ...
+
+    def written_at(self, key: str) -> datetime | None:
+        """When it was last written; None when there is none."""
         ...
 
     def replace(self, key: str, content: bytes, version: str | None) -> str | None:

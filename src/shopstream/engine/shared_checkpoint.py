@@ -10,6 +10,7 @@ A generation that the lake may have decided for is never removed before the lake
 import json
 import shutil
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 
 from shopstream.engine.checkpoint import MANIFEST, CheckpointStore, Manifest, parse_manifest
@@ -87,6 +88,10 @@ class SharedCheckpointStore(CheckpointStore):
                 "copy or an older version of its objects"
             )
         return manifest
+
+    def committed_at(self) -> datetime | None:
+        """When the current generation came to hold, or its owner changed; None before the first."""
+        return self._objects.written_at(_CURRENT)
 
     def staged(self, mark: int | None = None) -> Manifest | None:
         """A whole generation beyond the current one: the newest, or that of a mark, whoever made it."""
