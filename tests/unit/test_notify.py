@@ -24,6 +24,7 @@ from shopstream.alerting import (
     targets_of,
 )
 from shopstream.alerting.channel import open_channels
+from shopstream.alerting.message import Message
 from shopstream.cli import app
 from shopstream.clock import ManualClock, SystemClock
 from shopstream.config import load_settings
@@ -419,5 +420,5 @@ def test_a_channel_that_breaks_is_a_failure_to_retry(monkeypatch, receiver):
 
     monkeypatch.setattr(channel._apprise, "notify", explode)
     with pytest.raises(RetryableError, match="OSError") as error:
-        channel.send("a", "b", Severity.LOW)
+        channel.send(Message("a", "b", Severity.LOW))
     assert TOKEN not in str(error.value)

@@ -12,6 +12,7 @@ from datetime import timedelta
 import apprise
 from pydantic import SecretStr
 
+from shopstream.alerting.message import Message
 from shopstream.detection.detection import Severity
 from shopstream.errors import ConfigurationError, RetryableError
 
@@ -64,13 +65,13 @@ class AppriseChannel:
         """See `ports.NotificationChannel.target`."""
         return self._target
 
-    def send(self, title: str, body: str, severity: Severity) -> None:
+    def send(self, message: Message) -> None:
         """See `ports.NotificationChannel.send`."""
         try:
             result = self._apprise.notify(
-                body=body,
-                title=title,
-                notify_type=_TYPES[severity],
+                body=message.body,
+                title=message.title,
+                notify_type=_TYPES[message.severity],
                 body_format=apprise.NotifyFormat.TEXT,
                 timeout=_TIMEOUT.total_seconds(),
             )

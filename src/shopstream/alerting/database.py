@@ -1,14 +1,14 @@
 """The SQLite file of incidents and notifications: its tables, how it is opened, what its errors mean."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
 from shopstream.errors import BackpressureError, RetryableError, ShopstreamError, StateError
 
-__all__ = ["explained", "open_reader", "open_writer", "transaction"]
+__all__ = ["Connection", "explained", "open_reader", "open_writer", "transaction"]
 
 _VERSION = 2
 _BUSY = timedelta(seconds=10)
@@ -111,7 +111,17 @@ INSERT INTO marks SELECT 'watermark_ms', max(end_ms) FROM incidents HAVING count
 """Every episode is an incident for people at first, as it was."""
 
 
-def open_writer(path: Path) -> sqlite3.Connection:
+class Connection(sqlite3.Connection):
+    """A connection that may ask before it commits.
+
+    Args:
+        before_commit: called inside each `transaction` when all is written; what it raises undoes all.
+    """
+
+    before_commit: Callable[[], None] | None = None
+
+
+def open_writer(path: Path) -> Connection:
     """A connection that may write; makes the file and its folder where they are missing.
 
     Raises:
@@ -133,7 +143,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def open_reader(path: Path) -> sqlite3.Connection | None:
+def open_reader(path: Path) -> Connection | None:
     """A connection that cannot write, while others do; None as long as there is no store.
 
     Raises:
@@ -153,7 +163,7 @@ def open_reader(path: Path) -> sqlite3.Connection | None:
 
 
 @contextmanager
-def transaction(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
+def transaction(connection: Connection, path: Path) -> Iterator[None]:
     """All or nothing, one writer at a time.
 
     Raises:
@@ -164,19 +174,21 @@ def transaction(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
         connection.execute("BEGIN IMMEDIATE")
         try:
             yield
+            if connection.before_commit is not None:
+                connection.before_commit()
         except BaseException:
             connection.execute("ROLLBACK")
             raise
         connection.execute("COMMIT")
 
 
-def _connect(uri: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY.total_seconds())
+def _connect(uri: str) -> Connection:
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY.total_seconds(), factory=Connection)
     connection.row_factory = sqlite3.Row
     return connection
 
 
-def _check_version(connection: sqlite3.Connection, path: Path) -> None:
+def _check_version(connection: Connection, path: Path) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version != _VERSION:
         connection.close()

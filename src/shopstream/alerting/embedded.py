@@ -2,16 +2,17 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from shopstream.alerting.database import explained, open_writer, transaction
+from shopstream.alerting.database import Connection, explained, open_writer, transaction
 from shopstream.alerting.episode import SEVERITIES, Episode, gather, join, scope_of, settle
 from shopstream.alerting.grouping import GroupingRules
 from shopstream.alerting.heads import Heads
 from shopstream.alerting.incident import Change, Handling, Incident, IncidentChange
 from shopstream.alerting.people import handle
+from shopstream.alerting.retention import forget_old
 from shopstream.alerting.rows import UPSERT, Stored, stored_of, values_of
 from shopstream.alerting.settings import AlertingSettings
 from shopstream.alerting.telling import Telling
@@ -35,13 +36,22 @@ class EmbeddedIncidentStore:
         settings: retention, and which incidents people are told of.
         clock: for the moments of notifications and of what people do.
         targets: names of the channels that notifications are queued for.
+        connect: opens the file.
     """
 
-    def __init__(self, path: Path, settings: AlertingSettings, clock: Clock, targets: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        path: Path,
+        settings: AlertingSettings,
+        clock: Clock,
+        targets: Sequence[str] = (),
+        *,
+        connect: Callable[[Path], Connection] = open_writer,
+    ) -> None:
         self._path = path
         self._clock = clock
-        self._connection = open_writer(path)
-        self._retention_ms = settings.retention // _MS
+        self._connection = connect(path)
+        self._retention = settings.retention
         self._rules = GroupingRules(settings.campaign_actors, settings.campaign_within // _MS, settings.recovery // _MS)
         self._hold_ms = settings.notify_hold // _MS
         self._next_purge_ms: int | None = None
@@ -86,8 +96,8 @@ class EmbeddedIncidentStore:
             next_close_ms = self._read_next_close()
         self._telling.tell(heads.write(touched), heads, watermark_ms)
         if self._next_purge_ms is None or watermark_ms >= self._next_purge_ms:
-            self._purge(watermark_ms)
-            self._next_purge_ms = watermark_ms + self._retention_ms // _PURGES
+            forget_old(self._connection, watermark_ms, self._retention)
+            self._next_purge_ms = watermark_ms + self._retention // _MS // _PURGES
         self._connection.execute("INSERT OR REPLACE INTO marks VALUES ('watermark_ms', ?)", (watermark_ms,))
         done = [_change(*noted, heads) for noted in changes]
         heads.forget(watermark_ms)
@@ -117,6 +127,12 @@ class EmbeddedIncidentStore:
                 "UPDATE incidents SET context = ? WHERE scope = ? AND ordinal = ?",
                 (json.dumps(context), scope, int(ordinal)),
             )
+
+    def reload(self) -> None:
+        """Forget what is remembered of the file, because somebody else has written episodes to it."""
+        self._heads = None
+        with explained(self._path):
+            self._next_close_ms = self._read_next_close()
 
     def close(self) -> None:
         """See `ports.IncidentStore.close`."""
@@ -217,26 +233,6 @@ class EmbeddedIncidentStore:
         self._connection.executemany(UPSERT, [values_of(stored, heads.place(stored.id)) for stored in over])
         changes += [(Change.CLOSED, stored, None) for stored in over]
         return touched
-
-    def _purge(self, watermark_ms: int) -> None:
-        """Forget what is over for longer than the retention; ids are not given again for another two retentions."""
-        # Measured from the newest incident: a watermark that is set far ahead to close all must not erase all.
-        newest_ms = self._connection.execute("SELECT max(closes_ms) FROM incidents").fetchone()[0] or 0
-        old_ms = min(watermark_ms, newest_ms) - self._retention_ms
-        old = (
-            "FROM incidents WHERE root IN "
-            "(SELECT root FROM incidents GROUP BY root HAVING min(closed) = 1 AND max(closes_ms) < ?1)"
-        )
-        for statement in (
-            f"""INSERT INTO ordinals SELECT scope, max(ordinal), max(end_ms) {old} GROUP BY scope
-            ON CONFLICT (scope) DO UPDATE SET ordinal = max(ordinal, excluded.ordinal), end_ms = excluded.end_ms""",
-            f"DELETE FROM notifications WHERE incident_id IN (SELECT scope || '-' || ordinal {old})",
-            f"DELETE {old}",
-            """DELETE FROM heads WHERE last_event_ms < ?1
-            AND (scope, ordinal) NOT IN (SELECT scope, ordinal FROM incidents)""",
-            f"DELETE FROM ordinals WHERE end_ms < ?1 - {2 * self._retention_ms}",
-        ):
-            self._connection.execute(statement, (old_ms,))
 
     def _handle(self, id_or_prefix: str, handling: Handling, comment: str | None) -> Incident:
         with transaction(self._connection, self._path):

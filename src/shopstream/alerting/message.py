@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -34,11 +34,18 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What goes out."""
+    """What goes out.
+
+    Args:
+        reference: the same whenever this message is sent again.
+        incidents: what programs are told, JSON-ready, the gravest first; those that one notification is about.
+    """
 
     title: str
     body: str
     severity: Severity
+    reference: str = ""
+    incidents: tuple[Mapping[str, object], ...] = ()
 
 
 def notice_of(notice: Notice, *, keys: bool) -> Message:
@@ -60,7 +67,9 @@ def notice_of(notice: Notice, *, keys: bool) -> Message:
         f"Evidence: shopstream incidents show {incident.id}",
         f"Reference: {notice.reference}",
     ]
-    return Message(f"[{incident.severity}] {kind}{incident.title}", "\n".join(lines), incident.severity)
+    title = f"[{incident.severity}] {kind}{incident.title}"
+    facts = (_facts(notice, keys=keys),)
+    return Message(title, "\n".join(lines), incident.severity, notice.reference, facts)
 
 
 def digest(notices: Sequence[Notice], *, keys: bool) -> Message:
@@ -82,8 +91,10 @@ def digest(notices: Sequence[Notice], *, keys: bool) -> Message:
     if len(ordered) > _NAMED:
         lines.append(f"… and {len(ordered) - _NAMED:,} more: shopstream incidents list")
     references = "\n".join(sorted(notice.reference for notice in ordered))
-    lines.append(f"Reference: digest:{hashlib.sha256(references.encode()).hexdigest()[:16]}")
-    return Message(f"[{worst}] {len(ordered):,} incidents", "\n".join(lines), worst)
+    reference = f"digest:{hashlib.sha256(references.encode()).hexdigest()[:16]}"
+    lines.append(f"Reference: {reference}")
+    facts = tuple(_facts(notice, keys=keys) for notice in ordered)
+    return Message(f"[{worst}] {len(ordered):,} incidents", "\n".join(lines), worst, reference, facts)
 
 
 def describe_length(length: timedelta) -> str:
@@ -95,6 +106,33 @@ def describe_length(length: timedelta) -> str:
         if amount:
             parts.append(f"{amount} {unit}")
     return " ".join(parts[:2]) or "0 s"
+
+
+def _facts(notice: Notice, *, keys: bool) -> dict[str, object]:
+    incident = notice.incident
+    return {
+        "incident": incident.id,
+        "kind": notice.kind,
+        "severity": str(incident.severity),
+        "rule": incident.rule,
+        "rules": list(incident.rules),
+        "nature": str(incident.nature),
+        "title": incident.title,
+        "state": str(incident.state),
+        "campaign": incident.campaign,
+        "episodes": incident.episodes,
+        "actors": len(incident.actors),
+        "key_kind": incident.key_kind,
+        **({"keys": dict(incident.keys)} if keys else {}),
+        "threshold": incident.threshold,
+        "peak": dict(incident.peak),
+        "peak_start": incident.peak_start.isoformat(),
+        "peak_end": incident.peak_end.isoformat(),
+        "first_event_time": incident.first_event_time.isoformat(),
+        "last_event_time": incident.last_event_time.isoformat(),
+        "confidence": incident.confidence,
+        "reference": notice.reference,
+    }
 
 
 def _scope(incident: Incident, *, keys: bool) -> str:

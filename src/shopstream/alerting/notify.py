@@ -33,15 +33,25 @@ _SCHEME = re.compile(r"([a-z][a-z0-9+]{0,20})://", re.ASCII)
 _LOGGER = logging.getLogger(__name__)
 
 
-def targets_of(settings: AlertingSettings) -> tuple[str, ...]:
-    """A name for each address, safe to show and the same after a restart: service and a digest, `slack-3f9a1c`."""
+def targets_of(settings: AlertingSettings, topic_arn: str | None = None) -> tuple[str, ...]:
+    """A name for each address, safe to show and the same after a restart: service and a digest, `slack-3f9a1c`.
+
+    Args:
+        settings: whose addresses come first.
+        topic_arn: an SNS topic that comes last, as `sns-…`.
+    """
     targets = []
     for secret in settings.notify_urls:
         address = secret.get_secret_value()
         scheme = _SCHEME.match(address)
-        digest_of = hashlib.sha256(address.encode()).hexdigest()[:6]
-        targets.append(f"{scheme[1] if scheme else 'unknown'}-{digest_of}")
+        targets.append(_target(scheme[1] if scheme else "unknown", address))
+    if topic_arn is not None:
+        targets.append(_target("sns", topic_arn))
     return tuple(targets)
+
+
+def _target(service: str, address: str) -> str:
+    return f"{service}-{hashlib.sha256(address.encode()).hexdigest()[:6]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +68,16 @@ class Sender:
     """Delivers what is due. One object belongs to one thread.
 
     Args:
-        path: the incident store's file.
+        outbox: what waits; a path takes the incident store's file.
         channels: where messages go.
         settings: interval, attempts, waits, and whether actors are named.
         clock: processing time.
     """
 
     def __init__(
-        self, path: Path, channels: Sequence[NotificationChannel], settings: AlertingSettings, clock: Clock
+        self, outbox: Outbox | Path, channels: Sequence[NotificationChannel], settings: AlertingSettings, clock: Clock
     ) -> None:
-        self._outbox = Outbox(path)
+        self._outbox = outbox if isinstance(outbox, Outbox) else Outbox(outbox)
         self._channels = tuple(channels)
         self._settings = settings
         self._clock = clock
@@ -106,7 +116,7 @@ class Sender:
         message = self._message(waiting)
         references = [one.notice.reference for one in waiting]
         try:
-            channel.send(message.title, message.body, message.severity)
+            channel.send(message)
         except RetryableError as error:
             return self._failed(channel.target, waiting, str(error))
         now_ms = self._clock.now_ms()

@@ -1,13 +1,14 @@
 """Notifications that wait, and what became of them: a table written in the transaction that opened the incident."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
-from shopstream.alerting.database import explained, open_reader, open_writer, transaction
+from shopstream.alerting.database import Connection, explained, open_reader, open_writer, transaction
 from shopstream.alerting.episode import SEVERITIES
 from shopstream.alerting.message import Notice
 from shopstream.alerting.reading import incidents_under
@@ -58,11 +59,16 @@ class Waiting:
 
 
 class Outbox:
-    """The sender's side of the table. One object belongs to one thread."""
+    """The sender's side of the table. One object belongs to one thread.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the incident store's file.
+        connect: opens the file.
+    """
+
+    def __init__(self, path: Path, *, connect: Callable[[Path], Connection] = open_writer) -> None:
         self._path = path
-        self._connection = open_writer(path)
+        self._connection = connect(path)
 
     def due(self, target: str, now_ms: int) -> list[Waiting]:
         """What should go to a target now, oldest first."""
@@ -90,6 +96,15 @@ class Outbox:
     def given_up(self, target: str, references: Sequence[str], error: str, now_ms: int) -> None:
         """Note that nobody will be told."""
         self._note("state = 'failed', finished_ms = ?, error = ?", (now_ms, error), target, references)
+
+    def retry_failed(self, now_ms: int) -> int:
+        """Let notifications that were given up be tried again; returns how many."""
+        with transaction(self._connection, self._path):
+            return self._connection.execute(
+                "UPDATE notifications SET state = 'pending', attempts = 0, due_ms = ?, finished_ms = NULL "
+                "WHERE state = 'failed'",
+                (now_ms,),
+            ).rowcount
 
     def close(self) -> None:
         """Give the file back."""
@@ -131,16 +146,8 @@ def retry_failed(path: Path, now_ms: int) -> int:
     """Let notifications that were given up be tried again; returns how many."""
     if not path.is_file():
         return 0
-    connection = open_writer(path)
-    try:
-        with transaction(connection, path):
-            return connection.execute(
-                "UPDATE notifications SET state = 'pending', attempts = 0, due_ms = ?, finished_ms = NULL "
-                "WHERE state = 'failed'",
-                (now_ms,),
-            ).rowcount
-    finally:
-        connection.close()
+    with closing(Outbox(path)) as outbox:
+        return outbox.retry_failed(now_ms)
 
 
 def _notification(row: sqlite3.Row) -> Notification:

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from shopstream.alerting.incident import Incident, IncidentChange
-from shopstream.detection.detection import Detection, Severity
+from shopstream.alerting.message import Message
+from shopstream.detection.detection import Detection
 
 __all__ = ["IncidentStore", "NotificationChannel"]
 
@@ -79,7 +80,7 @@ class NotificationChannel(Protocol):
         """A name that is safe to show, and the same after a restart."""
         ...
 
-    def send(self, title: str, body: str, severity: Severity) -> None:
+    def send(self, message: Message) -> None:
         """Deliver one message, or fail.
 
         Raises:
