@@ -96,20 +96,23 @@ class SqsFailedSignals:
             self._sqs.send_message(QueueUrl=self._url, MessageBody=json.dumps(body))
 
 
-def read_baselines(url: str) -> Baselines:
-    """The baselines of an object.
+def read_baselines(url: str) -> Baselines | None:
+    """The baselines of an object; None where there is none yet.
 
     Args:
         url: `s3://bucket/key`.
 
     Raises:
-        StateError: it is not there, damaged, or of another version.
+        StateError: it is damaged or of another version, or there is no such bucket.
         RetryableError: S3 cannot be reached.
     """
     bucket, _, key = url.removeprefix("s3://").partition("/")
     s3: Any = aws.client("s3")
     with aws.explained(f"to read {url}"):
-        content = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+        try:
+            content = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+        except s3.exceptions.NoSuchKey:
+            return None
     return Baselines.read(content, url)
 
 

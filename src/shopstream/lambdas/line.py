@@ -14,9 +14,9 @@ is tried again by the ticker.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from aws_lambda_powertools import Logger
 
@@ -26,6 +26,7 @@ from shopstream.detection.detection import Severity
 from shopstream.engine.signal_codec import SignalAssembly, SignalBatch, decode_signals
 from shopstream.errors import DecodeError, ShopstreamError, StateError
 from shopstream.lambdas.ports import Delivery, DetectorStates, FailedSignals, SignalRecord
+from shopstream.stream.ports import TRIM_HORIZON
 
 __all__ = ["Line", "PoisonedRecordError", "Taken"]
 
@@ -97,7 +98,7 @@ class Line:
         self._judging: Judging | None = None
         self._assembly = SignalAssembly()
         self._generation = 0
-        self._done = -1
+        self._positions: dict[str, int] = {}
         self._until_ms: int | None = None
 
     def take(self, records: Sequence[SignalRecord], remaining_ms: Callable[[], int]) -> Taken:
@@ -110,7 +111,7 @@ class Line:
         taken = Taken()
         try:
             self._recall()
-            waiting = [record for record in records if record.sequence_number > self._done]
+            waiting = [record for record in records if not self._had(record)]
             taken.repeated = len(records) - len(waiting)
             # Lambda takes a poisoned record away only if those before it are done.
             for portion in _portions(waiting, 0 if self._failed is None else _PORTION_BYTES):
@@ -122,7 +123,7 @@ class Line:
         except ShopstreamError as error:
             self._judging = None
             taken.error = error
-            undone = [record for record in records if record.sequence_number > self._done] or records
+            undone = [record for record in records if not self._had(record)] or records
             taken.failed = undone[0].sequence_number
         return taken
 
@@ -133,15 +134,18 @@ class Line:
         self._judging = None
         judging, assembly = self._build(), SignalAssembly()
         saved = self._states.load()
-        generation, done, until_ms = 0, -1, None
         if saved is not None:
-            generation = saved.generation
-            done, until_ms, detectors, waiting = _parts_of(saved.document)
+            detectors, waiting = _parts_of(saved.state)
             assembly.restore(waiting)
             if fresh := judging.restore(detectors):
                 self._logger.warning("detectors begin afresh: new, or of another version", extra={"detectors": fresh})
-        self._assembly, self._generation, self._done, self._until_ms = assembly, generation, done, until_ms
-        self._judging = judging
+        self._generation = saved.generation if saved else self._states.generation()
+        self._positions = dict(saved.positions) if saved else {}
+        self._until_ms = saved.until_ms if saved else None
+        self._assembly, self._judging = assembly, judging
+
+    def _had(self, record: SignalRecord) -> bool:
+        return record.sequence_number <= self._positions.get(record.shard_id, TRIM_HORIZON)
 
     def _take(self, portion: Sequence[SignalRecord], taken: Taken) -> None:
         """One portion; where judging it breaks, each of its records alone, to find the one that breaks it."""
@@ -173,7 +177,6 @@ class Line:
         signals = [signal for moment in moments for signal in moment.signals]
         told = [moment.until_ms for moment in moments]
         until_ms = max(told if self._until_ms is None else [*told, self._until_ms], default=None)
-        done = portion[-1].sequence_number
         detections, opened, late = 0, Counter[Severity](), 0
         if moments and until_ms is not None:
             judged = self._judging.judge(signals, until_ms)
@@ -182,16 +185,10 @@ class Line:
             if self._delivery is not None and judged.final:
                 self._delivery.deliver(judged.final)
             detections = sum(detection.suppression is None for detection in judged.final)
-        document = {
-            "format": _FORMAT,
-            "sequence_number": str(done),
-            "until_ms": until_ms,
-            "waiting": self._assembly.snapshot(),
-            "detectors": self._judging.snapshot(),
-        }
-        self._states.save(document, self._generation + 1)
-        self._generation += 1
-        self._done, self._until_ms = done, until_ms
+        state = {"format": _FORMAT, "waiting": self._assembly.snapshot(), "detectors": self._judging.snapshot()}
+        positions = self._positions | {record.shard_id: record.sequence_number for record in portion}
+        self._generation = self._states.save(state, positions, until_ms=until_ms, expected_generation=self._generation)
+        self._positions, self._until_ms = positions, until_ms
         taken.signals += len(signals)
         taken.detections += detections
         taken.poisoned += poisoned
@@ -237,18 +234,12 @@ def _portions(records: Sequence[SignalRecord], max_bytes: int) -> Iterator[list[
         yield portion
 
 
-def _parts_of(document: object) -> tuple[int, int | None, dict[str, object], dict[str, object]]:
-    match document:
-        case {
-            "format": 1,
-            "sequence_number": str(done),
-            "until_ms": (int() | None) as until_ms,
-            "waiting": dict(waiting),
-            "detectors": dict(detectors),
-        } if done.lstrip("-").isdecimal():
-            return int(done), until_ms, detectors, waiting
+def _parts_of(state: Mapping[str, Any]) -> tuple[Mapping[str, object], Mapping[str, object]]:
+    match state:
+        case {"format": 1, "waiting": dict(waiting), "detectors": dict(detectors)}:
+            return detectors, waiting
         case _:
             raise StateError(
-                "expected the state of detection in format 1; upgrade the function, or delete the state: detectors "
-                "begin afresh then"
+                "expected the state of detection in format 1; upgrade the function, or delete the item DETECTORS/HEAD: "
+                "detectors then begin afresh"
             )

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+from shopstream.alerting.detector_state import SavedDetection
 from shopstream.detection.detection import Detection
 
-__all__ = ["Delivery", "DetectorStates", "FailedSignals", "SavedState", "SignalRecord"]
+__all__ = ["Delivery", "DetectorStates", "FailedSignals", "SignalRecord"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,27 +21,14 @@ class SignalRecord:
     arrival_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class SavedState:
-    """What was saved last.
-
-    Args:
-        generation: counts the saves; who saves next must have seen this one.
-        document: JSON-ready.
-    """
-
-    generation: int
-    document: Mapping[str, object]
-
-
 class DetectorStates(Protocol):
-    """Keeps the state of detection between calls of a function, wherever those run."""
+    """Keeps the state of detection between calls of a function, wherever those run; see `alerting.detector_state`."""
 
     def generation(self) -> int:
-        """Of what was saved last; 0: nothing was."""
+        """How often it was saved; 0: never."""
         ...
 
-    def load(self) -> SavedState | None:
+    def load(self) -> SavedDetection | None:
         """What was saved last.
 
         Raises:
@@ -48,11 +36,19 @@ class DetectorStates(Protocol):
         """
         ...
 
-    def save(self, document: Mapping[str, object], generation: int) -> None:
-        """Save as this generation.
+    def save(
+        self,
+        state: Mapping[str, Any],
+        positions: Mapping[str, int],
+        *,
+        until_ms: int | None = None,
+        expected_generation: int = 0,
+    ) -> int:
+        """Save over a generation; returns the new one.
 
         Raises:
-            RetryableError: another call has saved this generation, or the store is busy; nothing was saved.
+            StateError: another has saved meanwhile.
+            RetryableError: not known to be saved.
         """
         ...
 

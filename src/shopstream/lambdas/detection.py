@@ -1,0 +1,97 @@
+"""The function behind the signals stream: `handler` gets records in order, from an event source mapping.
+
+Its deployment is described in `docs/lambda.md`.
+"""
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from aws_lambda_powertools import Logger
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from shopstream.alerting.notify import Delivery, Sender
+from shopstream.clock import SystemClock
+from shopstream.config import load_settings
+from shopstream.errors import ShopstreamError
+from shopstream.lambdas.event import records_of, response
+from shopstream.lambdas.line import Line, Taken
+from shopstream.lambdas.metrics import Metrics
+from shopstream.lambdas.setup import open_incidents, open_line
+
+__all__ = ["handler"]
+
+_logger = Logger(service="detection")
+_clock = SystemClock()
+
+
+@dataclass(frozen=True, slots=True)
+class _Function:
+    line: Line
+    sender: Sender
+    metrics: Metrics
+
+
+@cache
+def _function() -> _Function:
+    settings = load_settings()
+    incidents = open_incidents(settings, _clock)
+    line = open_line(settings, _clock, _logger, incidents)
+    return _Function(line, incidents.sender, Metrics(settings.aws.metrics))
+
+
+@_logger.inject_lambda_context
+def handler(event: Mapping[str, Any], context: LambdaContext) -> dict[str, list[dict[str, str]]]:
+    """Judge signals; a partial batch response says from which record on they have to come again."""
+    records = records_of(event)
+    try:
+        function = _function()
+    except ShopstreamError as error:
+        _logger.error("records come again: %s", error)  # noqa: TRY400  the message says it all
+        return response(records[0].sequence_number)
+    taken = function.line.take(records, context.get_remaining_time_in_millis)
+    if taken.error is not None:
+        _logger.error("records come again: %s", taken.error)
+    if taken.unknown:
+        _logger.warning(
+            "nobody reads these signals: the engine has other rules than this package", extra={"windows": taken.unknown}
+        )
+    _publish(function.metrics, taken, _tell(function.sender), _clock.now_ms() - records[0].arrival_ms)
+    return response(taken.failed)
+
+
+def _tell(sender: Sender) -> Delivery:
+    """Tell what is due; the ticker tries again what fails."""
+    try:
+        return sender.deliver_pending()
+    except ShopstreamError as error:
+        _logger.warning("notifications wait: %s", error)
+        return Delivery()
+
+
+def _publish(metrics: Metrics, taken: Taken, told: Delivery, age_ms: int) -> None:
+    metrics.publish(
+        {
+            "Signals": taken.signals,
+            "Detections": taken.detections,
+            "LateSignals": taken.late_signals,
+            "UnknownSignals": taken.unknown.total(),
+            "PoisonedRecords": taken.poisoned,
+            "RepeatedRecords": taken.repeated,
+            "FailedCalls": int(taken.error is not None),
+            "NotificationsSent": told.sent,
+            "NotificationsFailed": told.given_up,
+            "SignalAgeSeconds": max(0, age_ms) / 1000,
+            "ColdStart": metrics.cold_start(),
+        }
+    )
+    for severity, count in taken.opened.items():
+        metrics.publish({"IncidentsOpened": count}, {"Severity": str(severity)})
+
+
+if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:
+    with suppress(ShopstreamError):  # the first call tries again, and says what is wrong
+        _function()

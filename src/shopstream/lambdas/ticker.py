@@ -1,0 +1,45 @@
+"""The function that a schedule calls each minute, because time passes without signals, too."""
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from aws_lambda_powertools import Logger
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from shopstream.alerting.incident import State
+from shopstream.alerting.reading import count_incidents
+from shopstream.clock import SystemClock
+from shopstream.config import load_settings
+from shopstream.lambdas.metrics import Metrics
+from shopstream.lambdas.setup import Incidents, open_incidents
+
+__all__ = ["handler"]
+
+_logger = Logger(service="ticker")
+_clock = SystemClock()
+
+
+@cache
+def _function() -> tuple[Incidents, Metrics, Path]:
+    settings = load_settings()
+    return open_incidents(settings, _clock), Metrics(settings.aws.metrics), settings.incidents_path
+
+
+@_logger.inject_lambda_context
+def handler(event: Mapping[str, Any], context: LambdaContext) -> dict[str, int]:  # noqa: ARG001  Lambda gives both
+    """Send what waits, and say how many incidents are open.
+
+    Incidents close by event time, which the engine tells even in a silence: nothing closes here by the clock.
+
+    Raises:
+        ShopstreamError: the table cannot be read; the next minute comes anyway.
+    """
+    incidents, metrics, path = _function()
+    incidents.store.refresh()
+    told = incidents.sender.deliver_pending()
+    counts = count_incidents(path)
+    still_open = counts[State.OPEN] + counts[State.ACKNOWLEDGED]
+    metrics.publish({"OpenIncidents": still_open, "NotificationsSent": told.sent, "NotificationsFailed": told.given_up})
+    return {"open": still_open, "sent": told.sent, "retried": told.retried, "given_up": told.given_up}
