@@ -170,7 +170,7 @@ class Pipeline:
         return self.progress()
 
     def step(self) -> bool:
-        """One micro-batch; returns whether there was anything to read."""
+        """One micro-batch; returns whether there was anything to read, or still is."""
         batch = self._intake.take()
         self._behind_ms = batch.behind_ms
         if batch.records:
@@ -186,14 +186,14 @@ class Pipeline:
                 self._dead_letters.append(processed.dead_letters)
         if not batch.records or self._clock.now_ms() >= self._advance_at_ms:
             started_ms = self._clock.now_ms()
-            self._judge(self._engine.advance(), quiet=not batch.records)
+            self._judge(self._engine.advance(), quiet=not (batch.records or batch.behind_ms))
             self._advance_at_ms = self._next(started_ms, 0, share=_ADVANCE_SHARE)
         self._commit_when_due()
         if self._journeys and self._clock.now_ms() >= self._publish_at_ms:
             started_ms = self._clock.now_ms()
             self._journeys.publish()
             self._publish_at_ms = self._next(started_ms, _PUBLISH_MS)
-        return bool(batch.records)
+        return bool(batch.records or batch.behind_ms)
 
     def _next(self, started_ms: int, interval_ms: int, share: int = _SHARE_OF_TIME) -> int:
         """When to do again what began at `started_ms`."""

@@ -18,6 +18,7 @@ from shopstream.clock import Clock
 from shopstream.engine.dedup import SEEN, Deduplicator
 from shopstream.engine.derive import with_texts
 from shopstream.engine.derived import batch_columns, event_columns
+from shopstream.engine.lake_rows import dead_letter_rows, event_rows
 from shopstream.engine.operator import BATCH, REPEATED, WindowOperator, build_operator
 from shopstream.engine.ordering import Ordering
 from shopstream.engine.settings import EngineSettings
@@ -26,14 +27,13 @@ from shopstream.engine.watermark import Watermarks
 from shopstream.engine.window import WindowDeclaration
 from shopstream.errors import StateError
 from shopstream.events.codec import Decoded
-from shopstream.events.schema import DEAD_LETTER_FIELDS, EVENT_FIELDS, LAKE_FIELDS, WIRE_SCHEMA, arrow_schema
+from shopstream.events.schema import LAKE_FIELDS, WIRE_SCHEMA, arrow_schema
 from shopstream.stream.ports import Record
 
 __all__ = ["Counters", "Engine", "Processed"]
 
 _MS = 1_000
 _LAKE_SCHEMA = arrow_schema(LAKE_FIELDS)
-_DEAD_LETTER_SCHEMA = arrow_schema(DEAD_LETTER_FIELDS)
 
 
 @dataclass(slots=True)
@@ -132,12 +132,7 @@ class Engine:
         times = decoded.events.column("event_time").cast(pa.int64()).to_numpy() // _MS
         late, newest = self._observe(records, place, times)
         fresh = self._deduplicator.fresh(times, decoded.events.column("event_id"))
-        arrivals = np.array([r.arrival_ms for r in records], dtype=np.int64) * _MS
-        arrival = pa.array(arrivals[place]).cast(pa.timestamp("us", "UTC"))
-        events = pa.table(
-            [*(decoded.events.column(field.name) for field in EVENT_FIELDS), arrival, pa.array(late)],
-            names=[field.name for field in LAKE_FIELDS],
-        )
+        events = event_rows(records, decoded.events, late)
         duplicates = len(fresh) - int(fresh.sum())
         self.connection.register(REPEATED, pa.table({"t": newest[~fresh]}))
         if duplicates:
@@ -145,7 +140,7 @@ class Engine:
         self._show(events, times, late)
         for operator in self._at_once():
             operator.absorb()
-        dead = self._dead_letters(records, decoded.rejects)
+        dead = dead_letter_rows(records, decoded.rejects)
         counters = Counters(
             events_read=len(fresh) + dead.num_rows,
             events_kept=events.num_rows,
@@ -212,23 +207,6 @@ class Engine:
         """Operators that take events as they come."""
         return (operator for operator in (*self._operators, *self._attached) if not operator.ordered)
 
-    def _dead_letters(self, records: Sequence[Record], rejects: pa.Table) -> pa.Table:
-        rows = [
-            {
-                "dead_letter_id": _dead_letter_id(record, reject["place"]),
-                "reason": reject["reason"],
-                "detail": reject["detail"],
-                "payload": reject["payload"],
-                "shard_id": record.shard_id,
-                "sequence_number": str(record.sequence_number),
-                "place": reject["place"],
-                "arrival_time": record.arrival_ms * _MS,
-            }
-            for reject in rejects.to_pylist()
-            for record in (records[reject["record"]],)
-        ]
-        return pa.Table.from_pylist(rows, schema=_DEAD_LETTER_SCHEMA)
-
     def state_rows(self) -> dict[str, int]:
         """State table → rows."""
         ordering = self._ordering.rows()
@@ -294,11 +272,6 @@ class Engine:
         for operator in (*self._operators, *self._attached):
             operator.resume(watermark_ms)
         return fresh
-
-
-def _dead_letter_id(record: Record, place: int) -> str:
-    where = f"{record.shard_id}:{record.sequence_number}:{place}"
-    return hashlib.md5(where.encode(), usedforsecurity=False).hexdigest()
 
 
 def _literal(path: Path) -> str:

@@ -86,7 +86,7 @@ class Intake:
         self._positions = dict(positions)
 
     def take(self) -> Batch:
-        """The next micro-batch; without records only when every shard is at its tip."""
+        """The next micro-batch; without records only when every shard is at its tip, or (`behind_ms`) on the way there."""
         while True:
             fetched = self._ahead.result() if self._ahead else self._fetch(self._plan())
             self._ahead = None
@@ -100,13 +100,14 @@ class Intake:
         """Remember how far each shard was read; returns whether one ended, so that its children may be read."""
         for shard_id, read in fetched.reads.items():
             self._positions[shard_id] = read.position
-            if read.records:
-                self._at_tip.discard(shard_id)
-            else:
+            at_tip = not (read.records or read.behind_ms)
+            if at_tip:
                 self._at_tip.add(shard_id)
+            else:
+                self._at_tip.discard(shard_id)
             if read.ended:
                 self._ended.add(shard_id)
-            if read.ended or not read.records:
+            if read.ended or at_tip:
                 self._watermarks.at_tip(shard_id, self._clock.now_ms(), ended=read.ended)
         return any(read.ended for read in fetched.reads.values())
 

@@ -14,20 +14,18 @@ from datetime import timedelta
 from threading import Lock
 from types import TracebackType
 from typing import Any, Final, Self
-from uuid import uuid4
 
 from shopstream.aws import client, explained
 from shopstream.clock import Clock
 from shopstream.errors import PermanentError, RetryableError, StateError
 from shopstream.stream.dynamodb import ConsumerTable, NewestTable
-from shopstream.stream.exclusive import ExclusiveLease
 from shopstream.stream.kinesis_reader import Pace, ShardReader, check_limits
 from shopstream.stream.kinesis_shards import listed, shard_number
 from shopstream.stream.limits import check_put
 from shopstream.stream.ports import NewRecord, Position, PutOutcome, ReadBatch, Shard
 from shopstream.stream.settings import KinesisSettings
 
-__all__ = ["KinesisStream", "exclusive_lease"]
+__all__ = ["KinesisStream"]
 
 _SHARDS_FOR_S: Final = 5.0
 """How long a list of shards is taken for true; reading a shard to its end asks anew."""
@@ -298,21 +296,3 @@ class KinesisStream:
 
     def _consumer(self, name: str) -> ConsumerTable:
         return ConsumerTable(self._table, f"{self.name}/{name}", self._dynamodb)
-
-
-def exclusive_lease(settings: KinesisSettings, name: str, clock: Clock) -> ExclusiveLease:
-    """What only one process may be at a time, such as the engine's worker; not yet held.
-
-    Args:
-        settings: table and lease time.
-        name: the same for all who want it.
-        clock: lets waiting time pass.
-    """
-    return ExclusiveLease(
-        ConsumerTable(settings.leases, "exclusive"),
-        name,
-        owner=f"{name}-{uuid4()}",
-        lease_time=settings.lease_time,
-        clock=clock,
-        monotonic=time.monotonic,
-    )
