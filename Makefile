@@ -9,7 +9,7 @@ SERVE  ?= 1
 INDEX   = $(shell $(PYTHON) -m pip config get global.index-url 2>/dev/null)
 UV      = $(if $(INDEX),UV_DEFAULT_INDEX=$(INDEX) )$(BIN)/uv --system-certs pip
 
-.PHONY: help env demo test test-all test-aws infra-env test-infra synth deploy destroy lint format bench evaluate bench-nab lock clean
+.PHONY: help env demo test test-all test-aws infra-env test-infra synth deploy destroy lint format lambda bench evaluate bench-nab lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -112,6 +112,9 @@ benchmarks/.work/venv-%/.made: requirements/bench-%.txt $(BIN)/uv
 	@$(UV) install --quiet --python $(@D)/bin/python --require-hashes -r $<
 	@touch $@
 
+lambda: $(VENV)/.dev requirements/lambda.txt ## the detection functions' package in dist/lambda (RULES=folder ALLOW_LISTS=folder: with your own)
+	@$(BIN)/python infra/package_lambda.py $(if $(RULES),--rules "$(RULES)") $(if $(ALLOW_LISTS),--allow-lists "$(ALLOW_LISTS)")
+
 bench: $(VENV)/.dev $(PEERS:%=benchmarks/.work/venv-%/.made) ## compare with Flink, Spark and plain DuckDB; writes benchmarks/RESULTS.md (see benchmarks/run.py)
 	@$(BIN)/python benchmarks/run.py
 
@@ -128,6 +131,7 @@ lock: $(BIN)/uv ## renew the lock files
 	@$(UV) compile -q --universal --python-version 3.11 --generate-hashes --no-header --upgrade pyproject.toml --extra aws --group dev -o requirements/dev.txt
 	@$(UV) compile -q --universal --python-version 3.11 --generate-hashes --no-header --upgrade pyproject.toml --extra aws --group build -o requirements/aws.txt
 	@$(UV) compile -q --universal --python-version 3.11 --generate-hashes --no-header --upgrade requirements/iceberg-reader.in -o requirements/iceberg-reader.txt
+	@$(UV) compile -q --universal --python-version 3.11 --generate-hashes --no-header --upgrade requirements/lambda.in -o requirements/lambda.txt
 	@$(UV) compile -q --universal --python-version 3.11 --generate-hashes --no-header --upgrade requirements/infra.in -o requirements/infra.txt
 
 clean: ## remove environments and the data home
