@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from lambdas.hour import START_MS, rules, seen
 from shopstream.alerting import AlertingSettings, EmbeddedIncidentStore
+from shopstream.alerting.detector_state import SavedDetection
 from shopstream.alerting.judging import Judging
 from shopstream.clock import ManualClock
 from shopstream.detection.allowlist import AllowList
 from shopstream.detection.detectors import shipped_bank
 from shopstream.detection.pack import pack_rules, unpack_rules
 from shopstream.detection.settings import DetectionSettings
-from shopstream.errors import BackpressureError, ConfigurationError, RetryableError
+from shopstream.errors import BackpressureError, ConfigurationError, StateError
 from shopstream.lambdas.line import Line, PoisonedRecordError
-from shopstream.lambdas.ports import SavedState
 
 PLENTY_MS = 100_000
 
@@ -39,19 +39,20 @@ class States:
         return self.saved[0] if self.saved else 0
 
     def load(self):
-        return SavedState(self.saved[0], json.loads(self.saved[1])) if self.saved else None
+        return SavedDetection(self.saved[0], *json.loads(self.saved[1])) if self.saved else None
 
-    def save(self, document, generation):
+    def save(self, state, positions, *, until_ms, expected_generation):
         fail, self.fail = self.fail, None
         if fail == "before":
             raise KilledError
         if isinstance(fail, Exception):
             raise fail
-        if generation != self.generation() + 1:
-            raise RetryableError("expected the generation after the one saved")
-        self.saved = (generation, json.dumps(document))
+        if expected_generation != self.generation():
+            raise StateError("another has saved meanwhile")
+        self.saved = (expected_generation + 1, json.dumps([state, positions, until_ms]))
         if fail == "after":
             raise KilledError
+        return self.saved[0]
 
 
 class Gathered(list):
@@ -305,7 +306,7 @@ def test_signals_that_nobody_reads_are_counted_by_window(shop, records):
 
 
 def test_a_state_of_another_format_is_an_error_that_says_so(shop, records):
-    shop.states.saved = (1, json.dumps({"format": 2}))
+    shop.states.saved = (1, json.dumps([{"format": 2}, {}, None]))
     taken = shop.line().take(records[:1], left)
     assert "format 1" in str(taken.error)
     assert taken.failed == records[0].sequence_number
