@@ -37,6 +37,7 @@ class Alerting(Construct):
             index_name="gsi1",
             partition_key=dynamodb.Attribute(name="gsi1pk", type=dynamodb.AttributeType.STRING),
             sort_key=dynamodb.Attribute(name="gsi1sk", type=dynamodb.AttributeType.STRING),
+            projection_type=dynamodb.ProjectionType.KEYS_ONLY,  # an item that changes costs nothing there
         )
         self.incidents = self._topic("Incidents", config.named("incidents"), key, config.incidents_email)
         self.ops = self._topic("Ops", config.named("ops"), key, config.ops_email)

@@ -29,12 +29,13 @@ _TABLE_ACTIONS = (
     "GetItem",
     "PutItem",
     "Query",
+    "Scan",
     "UpdateItem",
 )
 
 
 def use_table(table: dynamodb.Table, grantee: iam.IGrantable, *, indexes: bool = True) -> None:
-    """Read and write items by key; no scan, and nothing of the table itself."""
+    """Read and write items; a copy of all incidents begins with a scan. Nothing of the table itself."""
     resources = [table.table_arn, *([f"{table.table_arn}/index/gsi1"] if indexes else [])]
     grantee.grant_principal.add_to_principal_policy(
         iam.PolicyStatement(actions=[f"dynamodb:{action}" for action in _TABLE_ACTIONS], resources=resources)

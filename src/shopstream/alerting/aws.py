@@ -275,10 +275,10 @@ def open_dynamo_sender(
 
 def retry_failed(settings: AlertingSettings, dynamo: DynamoSettings, clock: Clock, path: Path) -> int:
     """Let notifications that were given up be tried again; returns how many."""
-    with closing(replica_of(DynamoTable(dynamo.table, clock), path, settings, clock, complete=True)) as replica:
+    replica = replica_of(DynamoTable(dynamo.table, clock), path, settings, clock, complete=True)
+    with closing(ReplicatedOutbox(replica)) as outbox:
         replica.follow(writes=True)
-        with closing(ReplicatedOutbox(replica)) as outbox:
-            return outbox.retry_failed(clock.now_ms())
+        return outbox.retry_failed(clock.now_ms())
 
 
 def verdicts_of(table: DynamoTable, kind: str, actor: str) -> list[Mapping[str, Value]]:

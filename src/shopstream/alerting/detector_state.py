@@ -19,7 +19,7 @@ from shopstream.errors import RetryableError, StateError
 __all__ = ["KEPT", "SavedDetection", "StateInTable"]
 
 KEPT: Final = timedelta(days=3)
-"""Parts expire so long after they were written; save again before, or detectors begin afresh."""
+"""Parts expire so long after they were written; `keep` puts that off."""
 _HEAD: Final = ("DETECTORS", "HEAD")
 _PART: Final = 350_000
 _FORMAT: Final = 1
@@ -89,6 +89,25 @@ class StateInTable:
                 return None
         return None
 
+    def keep(self) -> bool:
+        """Put off the expiry of what was saved last, if it was long ago; whether there was anything to do."""
+        head = self._table.get([_HEAD]).get(_HEAD, {})
+        kept_ms = max(number_of(head, "saved_ms"), number_of(head, "kept_ms"))
+        now_ms = self._clock.now_ms()
+        if not head or now_ms - kept_ms < KEPT // timedelta(milliseconds=3):
+            return False
+        parts = list(self._table.query(f"DETECTORS#{text_of(head, 'parts_id')}"))
+        self._table.put([{**part, "expires_at": self._expiry(now_ms)} for part in parts])
+        try:
+            expected = {"generation": number_of(head, "generation")}
+            self._table.write([Operation(_HEAD, {**head, "kept_ms": now_ms}, expected)])
+        except ConflictError:
+            return False  # somebody saved meanwhile: nothing expires soon
+        return True
+
+    def _expiry(self, now_ms: int) -> int:
+        return now_ms // 1_000 + round(KEPT.total_seconds())
+
     def save(
         self,
         state: Mapping[str, Any],
@@ -107,7 +126,7 @@ class StateInTable:
         data = zlib.compress(json.dumps(state).encode())
         parts = [data[start : start + _PART] for start in range(0, len(data), _PART)]
         parts_id, now_ms = uuid4().hex, self._clock.now_ms()
-        expires_at = now_ms // 1_000 + round(KEPT.total_seconds())
+        expires_at = self._expiry(now_ms)
         self._table.put(
             [
                 {

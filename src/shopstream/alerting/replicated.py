@@ -124,21 +124,31 @@ class ReplicatedOutbox(Outbox):
 
     Args:
         replica: of the table.
-        reload: called after rows have changed beneath.
+        reload: of the store that shares the replica, called after rows have changed beneath; None: the replica is its
+            own, it looks into the table for what is due, and is closed with it.
     """
 
-    def __init__(self, replica: Replica, reload: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, replica: Replica, reload: Callable[[], None] | None = None) -> None:
         super().__init__(replica.path, connect=replica.connect)
         self._replica = replica
-        self._reload = reload
+        self._alone = reload is None
+        self._reload = reload or _nothing
 
     def due(self, target: str, now_ms: int) -> list[Waiting]:
         """See `Outbox.due`."""
+        if self._alone:
+            self._replica.follow(writes=True)
         return self._replica.commit(lambda: self._take(target, now_ms), self._reload)
 
     def retry_failed(self, now_ms: int) -> int:
         """See `Outbox.retry_failed`."""
         return self._replica.commit(lambda: super(ReplicatedOutbox, self).retry_failed(now_ms), self._reload)
+
+    def close(self) -> None:
+        """See `Outbox.close`."""
+        super().close()
+        if self._alone:
+            self._replica.close()
 
     def _take(self, target: str, now_ms: int) -> list[Waiting]:
         waiting = super().due(target, now_ms)
@@ -156,3 +166,7 @@ class ReplicatedOutbox(Outbox):
             super(ReplicatedOutbox, self)._note(assignments, values, target, references)
 
         self._replica.commit(note, self._reload)
+
+
+def _nothing() -> None:
+    """There is no store beside."""
