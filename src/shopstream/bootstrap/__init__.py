@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from shopstream.bootstrap.archive import open_archive
     from shopstream.bootstrap.flow import open_pipeline, watched
     from shopstream.bootstrap.stores import (
         aws_extra,
@@ -36,6 +37,7 @@ __all__ = [
     "keep_baselines",
     "last_checkpoint",
     "notification_targets",
+    "open_archive",
     "open_baselines",
     "open_channels",
     "open_checkpoints",
@@ -51,6 +53,7 @@ __all__ = [
 
 # Commands that only read incidents must not wait for DuckDB and Iceberg to load.
 _HOMES = {name: "flow" if name in {"open_pipeline", "watched"} else "stores" for name in __all__}
+_HOMES["open_archive"] = "archive"
 
 
 def __getattr__(name: str) -> object:

@@ -19,6 +19,7 @@ from shopstream.cli import (
     scenarios,
     verdicts,
 )
+from shopstream.cli.archive import archive
 from shopstream.cli.build import build
 from shopstream.cli.config import config as show_config
 from shopstream.cli.dashboard import dashboard
@@ -80,6 +81,7 @@ app.command(rich_help_panel=_EVENTS)(synthesise)
 app.add_typer(scenarios.app, name="scenarios", rich_help_panel=_EVENTS)
 app.command(rich_help_panel=_EVENTS)(shards)
 app.command(rich_help_panel=_LIVE)(run)
+app.command(rich_help_panel=_LIVE)(archive)
 app.command(rich_help_panel=_LIVE)(dashboard)
 app.add_typer(journeys.app, name="journeys", rich_help_panel=_LIVE)
 app.add_typer(incidents.app, name="incidents", rich_help_panel=_LIVE)

@@ -78,6 +78,8 @@ class Watch:
         self._lease_s = lease_time.total_seconds()
         self._monotonic = monotonic
         self._seen: dict[str, tuple[int, float]] = {}
+        self.changing: set[str] = set()
+        """Names of leases whose counter was seen to grow: somebody is at work there."""
 
     def living(self, leases: Sequence[Lease]) -> dict[str, str | None]:
         """Name → owner, None where it has none or a dead one."""
@@ -147,12 +149,18 @@ class SharedShards:
         self._monotonic = monotonic
         self._watch = Watch(lease_time, monotonic)
         self._held: dict[str, tuple[Lease, float]] = {}
+        self._settled = False
         self._lock = threading.RLock()
 
     @property
     def renew_every(self) -> float:
         """Seconds between two calls of `renew` and of `balance`."""
         return self._lease_s / _RENEWALS
+
+    @property
+    def settled(self) -> bool:
+        """Whether at the last `balance` each shard that may be worked on was held, here or by a worker seen at work."""
+        return self._settled
 
     def held(self) -> list[str]:
         """Shards that are this worker's now, by its own clock."""
@@ -185,6 +193,10 @@ class SharedShards:
             }
             for name in to_take(self._owner, may):
                 self._take(leases[name])
+            self._settled = all(
+                name in self._held or (owner not in {None, self._owner} and name in self._watch.changing)
+                for name, owner in may.items()
+            )
             return self.held()
 
     def _take(self, lease: Lease) -> None:

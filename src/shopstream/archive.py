@@ -1,0 +1,348 @@
+"""Keeps a stream's events in the lake without windows, where those run elsewhere: on Flink.
+
+Any number of workers share the shards by leases. Each reads its shards, decodes and validates, and commits rows of all
+of them together:
+
+1. Rejected rows go into `dead_letters`, unless that table's positions say that they are there.
+2. Events go into `events` with the positions they reach. **This decides**: a worker goes on from there, this one or
+   the next that takes the shard.
+3. The leases note how far their shards are; a closed one at its end is done, and its children may be read.
+
+Both appends name the positions that the table must have before. A worker that lost a shard to another without noticing
+is refused, forgets what it had read, and starts again from what the lake holds. Duplicates that producers made are in
+the lake as they are in the stream: the dbt models drop them.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from shopstream.clock import Clock
+from shopstream.engine.lake_rows import dead_letter_rows, event_rows
+from shopstream.engine.settings import EngineSettings
+from shopstream.errors import ConfigurationError, RetryableError, ShopstreamError, StateError
+from shopstream.events.codec import Decoder
+from shopstream.events.schema import LAKE_FIELDS, arrow_schema
+from shopstream.lakehouse.catalog import OutcomeUnknownError
+from shopstream.lakehouse.ports import Lakehouse, LakeTable
+from shopstream.stream.leases import SharedShards
+from shopstream.stream.ports import TRIM_HORIZON, Position, Record, StreamReader
+
+__all__ = ["Archive", "Archived"]
+
+_CHECKPOINT: Final = "checkpoint"
+"""A lake that carries this beside the shards' positions belongs to the engine (see `pipeline`)."""
+
+_MS: Final = timedelta(milliseconds=1)
+_SHARE_OF_TIME: Final = 10
+"""Committing takes at most a tenth of the time: a commit waits ten times as long as the last took."""
+
+_TRY_AGAIN_MS: Final = 1_000
+_EVENTS: Final = arrow_schema(LAKE_FIELDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Archived:
+    """What this worker did so far.
+
+    Args:
+        shards: held now.
+        events: committed by this process.
+        dead_letters: likewise.
+        behind_ms: of the shard that is furthest from its tip.
+    """
+
+    shards: int
+    events: int
+    dead_letters: int
+    behind_ms: int
+
+
+@dataclass(slots=True)
+class _Shard:
+    """A shard that this worker reads.
+
+    Args:
+        events_after: position that the table `events` has of it; None where it has nothing.
+        dead_after: likewise `dead_letters`.
+        position: read up to here.
+        events: rows read and not committed.
+        dead_letters: likewise, and not yet in the lake.
+        behind_ms: from its tip, None before the first read.
+        ended: read to its end.
+    """
+
+    events_after: Position | None
+    dead_after: Position | None
+    position: Position
+    events: list[pa.Table] = field(default_factory=list)
+    dead_letters: list[pa.Table] = field(default_factory=list)
+    behind_ms: int | None = None
+    ended: bool = False
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something to commit."""
+        return self.position != (TRIM_HORIZON if self.events_after is None else self.events_after)
+
+
+class Archive:
+    """One worker.
+
+    Args:
+        stream: gives records.
+        shared: this worker's share of the shards.
+        lakehouse: where rows go.
+        settings: batch sizes and intervals.
+        clock: processing time.
+    """
+
+    def __init__(
+        self,
+        *,
+        stream: StreamReader,
+        shared: SharedShards,
+        lakehouse: Lakehouse,
+        settings: EngineSettings,
+        clock: Clock,
+    ) -> None:
+        self._stream = stream
+        self._shared = shared
+        self._lakehouse = lakehouse
+        self._settings = settings
+        self._clock = clock
+        self._decoder = Decoder()
+        self._shards: dict[str, _Shard] = {}
+        self._rows = 0
+        self._events = self._dead_letters = 0
+        self._balance_at_ms = 0
+        self._commit_at_ms = clock.now_ms() + settings.commit_interval // _MS
+        self._lost: ShopstreamError | None = None
+
+    def run(
+        self,
+        *,
+        until_caught_up: bool = False,
+        stop: Callable[[], bool] = lambda: False,
+        progress: Callable[[Archived], None] = lambda _archived: None,
+    ) -> Archived:
+        """Work until told to stop, or until each shard is at its tip or in the care of another worker.
+
+        Raises:
+            ConfigurationError: the lake belongs to an engine, or AWS denies something.
+            RetryableError: AWS cannot be reached.
+            StateError: retention dropped records before they were read.
+        """
+        with self._renewing():
+            while not stop():
+                moved = self.step()
+                progress(self.archived())
+                if moved:
+                    continue
+                if until_caught_up and self._caught_up():
+                    break
+                self._clock.sleep(self._settings.poll_interval)
+            self.commit()
+        self._shared.release()
+        return self.archived()
+
+    def close(self) -> None:
+        """Let go of the decoder; what was not committed is read again by whoever takes the shards."""
+        self._decoder.close()
+
+    def archived(self) -> Archived:
+        """What was done so far."""
+        behind = [shard.behind_ms for shard in self._shards.values() if shard.behind_ms is not None]
+        return Archived(len(self._shards), self._events, self._dead_letters, max(behind, default=0))
+
+    def step(self) -> bool:
+        """Read some of each shard; returns whether there was anything, or still is."""
+        if self._lost:
+            raise self._lost
+        if self._clock.now_ms() >= self._balance_at_ms:
+            self._balance()
+        moved = False
+        if self._rows < self._settings.commit_events:
+            for shard_id in list(self._shards):
+                moved |= self._read(shard_id)
+        ended = any(shard.ended for shard in self._shards.values())
+        if ended or self._clock.now_ms() >= self._commit_at_ms or self._rows >= self._settings.commit_events:
+            self.commit()
+        return moved or ended
+
+    def _read(self, shard_id: str) -> bool:
+        shard = self._shards[shard_id]
+        share = len(self._shards)
+        read = self._stream.read(
+            shard_id,
+            shard.position,
+            max_records=max(1, self._settings.batch_events // share),
+            max_bytes=max(1, self._settings.batch_bytes // share),
+        )
+        shard.behind_ms, shard.ended = read.behind_ms, read.ended
+        if read.records:
+            self._take(shard, read.records)
+            shard.position = read.position
+        return bool(read.records or read.behind_ms)
+
+    def _take(self, shard: _Shard, records: Sequence[Record]) -> None:
+        decoded = self._decoder.decode([r.payload for r in records], [r.arrival_ms for r in records])
+        # Late is what comes after its windows closed; here are none.
+        shard.events.append(event_rows(records, decoded.events, np.zeros(len(decoded.events), dtype=np.bool_)))
+        self._rows += len(decoded.events)
+        if len(decoded.rejects):
+            new = records if shard.dead_after is None else [r for r in records if r.sequence_number > shard.dead_after]
+            rows = dead_letter_rows(records, decoded.rejects)
+            if len(new) < len(records):
+                kept = pa.array([str(record.sequence_number) for record in new], pa.string())
+                rows = rows.filter(pc.is_in(rows["sequence_number"], value_set=kept))
+            shard.dead_letters.append(rows)
+            self._rows += rows.num_rows
+
+    def commit(self) -> None:
+        """Make what was read durable, of the shards that are still held; the order stands at the top of this module."""
+        started_ms = self._clock.now_ms()
+        self._forget(self._shards.keys() - set(self._shared.held()))
+        waiting = {shard_id: shard for shard_id, shard in self._shards.items() if shard.waiting}
+        wait_ms = self._settings.commit_interval // _MS
+        try:
+            self._append(waiting)
+        except (StateError, OutcomeUnknownError) as error:
+            self._start_again(error)
+            return
+        except RetryableError:
+            wait_ms = _TRY_AGAIN_MS  # nothing was committed; what waits is kept, and no more read than fits
+        else:
+            self._tell(waiting)
+        now_ms = self._clock.now_ms()
+        self._commit_at_ms = now_ms + max(wait_ms, _SHARE_OF_TIME * (now_ms - started_ms))
+
+    def _append(self, shards: Mapping[str, _Shard]) -> None:
+        """Steps 1 and 2."""
+        positions = {shard_id: shard.position for shard_id, shard in shards.items()}
+        letters = {shard_id: shard for shard_id, shard in shards.items() if _count(shard.dead_letters)}
+        if letters:
+            rows = pa.concat_tables([part for shard in letters.values() for part in shard.dead_letters])
+            self._lakehouse.append(
+                LakeTable.DEAD_LETTERS,
+                rows,
+                {shard_id: positions[shard_id] for shard_id in letters},
+                after=_known({shard_id: shard.dead_after for shard_id, shard in letters.items()}),
+            )
+            self._dead_letters += rows.num_rows
+            for shard_id, shard in letters.items():
+                shard.dead_after = positions[shard_id]
+                shard.dead_letters.clear()
+        if shards:
+            rows = _together([part for shard in shards.values() for part in shard.events])
+            self._lakehouse.append(
+                LakeTable.EVENTS,
+                rows,
+                positions,
+                after=_known({shard_id: shard.events_after for shard_id, shard in shards.items()}),
+            )
+            self._events += rows.num_rows
+            for shard_id, shard in shards.items():
+                shard.events_after = positions[shard_id]
+                shard.events.clear()
+                shard.dead_letters.clear()
+            self._rows = 0
+
+    def _tell(self, committed: Mapping[str, _Shard]) -> None:
+        """Step 3."""
+        for shard_id, shard in list(self._shards.items()):
+            if shard.ended or shard_id in committed:
+                held = self._shared.told(shard_id, shard.position, ended=shard.ended)
+                if shard.ended:
+                    self._balance_at_ms = 0  # its children may be read now
+                if shard.ended or not held:
+                    del self._shards[shard_id]
+
+    def _balance(self) -> None:
+        held = self._shared.balance(self._stream.shards())
+        self._balance_at_ms = self._clock.now_ms() + round(self._shared.renew_every * 1000)
+        self._forget(self._shards.keys() - set(held))
+        if new := set(held) - self._shards.keys():
+            self._start(new)
+
+    def _start(self, shard_ids: set[str]) -> None:
+        """Go on where the lake is."""
+        events, letters = (self._lakehouse.positions(table) for table in (LakeTable.EVENTS, LakeTable.DEAD_LETTERS))
+        if _CHECKPOINT in events:
+            raise ConfigurationError(
+                "expected a lake that only archive workers write, this one belongs to an engine (`shopstream run`): "
+                "events would be in it twice; set another aws.glue.database, or stop archiving"
+            )
+        for shard_id in shard_ids:
+            after = events.get(shard_id)
+            position = TRIM_HORIZON if after is None else after
+            self._shards[shard_id] = _Shard(after, letters.get(shard_id), position)
+
+    def _start_again(self, error: ShopstreamError) -> None:
+        """Another worker went on with a shard: see what the lake holds. Without such a change, it was no refusal."""
+        before = {shard_id: shard.events_after for shard_id, shard in self._shards.items()}
+        letters = {shard_id: shard.dead_after for shard_id, shard in self._shards.items()}
+        held = set(self._shards)
+        self._forget(held)
+        self._start(held)
+        unchanged = all(
+            shard.events_after == before[shard_id] and shard.dead_after == letters[shard_id]
+            for shard_id, shard in self._shards.items()
+        )
+        if unchanged and not isinstance(error, OutcomeUnknownError):
+            raise error
+
+    def _forget(self, shard_ids: set[str]) -> None:
+        for shard_id in shard_ids:
+            del self._shards[shard_id]
+        if shard_ids:
+            self._rows = sum(_count(shard.events) + _count(shard.dead_letters) for shard in self._shards.values())
+
+    def _caught_up(self) -> bool:
+        self.commit()
+        if any(shard.behind_ms != 0 or shard.waiting or shard.ended for shard in self._shards.values()):
+            return False
+        self._balance()
+        return self._shared.settled and all(shard.behind_ms == 0 for shard in self._shards.values())
+
+    @contextmanager
+    def _renewing(self) -> Iterator[None]:
+        """A long commit must not cost the leases."""
+        stopping = threading.Event()
+
+        def renew() -> None:
+            while not stopping.wait(self._shared.renew_every):
+                try:
+                    self._shared.renew()
+                except RetryableError:
+                    continue  # leases run out by themselves where it goes on; the line sees which are left
+                except ShopstreamError as error:
+                    self._lost = error
+                    return
+
+        thread = threading.Thread(target=renew, name="leases", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stopping.set()
+            thread.join()
+
+
+def _known(positions: Mapping[str, Position | None]) -> dict[str, Position]:
+    return {shard_id: position for shard_id, position in positions.items() if position is not None}
+
+
+def _count(tables: Sequence[pa.Table]) -> int:
+    return sum(table.num_rows for table in tables)
+
+
+def _together(tables: Sequence[pa.Table]) -> pa.Table:
+    return pa.concat_tables([_EVENTS.empty_table(), *(table.cast(_EVENTS) for table in tables)])
