@@ -168,7 +168,7 @@ def _check_names(select: Sequence[str]) -> None:
 
 
 def _create_source(path: Path, lakehouse: Lakehouse, verdicts: pa.Table) -> None:
-    files = lakehouse.data_files(LakeTable.EVENTS)
+    files = _fetched(lakehouse, path.parent / "lake")
     try:
         with duckdb.connect(path) as staging:
             staging.execute("create schema lake")
@@ -180,6 +180,18 @@ def _create_source(path: Path, lakehouse: Lakehouse, verdicts: pa.Table) -> None
             f"expected to read the lake's {len(files)} files of events, DuckDB says: {error}; "
             "see `shopstream lake status`, and build again if the lake was just compacted"
         ) from error
+
+
+def _fetched(lakehouse: Lakehouse, folder: Path) -> list[str]:
+    """Files of events that any DuckDB can read: those far away are copied, since dbt reads each several times."""
+    files = lakehouse.data_files(LakeTable.EVENTS)
+    if lakehouse.file_system is None:
+        return files
+    folder.mkdir()
+    copies = [str(folder / f"{number}.parquet") for number in range(len(files))]
+    if files:
+        lakehouse.file_system.get(files, copies)
+    return copies
 
 
 def _write_profile(work: Path, target: Path, scratch: Path, memory_mib: int) -> None:

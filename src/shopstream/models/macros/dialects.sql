@@ -1,9 +1,33 @@
-{# What DuckDB and Athena (Trino) spell differently. Models call these and are otherwise plain SQL. #}
+{# What DuckDB and Athena (Trino) spell differently. Models call these and are otherwise plain SQL.
+
+   Athena reads instants (timestamp with time zone) but keeps them in no table or view that it makes, and its Iceberg
+   tables take microseconds and no other precision: there, instants are timestamp(6) in UTC from where the lake is read.
+   https://docs.aws.amazon.com/athena/latest/ug/querying-iceberg-supported-data-types.html #}
+
+{% macro instant(column) %}{{ return(adapter.dispatch('instant', 'shopstream')(column)) }}{% endmacro %}
+
+{# A time of the lake as the models take it. #}
+{% macro default__instant(column) -%} cast({{ column }} at time zone 'UTC' as timestamp(6)) {%- endmacro %}
+
+{% macro duckdb__instant(column) -%} {{ column }} {%- endmacro %}
+
+
+{% macro plain_timestamp(text) %}{{ return(adapter.dispatch('plain_timestamp', 'shopstream')(text)) }}{% endmacro %}
+
+{# 'YYYY-MM-DD hh:mm:ss' as a time without zone. #}
+{% macro default__plain_timestamp(text) -%} cast('{{ text }}' as timestamp(6)) {%- endmacro %}
+
+{% macro duckdb__plain_timestamp(text) -%} cast('{{ text }}' as timestamp) {%- endmacro %}
+
 
 {% macro shop_time(instant) %}{{ return(adapter.dispatch('shop_time', 'shopstream')(instant)) }}{% endmacro %}
 
 {# Wall-clock time in the shop's time zone, without zone. #}
 {% macro default__shop_time(instant) -%}
+    cast(with_timezone({{ instant }}, 'UTC') at time zone '{{ var("timezone") | replace("'", "''") }}' as timestamp(6))
+{%- endmacro %}
+
+{% macro duckdb__shop_time(instant) -%}
     cast({{ instant }} at time zone '{{ var("timezone") | replace("'", "''") }}' as timestamp)
 {%- endmacro %}
 
@@ -12,7 +36,10 @@
 
 {# The instant at which a day of the shop begins. #}
 {% macro default__day_start(day) -%}
-    with_timezone(cast({{ day }} as timestamp), '{{ var("timezone") | replace("'", "''") }}')
+    cast(
+        with_timezone(cast({{ day }} as timestamp(6)), '{{ var("timezone") | replace("'", "''") }}') at time zone 'UTC'
+        as timestamp(6)
+    )
 {%- endmacro %}
 
 {% macro duckdb__day_start(day) -%}

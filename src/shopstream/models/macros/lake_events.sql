@@ -12,3 +12,10 @@
     {%- else -%} {{ name }}
     {%- endif -%}
 {%- endmacro %}
+
+{# A column of the lake's own table, as the models take it. #}
+{% macro lake_value(events, name) -%}
+    {%- if name in ['event_time', 'arrival_time'] -%} {{ instant(events ~ '.' ~ name) }} as {{ name }}
+    {%- else -%} {{ events }}.{{ name }}
+    {%- endif -%}
+{%- endmacro %}

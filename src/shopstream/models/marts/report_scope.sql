@@ -1,6 +1,6 @@
 select
     cast('{{ var("timezone") | replace("'", "''") }}' as varchar) as timezone,
-    cast('{{ run_started_at.strftime("%Y-%m-%d %H:%M:%S") }}' as timestamp) as built_at_utc,
+    {{ plain_timestamp(run_started_at.strftime("%Y-%m-%d %H:%M:%S")) }} as built_at_utc,
     count(*) as events,
     (select count(*) from {{ source('lake', 'events') }}) - count(*) as duplicates,
     cast(coalesce(sum(case when is_bot then 1 else 0 end), 0) as bigint) as bot_events,

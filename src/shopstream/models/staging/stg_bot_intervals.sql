@@ -1,22 +1,32 @@
-with verdicts as (
+with given as (
     select
         verdicts.actor_kind,
         verdicts.actor,
         verdicts.verdict,
+        {{ instant('verdicts.from_time') }} as from_time,
+        {{ instant('verdicts.until_time') }} as until_time
+    from {{ source('lake', 'verdicts') }} as verdicts
+),
+
+verdicts as (
+    select
+        given.actor_kind,
+        given.actor,
+        given.verdict,
         -- who is one shopper is a bot all day long; an address or a client may be shared, and is one only while it lasts
         case
-            when verdicts.actor_kind in ('user_id', 'user_session')
-                then {{ day_start('cast(' ~ shop_time('verdicts.from_time') ~ ' as date)') }}
-            else verdicts.from_time
+            when given.actor_kind in ('user_id', 'user_session')
+                then {{ day_start('cast(' ~ shop_time('given.from_time') ~ ' as date)') }}
+            else given.from_time
         end as from_time,
         case
-            when verdicts.actor_kind in ('user_id', 'user_session')
+            when given.actor_kind in ('user_id', 'user_session')
                 then {{ day_start(
-                    'cast(' ~ shop_time("(verdicts.until_time - interval '0.001' second)") ~ " as date) + interval '1' day"
+                    'cast(' ~ shop_time("(given.until_time - interval '0.001' second)") ~ " as date) + interval '1' day"
                 ) }}
-            else verdicts.until_time
+            else given.until_time
         end as until_time
-    from {{ source('lake', 'verdicts') }} as verdicts
+    from given
 ),
 
 bots as (

@@ -1,8 +1,8 @@
 -- depends_on: {{ ref('stg_bot_intervals') }}, even where no verdict is on a bot
 with repeated as (
-    select event_time, event_id, count(*) as copies
-    from {{ source('lake', 'events') }}
-    group by event_time, event_id
+    select {{ instant('events.event_time') }} as event_time, events.event_id, count(*) as copies
+    from {{ source('lake', 'events') }} as events
+    group by {{ instant('events.event_time') }}, events.event_id
     having count(*) > 1
 ),
 
@@ -11,12 +11,12 @@ marks as (
     from repeated
     {%- for kind in var('bot_actor_kinds').split() %}
     union all
-    select events.event_time, events.event_id, 1 as copies, 1 as is_bot
+    select {{ instant('events.event_time') }} as event_time, events.event_id, 1 as copies, 1 as is_bot
     from {{ source('lake', 'events') }} as events
     inner join {{ ref('stg_bot_intervals') }} as bots
         on bots.{{ 'user_id' if kind == 'user_id' else 'actor' }} = {{ actor_column(kind, 'events') }}
-        and bots.from_time <= events.event_time
-        and bots.until_time > events.event_time
+        and bots.from_time <= {{ instant('events.event_time') }}
+        and bots.until_time > {{ instant('events.event_time') }}
     where bots.actor_kind = '{{ kind }}'
     {%- endfor %}
 )

@@ -3,11 +3,11 @@
 {% set columns = lake_columns() %}
 with single_events as (
     select
-        {% for column in columns %}events.{{ column }},
+        {% for column in columns %}{{ lake_value('events', column) }},
         {% endfor %}coalesce(marks.is_bot, false) as is_bot
     from {{ source('lake', 'events') }} as events
     left join {{ ref('stg_event_marks') }} as marks
-        on marks.event_time = events.event_time and marks.event_id = events.event_id
+        on marks.event_time = {{ instant('events.event_time') }} and marks.event_id = events.event_id
     where coalesce(marks.copies, 1) = 1
 ),
 

@@ -2,7 +2,7 @@
 {% set columns = lake_columns() %}
 with ranked as (
     select
-        {% for column in columns %}events.{{ column }}, {% endfor %}
+        {% for column in columns %}{{ lake_value('events', column) }}, {% endfor %}
         marks.is_bot,
         marks.copies,
         row_number() over (
@@ -11,7 +11,7 @@ with ranked as (
         ) as place
     from {{ source('lake', 'events') }} as events
     inner join {{ ref('stg_event_marks') }} as marks
-        on marks.event_time = events.event_time and marks.event_id = events.event_id
+        on marks.event_time = {{ instant('events.event_time') }} and marks.event_id = events.event_id
     where marks.copies > 1
 )
 
