@@ -28,6 +28,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 _RETENTION_HOURS = range(24, 169)
 _DISK_GIB = range(21, 201)
 _TIMEOUT_S = range(15, 901)
+_SPARK_WORKERS = 2
 _CLOCK = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
 _QUICKSIGHT = re.compile(r"arn:aws[a-z-]*:quicksight:[a-z0-9-]+:\d{12}:(user|group)/[\w.@+=,/-]+")
 _LOG_DAYS = {
@@ -161,6 +162,10 @@ class StageConfig:
     """Athena stops a query that has scanned so much (half a dollar)."""
     crawler_schedule: str = ""
     """When the crawler looks at raw/ (UTC), such as cron(0 1 * * ? *); empty: when somebody starts it."""
+    backfill_wheel: str = ""
+    """Wheel of shopstream for the Spark job that loads raw files, relative to the repository; empty makes no job."""
+    backfill_workers: int = 4
+    """Of the Spark job, 1 DPU each; the first one leads."""
     quicksight_owner: str = ""
     """ARN of a QuickSight user or group that owns the dashboard; empty makes nothing in QuickSight."""
     quicksight_readers: str = ""

@@ -9,7 +9,7 @@ from constructs import Construct
 
 from shopstream_infra.config import StageConfig
 from shopstream_infra.environment import delivery_name
-from shopstream_infra.lake import Lake
+from shopstream_infra.lake import FILES, Lake
 from shopstream_infra.logs import log_group
 from shopstream_infra.nag import accept
 
@@ -52,7 +52,7 @@ class Delivery(Construct):
             ),
             iceberg_destination_configuration=self._destination(role, lake, group, written),
         )
-        self.stream.node.add_dependency(role)
+        self.stream.node.add_dependency(role.node.find_child("DefaultPolicy"))
 
     def _destination(
         self, role: iam.Role, lake: Lake, group: logs.LogGroup, written: logs.LogStream
@@ -94,5 +94,6 @@ class Delivery(Construct):
             role,
             "AwsSolutions-IAM5",
             "Files of one table and of one error prefix, whose names Firehose chooses",
+            findings=[FILES],
             children=True,
         )

@@ -4,14 +4,23 @@ from aws_cdk import Stack
 from aws_cdk import aws_glue as glue
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
+from aws_cdk import aws_s3_assets as assets
 from constructs import Construct
 
-from shopstream_infra.config import StageConfig
-from shopstream_infra.lake import Lake
+from shopstream_infra.config import REPOSITORY, ConfigError, StageConfig
+from shopstream_infra.lake import FILES, Lake
 from shopstream_infra.nag import accept
 
 __all__ = ["RawFiles"]
 
+_SCRIPT = REPOSITORY / "glue" / "backfill.py"
+_TIMEOUT_MIN = 720
+_ASSETS = [
+    "Action::s3:GetBucket*",
+    "Action::s3:GetObject*",
+    "Action::s3:List*",
+    r"/^Resource::arn:<AWS::Partition>:s3:::cdk-.*\/\*$/",
+]
 _COLUMNS = (
     "event_time",
     "event_type",
@@ -34,6 +43,8 @@ class RawFiles(Construct):
         self._config, self._lake = config, lake
         self._encrypted = self._security(key)
         self._crawler()
+        if config.backfill_wheel:
+            self._backfill()
 
     def _security(self, key: kms.IKey) -> glue.CfnSecurityConfiguration:
         kind = glue.CfnSecurityConfiguration
@@ -57,6 +68,7 @@ class RawFiles(Construct):
         role = self._role("CrawlerRole", "Crawler of raw files")
         lake.grant_raw(role)
         lake.grant_catalog(role, [lake.raw_database_name], write=True)
+        self._accept(role, lake.raw_database_name)
         classifier = glue.CfnClassifier(
             self,
             "Classifier",
@@ -89,7 +101,60 @@ class RawFiles(Construct):
         )
         crawler.add_resource_dependency(classifier)
         crawler.add_resource_dependency(self._encrypted)
-        crawler.node.add_dependency(role)
+        crawler.node.add_dependency(role.node.find_child("DefaultPolicy"))
+
+    def _backfill(self) -> None:
+        """The job of docs/lake-on-aws.md; `--sources` is given when it is started."""
+        config, lake = self._config, self._lake
+        wheel = REPOSITORY / config.backfill_wheel
+        if not wheel.is_file():
+            raise ConfigError(
+                f"expected shopstream's wheel at {wheel}, found none; build it (`uv build --wheel`), or leave "
+                f"backfill_wheel of stage {config.name} empty"
+            )
+        role = self._role("BackfillRole", "Spark job that loads raw files")
+        lake.grant_write(role)
+        lake.grant_work(role, "glue")
+        script = assets.Asset(self, "Script", path=str(_SCRIPT))
+        package = assets.Asset(self, "Wheel", path=str(wheel))
+        script.grant_read(role)
+        package.grant_read(role)
+        self._accept(role, lake.database_name)
+        accept(
+            role,
+            "AwsSolutions-IAM5",
+            "Script and wheel lie in the bucket of CDK's assets under names made of their content",
+            findings=_ASSETS,
+            children=True,
+        )
+        job = glue.CfnJob(
+            self,
+            "Backfill",
+            name=config.named("backfill"),
+            description="Loads CSV files of raw/ into the lake",
+            role=role.role_arn,
+            command=glue.CfnJob.JobCommandProperty(
+                name="glueetl", python_version="3", script_location=script.s3_object_url
+            ),
+            glue_version="5.0",
+            worker_type="G.1X",
+            number_of_workers=config.backfill_workers,
+            max_retries=0,  # it goes on where it stopped, when somebody has looked why
+            timeout=_TIMEOUT_MIN,
+            execution_property=glue.CfnJob.ExecutionPropertyProperty(max_concurrent_runs=1),
+            security_configuration=config.prefix,
+            default_arguments={
+                "--warehouse": lake.warehouse,
+                "--database": lake.database_name,
+                "--additional-python-modules": f"{package.s3_object_url},pyiceberg[glue],boto3",
+                "--conf": "spark.speculation=false",
+                "--TempDir": f"s3://{lake.work.bucket_name}/glue/",
+                "--enable-metrics": "true",
+                "--enable-continuous-cloudwatch-log": "true",
+            },
+        )
+        job.add_resource_dependency(self._encrypted)
+        job.node.add_dependency(role.node.find_child("DefaultPolicy"))
 
     def _role(self, construct_id: str, description: str) -> iam.Role:
         stack = Stack.of(self)
@@ -114,10 +179,20 @@ class RawFiles(Construct):
                 resources=["*"],  # the action knows no resources
             )
         )
+        return role
+
+    def _accept(self, role: iam.Role, database: str) -> None:
         accept(
             role,
             "AwsSolutions-IAM5",
-            "Files below one prefix, tables of one database, Glue's own log groups",
+            "Files below prefixes of the lake's buckets, and tables of one database",
+            findings=[FILES, self._lake.tables(database)],
             children=True,
         )
-        return role
+        accept(
+            role,
+            "AwsSolutions-IAM5",
+            "Glue names its log groups itself, and glue:GetSecurityConfiguration knows no resources",
+            findings=["Resource::*", r"/^Resource::.*:log-group:\/aws-glue\/\*$/"],
+            children=True,
+        )

@@ -37,6 +37,7 @@ FLAGS = {
     "@aws-cdk/aws-iam:minimizePolicies": True,
     "@aws-cdk/aws-s3:serverAccessLogsUseBucketPolicy": True,
     "@aws-cdk/core:defaultCrossStackReferences": "strong",
+    "@aws-cdk/core:validateAgainstDefaultRules": True,
     "@aws-cdk/aws-kms:reduceCrossAccountRegionPolicyScope": True,
 }
 """Behaviour of the CDK that newer apps have by default."""
@@ -74,6 +75,9 @@ class ShopstreamStage(Stage):
         self.streams = Streams(stack, "Streams", config=config, key=key)
         self.alerting = Alerting(stack, "Alerting", config=config, key=key)
         self.lake = Lake(stack, "Lake", config=config, key=key)
+        settings = worker_settings(config, self.streams, self.alerting, self.lake)
+        settings.pop("SHOPSTREAM_HOME")  # a container's
+        CfnOutput(stack, "Settings", value="\n".join(f"{name}={value}" for name, value in settings.items()))
 
     def _network(self) -> None:
         """Where the worker runs."""
@@ -95,9 +99,6 @@ class ShopstreamStage(Stage):
         stack, config = self._stack("service", "Worker, functions and schedules"), self.config
         key, streams, alerting, lake = self.security.key, self.streams, self.alerting, self.lake
         shared = {"config": config, "key": key, "streams": streams, "alerting": alerting, "lake": lake}
-        settings = worker_settings(config, streams, alerting, lake)
-        settings.pop("SHOPSTREAM_HOME")  # a container's
-        CfnOutput(stack, "Settings", value="\n".join(f"{name}={value}" for name, value in settings.items()))
         self.schedules = scheduler.ScheduleGroup(stack, "Schedules", schedule_group_name=config.prefix)
         self.cluster = Cluster(stack, "Cluster", network=self.network, **shared)
         if config.flink_code:
