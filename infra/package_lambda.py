@@ -77,7 +77,7 @@ def prune(build: Path) -> None:
     for service in data.iterdir():
         if service.is_dir() and service.name not in SERVICES:
             shutil.rmtree(service)
-    for pattern in ("bin", "boto3/examples", "botocore/docs", "**/tests", "**/*.pyi", ".lock", "*.dist-info/RECORD"):
+    for pattern in ("bin", "boto3/examples", "**/tests", "**/*.pyi", ".lock", "*.dist-info/RECORD"):
         for found in build.glob(pattern):
             shutil.rmtree(found) if found.is_dir() else found.unlink()
     for pattern in ("*.dist-info/INSTALLER", "*.dist-info/REQUESTED", "*.dist-info/direct_url.json"):

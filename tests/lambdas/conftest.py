@@ -1,8 +1,15 @@
 """Signals of a shop's hour with attacks in it, as the engine gives them; and what in-process judging makes of them."""
 
+import os
+import platform
+import subprocess
+import sys
+import zipfile
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from lambdas.hour import FIRST_SEQUENCE_NUMBER, START_MS, events, rules, seen, wire
 from shopstream.alerting import AlertingSettings, EmbeddedIncidentStore
@@ -17,6 +24,8 @@ from shopstream.engine.signal_codec import encode_signals
 from shopstream.events.codec import decode
 from shopstream.lambdas.ports import SignalRecord
 from shopstream.stream.ports import Record
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -63,3 +72,20 @@ def expected(moments, tmp_path_factory):
         judging.judge(signals, until_ms)
     store.close()
     return seen(path)
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory):
+    """The functions' package for this machine, unpacked; made once for all workers."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "lambda-package"
+    with FileLock(shared / "lambda-package.lock"):
+        if not folder.exists():
+            command = [sys.executable, str(ROOT / "infra" / "package_lambda.py"), "--architecture", platform.machine()]
+            subprocess.run([*command, "--out", str(shared / "lambda-dist")], check=True, capture_output=True)
+            (made,) = (shared / "lambda-dist").glob("*.zip")
+            with zipfile.ZipFile(made) as archive:
+                archive.extractall(folder)
+    return folder
