@@ -86,8 +86,13 @@ class Watch:
         now = self._monotonic()
         seen = {}
         for lease in leases:
-            counter, since = self._seen.get(lease.name, (-1, now))
-            seen[lease.name] = (counter, since) if counter == lease.counter else (lease.counter, now)
+            counter, since = self._seen.get(lease.name, (lease.counter, now))
+            if counter != lease.counter:
+                self.changing.add(lease.name)
+                since = now
+            elif now - since >= self._lease_s:
+                self.changing.discard(lease.name)
+            seen[lease.name] = (lease.counter, since)
         self._seen = seen
         return {lease.name: lease.owner if now - seen[lease.name][1] < self._lease_s else None for lease in leases}
 
