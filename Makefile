@@ -61,7 +61,7 @@ $(STANDINS)/.done: tests/standins/package-lock.json tests/standins/pom.xml  # se
 	@touch $@
 
 test-aws: $(VENV)/.dev $(STANDINS)/.done ## the AWS profile against stand-ins of its services (needs Node and Java)
-	@$(BIN)/pytest -n 2 -m aws
+	@$(BIN)/pytest -n 2 --dist loadgroup -m aws
 
 # The CDK app has an environment of its own, too: `lambda` is the package of its functions.
 INFRA     := .venv-infra

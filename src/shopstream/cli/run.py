@@ -59,6 +59,7 @@ def run(
         watched(settings) as watch,
         Progress(*columns, console=err, disable=quiet, transient=True) as bar,
     ):
+        watch(pipeline.progress())
         first = pipeline.progress().counters["events_read"]
         task = bar.add_task("run", total=None, read=first, rate=0.0, watermark="-", behind=0.0)
 
@@ -76,6 +77,7 @@ def run(
             )
 
         last = pipeline.run(until_caught_up=until_caught_up, stop=lambda: stopped, progress=show)
+        watch(last)
     if not quiet:
         counters = last.counters
         err.print(

@@ -11,12 +11,9 @@ A build never shows half of itself:
 Whoever has the old file open goes on reading it. A build that fails before step 4 leaves it as it was.
 """
 
-import json
-import logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from time import perf_counter
@@ -24,47 +21,29 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
-from filelock import FileLock, Timeout
+from fsspec import AbstractFileSystem
 
-from shopstream.alerting.incident import ACTOR_KINDS
 from shopstream.alerting.verdicts import VERDICT_SCHEMA
-from shopstream.errors import ConfigurationError, RetryableError, StateError
+from shopstream.errors import StateError
 from shopstream.lakehouse.ports import Lakehouse, LakeTable
-from shopstream.lakehouse.views import view_sql
+from shopstream.lakehouse.views import register_storage, view_sql
+from shopstream.models.dbt import (
+    PROJECT,
+    BuildResult,
+    Progress,
+    check_names,
+    check_timezone,
+    only_one,
+    raise_failures,
+    run_dbt,
+    variables_of,
+    write_profile,
+)
 
-__all__ = ["PROJECT", "BuildResult", "Progress", "build"]
-
-PROJECT = Path(__file__).parent
-"""The dbt project."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with a finished step (a model's name, or that tests run), its number and how many there are."""
+__all__ = ["PROJECT", "BuildResult", "Progress", "build", "summary"]
 
 _DEFAULT_MEMORY_MIB = 2048
-
-
-@dataclass(frozen=True, slots=True)
-class BuildResult:
-    """What a build made.
-
-    Args:
-        reports_path: the file with the marts.
-        rows: mart → number of rows.
-        tests: data tests that passed.
-        events: events in the reports, each once.
-        bot_events: of these, bots': figures without ending leave them out.
-        duplicates: copies in the lake that were left out.
-        elapsed: wall-clock time of the whole build.
-    """
-
-    reports_path: Path
-    rows: dict[str, int]
-    tests: int
-    events: int
-    bot_events: int
-    duplicates: int
-    elapsed: timedelta
+_TARGET = "embedded"
 
 
 def build(
@@ -96,24 +75,23 @@ def build(
         StateError: a model failed or a test found rows that break its rule; names both. The old reports stay.
     """
     begun = perf_counter()
-    _check_timezone(timezone)
+    check_timezone(timezone)
     known = VERDICT_SCHEMA.empty_table() if verdicts is None else verdicts
     reports_path = reports_path.resolve()
     home = reports_path.parent
     work = home / "build"
     work.mkdir(parents=True, exist_ok=True)
-    with _only_one(work / "lock"), _scratch(work / "scratch") as scratch:
+    with only_one(work / "lock"), _scratch(work / "scratch") as scratch:
         target = scratch / reports_path.name
         if select:
-            _check_names(select)
+            check_names(select)
             if reports_path.exists():
                 shutil.copyfile(reports_path, target)
         _create_source(scratch / "staging.duckdb", lakehouse, known)
-        _write_profile(work, target, scratch, memory_mib)
-        arguments = _arguments(work, home / "logs", _variables(timezone, known), select, thorough=thorough)
-        results = _run_dbt(arguments, progress)
-        _raise_failures(results, home / "logs" / "dbt.log")
-        rows, (events, bot_events, duplicates) = _summary(target)
+        write_profile(work, _TARGET, _output(target, scratch, memory_mib, lakehouse.file_system))
+        results = _run(work, home / "logs", variables_of(timezone, known), select, progress, thorough=thorough)
+        raise_failures(results, home / "logs" / "dbt.log")
+        rows, (events, bot_events, duplicates) = summary(target)
         target.replace(reports_path)
     return BuildResult(
         reports_path=reports_path,
@@ -127,21 +105,6 @@ def build(
 
 
 @contextmanager
-def _only_one(path: Path) -> Iterator[None]:
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise RetryableError(
-            f"expected to be the only build, but another one holds {path}; wait for it to end and build again"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
 def _scratch(path: Path) -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)  # what a killed build left
     path.mkdir()
@@ -151,26 +114,11 @@ def _scratch(path: Path) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _check_timezone(name: str) -> None:
-    with duckdb.connect() as connection:
-        known = connection.execute("select count(*) from pg_timezone_names() where name = ?", [name]).fetchone()
-    if not known or not known[0]:
-        raise ConfigurationError(f"expected an IANA time zone such as Europe/Berlin, got {name!r}; set `timezone`")
-
-
-def _check_names(select: Sequence[str]) -> None:
-    known = sorted(
-        path.stem for folder in ("staging", "intermediate", "marts") for path in (PROJECT / folder).glob("*.sql")
-    )
-    unknown = [name for name in select if name not in known]
-    if unknown:
-        raise ConfigurationError(f"expected names of models, got {', '.join(unknown)}; there are {', '.join(known)}")
-
-
 def _create_source(path: Path, lakehouse: Lakehouse, verdicts: pa.Table) -> None:
     files = _fetched(lakehouse, path.parent / "lake")
     try:
         with duckdb.connect(path) as staging:
+            register_storage(staging, lakehouse.file_system)
             staging.execute("create schema lake")
             staging.execute(f"create view lake.events as {view_sql(LakeTable.EVENTS, files)}")
             staging.register("given_verdicts", verdicts.select(VERDICT_SCHEMA.names).cast(VERDICT_SCHEMA))
@@ -194,9 +142,8 @@ def _fetched(lakehouse: Lakehouse, folder: Path) -> list[str]:
     return copies
 
 
-def _write_profile(work: Path, target: Path, scratch: Path, memory_mib: int) -> None:
-    """Where dbt builds to; JSON is YAML. The text is the same each time, so that dbt can reuse what it parsed."""
-    output = {
+def _output(target: Path, scratch: Path, memory_mib: int, file_system: AbstractFileSystem | None) -> dict[str, object]:
+    output: dict[str, object] = {
         "type": "duckdb",
         "path": str(target),
         "schema": "main",
@@ -210,97 +157,35 @@ def _write_profile(work: Path, target: Path, scratch: Path, memory_mib: int) -> 
             "TimeZone": "UTC",
         },
     }
-    profile = {"shopstream": {"target": "embedded", "outputs": {"embedded": output}}}
-    (work / "profiles.yml").write_text(json.dumps(profile, indent=2), encoding="utf-8")
+    if file_system is not None:
+        protocol = file_system.protocol
+        name = protocol if isinstance(protocol, str) else protocol[0]
+        output["filesystems"] = [{"fs": name, **file_system.storage_options}]
+    return output
 
 
-def _variables(timezone: str, verdicts: pa.Table) -> dict[str, str]:
-    bots = verdicts.filter(pc.equal(verdicts["verdict"], "bot"))
-    kinds = set(bots["actor_kind"].to_pylist())
-    return {"timezone": timezone, "bot_actor_kinds": " ".join(kind for kind in ACTOR_KINDS if kind in kinds)}
-
-
-def _arguments(
-    work: Path, logs: Path, variables: dict[str, str], select: Sequence[str] | None, *, thorough: bool
-) -> list[str]:
-    arguments = [
-        *("--quiet", "--no-print", "--no-use-colors", "--log-level", "none", "--log-level-file", "info"),
-        *("--log-path", str(logs), "--no-send-anonymous-usage-stats", "--no-version-check", "--no-write-json"),
-        *("build", "--project-dir", str(PROJECT), "--profiles-dir", str(work), "--target-path", str(work / "target")),
-        *("--profile", "shopstream", "--target", "embedded"),
-        *("--vars", json.dumps(variables)),
-    ]
-    if not thorough:
-        arguments += ["--exclude-resource-type", "unit_test", "--exclude", "tag:costly"]
-    if select:
-        # what the reports were built from is told anew each time
-        arguments += ["--select", *(f"+{name}" for name in (*select, "report_scope"))]
-    return arguments
-
-
-def _run_dbt(arguments: list[str], progress: Progress | None) -> list[Any]:
-    """Results of dbt's nodes, in the order they ended.
-
-    Raises:
-        StateError: dbt could not even start its nodes.
-    """
+def _run(
+    work: Path,
+    logs: Path,
+    variables: dict[str, str],
+    select: Sequence[str] | None,
+    progress: Progress | None,
+    *,
+    thorough: bool,
+) -> list[Any]:
     from dbt.adapters.duckdb.connections import DuckDBConnectionManager  # noqa: PLC0415  start-up time
-    from dbt.cli.main import dbtRunner  # noqa: PLC0415  likewise
-
-    def watch(event: Any) -> None:  # noqa: ANN401  dbt's events have no common Python type
-        if progress and event.info.name == "LogModelResult":
-            progress(event.data.node_info.node_name, event.data.index, event.data.total)
-        elif progress and event.info.name == "LogTestResult":
-            progress("testing the tables", event.data.index, event.data.num_models)
 
     connections: Any = DuckDBConnectionManager
     try:
-        outcome = dbtRunner(callbacks=[watch]).invoke(arguments)
+        return run_dbt(work, logs, _TARGET, variables, select=select, progress=progress, thorough=thorough)
     finally:
         if connections._ENV is not None:  # noqa: SLF001  dbt would keep the file open until the process ends
             connections._ENV.close()  # noqa: SLF001
         connections.close_all_connections()
-        log = logging.getLogger("file_log")  # dbt's name for it; dbt never closes the file
-        for handler in tuple(log.handlers):
-            log.removeHandler(handler)
-            handler.close()
-    failure: BaseException | None = outcome.exception
-    if isinstance(failure, KeyboardInterrupt | SystemExit):
-        raise failure
-    if failure is not None:
-        raise StateError(f"expected the models to compile, dbt said: {failure}") from failure
-    return list(getattr(outcome.result, "results", []))
 
 
-def _raise_failures(results: Iterable[Any], log: Path) -> None:
-    sentences = []
-    for result in results:
-        status = str(result.status)
-        if status in {"pass", "success"}:
-            continue
-        node = result.node
-        name = node.name
-        if str(node.resource_type) == "test":
-            model = (getattr(node, "attached_node", None) or node.fqn[-2]).rsplit(".", 1)[-1]
-            if status == "fail":
-                sentences.append(f"model {model}: test {name} found {result.failures} rows that break its rule")
-            elif status != "skipped":
-                sentences.append(f"model {model}: test {name} could not run: {_first_line(result.message)}")
-        elif status == "error":
-            sentences.append(f"model {name} failed: {_first_line(result.message)}")
-    if sentences:
-        raise StateError(
-            f"expected every model to build and every test to pass: {'; '.join(sentences)}."
-            f" The reports stay as they were; see {log}"
-        )
-
-
-def _first_line(message: str | None) -> str:
-    lines = [line.strip() for line in (message or "no message").splitlines() if line.strip()]
-    return " ".join(lines[:3])
-
-
-def _summary(target: Path) -> tuple[dict[str, int], tuple[int, int, int]]:
+def summary(target: Path) -> tuple[dict[str, int], tuple[int, int, int]]:
+    """Of a reports file: mart → number of rows, and (events, bots' events, duplicates left out)."""
     with duckdb.connect(target, read_only=True) as connection:
         marts = connection.execute(
             "select table_name from information_schema.tables"

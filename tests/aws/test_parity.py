@@ -1,0 +1,25 @@
+"""The same day gives the same incidents and reports in both profiles."""
+
+import pytest
+
+pytestmark = [pytest.mark.aws, pytest.mark.xdist_group("shop"), pytest.mark.timeout(600)]
+
+
+def test_the_same_events_are_in_both_lakes(on_aws, embedded):
+    assert on_aws.events == embedded.events
+
+
+def test_the_incidents_are_the_same(on_aws, embedded):
+    assert on_aws.incidents.keys() == embedded.incidents.keys()
+    assert on_aws.incidents == embedded.incidents
+    assert len(embedded.incidents) >= 3
+
+
+def test_the_verdicts_are_the_same(on_aws, embedded):
+    assert on_aws.verdicts == embedded.verdicts
+    assert embedded.verdicts
+
+
+def test_the_reports_are_the_same(on_aws, embedded):
+    assert on_aws.reports == embedded.reports
+    assert all(embedded.reports.values())
