@@ -11,9 +11,9 @@ from shopstream_infra.config import REPOSITORY, ConfigError, StageConfig
 from shopstream_infra.lake import FILES, Lake
 from shopstream_infra.nag import accept
 
-__all__ = ["RawFiles"]
+__all__ = ["SCRIPT", "RawFiles"]
 
-_SCRIPT = REPOSITORY / "glue" / "backfill.py"
+SCRIPT = REPOSITORY / "glue" / "backfill.py"
 _TIMEOUT_MIN = 720
 _ASSETS = [
     "Action::s3:GetBucket*",
@@ -115,7 +115,7 @@ class RawFiles(Construct):
         role = self._role("BackfillRole", "Spark job that loads raw files")
         lake.grant_write(role)
         lake.grant_work(role, "glue")
-        script = assets.Asset(self, "Script", path=str(_SCRIPT))
+        script = assets.Asset(self, "Script", path=str(SCRIPT))
         package = assets.Asset(self, "Wheel", path=str(wheel))
         script.grant_read(role)
         package.grant_read(role)

@@ -33,9 +33,12 @@ class Security(Construct):
                 resources=["*"],  # in a key's policy: this key
                 conditions={
                     "ArnLike": {
-                        "kms:EncryptionContext:aws:logs:arn": stack.format_arn(
-                            service="logs", resource="log-group", resource_name=f"/{config.prefix}/*"
-                        ).replace("log-group/", "log-group:")
+                        "kms:EncryptionContext:aws:logs:arn": [
+                            stack.format_arn(service="logs", resource="log-group", resource_name=groups).replace(
+                                "log-group/", "log-group:"
+                            )
+                            for groups in (f"/{config.prefix}/*", "/aws-glue/*")  # Glue names its groups itself
+                        ]
                     }
                 },
             )
