@@ -62,6 +62,7 @@ _RULES: tuple[_Rule, ...] = (
         "at least 0",
         lambda number: number >= 0,
     ),
+    (("backfill_workers",), f"at least {_SPARK_WORKERS}", lambda number: number >= _SPARK_WORKERS),
     (("worker_disk_gib",), "from 21 to 200", lambda size: size in _DISK_GIB),
     (("detection_timeout_s",), "from 15 to 900", lambda seconds: seconds in _TIMEOUT_S),
     (
