@@ -4,10 +4,14 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
 
 import pytest
 
+from shopstream.alerting import AlertingSettings, EmbeddedIncidentStore, IncidentStore
+from shopstream.alerting.aws import DynamoIncidentStore, pull_incidents
+from shopstream.alerting.settings import DynamoSettings
 from shopstream.clock import Clock, ManualClock, SystemClock
 from shopstream.lakehouse import Lakehouse
 from shopstream.lakehouse.aws import AwsLakehouse
@@ -116,3 +120,51 @@ def open_lakehouse(request, tmp_path) -> Callable[[], Lakehouse]:
 @pytest.fixture
 def lakehouse(open_lakehouse) -> Lakehouse:
     return open_lakehouse()
+
+
+@dataclass(frozen=True)
+class IncidentsUnderTest:
+    """An adapter of incidents, opened as often as asked, as another process would; `path` is a file for readers."""
+
+    open: Callable[..., IncidentStore]
+    path: Callable[[], Path]
+    clock: ManualClock
+
+
+IncidentsFactory = Callable[[pytest.FixtureRequest, Path, ManualClock], IncidentsUnderTest]
+
+
+def embedded_incidents(_request, folder, clock):
+    def open_store(settings=None, targets=()):
+        return EmbeddedIncidentStore(folder / "incidents.db", settings or AlertingSettings(), clock, targets)
+
+    return IncidentsUnderTest(open_store, lambda: folder / "incidents.db", clock)
+
+
+def dynamo_incidents(request, folder, clock):
+    """Every store has a working copy of its own, as processes on other machines have.
+
+    On DynamoDB Local: moto copies the whole table for each transaction, which takes minutes for a thousand actors.
+    """
+    request.getfixturevalue("aws_env")(dynamodb=request.getfixturevalue("dynamodb_local"))
+    table = DynamoSettings(table=request.getfixturevalue("make_table")(indexed=True))
+    copies = count()
+
+    def open_store(settings=None, targets=()):
+        copy = folder / f"{next(copies)}.db"
+        return DynamoIncidentStore(settings or AlertingSettings(), table, clock, targets, working_copy=copy)
+
+    def path():
+        pull_incidents(AlertingSettings(), table, clock, folder / "readers.db")
+        return folder / "readers.db"
+
+    return IncidentsUnderTest(open_store, path, clock)
+
+
+INCIDENTS: dict[str, IncidentsFactory] = {"embedded": embedded_incidents, "dynamodb": dynamo_incidents}
+"""Name → no incidents at first, the same ones when opened again."""
+
+
+@pytest.fixture(params=[pytest.param(name, marks=[] if name == "embedded" else pytest.mark.aws) for name in INCIDENTS])
+def incidents(request, tmp_path) -> IncidentsUnderTest:
+    return INCIDENTS[request.param](request, tmp_path, ManualClock(1_795_000_000_000))

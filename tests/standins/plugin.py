@@ -78,16 +78,32 @@ def make_stream(fresh_name):
 
 @pytest.fixture
 def make_table(fresh_name):
-    """Makes an empty DynamoDB table with the keys `pk` and `sk`, as leases lie in, where `aws_env` points; its name."""
+    """Makes an empty DynamoDB table with the keys `pk` and `sk`, as leases lie in, where `aws_env` points; its name.
 
-    def make():
+    `indexed`: with the index `gsi1`, as incidents have it.
+    """
+
+    def make(*, indexed=False):
         name = fresh_name("table")
+        index = ("gsi1pk", "gsi1sk")
+        more = {"GlobalSecondaryIndexes": [{**_keys(*index), "IndexName": "gsi1", "Projection": _KEYS_ONLY}]}
         boto3.client("dynamodb").create_table(
             TableName=name,
             BillingMode="PAY_PER_REQUEST",
-            AttributeDefinitions=[{"AttributeName": key, "AttributeType": "S"} for key in ("pk", "sk")],
-            KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
+            AttributeDefinitions=[
+                {"AttributeName": key, "AttributeType": "S"} for key in ("pk", "sk", *(index if indexed else ()))
+            ],
+            **_keys("pk", "sk"),
+            **(more if indexed else {}),
         )
         return name
 
     return make
+
+
+_KEYS_ONLY = {"ProjectionType": "KEYS_ONLY"}
+
+
+def _keys(partition, sort):
+    parts = ((partition, "HASH"), (sort, "RANGE"))
+    return {"KeySchema": [{"AttributeName": name, "KeyType": kind} for name, kind in parts]}
