@@ -192,13 +192,14 @@ class ShardLimit:
     Args:
         shards: so many equal slices of the hash-key space.
         records: taken a second and shard.
-        size: bytes taken a second and shard.
+        size: bytes taken a second and shard; at rest it saves up for the largest record there may be.
     """
 
     def __init__(self, shards, *, records=1000, size=1 << 20):
         self._slice = (1 << 128) // shards
         self._rates = (records, size)
-        self._left = defaultdict(lambda: (0.0, float(records), float(size)))
+        self._most = max(size, 1 << 20)
+        self._left = defaultdict(lambda: (0.0, float(records), float(self._most)))
         self._lock = threading.Lock()
         self.refused = 0
 
@@ -216,7 +217,7 @@ class ShardLimit:
         shard, now = place // self._slice, time.monotonic()
         then, records, size = self._left[shard]
         records = min(self._rates[0], records + (now - then) * self._rates[0])
-        size = min(self._rates[1], size + (now - then) * self._rates[1])
+        size = min(self._most, size + (now - then) * self._rates[1])
         needed = len(record["Data"]) * 3 // 4 + len(record["PartitionKey"])
         over = records < 1 or size < needed
         self._left[shard] = (now, records - (not over), size - (0 if over else needed))

@@ -104,7 +104,7 @@ class Replay:
         self._told = ReplayProgress(0, 0, 0.0, 0, None, self._delivery.figures)
 
     def _identity(self) -> dict[str, object]:
-        """Source, target and the options that decide what is sent; a run with another pace goes on where this one stops."""
+        """Source, target and the options that decide what is sent; another pace goes on where this one stops."""
         plain = "://" not in self._location
         identity: dict[str, object] = {
             "source": str(Path(self._location).resolve()) if plain else self._location,
