@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from shopstream.cli import (
     baselines,
@@ -106,7 +107,7 @@ def main() -> None:
     try:
         app()
     except ShopstreamError as error:
-        err.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         if os.environ.get("SHOPSTREAM_DEBUG"):
             raise
         sys.exit(75 if isinstance(error, RetryableError) else 1)
