@@ -86,7 +86,8 @@ def test_final_detections_reach_the_lake_with_its_columns(detection, services, r
         detection.call(event_of(batch))
     rows = services.delivered()
     assert {frozenset(row) for row in rows} == {frozenset(field.name for field in DETECTION_FIELDS)}
-    assert all(row["final"] and row["start_time"] >= START_MS * 1000 for row in rows)
+    day = range((START_MS - 86_400_000) * 1_000, (START_MS + 86_400_000) * 1_000)  # microseconds, as Firehose wants
+    assert all(row["final"] and row["start_time"] in day and row["end_time"] in day for row in rows)
     assert len({row["detection_id"] for row in rows}) == len(rows)
 
 
