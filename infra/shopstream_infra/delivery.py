@@ -1,6 +1,6 @@
 """Detections into the lake: a Firehose stream that writes the Iceberg table `detections`."""
 
-from aws_cdk import Stack
+from aws_cdk import RemovalPolicy, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kinesisfirehose as firehose
 from aws_cdk import aws_kms as kms
@@ -39,7 +39,9 @@ class Delivery(Construct):
             description=f"Firehose stream {delivery_name(config)}",
         )
         group = log_group(self, "Logs", config=config, key=key, name="delivery")
-        written = logs.LogStream(self, "LogStream", log_group=group, log_stream_name="iceberg")
+        written = logs.LogStream(
+            self, "LogStream", log_group=group, log_stream_name="iceberg", removal_policy=RemovalPolicy.DESTROY
+        )
         self._grant(role, lake, group)
         kind = firehose.CfnDeliveryStream
         self.stream = kind(

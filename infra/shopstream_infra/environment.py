@@ -22,7 +22,7 @@ def workgroup_name(config: StageConfig) -> str:
 
 def worker_settings(config: StageConfig, streams: Streams, alerting: Alerting, lake: Lake) -> dict[str, str]:
     """Of every container, and of people who work from their own machine."""
-    return _shared(config, alerting) | {
+    return _shared(config, alerting, lake) | {
         "SHOPSTREAM_HOME": "/data",
         "SHOPSTREAM_TIMEZONE": config.timezone,
         "SHOPSTREAM_AWS__DETECTION": config.detection,
@@ -38,17 +38,17 @@ def worker_settings(config: StageConfig, streams: Streams, alerting: Alerting, l
 
 def function_settings(config: StageConfig, alerting: Alerting, lake: Lake) -> Mapping[str, str]:
     """Of the Lambda functions; what docs/lambda.md asks for."""
-    settings = _shared(config, alerting) | {"SHOPSTREAM_HOME": "/tmp/shopstream", "POWERTOOLS_LOG_LEVEL": "INFO"}  # noqa: S108  Lambda's only writable folder
-    if config.baselines_key:
-        settings["SHOPSTREAM_AWS__BASELINES"] = f"s3://{lake.bucket.bucket_name}/{config.baselines_key}"
-    return settings
+    return _shared(config, alerting, lake) | {"SHOPSTREAM_HOME": "/tmp/shopstream", "POWERTOOLS_LOG_LEVEL": "INFO"}  # noqa: S108  Lambda's only writable folder
 
 
-def _shared(config: StageConfig, alerting: Alerting) -> dict[str, str]:
-    return {
+def _shared(config: StageConfig, alerting: Alerting, lake: Lake) -> dict[str, str]:
+    settings = {
         "SHOPSTREAM_PROFILE": "aws",
         "SHOPSTREAM_AWS__DYNAMODB__TABLE": alerting.table.table_name,
         "SHOPSTREAM_AWS__DYNAMODB__TOPIC_ARN": alerting.incidents.topic_arn,
         "SHOPSTREAM_AWS__DELIVERY": delivery_name(config),
         "SHOPSTREAM_AWS__METRICS": config.metrics_namespace,
     }
+    if config.baselines_key:
+        settings["SHOPSTREAM_AWS__BASELINES"] = f"s3://{lake.bucket.bucket_name}/{config.baselines_key}"
+    return settings

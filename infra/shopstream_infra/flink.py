@@ -1,6 +1,6 @@
 """How it is processed where one machine is not enough: the Flink application, and a Studio notebook to explore with."""
 
-from aws_cdk import Stack
+from aws_cdk import RemovalPolicy, Stack
 from aws_cdk import aws_glue as glue
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kinesisanalyticsv2 as flink
@@ -179,7 +179,9 @@ def _role(scope: Construct, name: str, description: str) -> iam.Role:
 
 def _log(scope: Construct, application: _Application, role: iam.Role, group: logs.LogGroup) -> None:
     """The application's log goes to a stream of the group; it starts once it may write there."""
-    stream = group.add_stream("Stream", log_stream_name="application")
+    stream = logs.LogStream(
+        scope, "Stream", log_group=group, log_stream_name="application", removal_policy=RemovalPolicy.DESTROY
+    )
     group.grant_write(role)
     role.add_to_policy(
         iam.PolicyStatement(

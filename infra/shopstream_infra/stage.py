@@ -5,7 +5,7 @@
 `data` holds what must last (key, streams, tables, topics, lake); the others can be made again from it.
 """
 
-from aws_cdk import CfnOutput, Stack, Stage, Tags
+from aws_cdk import CfnOutput, RemovalPolicy, Stack, Stage, Tags
 from aws_cdk import aws_scheduler as scheduler
 from constructs import Construct
 
@@ -99,7 +99,9 @@ class ShopstreamStage(Stage):
         stack, config = self._stack("service", "Worker, functions and schedules"), self.config
         key, streams, alerting, lake = self.security.key, self.streams, self.alerting, self.lake
         shared = {"config": config, "key": key, "streams": streams, "alerting": alerting, "lake": lake}
-        self.schedules = scheduler.ScheduleGroup(stack, "Schedules", schedule_group_name=config.prefix)
+        self.schedules = scheduler.ScheduleGroup(
+            stack, "Schedules", schedule_group_name=config.prefix, removal_policy=RemovalPolicy.DESTROY
+        )
         self.cluster = Cluster(stack, "Cluster", network=self.network, **shared)
         if config.flink_code:
             self.flink = FlinkApplication(stack, "Flink", config=config, key=key, streams=streams)

@@ -88,3 +88,22 @@ def stages(synthesise):
 def stage(stages, request):
     """Each stage as shipped."""
     return stages[request.param]
+
+
+@pytest.fixture(scope="session")
+def variant(synthesise):
+    """Dev with what is off as shipped: Flink, notebook, endpoints, provisioned shards, addresses."""
+    config = replace(
+        STAGES["dev"],
+        ops_email="ops@example.com",
+        incidents_email="shop@example.com",
+        events_mode="provisioned",
+        events_shards=4,
+        egress="endpoints",
+        archive_workers=2,
+        baselines_key="baselines/baselines.json",
+        flink_code="s3://my-jobs/shopstream-flink.zip",
+        flink_notebook=True,
+        worker_image="shopstream:1.2.3",
+    )
+    return synthesise(config)["dev"]

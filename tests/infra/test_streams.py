@@ -1,0 +1,69 @@
+"""Streams, table and topics, as the service expects them."""
+
+from shopstream_infra.config import STAGES
+
+
+def by_name(stage, kind, name):
+    key = {"AWS::Kinesis::Stream": "Name", "AWS::DynamoDB::Table": "TableName", "AWS::SNS::Topic": "TopicName"}[kind]
+    (found,) = [
+        properties for properties in stage.properties(kind) if properties[key] == f"{stage.config.prefix}{name}"
+    ]
+    return found
+
+
+def test_the_signals_stream_has_one_shard_which_orders_signals(stage):
+    signals = by_name(stage, "AWS::Kinesis::Stream", "-signals")
+    assert signals["ShardCount"] == 1
+    assert signals["StreamModeDetails"] == {"StreamMode": "PROVISIONED"}
+    assert signals["RetentionPeriodHours"] == 168
+
+
+def test_the_events_stream_grows_by_itself(stage):
+    events = by_name(stage, "AWS::Kinesis::Stream", "-events")
+    assert events["StreamModeDetails"] == {"StreamMode": "ON_DEMAND"}
+    assert "ShardCount" not in events
+    assert events["RetentionPeriodHours"] == stage.config.events_retention_hours
+
+
+def test_a_provisioned_events_stream_has_the_shards_that_were_asked_for(variant):
+    events = by_name(variant, "AWS::Kinesis::Stream", "-events")
+    assert (events["ShardCount"], events["StreamModeDetails"]) == (4, {"StreamMode": "PROVISIONED"})
+
+
+def test_the_table_has_the_keys_that_the_store_writes(stage):
+    table = by_name(stage, "AWS::DynamoDB::Table", "")
+    assert [(key["AttributeName"], key["KeyType"]) for key in table["KeySchema"]] == [("pk", "HASH"), ("sk", "RANGE")]
+    (index,) = table["GlobalSecondaryIndexes"]
+    assert [key["AttributeName"] for key in index["KeySchema"]] == ["gsi1pk", "gsi1sk"]
+    assert index["IndexName"] == "gsi1"
+    assert {a["AttributeType"] for a in table["AttributeDefinitions"]} == {"S"}
+    assert table["TimeToLiveSpecification"] == {"AttributeName": "expires_at", "Enabled": True}
+    assert table["BillingMode"] == "PAY_PER_REQUEST"
+
+
+def test_the_lease_table_is_keyed_by_consumer_and_shard(stage):
+    leases = by_name(stage, "AWS::DynamoDB::Table", "-leases")
+    assert [key["AttributeName"] for key in leases["KeySchema"]] == ["pk", "sk"]
+    assert leases["BillingMode"] == "PAY_PER_REQUEST"
+
+
+def test_topics_are_those_of_incidents_and_of_the_pipeline(stage):
+    assert {topic["TopicName"] for topic in stage.properties("AWS::SNS::Topic")} == {
+        f"{stage.config.prefix}-incidents",
+        f"{stage.config.prefix}-ops",
+    }
+
+
+def test_nobody_is_subscribed_unless_an_address_is_given(stage):
+    assert stage.resources("AWS::SNS::Subscription") == {}
+
+
+def test_an_address_that_is_given_is_subscribed(variant):
+    assert {(s["Protocol"], s["Endpoint"]) for s in variant.properties("AWS::SNS::Subscription")} == {
+        ("email", "ops@example.com"),
+        ("email", "shop@example.com"),
+    }
+
+
+def test_names_of_the_stages_do_not_meet():
+    assert len({config.prefix for config in STAGES.values()}) == len(STAGES)
