@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shopstream.alerting import AlertingSettings, EmbeddedIncidentStore, IncidentStore
+from shopstream.alerting import AlertingSettings, EmbeddedIncidentStore, IncidentStore, replica
 from shopstream.alerting.aws import DynamoIncidentStore, pull_incidents
 from shopstream.alerting.settings import DynamoSettings
 from shopstream.clock import Clock, ManualClock, SystemClock
@@ -161,7 +161,17 @@ def dynamo_incidents(request, folder, clock):
     return IncidentsUnderTest(open_store, path, clock)
 
 
-INCIDENTS: dict[str, IncidentsFactory] = {"embedded": embedded_incidents, "dynamodb": dynamo_incidents}
+def partial_incidents(request, folder, clock):
+    """Stores begin with nothing but what may still change, as functions do after many changes."""
+    request.getfixturevalue("monkeypatch").setattr(replica, "_LIST_EVERY", 1)
+    return dynamo_incidents(request, folder, clock)
+
+
+INCIDENTS: dict[str, IncidentsFactory] = {
+    "embedded": embedded_incidents,
+    "dynamodb": dynamo_incidents,
+    "dynamodb-partial": partial_incidents,
+}
 """Name → no incidents at first, the same ones when opened again."""
 
 
