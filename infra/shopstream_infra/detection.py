@@ -1,5 +1,7 @@
 """What is wrong: functions that turn signals into incidents; what they need is said in docs/lambda.md."""
 
+import json
+
 import jsii
 from aws_cdk import Duration, RemovalPolicy, Size, Stack
 from aws_cdk import aws_iam as iam
@@ -40,7 +42,7 @@ class Detection(Construct):
     ) -> None:
         super().__init__(scope, construct_id)
         self._config, self._key, self._alerting, self._lake = config, key, alerting, lake
-        self._code = _code(config)
+        self._code, self._runtime = _package(config)
         self.failed = sqs.Queue(
             self,
             "FailedSignals",
@@ -118,7 +120,7 @@ class Detection(Construct):
             construct_id,
             function_name=config.named(name),
             description=description,
-            runtime=lambda_.Runtime.PYTHON_3_13,
+            runtime=self._runtime,
             architecture=lambda_.Architecture.ARM_64,
             handler=f"shopstream.lambdas.{name}.handler",
             code=self._code,
@@ -135,13 +137,16 @@ class Detection(Construct):
             log_group=logs,
             role=role,
         )
-        accept(
-            function, "AwsSolutions-L1", "Python 3.13 is what the package's compiled parts are built for: make lambda"
-        )
+        accept(function, "AwsSolutions-L1", "The Python that the package's compiled parts are built for: make lambda")
         use_table(self._alerting.table, function)
         publish(self._alerting.incidents, function)
         if config.baselines_key:
-            self._lake.bucket.grant_read(function, config.baselines_key)
+            function.add_to_role_policy(
+                iam.PolicyStatement(
+                    actions=["s3:GetObject"], resources=[self._lake.bucket.arn_for_objects(config.baselines_key)]
+                )
+            )
+            self._key.grant(function, "kms:Decrypt")
         return function
 
 
@@ -173,8 +178,11 @@ def _scheduler(scope: Construct, name: str, description: str) -> iam.Role:
     )
 
 
-def _code(config: StageConfig) -> lambda_.Code:
+def _package(config: StageConfig) -> tuple[lambda_.Code, lambda_.Runtime]:
+    """The functions' package, and the Python that its compiled parts are built for: they load in no other."""
     package = REPOSITORY / config.detection_zip
-    if not package.is_file():
+    described = package.with_suffix(".json")
+    if not package.is_file() or not described.is_file():
         raise ConfigError(f"expected the functions' package at {package}, found none; run `make lambda`")
-    return lambda_.Code.from_asset(str(package))
+    runtime = json.loads(described.read_text(encoding="utf-8"))["runtime"]
+    return lambda_.Code.from_asset(str(package)), lambda_.Runtime(runtime, lambda_.RuntimeFamily.PYTHON)

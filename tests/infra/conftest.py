@@ -49,6 +49,7 @@ def package(tmp_path_factory):
     path = tmp_path_factory.mktemp("package") / "shopstream-detection.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("shopstream/__init__.py", "")
+    path.with_suffix(".json").write_text(json.dumps({"runtime": "python3.13", "architecture": "arm64"}))
     return path
 
 
@@ -107,3 +108,13 @@ def variant(synthesise):
         worker_image="shopstream:1.2.3",
     )
     return synthesise(config)["dev"]
+
+
+@pytest.fixture(params=[*sorted(STAGES), "variant"])
+def any_stage(request):
+    """Each stage as shipped, and the variant."""
+    return (
+        request.getfixturevalue("variant")
+        if request.param == "variant"
+        else request.getfixturevalue("stages")[request.param]
+    )
