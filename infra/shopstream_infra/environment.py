@@ -26,6 +26,7 @@ def worker_settings(config: StageConfig, streams: Streams, alerting: Alerting, l
         "SHOPSTREAM_HOME": "/data",
         "SHOPSTREAM_TIMEZONE": config.timezone,
         "SHOPSTREAM_AWS__DETECTION": config.detection,
+        "SHOPSTREAM_ENGINE__COMMIT_INTERVAL": "PT60S",  # each commit is some ten requests to S3; no alarm waits for it
         "SHOPSTREAM_AWS__KINESIS__EVENTS": streams.events.stream_name,
         "SHOPSTREAM_AWS__KINESIS__SIGNALS": config.named("signals"),
         "SHOPSTREAM_AWS__KINESIS__LEASES": streams.leases.table_name,

@@ -113,7 +113,7 @@ def _streaming(needed: Needs, prices: PriceList, given: Assumptions) -> Iterator
     modes = {"provisioned": _provisioned, "on-demand": _on_demand}
     yield from modes[stream_modes(needed, prices, given).cheaper](needed, given)
     yield _Use("Kinesis", "signals: one shard", "kinesis_shard_hour", given["hours"])
-    yield _Use("Kinesis", "signals: puts", "kinesis_put_units", given["hours"] * _HOUR_S / 10**6)
+    yield _Use("Kinesis", "signals: puts", "kinesis_put_units", given["signal_puts"] * given["hours"] * _HOUR_S / 10**6)
     yield _Use("Firehose", "detections into the lake", "firehose_iceberg", needed.lake.delivered_gb)
 
 
@@ -150,6 +150,7 @@ def _around(needed: Needs, given: Assumptions) -> Iterator[_Use]:
     yield _Use("CloudWatch", "metrics", "cloudwatch_metrics", given["metrics"])
     yield _Use("CloudWatch", "metric requests", "cloudwatch_requests", minutes / 1000)
     yield _Use("CloudWatch", "alarms", "cloudwatch_alarms", given["alarms"])
+    yield _Use("CloudWatch", "composite alarms", "cloudwatch_composites", given["composite_alarms"])
     yield _Use("CloudWatch", "dashboards", "cloudwatch_dashboards", given["dashboards"])
     yield _Use("CloudWatch", "logs", "cloudwatch_logs", given["log_gb"])
     yield _Use("SNS", "messages", "sns_requests", given["notifications"] / 10**6)

@@ -48,6 +48,7 @@ UNITS: Mapping[str, str] = MappingProxyType(
         "cloudwatch_metrics": "metric-month",
         "cloudwatch_requests": "1k requests",
         "cloudwatch_alarms": "alarm-month",
+        "cloudwatch_composites": "alarm-month",
         "cloudwatch_dashboards": "dashboard-month",
         "cloudwatch_logs": "GB",
         "sns_requests": "1M requests",

@@ -278,7 +278,7 @@ def _lake(load: Load, given: Assumptions) -> Lake:
     queries = days * given["queries_per_day"] * given["query_gb"]
     return Lake(
         gigabytes=held * (1 + given["marts_bytes"] / given["lake_bytes"]),
-        puts=commits * given["puts_per_commit"],
+        puts=commits * given["puts_per_commit"] + given["hours"] * _HOUR_S / given["live_seconds"],
         gets=commits * given["gets_per_commit"],
         glue_requests=commits * given["glue_per_commit"],
         scanned_gb=days * given["reports_per_day"] * given["report_scans"] * held + queries,
