@@ -9,7 +9,7 @@ SERVE  ?= 1
 INDEX   = $(shell $(PYTHON) -m pip config get global.index-url 2>/dev/null)
 UV      = $(if $(INDEX),UV_DEFAULT_INDEX=$(INDEX) )$(BIN)/uv --system-certs pip
 
-.PHONY: help env demo test test-all test-aws infra-env test-infra synth deploy destroy lint format lambda bench evaluate bench-nab lock clean
+.PHONY: help env demo test test-all test-aws infra-env test-infra synth deploy destroy lint format lambda lambda-cold-start bench evaluate bench-nab lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -114,6 +114,9 @@ benchmarks/.work/venv-%/.made: requirements/bench-%.txt $(BIN)/uv
 
 lambda: $(VENV)/.dev requirements/lambda.txt ## the detection functions' package in dist/lambda (RULES=folder ALLOW_LISTS=folder: with your own)
 	@$(BIN)/python infra/package_lambda.py $(if $(RULES),--rules "$(RULES)") $(if $(ALLOW_LISTS),--allow-lists "$(ALLOW_LISTS)")
+
+lambda-cold-start: $(VENV)/.dev $(STANDINS)/.done ## how long the detection function takes to start, from its package
+	@$(BIN)/python benchmarks/cold_start.py
 
 bench: $(VENV)/.dev $(PEERS:%=benchmarks/.work/venv-%/.made) ## compare with Flink, Spark and plain DuckDB; writes benchmarks/RESULTS.md (see benchmarks/run.py)
 	@$(BIN)/python benchmarks/run.py

@@ -9,6 +9,7 @@ answer says how long loading took.
 import importlib
 import json
 import os
+import resource
 import sys
 import time
 from types import SimpleNamespace
@@ -33,14 +34,17 @@ def main():
     sys.path.insert(0, folder)
     os.chdir(folder)
     answers = os.fdopen(int(descriptor), "w")
-    started = time.perf_counter()
+    started, begun_s = time.perf_counter(), time.process_time()
     handler = importlib.import_module(module).handler
     heavy = sorted({"duckdb", "pyarrow", "numpy", "sqlglot", "apprise"} & sys.modules.keys())
-    print(json.dumps({"loaded_s": time.perf_counter() - started, "heavy": heavy}), file=answers, flush=True)
+    took = {"loaded_s": time.perf_counter() - started, "cpu_s": time.process_time() - begun_s}
+    print(json.dumps({**took, "heavy": heavy}), file=answers, flush=True)
     for number, line in enumerate(sys.stdin):
-        started = time.perf_counter()
+        started, begun_s = time.perf_counter(), time.process_time()
         answer = handler(json.loads(line), context(number))
-        print(json.dumps({"answer": answer, "took_s": time.perf_counter() - started}), file=answers, flush=True)
+        took = {"took_s": time.perf_counter() - started, "cpu_s": time.process_time() - begun_s}
+        megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps({"answer": answer, **took, "megabytes": megabytes}), file=answers, flush=True)
 
 
 if __name__ == "__main__":
