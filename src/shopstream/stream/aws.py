@@ -43,8 +43,6 @@ class KinesisStream:
         table: DynamoDB table of positions and leases.
         clock: lets waiting time pass.
         pace: how often a shard is asked.
-        with_notes: note in the table what the newest records are (see `kinesis_reader.TipNotes`); False where only the
-            stream may be read: then each position that was trimmed is an error.
         monotonic: seconds of a clock that never goes back.
     """
 
@@ -55,7 +53,6 @@ class KinesisStream:
         clock: Clock,
         *,
         pace: Pace | None = None,
-        with_notes: bool = True,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
@@ -67,11 +64,7 @@ class KinesisStream:
         self._kinesis = client("kinesis")
         self._dynamodb = client("dynamodb")
         self._table = table
-        self._notes = (
-            NewestTable(table, name, clock=clock, retention=self._retention, dynamodb=self._dynamodb)
-            if with_notes
-            else None
-        )
+        self._notes = NewestTable(table, name, clock=clock, retention=self._retention, dynamodb=self._dynamodb)
         self._lock = Lock()
         self._readers: dict[str, ShardReader] = {}
         self._shards: list[Shard] = []
@@ -289,9 +282,11 @@ class KinesisStream:
                 self._shard(shard_id)
         kept = {shard_id: position for shard_id, position in positions.items() if shard_id in known}
         self._consumer(consumer).commit(kept)
+        self._notes.writing = True
 
     def leases(self, consumer: str) -> ConsumerTable:
         """The leases by which the workers of a consumer share this stream's shards."""
+        self._notes.writing = True
         return self._consumer(consumer)
 
     def _consumer(self, name: str) -> ConsumerTable:

@@ -154,6 +154,8 @@ class ConsumerTable:
 class NewestTable:
     """When a position was seen to be the newest of its shard; noted at most once an hour and shard.
 
+    Only consumers note (`writing`): a command that looks on needs no right to write.
+
     Args:
         table: name of the table.
         stream: name of the stream.
@@ -177,11 +179,12 @@ class NewestTable:
         self._retention = retention
         self._client = dynamodb
         self._noted_ms: dict[str, int] = {}
+        self.writing = False
 
     def note(self, shard_id: str, position: Position) -> None:
         """Nothing comes after this position now."""
         now_ms = self._clock.now_ms()
-        if now_ms - self._noted_ms.get(shard_id, 0) < _NOTE_AGAIN // _MS:
+        if not self.writing or now_ms - self._noted_ms.get(shard_id, 0) < _NOTE_AGAIN // _MS:
             return
         with explained(f"to note the newest record in table {self._table} (dynamodb:PutItem)"):
             self._client.put_item(

@@ -85,7 +85,7 @@ class ShardReader:
         clock: lets waiting time pass.
         monotonic: seconds of a clock that never goes back.
         pace: how often to ask.
-        notes: tell harmless trimming from a gap; None takes every trimmed position for one.
+        notes: tell harmless trimming from a gap.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class ShardReader:
         clock: Clock,
         monotonic: Callable[[], float],
         pace: Pace,
-        notes: TipNotes | None,
+        notes: TipNotes,
     ) -> None:
         self._client = client
         self._stream = stream
@@ -163,14 +163,14 @@ class ShardReader:
             state.checking = False
             if records[0].sequence_number == state.position:
                 del records[0]
-            elif not (self._notes and self._notes.still_newest(self._shard_id, state.position)):
+            elif not self._notes.still_newest(self._shard_id, state.position):
                 raise self._gap(state.position)
         state.buffer.extend(records)
         # After the position itself there may be more, whatever Kinesis says of a call that it filled.
         at_tip = state.behind_ms == 0 and not state.drained and not opened
         if at_tip:
             newest = state.buffer[-1].sequence_number if state.buffer else state.position
-            if self._notes and newest != TRIM_HORIZON:
+            if newest != TRIM_HORIZON:
                 self._notes.note(self._shard_id, newest)
         self._ask_at = self._monotonic() + (self._pace.at_tip if at_tip else self._pace.behind).total_seconds()
         return at_tip

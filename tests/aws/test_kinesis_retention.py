@@ -1,0 +1,149 @@
+"""Positions that retention passed, and iterators that really expire: on a kinesalite whose clock can be put forward."""
+
+from datetime import timedelta
+
+import pytest
+
+from shopstream.clock import SystemClock
+from shopstream.errors import StateError
+from shopstream.stream.aws import KinesisStream
+from shopstream.stream.kinesis_reader import Pace
+from shopstream.stream.ports import TRIM_HORIZON, NewRecord
+from standins import process
+
+pytestmark = pytest.mark.aws
+
+PLENTY = {"max_records": 1000, "max_bytes": 4 << 20}
+SHARD = "shardId-000000000000"
+
+
+class Ahead:
+    """A clock that is ahead of the machine's, together with the server's; puts forward, never back."""
+
+    def __init__(self, file):
+        self._file = file
+        self._ahead = timedelta(0)
+        self.advance(timedelta(0))
+
+    def advance(self, duration):
+        self._ahead += duration
+        self._file.write_text(str(self._ahead // timedelta(milliseconds=1)))
+
+    def now_ms(self):
+        return SystemClock().now_ms() + self._ahead // timedelta(milliseconds=1)
+
+    def sleep(self, duration):
+        SystemClock().sleep(duration)
+
+
+@pytest.fixture(scope="module")
+def ahead_file(tmp_path_factory):
+    return tmp_path_factory.mktemp("clock") / "ahead"
+
+
+@pytest.fixture(scope="module")
+def server(ahead_file, tmp_path_factory):
+    ahead_file.write_text("0")
+
+    def kinesalite_ahead():
+        command, folder = process.kinesalite()
+        return [*command, str(ahead_file)], folder
+
+    with process.running(kinesalite_ahead, tmp_path_factory.mktemp("log") / "kinesalite.log") as address:
+        yield address
+
+
+@pytest.fixture
+def clock(ahead_file):
+    return Ahead(ahead_file)
+
+
+@pytest.fixture
+def standins(server, dynamodb_local, aws_env):
+    aws_env(kinesis=server, dynamodb=dynamodb_local)
+
+
+@pytest.fixture
+def open_stream(standins, clock, make_stream, make_table):  # noqa: ARG001  they must be there
+    """Opens one stream of a single shard, as processes do one after the other. Retention is 24 hours."""
+    names = make_stream(1), make_table()
+    pace = Pace(timedelta(milliseconds=1), timedelta(milliseconds=5))
+    return lambda: KinesisStream(*names, clock, pace=pace)
+
+
+def read(stream, after):
+    return stream.read(SHARD, after, **PLENTY)
+
+
+def payloads(batch):
+    return [record.payload for record in batch.records]
+
+
+def put(stream, payload):
+    (outcome,) = stream.put([NewRecord(payload, "key")])
+    assert outcome.error_code is None
+    return outcome.sequence_number
+
+
+def test_a_position_that_retention_passed_is_a_state_error(open_stream, clock):
+    stream = open_stream()
+    first = put(stream, b"1")
+    put(stream, b"2 that nobody read")
+    clock.advance(timedelta(hours=25))
+    put(stream, b"3")
+    with pytest.raises(StateError, match="retention"):
+        read(open_stream(), first)
+
+
+def test_trim_horizon_is_the_oldest_record_that_retention_keeps(open_stream, clock):
+    stream = open_stream()
+    put(stream, b"1")
+    clock.advance(timedelta(hours=25))
+    put(stream, b"2")
+    assert payloads(read(open_stream(), TRIM_HORIZON)) == [b"2"]
+
+
+def test_a_position_whose_record_is_kept_is_no_error(open_stream, clock):
+    stream = open_stream()
+    first = put(stream, b"1")
+    clock.advance(timedelta(hours=23))
+    put(stream, b"2")
+    assert payloads(read(open_stream(), first)) == [b"2"]
+
+
+def test_a_shard_that_was_idle_for_longer_than_the_retention_is_no_error_while_its_consumer_looked(open_stream, clock):
+    consumer = open_stream()
+    first = put(consumer, b"1")
+    consumer.commit("engine", {SHARD: first})
+    for _ in range(13):
+        assert payloads(read(consumer, first)) == []
+        clock.advance(timedelta(hours=2))
+    put(consumer, b"2")
+    assert payloads(read(open_stream(), first)) == [b"2"]
+
+
+def test_a_shard_that_was_idle_while_nobody_looked_is_a_state_error(open_stream, clock):
+    consumer = open_stream()
+    first = put(consumer, b"1")
+    consumer.commit("engine", {SHARD: first})
+    assert payloads(read(consumer, first)) == []
+    clock.advance(timedelta(hours=25))
+    put(consumer, b"2")
+    with pytest.raises(StateError, match="may be skipped"):
+        read(open_stream(), first)
+
+
+def test_a_position_of_another_stream_is_a_state_error(open_stream, make_stream, clock):
+    clock.advance(timedelta(seconds=2))
+    other = KinesisStream(make_stream(1), "none", clock)
+    with pytest.raises(StateError, match="another stream"):
+        read(open_stream(), put(other, b"x"))
+
+
+def test_an_iterator_that_expires_while_the_consumer_is_busy_costs_nothing(open_stream, clock):
+    stream = open_stream()
+    put(stream, b"1")
+    batch = read(stream, TRIM_HORIZON)
+    put(stream, b"2")
+    clock.advance(timedelta(minutes=6))
+    assert payloads(read(stream, batch.position)) == [b"2"]
