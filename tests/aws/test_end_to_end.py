@@ -1,8 +1,11 @@
 """A shop's day from a CSV in S3 to incidents, notifications, metrics and the lake, over the APIs of AWS alone."""
 
+import shlex
 from collections import Counter
 
 import pytest
+
+from aws.shop import ended_well
 
 pytestmark = [pytest.mark.aws, pytest.mark.xdist_group("shop"), pytest.mark.timeout(600)]
 
@@ -75,3 +78,42 @@ def test_status_tells_that_everything_was_read(on_aws):
     assert on_aws.status["behind_ms"] == 0
     assert on_aws.status["profile"] == "aws"
     assert on_aws.status["incidents"] == sum(one["parent"] is None for one in on_aws.incidents.values())
+
+
+COMMANDS = """
+incidents list
+incidents show {incident}
+incidents events {incident} --limit 5
+incidents ack {incident} --comment seen
+incidents precision
+incidents export --format ocsf
+verdicts list
+blocklist export --format csv
+notify list
+notify retry
+journeys
+journeys show {user}
+deadletters list
+lake status
+query "select count(*) from events"
+report unique_visitors
+rules list
+shards --stream
+status
+"""
+
+
+def test_every_command_that_reads_works(on_aws, aws_services):
+    assert aws_services
+    incident = next(one for one in on_aws.incidents.values() if one["parent"] is None)
+    user = next(actor[1] for one in on_aws.incidents.values() for actor in one["actors"] if actor[0] == "user_id")
+    commands = [shlex.split(line.format(incident=incident["id"], user=user)) for line in COMMANDS.split("\n") if line]
+    code = f"""
+from shopstream.cli import app
+for command in {commands!r}:
+    print("#", *command, flush=True)
+    app(command, standalone_mode=False)
+"""
+    out = ended_well(on_aws.shop.start("-c", code), "the commands")
+    assert out.count("# ") >= len(commands)
+    assert "acknowledged" in out

@@ -1,9 +1,9 @@
 """Pipelines that can be killed: each JSON line on stdin forks a process that runs one over a data home.
 
-{"home": path, "die": [point, when, nth] or null, "replay": file or null, "checkpoints": s3://… or null}: the process kills
-itself (SIGKILL) before or after the nth call of the point; with a file it replays that into the stream instead; with a
-place in S3 its checkpoints lie there, and the home's are scratch. Prints "pid <pid>" and then, when
-it is gone, "status <wait status>". Forking saves the start-up time of Python.
+{"home": path, "die": [point, when, nth] or null, "replay": file or null, "checkpoints": s3://… or null}: the process
+kills itself (SIGKILL) before or after the nth call of the point; with a file it replays that into the stream instead;
+with a place in S3 its checkpoints lie there, and the home's are scratch. Prints "pid <pid>" and then, when it is gone,
+"status <wait status>". Forking saves the start-up time of Python.
 """
 
 import functools
@@ -37,7 +37,6 @@ POINTS = {
     "upload": (S3Objects, "upload"),
     "secure": (SharedCheckpointStore, "secure"),
     "point": (S3Objects, "replace"),
-    "promote_shared": (SharedCheckpointStore, "promote"),
     "clean": (S3Objects, "delete"),
 }
 

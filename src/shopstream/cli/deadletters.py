@@ -27,7 +27,9 @@ def _dead_letters(ctx: typer.Context) -> "DeadLetters":
     from shopstream.lakehouse.deadletters import DeadLetters  # noqa: PLC0415  start-up time
 
     settings = settings_of(ctx)
-    return DeadLetters(open_lakehouse(settings), settings.lake_path, SystemClock())
+    ledger = settings.lake_path if settings.profile == "embedded" else settings.home
+    ledger.mkdir(parents=True, exist_ok=True)
+    return DeadLetters(open_lakehouse(settings), ledger, SystemClock())
 
 
 def _moment(ms: int | None) -> object:

@@ -111,9 +111,11 @@ def _topic(settings: Settings) -> str:
     topic = settings.aws.dynamodb.topic_arn
     if topic is None:
         return "none; set aws.dynamodb.topic_arn, or nobody is told by SNS"
-    with explained("to look at the topic (sns:GetTopicAttributes)"):
-        found = client("sns").get_topic_attributes(TopicArn=topic)["Attributes"]
-    name, subscribers = topic.rpartition(":")[2], int(found.get("SubscriptionsConfirmed", 0))
+    name = topic.rpartition(":")[2]
+    with explained(f"to see who has subscribed to topic {name} (sns:ListSubscriptionsByTopic)"):
+        client("sns").get_topic_attributes(TopicArn=topic)
+        found = client("sns").list_subscriptions_by_topic(TopicArn=topic)["Subscriptions"]
+    subscribers = sum(one["SubscriptionArn"].startswith("arn:") for one in found)  # others wait for confirmation
     if not subscribers:
         raise TroubleError(f"nobody has subscribed to topic {name}, so nobody is told; subscribe, and confirm")
     return f"{name}: {subscribers} subscriptions"
