@@ -253,7 +253,11 @@ def load_stages(overrides: Path) -> dict[str, StageConfig]:
     stages = dict(STAGES)
     if not overrides.is_file():
         return stages
-    for name, values in tomllib.loads(overrides.read_text(encoding="utf-8")).items():
+    try:
+        tables = tomllib.loads(overrides.read_text(encoding="utf-8"))
+    except ValueError as error:  # of syntax or of encoding
+        raise ConfigError(f"{overrides} cannot be read as TOML: {error}") from error
+    for name, values in tables.items():
         if name not in stages:
             raise ConfigError(f"expected a stage of {', '.join(stages)} in {overrides}, got [{name}]; correct its name")
         stages[name] = _with(stages[name], values, overrides)

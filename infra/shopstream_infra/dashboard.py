@@ -39,10 +39,9 @@ class Dashboard(Construct):
             ],
             _events(metrics),
             _engine(metrics),
-            _incidents(metrics),
         ]
         if config.detection == "lambda":
-            rows.append(_functions(metrics))
+            rows += [_incidents(metrics), _functions(metrics)]
         rows.append(_stores(metrics, config))
         if config.flink_code:
             rows.append(_flink(metrics))
@@ -90,11 +89,9 @@ def _incidents(metrics: Metrics) -> list[cloudwatch.IWidget]:
         ),
         _graph(
             "Incidents open",
-            [metrics.judging("OpenIncidents", "Maximum")],
+            [metrics.ticker("OpenIncidents", "Maximum")],
         ),
-        _graph(
-            "Notifications", [metrics.judging(name, "Sum") for name in ("NotificationsSent", "NotificationsFailed")]
-        ),
+        _graph("Notifications", [metrics.notifications(name) for name in ("NotificationsSent", "NotificationsFailed")]),
     ]
 
 

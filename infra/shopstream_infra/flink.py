@@ -11,6 +11,7 @@ from constructs import Construct
 from shopstream_infra.config import StageConfig
 from shopstream_infra.grants import read_stream, write_stream
 from shopstream_infra.logs import log_group
+from shopstream_infra.nag import accept
 from shopstream_infra.streams import Streams
 
 __all__ = ["FlinkApplication", "StudioNotebook"]
@@ -127,6 +128,13 @@ class StudioNotebook(Construct):
                     stack.format_arn(service="glue", resource="database", resource_name="hive"),
                 ],
             )
+        )
+        accept(
+            role,
+            "AwsSolutions-IAM5",
+            "Tables and functions that people define in the notebook's own database",
+            findings=[rf"/^Resource::.*:(table|userDefinedFunction)\/{name}\/\*$/"],
+            children=True,
         )
         application = _Application(
             self,

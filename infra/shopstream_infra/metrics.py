@@ -9,8 +9,7 @@ from shopstream_infra.environment import delivery_name
 __all__ = ["Metrics"]
 
 _WORKER = "worker"
-_DETECTION = "detection"
-"""Values of our dimension `Service`."""
+"""What the engine calls itself in our dimension `Service`; functions are called by their names."""
 
 
 class Metrics:
@@ -23,11 +22,23 @@ class Metrics:
         """Of the engine."""
         return self._own(name, statistic, minutes, {"Service": _WORKER})
 
-    def judging(self, name: str, statistic: str, *, minutes: int = 1, severity: str = "") -> cloudwatch.Metric:
-        """Of whoever turns signals into incidents: the function, or the worker itself."""
-        service = _DETECTION if self._config.detection == "lambda" else _WORKER
-        dimensions = {"Service": service} | ({"Severity": severity} if severity else {})
-        return self._own(name, statistic, minutes, dimensions)
+    def judging(self, name: str, statistic: str, *, severity: str = "") -> cloudwatch.Metric:
+        """Of the detection function."""
+        dimensions = {"Service": "detection"} | ({"Severity": severity} if severity else {})
+        return self._own(name, statistic, 1, dimensions)
+
+    def ticker(self, name: str, statistic: str) -> cloudwatch.Metric:
+        """Of the ticker."""
+        return self._own(name, statistic, 1, {"Service": "ticker"})
+
+    def notifications(self, name: str) -> cloudwatch.MathExpression:
+        """Both functions send notifications."""
+        return cloudwatch.MathExpression(
+            expression="FILL(at_once, 0) + FILL(later, 0)",
+            using_metrics={"at_once": self.judging(name, "Sum"), "later": self.ticker(name, "Sum")},
+            label=name,
+            period=Duration.minutes(1),
+        )
 
     def kinesis(self, stream: str, name: str, statistic: str, *, minutes: int = 1) -> cloudwatch.Metric:
         """Of the events or signals stream."""

@@ -45,7 +45,7 @@ class Monitoring(Construct):
         self._engine()
         if config.detection == "lambda":
             self._functions()
-        self._incidents()
+            self._incidents()
         self._upkeep()
         if config.flink_code:
             self._flink()
@@ -175,9 +175,12 @@ class Monitoring(Construct):
         self._alarm(
             Alarm.NOTIFICATIONS_FAILED,
             "Notifications could not be delivered",
-            metrics.judging("NotificationsFailed", "Sum", minutes=5),
+            metrics.notifications("NotificationsFailed"),
             threshold=0,
         )
+
+    def _upkeep(self) -> None:
+        metrics = self._metrics
         self._alarm(
             Alarm.TABLE_THROTTLED,
             "A table refuses reads or writes",
@@ -187,8 +190,6 @@ class Monitoring(Construct):
             of=3,
         )
 
-    def _upkeep(self) -> None:
-        metrics = self._metrics
         self._alarm(
             Alarm.DELIVERY_STALE,
             "Detections wait in Firehose for more than 15 minutes",

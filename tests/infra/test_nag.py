@@ -14,12 +14,12 @@ def accepted(stage):
             yield stack, name, rule
 
 
-def test_no_finding_is_left(stage):
-    assert [message for message in stage.messages if message[0] in {"ERROR", "WARNING"}] == []
+def test_no_finding_is_left(any_stage):
+    assert [message for message in any_stage.messages if message[0] in {"ERROR", "WARNING"}] == []
 
 
-def test_each_suppression_says_why(stage):
-    for _, name, rule in accepted(stage):
+def test_each_suppression_says_why(any_stage):
+    for _, name, rule in accepted(any_stage):
         assert len(rule["reason"].split()) >= _LEAST_WORDS, f"{name} suppresses {rule['id']} without a reason"
 
 
@@ -30,9 +30,9 @@ def found(stage):
             yield told[2], told[1] or "", text
 
 
-def test_each_suppression_suppresses_something(stage):
-    for _, name, rule in accepted(stage):
-        fitting = [finding for told, finding, text in found(stage) if told == rule["id"] and rule["reason"] in text]
+def test_each_suppression_suppresses_something(any_stage):
+    for _, name, rule in accepted(any_stage):
+        fitting = [finding for told, finding, text in found(any_stage) if told == rule["id"] and rule["reason"] in text]
         assert fitting, f"{name} suppresses {rule['id']}, which is not found: delete it"
         for wanted in rule.get("applies_to", []):
             pattern = wanted["regex"].strip("/") if isinstance(wanted, dict) else re.escape(wanted)
@@ -41,12 +41,14 @@ def test_each_suppression_suppresses_something(stage):
             )
 
 
-def test_rights_on_everything_are_accepted_one_by_one(stage):
-    named = {wanted for *_, rule in accepted(stage) for wanted in rule.get("applies_to", []) if isinstance(wanted, str)}
-    wild = {finding for _, finding, _ in found(stage) if finding == "Resource::*" or finding.startswith("Action::")}
+def test_rights_on_everything_are_accepted_one_by_one(any_stage):
+    named = {
+        wanted for *_, rule in accepted(any_stage) for wanted in rule.get("applies_to", []) if isinstance(wanted, str)
+    }
+    wild = {finding for _, finding, _ in found(any_stage) if finding == "Resource::*" or finding.startswith("Action::")}
     assert wild <= named
 
 
 @pytest.mark.parametrize("word", ["todo", "temporary", "legacy"])
-def test_no_suppression_is_for_later(stage, word):
-    assert all(word not in rule["reason"].lower() for _, _, rule in accepted(stage))
+def test_no_suppression_is_for_later(any_stage, word):
+    assert all(word not in rule["reason"].lower() for _, _, rule in accepted(any_stage))

@@ -1,0 +1,133 @@
+"""Alarms have pages, look at metrics that exist, and tell those who run the pipeline once."""
+
+from pathlib import Path
+
+import pytest
+
+from shopstream_infra.alarms import Alarm
+
+_REPOSITORY = Path(__file__).parents[2]
+_SOURCES = "".join(
+    path.read_text(encoding="utf-8")
+    for folder in ("metrics", "lambdas")
+    for path in (_REPOSITORY / "src" / "shopstream" / folder).glob("*.py")
+)
+
+
+def alarms(stage):
+    """Name → properties, of both kinds."""
+    return {alarm["AlarmName"].removeprefix(f"{stage.config.prefix}-"): alarm for alarm in _both(stage)}
+
+
+def _both(stage):
+    return [*stage.properties("AWS::CloudWatch::Alarm"), *stage.properties("AWS::CloudWatch::CompositeAlarm")]
+
+
+def metrics(alarm):
+    """Namespace, name and dimensions of the metrics that an alarm looks at."""
+    stats = [entry["MetricStat"]["Metric"] for entry in alarm.get("Metrics", []) if "MetricStat" in entry]
+    for metric in stats or ([alarm] if "MetricName" in alarm else []):
+        yield metric["Namespace"], metric["MetricName"], {d["Name"]: d["Value"] for d in metric.get("Dimensions", [])}
+
+
+def test_each_alarm_is_of_the_list(any_stage):
+    assert set(alarms(any_stage)) <= {alarm.value for alarm in Alarm}
+
+
+def test_each_alarm_of_the_list_is_made_in_some_stage(stages, variant):
+    made = set().union(*(alarms(stage) for stage in (*stages.values(), variant)))
+    assert made == {alarm.value for alarm in Alarm}
+
+
+def test_each_alarm_has_its_page_and_each_page_its_alarm():
+    pages = {path.stem for path in (_REPOSITORY / "docs" / "runbooks").glob("*.md")} - {"README"}
+    assert pages == {alarm.value for alarm in Alarm}
+
+
+def test_an_alarm_says_where_its_page_is(any_stage):
+    for name, alarm in alarms(any_stage).items():
+        assert alarm["AlarmDescription"].endswith(f"docs/runbooks/{name}.md")
+
+
+def test_the_parts_of_a_composite_are_silent_and_all_others_tell(any_stage):
+    rules = str([alarm["AlarmRule"] for alarm in any_stage.properties("AWS::CloudWatch::CompositeAlarm")])
+    for (_, logical_id), resource in any_stage.resources("AWS::CloudWatch::Alarm").items():
+        silent = "AlarmActions" not in resource["Properties"]
+        assert silent == (logical_id in rules), logical_id
+    for composite in any_stage.properties("AWS::CloudWatch::CompositeAlarm"):
+        assert len(composite["AlarmActions"]) == 1
+
+
+def test_our_own_metrics_are_published_under_these_names(any_stage):
+    ours = {
+        name
+        for alarm in alarms(any_stage).values()
+        for namespace, name, _ in metrics(alarm)
+        if namespace == any_stage.config.metrics_namespace
+    }
+    assert ours
+    assert not [name for name in ours if f'"{name}"' not in _SOURCES]
+
+
+def test_our_own_metrics_have_the_dimensions_that_are_published(any_stage):
+    for alarm in alarms(any_stage).values():
+        for namespace, name, dimensions in metrics(alarm):
+            if namespace == any_stage.config.metrics_namespace:
+                assert set(dimensions) <= {"Service", "Severity"}
+                assert dimensions["Service"] in {"worker", "detection", "ticker"}
+                assert ("Severity" in dimensions) == (name == "IncidentsOpened")
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "dimension"),
+    [
+        ("AWS::Kinesis::Stream", "Name", "StreamName"),
+        ("AWS::Lambda::Function", "FunctionName", "FunctionName"),
+        ("AWS::SQS::Queue", "QueueName", "QueueName"),
+        ("AWS::DynamoDB::Table", "TableName", "TableName"),
+        ("AWS::Events::Rule", "Name", "RuleName"),
+        ("AWS::Scheduler::ScheduleGroup", "Name", "ScheduleGroup"),
+        ("AWS::KinesisFirehose::DeliveryStream", "DeliveryStreamName", "DeliveryStreamName"),
+        ("AWS::KinesisAnalyticsV2::Application", "ApplicationName", "Application"),
+    ],
+)
+def test_alarms_look_at_what_the_stage_makes(any_stage, kind, key, dimension):
+    made = {properties.get(key) for properties in any_stage.properties(kind)}
+    watched = {
+        dimensions[dimension]
+        for alarm in alarms(any_stage).values()
+        for _, _, dimensions in metrics(alarm)
+        if dimension in dimensions
+    }
+    assert watched <= made
+
+
+@pytest.mark.parametrize("name", ["silence", "worker-down"])
+def test_no_figures_at_all_are_an_alarm(stage, name):
+    alarm = alarms(stage)[name]
+    assert alarm["TreatMissingData"] == "breaching"
+    assert alarm["ComparisonOperator"] == "LessThanThreshold"
+
+
+def test_data_is_in_danger_when_a_quarter_of_its_time_has_passed(stages):
+    assert alarms(stages["prod"])["stream-behind"]["Threshold"] == 168 * 3_600_000 / 4
+
+
+def test_flink_takes_the_place_of_the_worker_in_what_is_watched(stages, variant):
+    assert {"flink-down", "flink-lag", "flink-checkpoints"} <= set(alarms(variant))
+    assert "worker-down" not in alarms(variant)
+    assert not [name for name in alarms(stages["prod"]) if name.startswith("flink")]
+
+
+def test_the_dashboard_shows_every_alarm_and_every_stage_of_the_way(stage):
+    dashboard = str(stage.one("AWS::CloudWatch::Dashboard")["DashboardBody"])
+    assert dashboard.count('"Arn"') + dashboard.count("'Arn'") >= len(alarms(stage))
+    for name in (
+        "IncomingRecords",
+        "EventsRead",
+        "BehindSeconds",
+        "IncidentsOpened",
+        "NotificationsSent",
+        "IteratorAge",
+    ):
+        assert name in dashboard
