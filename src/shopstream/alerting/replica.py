@@ -14,6 +14,7 @@ import random
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -42,7 +43,9 @@ __all__ = ["Replica"]
 
 _T = TypeVar("_T")
 
-_ATTEMPTS: Final = 12
+_ATTEMPTS: Final = 20
+_ROUNDS: Final = 3
+"""So often a copy follows what changes while it follows."""
 _WAIT: Final = timedelta(milliseconds=30)
 _LIST_EVERY: Final = 100
 """So many changes a new list of what is active is left."""
@@ -114,14 +117,14 @@ class Replica:
         return connection
 
     def follow(self, *, complete: bool = False, writes: bool = False) -> None:
-        """Bring the file to where the table is.
+        """Bring the file to where the table is, or was a moment ago if it changes all the time.
 
         Args:
             complete: from now on with all that is kept.
             writes: whether the ledger may be made, and finished where another writer was killed.
         """
         self._complete = self._complete or complete
-        for _ in range(_ATTEMPTS):
+        for _ in range(_ROUNDS):
             meta = self._ledger.open() if writes else self._ledger.read()
             if meta is None:
                 return
@@ -137,7 +140,7 @@ class Replica:
             else:
                 self._meta = meta
                 return
-        raise RetryableError("incidents change faster than they can be read; try again")
+            self._meta = meta
 
     def commit(self, action: Callable[[], _T], reload: Callable[[], None]) -> _T:
         """Do what writes over a connection of `connect`; where another has written meanwhile, follow and do it again.
@@ -273,7 +276,8 @@ class Replica:
         if active is None or entries is None:
             complete = True
             scanned = self._table.scan(items.ROW_KINDS)
-            found = ((key_of(item), item) for item in scanned)
+            unwritten = self._ledger.staged(meta.stage) if meta.stage else {}
+            found = chain(((key_of(item), item) for item in scanned), unwritten.items())
         else:
             found = self._changes(active, entries).items()
         self._scopes.clear()
