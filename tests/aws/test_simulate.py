@@ -88,11 +88,9 @@ def read(stream):
     for shard in stream.shards():
         where = {"StreamName": stream.name, "ShardId": shard.shard_id, "ShardIteratorType": "TRIM_HORIZON"}
         iterator, records = client.get_shard_iterator(**where)["ShardIterator"], []
-        while answer := client.get_records(ShardIterator=iterator, Limit=10_000):
-            if not answer["Records"]:
-                break
+        while iterator and (answer := client.get_records(ShardIterator=iterator, Limit=10_000))["Records"]:
             records += [Shown(record["Data"]) for record in answer["Records"]]
-            iterator = answer["NextShardIterator"]
+            iterator = answer.get("NextShardIterator")
         found[shard.shard_id] = records
     return found
 
@@ -210,6 +208,28 @@ def test_a_replay_that_was_stopped_goes_on_in_kinesis(upload, stream, tmp_path):
     summary = paced(source, stream, bookmarks=tmp_path, stream=stream.name)
     assert 0 < summary.earlier_events < 20_000
     check_arrived_in_order(stream, 20_000)
+
+
+def test_shards_may_be_split_and_merged_on_the_way(s3, kinesis_local, aws_env, upload, make_stream):
+    aws_env(s3=s3.url, kinesis=kinesis_local)
+    source, name, calls = upload(csv_of(20_000)), make_stream(2), []
+    with KinesisStream.open(KinesisSettings(events=name), SystemClock()) as stream:
+
+        def reshape(progress):
+            calls.append(progress)
+            low, high = sorted((s for s in stream.shards() if not s.closed), key=lambda s: s.first_hash_key)[:2]
+            if len(calls) == 3:
+                stream.split(low.shard_id, low.last_hash_key // 3)
+            if len(calls) == 15:
+                stream.merge(low.shard_id, high.shard_id)
+
+        summary = replay(source, stream, ReplaySettings(rate=5_000), progress=reshape)
+        found = {shard_id: products(records) for shard_id, records in read(stream).items() if records}
+    assert len(found) == 5
+    assert sorted(n for numbers in found.values() for n in numbers) == list(range(20_000))
+    by_key = [[n for n in numbers if n % 31 == key] for numbers in found.values() for key in range(31)]
+    assert all(numbers == sorted(numbers) for numbers in by_key)
+    assert summary.delivery.refused == summary.delivery.repeated == 0
 
 
 def test_another_stream_has_a_bookmark_of_its_own(upload, stream, tmp_path):

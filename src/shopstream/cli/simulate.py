@@ -65,11 +65,15 @@ def simulate(
     given again (another pace is allowed); what it sends twice then is taken out as duplicates. A replay that is
     complete sends nothing more: use --restart.
 
+    In the AWS profile the stream is one of Kinesis. A shard that refuses records is sent to more slowly while others
+    go on; what was refused goes again before anything behind it, and the summary tells how often.
+
     Examples:
       shopstream simulate 2019-Nov.csv
       shopstream simulate 2019-Nov.csv.gz --speed 60 --rebase now
       shopstream simulate day.parquet --rate 20000 --loop
       shopstream simulate s3://bucket/2019-Nov.parquet --partition-key user_id
+      SHOPSTREAM_PROFILE=aws shopstream simulate s3://bucket/2019-Nov.csv --speed 60
       shopstream simulate day.csv --restart --format json
     """
     from shopstream.bootstrap import open_stream  # noqa: PLC0415  start-up time
