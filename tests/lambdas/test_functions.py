@@ -2,7 +2,9 @@
 
 import base64
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import boto3
 import pytest
@@ -21,6 +23,7 @@ from standins import faults
 
 pytestmark = pytest.mark.aws
 
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "lambda.md"
 DONE = {"batchItemFailures": []}
 
 
@@ -74,6 +77,7 @@ def test_signals_become_the_incidents_of_judging_in_process(detection, services,
             assert {metric["Name"] for metric in directive["Metrics"]} <= document.keys()
             assert {name for names in directive["Dimensions"] for name in names} <= document.keys()
     total = sums(documents)
+    assert {name for name, *_ in total} <= set(re.findall(r"`(\w+)`", DOCS.read_text(encoding="utf-8")))
     assert total["Signals", "detection"] > 100
     assert total["ColdStart", "detection"] == 1
     assert sum(value for name, value in total.items() if name[0] == "IncidentsOpened") >= len(expected)

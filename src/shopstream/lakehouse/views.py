@@ -10,6 +10,9 @@ from shopstream.lakehouse.tables import TABLES, TableDeclaration
 
 __all__ = ["create_views", "register_storage", "view_sql"]
 
+_LATEST = "QUALIFY row_number() OVER (PARTITION BY detection_id ORDER BY final DESC, last_event_time DESC) = 1"
+"""A function delivers detections at least once: the same id again is the same detection."""
+
 
 def create_views(
     connection: duckdb.DuckDBPyConnection, lakehouse: Lakehouse, tables: Iterable[LakeTable] = tuple(LakeTable)
@@ -17,12 +20,15 @@ def create_views(
     """Create or replace a temporary view for each table, over the files of its current snapshot.
 
     A view sees that snapshot only: call again to see later commits. An empty table gives an empty view with the same
-    columns. Temporary, so that nothing of them stays in a database file, and a read-only database will do.
+    columns. Each detection is there once. Temporary, so that nothing of them stays in a database file, and a read-only
+    database will do.
     """
     register_storage(connection, lakehouse.file_system)
     for table in tables:
-        files = lakehouse.data_files(table)
-        connection.execute(f"CREATE OR REPLACE TEMPORARY VIEW {table.value} AS {view_sql(table, files)}")
+        rows = view_sql(table, lakehouse.data_files(table))
+        if table is LakeTable.DETECTIONS:
+            rows = f"SELECT * FROM ({rows}) {_LATEST}"
+        connection.execute(f"CREATE OR REPLACE TEMPORARY VIEW {table.value} AS {rows}")
 
 
 def register_storage(connection: duckdb.DuckDBPyConnection, file_system: AbstractFileSystem | None) -> None:
