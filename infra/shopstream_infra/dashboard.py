@@ -89,9 +89,11 @@ def _incidents(metrics: Metrics) -> list[cloudwatch.IWidget]:
         ),
         _graph(
             "Incidents open",
-            [metrics.ticker("OpenIncidents", "Maximum")],
+            [metrics.judging("OpenIncidents", "Maximum")],
         ),
-        _graph("Notifications", [metrics.notifications(name) for name in ("NotificationsSent", "NotificationsFailed")]),
+        _graph(
+            "Notifications", [metrics.judging(name, "Sum") for name in ("NotificationsSent", "NotificationsFailed")]
+        ),
     ]
 
 

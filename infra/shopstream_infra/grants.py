@@ -26,6 +26,7 @@ _TABLE_ACTIONS = (
     "ConditionCheckItem",
     "DeleteItem",
     "DescribeTable",
+    "DescribeTimeToLive",
     "GetItem",
     "PutItem",
     "Query",
@@ -62,9 +63,12 @@ def write_stream(stream: kinesis.Stream, grantee: iam.IGrantable) -> None:
 
 
 def publish(topic: sns.Topic, grantee: iam.IGrantable) -> None:
-    """Send messages to a topic."""
+    """Send messages to a topic, and see who gets them."""
     grantee.grant_principal.add_to_principal_policy(
-        iam.PolicyStatement(actions=["sns:Publish"], resources=[topic.topic_arn])
+        iam.PolicyStatement(
+            actions=["sns:GetTopicAttributes", "sns:ListSubscriptionsByTopic", "sns:Publish"],
+            resources=[topic.topic_arn],
+        )
     )
     if topic.master_key:
         topic.master_key.grant(grantee, "kms:Decrypt", "kms:GenerateDataKey")
@@ -79,10 +83,10 @@ def send(queue: sqs.Queue, grantee: iam.IGrantable) -> None:
 
 
 def write_delivery(scope: Stack, name: str, grantee: iam.IGrantable) -> None:
-    """Put records into the Firehose stream of that name."""
+    """Put records into the Firehose stream of that name, and see that it is there."""
     grantee.grant_principal.add_to_principal_policy(
         iam.PolicyStatement(
-            actions=["firehose:PutRecordBatch"],
+            actions=["firehose:DescribeDeliveryStream", "firehose:PutRecordBatch"],
             resources=[scope.format_arn(service="firehose", resource="deliverystream", resource_name=name)],
         )
     )

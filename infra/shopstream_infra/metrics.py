@@ -9,7 +9,8 @@ from shopstream_infra.environment import delivery_name
 __all__ = ["Metrics"]
 
 _WORKER = "worker"
-"""What the engine calls itself in our dimension `Service`; functions are called by their names."""
+_FUNCTIONS = "detection"
+"""Values of our dimension `Service`."""
 
 
 class Metrics:
@@ -23,22 +24,9 @@ class Metrics:
         return self._own(name, statistic, minutes, {"Service": _WORKER})
 
     def judging(self, name: str, statistic: str, *, severity: str = "") -> cloudwatch.Metric:
-        """Of the detection function."""
-        dimensions = {"Service": "detection"} | ({"Severity": severity} if severity else {})
+        """Of the functions, which are one service."""
+        dimensions = {"Service": _FUNCTIONS} | ({"Severity": severity} if severity else {})
         return self._own(name, statistic, 1, dimensions)
-
-    def ticker(self, name: str, statistic: str) -> cloudwatch.Metric:
-        """Of the ticker."""
-        return self._own(name, statistic, 1, {"Service": "ticker"})
-
-    def notifications(self, name: str) -> cloudwatch.MathExpression:
-        """Both functions send notifications."""
-        return cloudwatch.MathExpression(
-            expression="FILL(at_once, 0) + FILL(later, 0)",
-            using_metrics={"at_once": self.judging(name, "Sum"), "later": self.ticker(name, "Sum")},
-            label=name,
-            period=Duration.minutes(1),
-        )
 
     def kinesis(self, stream: str, name: str, statistic: str, *, minutes: int = 1) -> cloudwatch.Metric:
         """Of the events or signals stream."""

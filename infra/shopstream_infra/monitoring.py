@@ -175,7 +175,7 @@ class Monitoring(Construct):
         self._alarm(
             Alarm.NOTIFICATIONS_FAILED,
             "Notifications could not be delivered",
-            metrics.notifications("NotificationsFailed"),
+            metrics.judging("NotificationsFailed", "Sum"),
             threshold=0,
         )
 

@@ -6,6 +6,9 @@ from shopstream_infra.cluster import Cluster
 
 __all__ = ["Archive", "Worker"]
 
+_ALIVE = ["CMD-SHELL", 'test -n "$(find /data/alive -mmin -5)"']
+"""A process that goes round touches the file every ten seconds, also while it waits for the lease."""
+
 _PAGE = "http://127.0.0.1:8787/healthz"
 
 
@@ -19,7 +22,7 @@ class Worker(Construct):
         super().__init__(scope, construct_id)
         config = cluster.config
         task = cluster.task(self, "worker", cpu=config.worker_cpu, memory_mib=config.worker_memory_mib)
-        cluster.container(task, "engine", ["run", "--quiet"])
+        cluster.container(task, "engine", ["run", "--quiet"], health=_ALIVE)
         cluster.container(
             task,
             "dashboard",
@@ -37,5 +40,5 @@ class Archive(Construct):
         super().__init__(scope, construct_id)
         config = cluster.config
         task = cluster.task(self, "archive", cpu=config.worker_cpu, memory_mib=config.worker_memory_mib)
-        cluster.container(task, "archive", ["archive"])
+        cluster.container(task, "archive", ["archive", "--quiet"], health=_ALIVE)
         self.service = cluster.service(self, "archive", task, desired_count=config.archive_workers)

@@ -74,7 +74,7 @@ def test_our_own_metrics_have_the_dimensions_that_are_published(any_stage):
         for namespace, name, dimensions in metrics(alarm):
             if namespace == any_stage.config.metrics_namespace:
                 assert set(dimensions) <= {"Service", "Severity"}
-                assert dimensions["Service"] in {"worker", "detection", "ticker"}
+                assert dimensions["Service"] in {"worker", "detection"}
                 assert ("Severity" in dimensions) == (name == "IncidentsOpened")
 
 

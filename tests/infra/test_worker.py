@@ -47,6 +47,14 @@ def test_the_page_cannot_be_reached_from_outside_of_its_task(stage):
     assert "127.0.0.1:8787/healthz" in str(page["HealthCheck"]["Command"])
 
 
+def test_an_engine_that_hangs_is_replaced(stage):
+    from_image = re.search(r"HEALTHCHECK .* CMD (.+)", (_REPOSITORY / "docker" / "Dockerfile").read_text())[1]
+    for _, container in containers(stage):
+        if container["Name"] in {"engine", "archive"}:
+            assert container["HealthCheck"]["Command"] == ["CMD-SHELL", from_image]
+            assert container["Essential"] is True
+
+
 def test_a_worker_has_two_minutes_to_commit_before_it_is_killed(stage):
     assert {container["StopTimeout"] for _, container in containers(stage)} == {120}
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from shopstream.cli.alive import alive
 from shopstream.cli.output import err, settings_of
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def archive(
         nonlocal stopped
         stopped = True
 
+    ended = alive(settings, lambda: stopped)
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, stop)
     columns = (
@@ -66,6 +68,6 @@ def archive(
                 behind=where.behind_ms / 1000,
             )
 
-        last = worker.run(until_caught_up=until_caught_up, stop=lambda: stopped, progress=show)
+        last = worker.run(until_caught_up=until_caught_up, stop=ended, progress=show)
     if not quiet:
         err.print(f"{last.events:,} events and {last.dead_letters:,} dead letters kept")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from shopstream.cli.alive import alive
 from shopstream.cli.output import err, settings_of
 
 __all__ = ["run"]
@@ -41,6 +42,7 @@ def run(
         nonlocal stopped
         stopped = True
 
+    ended = alive(settings, lambda: stopped)
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, stop)
     columns = (
@@ -54,7 +56,7 @@ def run(
     )
     with (
         open_pipeline(
-            settings, with_lake=lake, with_journeys=journeys, stop=lambda: stopped, standing_by=_standing_by
+            settings, with_lake=lake, with_journeys=journeys, stop=ended, standing_by=_standing_by
         ) as pipeline,
         watched(settings) as watch,
         Progress(*columns, console=err, disable=quiet, transient=True) as bar,
@@ -76,7 +78,7 @@ def run(
                 behind=where.behind_ms / 1000,
             )
 
-        last = pipeline.run(until_caught_up=until_caught_up, stop=lambda: stopped, progress=show)
+        last = pipeline.run(until_caught_up=until_caught_up, stop=ended, progress=show)
         watch(last)
     if not quiet:
         counters = last.counters
