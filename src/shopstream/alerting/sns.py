@@ -60,8 +60,9 @@ class SnsChannel:
 
 def _subject(title: str) -> str:
     """Printable ASCII on one line, as SNS wants it; what cannot be written so is left out."""
-    plain = " ".join(title.encode("ascii", "ignore").decode().split())
-    return "".join(one for one in plain if one.isprintable())[:_SUBJECT] or "shopstream"
+    plain = title.encode("ascii", "ignore").decode()
+    words = "".join(one if one.isprintable() else " " for one in plain).split()
+    return " ".join(words)[:_SUBJECT] or "shopstream"
 
 
 def _texts(message: Message) -> str:
