@@ -332,6 +332,11 @@ class Pipeline:
                 f"{shown(held.mark if held else None)}: restore both from the same copy, or start with an empty home"
             )
         if held is None:
+            if self._in_lake:
+                raise StateError(
+                    "the lake holds events of this stream that archive workers put there: an engine would put them in "
+                    "again; give it another lake, or run without one (`shopstream run --no-lake`)"
+                )
             return
         fresh = self._engine.restore(self._checkpoints.state_file(held), held.tables, held.watermark_ms, held.newest_ms)
         if fresh:

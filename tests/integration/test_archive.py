@@ -6,7 +6,9 @@ from datetime import timedelta
 import pytest
 
 from shopstream.archive import Archive
+from shopstream.bootstrap import open_lakehouse, open_pipeline
 from shopstream.clock import ManualClock
+from shopstream.config import Settings
 from shopstream.engine.settings import EngineSettings
 from shopstream.errors import ConfigurationError, RetryableError, StateError
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
@@ -179,6 +181,28 @@ def test_a_lake_of_an_engine_is_refused(place, lake_events):
     place.lake.append(LakeTable.EVENTS, lake_events(0, 3), {"shardId-000000000000": 7, "checkpoint": 1})
     with pytest.raises(ConfigurationError, match="belongs to an engine"):
         place.worker("wrong").step()
+
+
+def test_an_engine_refuses_a_lake_of_archive_workers(tmp_path, lake_events):
+    settings = Settings(home=tmp_path)
+    with closing(open_lakehouse(settings)) as lake:
+        lake.append(LakeTable.EVENTS, lake_events(0, 3), {"shardId-000000000000": 7})
+    with pytest.raises(StateError, match="archive workers"), open_pipeline(settings):
+        pass
+
+
+def test_workers_whose_clocks_are_a_day_apart_archive_all_once(place):
+    ahead = ManualClock(place.clock.now_ms() + 86_400_000)
+    workers = [place.worker("right"), place.worker("ahead", seconds=Seconds(1e6))]
+    workers[1]._clock = ahead
+    for _ in range(8):
+        place.send(50)
+        for worker in workers:
+            worker.step()
+        place.pass_time(11)
+        ahead.advance(timedelta(seconds=11))
+        workers[1]._shared._monotonic.now += 11
+    finish(place, workers[0])
 
 
 def test_a_refusal_without_another_worker_is_an_error(place):

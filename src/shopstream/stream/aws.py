@@ -75,11 +75,11 @@ class KinesisStream:
         """The stream of events, or another.
 
         Args:
-            settings: names.
+            settings: names and pace.
             clock: lets waiting time pass.
             stream: name of the stream; None takes `settings.events`.
         """
-        return cls(stream or settings.events, settings.leases, clock)
+        return cls(stream or settings.events, settings.leases, clock, pace=Pace(at_tip=settings.poll_interval))
 
     def __enter__(self) -> Self:
         return self

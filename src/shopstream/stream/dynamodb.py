@@ -11,13 +11,14 @@ from typing import Any, Final
 
 from shopstream.aws import client, explained
 from shopstream.clock import Clock
-from shopstream.errors import PermanentError
+from shopstream.errors import BackpressureError, PermanentError
 from shopstream.stream.leases import Lease
 from shopstream.stream.ports import Position
 
 __all__ = ["ConsumerTable", "NewestTable"]
 
 _MOST_IN_TRANSACTION: Final = 100
+_BACK_OFF: Final = timedelta(milliseconds=500)
 _NOTE_AGAIN: Final = timedelta(hours=1)
 _MARGIN: Final = timedelta(minutes=5)
 """Clocks of writers of notes may differ by so much."""
@@ -49,6 +50,7 @@ class ConsumerTable:
         """Remember positions, all or none.
 
         Raises:
+            BackpressureError: another process is committing them, or the table throttles.
             PermanentError: more than DynamoDB changes at once.
         """
         if len(positions) > _MOST_IN_TRANSACTION:
@@ -68,9 +70,16 @@ class ConsumerTable:
             }
             for shard_id, position in positions.items()
         ]
-        if changes:
+        if not changes:
+            return
+        try:
             with explained(f"to commit positions to table {self._table} (dynamodb:UpdateItem)"):
                 self._client.transact_write_items(TransactItems=changes)
+        except PermanentError as error:
+            if not isinstance(error.__cause__, self._client.exceptions.TransactionCanceledException):
+                raise
+            # There is no condition in it: another transaction was at the same rows, or the table throttles.
+            raise BackpressureError(f"positions cannot be committed now ({error}); try again", _BACK_OFF) from error
 
     # Leases
 

@@ -32,8 +32,8 @@ class Pace:
         at_tip: between two calls at the tip.
     """
 
-    behind: timedelta = timedelta(milliseconds=200)
-    at_tip: timedelta = timedelta(milliseconds=250)
+    behind: timedelta = timedelta(milliseconds=250)
+    at_tip: timedelta = timedelta(milliseconds=500)
 
 
 class TipNotes(Protocol):

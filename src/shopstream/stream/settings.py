@@ -53,3 +53,9 @@ class KinesisSettings(BaseModel):
         ge=timedelta(seconds=1),
         description="A worker that did not renew its leases for this long is taken for dead.",
     )
+    poll_interval: timedelta = Field(
+        default=timedelta(milliseconds=500),
+        gt=timedelta(0),
+        description="Pause between two reads of a shard at its tip; Kinesis answers five a second and shard, of all "
+        "consumers together.",
+    )
