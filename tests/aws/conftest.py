@@ -64,24 +64,24 @@ def on_aws(aws_services, shop_day, fresh_name, tmp_path_factory):
     """Through the AWS profile: CSV in S3, Kinesis, worker, signals, function, DynamoDB; lake in S3."""
     assert aws_services
     home = tmp_path_factory.mktemp("on-aws")
-    shop = AwsShop(home / "worker", fresh_name)
-    shop.run("simulate", shop.upload(shop_day[0]))
-    shop.run("run", "--until-caught-up", "--quiet")
-    log = ended_well(shop.function(home / "function", "--until-idle"), "the function")
-    return came_on_aws(shop, log)
+    with AwsShop(home / "worker", fresh_name) as shop:
+        shop.run("simulate", shop.upload(shop_day[0]))
+        shop.run("run", "--until-caught-up", "--quiet")
+        log = ended_well(shop.function(home / "function", "--until-idle"), "the function")
+        yield came_on_aws(shop, log)
 
 
 @pytest.fixture(scope="session")
 def embedded(shop_day, tmp_path_factory):
     """Through the embedded profile."""
-    shop = Shop(tmp_path_factory.mktemp("embedded") / "home", SHOPSTREAM_STREAM__SHARDS="2")
-    shop.run("simulate", str(shop_day[0]))
-    shop.run("run", "--until-caught-up", "--quiet")
-    return Came(**came(shop))
+    with Shop(tmp_path_factory.mktemp("embedded") / "home", SHOPSTREAM_STREAM__SHARDS="2") as shop:
+        shop.run("simulate", str(shop_day[0]))
+        shop.run("run", "--until-caught-up", "--quiet")
+        return Came(**came(shop))
 
 
 def came(shop):
-    shop.run("build", "--format", "json")
+    shop.run("build", "--target", "duckdb", "--format", "json")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in shop.environment.items():
             patch.setenv(name, value)

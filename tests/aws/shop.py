@@ -18,6 +18,7 @@ from shopstream.simulation.synthesis import DEFAULT_START, Synthesis, SynthesisS
 
 SHARDS = 2
 EVENTS = 24_000
+_PATIENCE_S = 500
 _REGION = {"LocationConstraint": "eu-central-1"}
 _HERE = Path(__file__).parent
 
@@ -35,17 +36,30 @@ class Shop:
 
     def __init__(self, home, **settings):
         self.home = home
+        self._started = []
         self.environment = {"SHOPSTREAM_HOME": str(home), "SHOPSTREAM_ENGINE__THREADS": "1", **settings}
 
-    def start(self, *arguments):
+    def start(self, *arguments, **settings):
         """A program of the shop, running."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, *arguments],
-            env={**os.environ, **self.environment},
+            env={**os.environ, **self.environment, **settings},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
+        self._started.append(process)
+        return process
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        """What a failed test left running ends, by its pid."""
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
 
     def command(self, *arguments):
         """`shopstream …`, running."""
@@ -61,7 +75,7 @@ class Shop:
 
 
 def ended_well(process, what=""):
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=_PATIENCE_S)
     assert process.returncode == 0, f"{what} ended with {process.returncode}: {err[-3000:]}"
     return out
 
@@ -160,10 +174,10 @@ class AwsShop(Shop):
     def function(self, folder, *options):
         """The detection function behind the stream of signals, running; `folder` holds its /tmp, and how far it is."""
         folder.mkdir(exist_ok=True)
-        function = Shop(folder / "tmp", **{k: v for k, v in self.environment.items() if k != "SHOPSTREAM_HOME"})
         handler = "shopstream.lambdas.detection:handler"
         script = str(_HERE / "event_source.py")
-        return function.start(script, self.signals, handler, str(folder / "position"), *options)
+        position = str(folder / "position")
+        return self.start(script, self.signals, handler, position, *options, SHOPSTREAM_HOME=str(folder / "tmp"))
 
     def messages(self):
         """What the queue that subscribed to the topic got: documents for programs."""

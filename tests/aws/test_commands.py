@@ -13,13 +13,13 @@ pytestmark = [pytest.mark.aws, pytest.mark.timeout(300)]
 @pytest.fixture(scope="module")
 def shop(aws_services, fresh_name, tmp_path_factory):
     assert aws_services
-    shop = AwsShop(tmp_path_factory.mktemp("commands") / "home", fresh_name)
-    boto3.client("glue").create_database(DatabaseInput={"Name": shop.database})
-    boto3.client("athena").create_work_group(
-        Name=shop.database, Configuration={"BytesScannedCutoffPerQuery": 10_000_000_000}
-    )
-    shop.environment["SHOPSTREAM_AWS__GLUE__WORKGROUP"] = shop.database
-    return shop
+    with AwsShop(tmp_path_factory.mktemp("commands") / "home", fresh_name) as shop:
+        boto3.client("glue").create_database(DatabaseInput={"Name": shop.database})
+        boto3.client("athena").create_work_group(
+            Name=shop.database, Configuration={"BytesScannedCutoffPerQuery": 10_000_000_000}
+        )
+        shop.environment["SHOPSTREAM_AWS__GLUE__WORKGROUP"] = shop.database
+        yield shop
 
 
 def findings(shop, **changed):

@@ -19,26 +19,26 @@ _PATIENCE_S = 60
 def killed(aws_services, shop_day, fresh_name, tmp_path_factory):
     assert aws_services
     folder = tmp_path_factory.mktemp("killed")
-    shop = AwsShop(folder / "0", fresh_name)
-    shop.environment |= {
-        "SHOPSTREAM_ENGINE__BATCH_BYTES": "60000",
-        "SHOPSTREAM_ENGINE__COMMIT_EVENTS": "1500",
-        "SHOPSTREAM_AWS__KINESIS__LEASE_TIME": "PT1S",
-    }
-    shop.run("simulate", shop.upload(shop_day[0]))
-    function = shop.function(folder / "function")
-    for number in range(1, KILLS + 1):
-        shop.environment["SHOPSTREAM_HOME"] = str(folder / str(number))
-        worker = shop.command("run", "--quiet")
-        kill_after(function, lambda: position(folder / "function"))
+    with AwsShop(folder / "0", fresh_name) as shop:
+        shop.environment |= {
+            "SHOPSTREAM_ENGINE__BATCH_BYTES": "60000",
+            "SHOPSTREAM_ENGINE__COMMIT_EVENTS": "1500",
+            "SHOPSTREAM_AWS__KINESIS__LEASE_TIME": "PT5S",
+        }
+        shop.run("simulate", shop.upload(shop_day[0]))
         function = shop.function(folder / "function")
-        kill_after(worker, lambda: generation(shop))
-    shop.environment["SHOPSTREAM_HOME"] = str(folder / "last")
-    shop.run("run", "--until-caught-up", "--quiet")
-    function.kill()
-    function.communicate()
-    ended_well(shop.function(folder / "function", "--until-idle"), "the function")
-    return Came(**came(shop))
+        for number in range(1, KILLS + 1):
+            shop.environment["SHOPSTREAM_HOME"] = str(folder / str(number))
+            worker = shop.command("run", "--quiet")
+            kill_after(function, lambda: position(folder / "function"))
+            function = shop.function(folder / "function")
+            kill_after(worker, lambda: generation(shop))
+        shop.environment["SHOPSTREAM_HOME"] = str(folder / "last")
+        shop.run("run", "--until-caught-up", "--quiet")
+        function.kill()
+        function.communicate()
+        ended_well(shop.function(folder / "function", "--until-idle"), "the function")
+        return Came(**came(shop))
 
 
 def kill_after(process, progress):
