@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         open_live,
         open_sender,
         open_stream,
+        reports_file,
         retry_notifications,
     )
 
@@ -47,6 +48,7 @@ __all__ = [
     "open_pipeline",
     "open_sender",
     "open_stream",
+    "reports_file",
     "retry_notifications",
     "watched",
 ]

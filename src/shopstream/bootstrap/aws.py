@@ -4,7 +4,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -31,6 +31,7 @@ from shopstream.journeys.embedded import EmbeddedLiveStore
 from shopstream.journeys.ports import LiveStore
 from shopstream.journeys.shared import SharedLiveStore
 from shopstream.lakehouse.aws import AwsLakehouse
+from shopstream.models.marts_file import fetch_marts
 from shopstream.stream.aws import KinesisStream
 from shopstream.stream.dynamodb import ConsumerTable
 from shopstream.stream.exclusive import ExclusiveLease
@@ -39,6 +40,7 @@ __all__ = [
     "S3Objects",
     "engine_lease",
     "fetch_baselines",
+    "fetch_reports",
     "incidents_file",
     "objects_of",
     "open_checkpoints",
@@ -245,6 +247,12 @@ def engine_lease(
 def open_lakehouse(settings: Settings) -> AwsLakehouse:
     """The lakehouse on S3."""
     return AwsLakehouse(settings.lakehouse, settings.aws.glue)
+
+
+def fetch_reports(settings: Settings) -> None:
+    """Bring the marts that Athena built into the reports file, unless it has them or DuckDB built it here."""
+    with closing(open_lakehouse(settings)) as lakehouse:
+        fetch_marts(lakehouse, settings.reports_path)
 
 
 def open_signals(settings: Settings, clock: Clock) -> KinesisStream:

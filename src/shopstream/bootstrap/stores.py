@@ -34,6 +34,7 @@ __all__ = [
     "open_live",
     "open_sender",
     "open_stream",
+    "reports_file",
     "retry_notifications",
 ]
 
@@ -82,6 +83,16 @@ def open_lakehouse(settings: Settings) -> "IcebergLakehouse":
     from shopstream.lakehouse.embedded import EmbeddedLakehouse  # noqa: PLC0415  only what this profile needs
 
     return EmbeddedLakehouse(settings.lake_path, settings.lakehouse)
+
+
+def reports_file(settings: Settings) -> Path:
+    """The file with the marts, as of the last build; may not exist yet."""
+    if settings.profile == "aws":
+        with aws_extra():
+            from shopstream.bootstrap.aws import fetch_reports  # noqa: PLC0415  the embedded profile has no boto3
+
+        fetch_reports(settings)
+    return settings.reports_path
 
 
 def has_lake(settings: Settings) -> bool:

@@ -1,16 +1,28 @@
 """`shopstream build`: marts from the lake."""
 
 from contextlib import closing
-from typing import Annotated
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from shopstream.cli.output import Format, FormatOption, emit_object, err, settings_of
+from shopstream.errors import ConfigurationError
 
-__all__ = ["build"]
+if TYPE_CHECKING:
+    from shopstream.lakehouse.aws import AwsLakehouse
+
+__all__ = ["Target", "build"]
 
 
-def build(
+class Target(StrEnum):
+    """Where the models run."""
+
+    DUCKDB = "duckdb"
+    ATHENA = "athena"
+
+
+def build(  # noqa: PLR0917  Typer passes by name
     ctx: typer.Context,
     select: Annotated[
         list[str] | None,
@@ -22,6 +34,10 @@ def build(
     thorough: Annotated[
         bool, typer.Option("--thorough", help="Also test the models on made-up rows, and every event once more.")
     ] = False,
+    target: Annotated[
+        Target | None,
+        typer.Option(help="Where the models run.", show_default="athena in the AWS profile, else duckdb"),
+    ] = None,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
     """Build the reports from the lake.
@@ -30,10 +46,14 @@ def build(
     reports sees the old ones or the new ones, never half of them. When a test fails, the old stay. Days and hours are
     the shop's (setting `timezone`). Events of actors that incidents call bots are counted apart (`report --bots`).
 
+    In the AWS profile Athena builds the marts as Iceberg tables of the Glue database, one after the other, and they are
+    brought into the reports file of this machine; `--target duckdb` builds that file alone, here, from the lake on S3.
+
     Examples:
       shopstream build
       SHOPSTREAM_TIMEZONE=Asia/Almaty shopstream build
       shopstream build --select brand_marketing --format json
+      shopstream build --target duckdb
     """
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415  start-up time
 
@@ -42,6 +62,13 @@ def build(
     from shopstream.models.runner import build as build_models  # noqa: PLC0415  start-up time
 
     settings = settings_of(ctx)
+    on_athena = target is Target.ATHENA if target else settings.profile == "aws"
+    if on_athena and settings.profile != "aws":
+        raise ConfigurationError(
+            "expected the AWS profile for --target athena, got embedded; set SHOPSTREAM_PROFILE=aws"
+        )
+    if on_athena and thorough:
+        raise ConfigurationError("expected --thorough with --target duckdb: made-up rows are DuckDB's; add it")
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with (
         closing(open_lakehouse(settings)) as lakehouse,
@@ -52,16 +79,23 @@ def build(
         def show(name: str, done: int, total: int) -> None:
             bar.update(task, description=name, completed=done, total=total)
 
-        result = build_models(
-            lakehouse,
-            settings.reports_path,
-            settings.timezone,
-            select,
-            show,
-            verdicts=read_verdicts(incidents_file(settings)),
-            memory_mib=memory_mib,
-            thorough=thorough,
-        )
+        verdicts = read_verdicts(incidents_file(settings))
+        if on_athena:
+            from shopstream.models.athena import build_on_athena  # noqa: PLC0415  start-up time
+
+            of_aws = cast("AwsLakehouse", lakehouse)  # the profile says so
+            result = build_on_athena(of_aws, settings.reports_path, settings.timezone, select, show, verdicts=verdicts)
+        else:
+            result = build_models(
+                lakehouse,
+                settings.reports_path,
+                settings.timezone,
+                select,
+                show,
+                verdicts=verdicts,
+                memory_mib=memory_mib,
+                thorough=thorough,
+            )
     if not result.events:
         err.print("The lake holds no events yet, so the reports are empty; `shopstream run` fills it.")
     summary: dict[str, object] = {

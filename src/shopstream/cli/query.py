@@ -33,13 +33,13 @@ def query(
       shopstream query "select event_type, count(*) from events group by all"
       shopstream query "from brand_marketing" --format csv > brands.csv
     """
-    from shopstream.bootstrap import open_lakehouse  # noqa: PLC0415  start-up time
+    from shopstream.bootstrap import open_lakehouse, reports_file  # noqa: PLC0415  start-up time
     from shopstream.models.query import query as run  # noqa: PLC0415  start-up time
 
     settings = settings_of(ctx)
     most = limit if limit is not None else _TABLE_ROWS if fmt is Format.TABLE else 0
     with closing(open_lakehouse(settings)) as lakehouse:
-        result = run(sql, lakehouse, settings.reports_path, most)
+        result = run(sql, lakehouse, reports_file(settings), most)
     rows = result.rows
     if fmt is Format.TABLE:  # ids are names, not quantities: no thousands separators
         rows = [

@@ -37,9 +37,10 @@ def report(
       shopstream report unique_visitors --limit 7 --format json
       shopstream report top_categories --bots both
     """
+    from shopstream.bootstrap import reports_file  # noqa: PLC0415  start-up time
     from shopstream.models.reports import report as read  # noqa: PLC0415  start-up time
 
-    found = read(name, settings_of(ctx).reports_path, limit, bots)
+    found = read(name, reports_file(settings_of(ctx)), limit, bots)
     rows = found.rows
     if fmt is Format.TABLE:
         out.print(f"[bold]{found.title}[/]: {escape(found.headline)}.", highlight=False)

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from shopstream.errors import ConfigurationError, PermanentError, RetryableError
 from shopstream.events.schema import EVENT_FIELDS, WIRE_SCHEMA
 
-__all__ = ["Block", "Source", "identify", "open_blocks"]
+__all__ = ["Block", "Source", "identify", "open_blocks", "plan_blocks"]
 
 BLOCK_BYTES = 24 << 20
 """Text of one block for bulk loads: some 190,000 events. The C library gives memory of 32 MiB and more back to the
@@ -200,12 +200,64 @@ def open_blocks(
             yield _text_blocks(source, stream, stream, start, size)
 
 
+def plan_blocks(source: Source, start: int = 0) -> Iterator[tuple[int, int | None]]:
+    """Where the blocks of `open_blocks` are cut, for readers side by side: (start, end) of each, in order.
+
+    Of text, only the ends of blocks are read. What is packed can only be read from its beginning: all of it is one.
+    Of Parquet, a piece is a row group, which may be several blocks. An end of None is the end of the file.
+
+    Args:
+        source: what `identify` gave.
+        start: where to begin, as for `open_blocks`.
+
+    Raises:
+        PermanentError: the file is damaged, or has no line end for a whole block.
+    """
+    with _opened(source.location, ahead=0) as stream:
+        magic = stream.read(4)
+        stream.seek(0)
+        if magic.startswith(_PARQUET):
+            place, metadata = 0, pq.read_metadata(stream)
+            for group in range(metadata.num_row_groups):
+                end = place + metadata.row_group(group).num_rows
+                if end > start:
+                    yield max(place, start), end
+                place = end
+        elif magic.startswith(_GZIP):
+            yield start, None
+        else:
+            _, header = _first_line(stream)
+            place = max(start, header)
+            while place < source.size:
+                end = _end_of_block(stream, source, place)
+                yield place, end
+                place = end
+
+
+def _end_of_block(stream: BinaryIO, source: Source, place: int) -> int:
+    if source.size - place < BLOCK_BYTES:
+        return source.size
+    for length in (_SAME_TIME_BYTES + _LONGEST_HEADER, BLOCK_BYTES):
+        skipped = max(0, BLOCK_BYTES - length)
+        stream.seek(place + skipped)
+        tail = b"".join(_read(stream, BLOCK_BYTES - skipped))
+        if not skipped or tail.count(b"\n", _SAME_TIME_BYTES) > 1:  # enough to cut as if all had been read
+            return place + _cut(tail, source, place, skipped)
+    raise AssertionError("the second length is the whole block")
+
+
+def _first_line(text: BinaryIO) -> tuple[bytes, int]:
+    """The header without byte order mark, empty where there is none, and where the rows begin."""
+    first, end, _ = b"".join(_read(text, _LONGEST_HEADER)).partition(b"\n")
+    if b"event_time" not in first or b"{" in first:
+        return b"", 0
+    return (first + end).removeprefix(_BYTE_ORDER_MARK), len(first + end)
+
+
 def _text_blocks(source: Source, text: BinaryIO, stored: BinaryIO, start: int, size: int) -> Iterator[Block]:
     try:
-        first, end, _ = b"".join(_read(text, _LONGEST_HEADER)).partition(b"\n")
-        first += end
-        header = first.removeprefix(_BYTE_ORDER_MARK) if b"event_time" in first and b"{" not in first else b""
-        place = max(start, len(first) if header else 0)
+        header, rows_begin = _first_line(text)
+        place = max(start, rows_begin)
         text.seek(place)
         carry = b""
         while True:
@@ -231,8 +283,11 @@ def _read(text: BinaryIO, size: int) -> Iterator[bytes]:
         size -= len(piece)
 
 
-def _cut(block: bytes, source: Source, place: int) -> int:
-    """Where to cut: at a line end, and so that rows of one time (duplicates among them) stay together."""
+def _cut(block: bytes, source: Source, place: int, skipped: int = 0) -> int:
+    """Where to cut a block, whose first bytes may have been skipped.
+
+    At a line end, and so that rows of one time (duplicates among them) stay together.
+    """
     end = block.rfind(b"\n") + 1
     if not end:
         raise PermanentError(
@@ -241,9 +296,9 @@ def _cut(block: bytes, source: Source, place: int) -> int:
     last = block.rfind(b"\n", 0, end - 1) + 1
     time, comma, _ = block[last:end].partition(b",")
     if not comma or not last:
-        return end
-    earliest = block.find(b"\n" + time + b",", max(0, end - _SAME_TIME_BYTES), end)
-    return earliest + 1 if earliest > len(block) // 2 else end
+        return skipped + end
+    earliest = skipped + block.find(b"\n" + time + b",", max(0, end - _SAME_TIME_BYTES), end)
+    return earliest + 1 if earliest > max(skipped, (skipped + len(block)) // 2) else skipped + end
 
 
 def _parquet_blocks(source: Source, stream: BinaryIO, start: int, batch_rows: int) -> Iterator[Block]:

@@ -23,23 +23,27 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import pyarrow as pa
 import s3fs
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from pyiceberg.catalog.glue import GlueCatalog
-from pyiceberg.exceptions import CommitFailedException, NoSuchNamespaceError, NoSuchTableError
+from pyiceberg.exceptions import CommitFailedException, NoSuchIcebergTableError, NoSuchNamespaceError, NoSuchTableError
+from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.table import Table
 
 from shopstream.aws import client, error_code, explained
 from shopstream.clock import Clock
-from shopstream.errors import BackpressureError, ConfigurationError, StateError
+from shopstream.errors import BackpressureError, ConfigurationError, RetryableError, StateError
 from shopstream.lakehouse.catalog import CATALOG_NAME, LakeCatalog, OutcomeUnknownError
 from shopstream.lakehouse.iceberg import IcebergLakehouse
-from shopstream.lakehouse.ports import LakeTable
+from shopstream.lakehouse.maintenance import expire
 from shopstream.lakehouse.settings import GlueSettings, LakehouseSettings
 
 __all__ = ["AwsLakehouse", "GlueLakeCatalog", "S3Storage"]
 
 _SERVER_ERROR = 500
+_KEPT_VERSIONS = 3
+_REPLACED = {"format-version": "2", "commit.retry.num-retries": "0"}
 _MOST_DELETIONS = 1000
 """Keys that S3 takes in one DeleteObjects."""
 
@@ -63,6 +67,10 @@ class S3Storage:
     def __init__(self) -> None:
         self._s3 = client("s3")
         self.file_system = s3fs.S3FileSystem(use_listings_cache=False)
+
+    def __reduce__(self) -> tuple[type["S3Storage"], tuple[()]]:
+        """Another process makes clients of its own."""
+        return S3Storage, ()
 
     def draft(self, location: str) -> Path:  # noqa: ARG002  a draft is local, wherever it will lie
         """A new temporary file."""
@@ -163,7 +171,9 @@ class GlueLakeCatalog(LakeCatalog):
                 "expected a place for the tables in setting aws.glue.warehouse, got none; set it to s3://bucket/prefix"
             )
         with _told("to open the lakehouse"):
-            super().__init__(_Glue(), glue.database, glue.warehouse.rstrip("/"), S3Storage(), settings)
+            tables = _Glue()
+            self.region = str(tables.glue.meta.region_name)
+            super().__init__(tables, glue.database, glue.warehouse.rstrip("/"), S3Storage(), settings)
             try:
                 self.create_tables()
             except NoSuchNamespaceError:  # asked first: a role may use a database that it may not make
@@ -180,7 +190,7 @@ class GlueLakeCatalog(LakeCatalog):
         """The machine's folder for temporary files."""
         return Path(tempfile.gettempdir()) / "shopstream-spill"
 
-    def load(self, table: LakeTable) -> Table:
+    def load(self, table: str) -> Table:
         """The table as PyIceberg sees it, at its newest version.
 
         Raises:
@@ -188,12 +198,39 @@ class GlueLakeCatalog(LakeCatalog):
         """
         with _told(f"to read the lakehouse table {table}"):
             try:
-                return self._catalog.load_table((self.namespace, table.value))
+                return self._catalog.load_table((self.namespace, table))
             except NoSuchTableError as error:
                 raise StateError(
                     f"expected the lakehouse table {table} in the Glue database {self.namespace}, found none; it was "
                     "dropped, start again to make it anew"
                 ) from error
+
+    def find(self, table: str) -> Table | None:
+        """A table of the database that another program makes, such as a mart; None where it is not there."""
+        with _told(f"to read the table {table}"):
+            try:
+                return self._catalog.load_table((self.namespace, table))
+            except (NoSuchTableError, NoSuchIcebergTableError):
+                return None
+
+    def replace(self, table: str, rows: pa.Table) -> None:
+        """Make rows the whole content of a small table of its own, at once; made where it is not there.
+
+        Raises:
+            RetryableError: another process replaced it at the same moment.
+        """
+        with _told(f"to replace the table {table}"):
+            there = self._catalog.create_table_if_not_exists(
+                (self.namespace, table), rows.schema, location=self.location(table), properties=_REPLACED
+            )
+            try:
+                with there.transaction() as transaction:
+                    if any(True for _ in there.scan().plan_files()):
+                        transaction.delete(AlwaysTrue())
+                    transaction.append(rows)
+            except CommitFailedException as error:
+                raise RetryableError(f"another process replaced the table {table} at the same moment; again") from error
+            expire(self, table, _KEPT_VERSIONS)
 
     def committing(self) -> AbstractContextManager[None]:
         """Commits do not wait for each other: Glue lets the first one win, the others try again."""
@@ -221,3 +258,9 @@ class AwsLakehouse(IcebergLakehouse):
 
     def __init__(self, settings: LakehouseSettings, glue: GlueSettings, clock: Clock | None = None) -> None:
         super().__init__(GlueLakeCatalog(settings, glue), clock)
+        self.glue = glue
+
+    @property
+    def region(self) -> str:
+        """The region of catalog and queries."""
+        return self.catalog.region

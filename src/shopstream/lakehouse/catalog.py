@@ -14,7 +14,7 @@ from pyiceberg.table.snapshots import Snapshot
 from tenacity import RetryError, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from shopstream.errors import RetryableError, StateError
-from shopstream.lakehouse.ports import LakeTable
+from shopstream.lakehouse.files import FileWriter
 from shopstream.lakehouse.settings import LakehouseSettings
 from shopstream.lakehouse.storage import Storage
 from shopstream.lakehouse.tables import TABLES
@@ -104,9 +104,14 @@ class LakeCatalog(ABC):
             RetryableError: another process loads it, and that is known here already.
         """
 
-    def location(self, table: LakeTable) -> str:
+    @property
+    def writer(self) -> FileWriter:
+        """Writes files for the tables."""
+        return FileWriter(f"{self.root}/{self.namespace}", self.storage, self.settings.compression)
+
+    def location(self, table: str) -> str:
         """Folder or URL of a table, with `data/` and `metadata/` in it."""
-        return f"{self.root}/{self.namespace}/{table.value}"
+        return f"{self.root}/{self.namespace}/{table}"
 
     def create_tables(self) -> None:
         """Make the tables that are not there, and add columns that an older version did not know."""
@@ -134,21 +139,21 @@ class LakeCatalog(ABC):
         """Let go of the catalog."""
         self._catalog.close()
 
-    def load(self, table: LakeTable) -> Table:
+    def load(self, table: str) -> Table:
         """The table as PyIceberg sees it, at its newest version.
 
         Raises:
             StateError: its files are not where the catalog says.
         """
         try:
-            return self._catalog.load_table((self.namespace, table.value))
+            return self._catalog.load_table((self.namespace, table))
         except FileNotFoundError as error:
             raise StateError(
                 f"expected the metadata of {table} where the catalog says, found none ({error}); Iceberg stores "
                 "absolute paths: move the folder back to where it was made, or start a new home"
             ) from error
 
-    def forget(self, table: LakeTable, snapshots: list[int]) -> Table:
+    def forget(self, table: str, snapshots: list[int]) -> Table:
         """Take snapshots out of a table's history; deletes no file."""
 
         def change(current: Table) -> Table:
@@ -161,7 +166,7 @@ class LakeCatalog(ABC):
 
     def commit(
         self,
-        table: LakeTable,
+        table: str,
         change: Callable[[Transaction, dict[str, str]], None],
         positions: Mapping[str, int] | None = None,
         *,
@@ -203,7 +208,7 @@ class LakeCatalog(ABC):
 
         return self._attempt(table, stage)
 
-    def _attempt(self, table: LakeTable, change: Callable[[Table], Table]) -> Table:
+    def _attempt(self, table: str, change: Callable[[Table], Table]) -> Table:
         attempts = Retrying(
             retry=retry_if_exception(self.to_try_again),
             wait=wait_random_exponential(multiplier=0.05, max=2),
@@ -246,7 +251,7 @@ def _holds(table: Table, commit_id: str) -> bool:
     )
 
 
-def _check_history(table: Table, tried: list[int | None], name: LakeTable) -> None:
+def _check_history(table: Table, tried: list[int | None], name: str) -> None:
     """A commit that stands follows the snapshot it started from; where that was forgotten, so may it have been."""
     there = {snapshot.snapshot_id for snapshot in table.snapshots()} | {None}
     if not there.issuperset(tried):
@@ -254,7 +259,7 @@ def _check_history(table: Table, tried: list[int | None], name: LakeTable) -> No
 
 
 def _check_positions(
-    held: Mapping[str, int], positions: Mapping[str, int], after: Mapping[str, int] | None, table: LakeTable
+    held: Mapping[str, int], positions: Mapping[str, int], after: Mapping[str, int] | None, table: str
 ) -> None:
     if after is None:
         return

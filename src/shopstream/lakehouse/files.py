@@ -1,6 +1,7 @@
 """Parquet files of the lakehouse: how rows become files, fast."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -9,10 +10,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shopstream.errors import PermanentError
+from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.storage import Storage
-from shopstream.lakehouse.tables import TableDeclaration
+from shopstream.lakehouse.tables import TABLES, TableDeclaration
 
-__all__ = ["ROW_GROUP", "ParquetFile", "by_day", "conform", "day_folder", "write_file"]
+__all__ = ["ROW_GROUP", "FileWriter", "ParquetFile", "by_day", "conform", "day_folder", "write_file"]
 
 _DAY_US = 86_400_000_000
 ROW_GROUP = 524_288
@@ -156,3 +158,36 @@ def write_file(rows: pa.Table, storage: Storage, folder: str, declaration: Table
         file.abandon()
         raise
     return file.location
+
+
+@dataclass(frozen=True, slots=True)
+class FileWriter:
+    """Writes rows of the tables to files that a commit adds later; goes to other processes and machines.
+
+    Args:
+        root: folder or URL under which each table has a folder.
+        storage: the files.
+        compression: codec.
+    """
+
+    root: str
+    storage: Storage
+    compression: str
+
+    def write(self, table: LakeTable, rows: pa.Table) -> list[str]:
+        """One file for each partition; returns their locations.
+
+        Raises:
+            PermanentError: a column is missing, of another type, or null where it must not be.
+        """
+        if not rows.num_rows:
+            return []
+        declaration = TABLES[table]
+        rows = conform(rows, declaration)
+        data = f"{self.root}/{table}/data"
+        if declaration.day_of is None:
+            parts = [(data, rows)]
+        else:
+            column = declaration.day_of
+            parts = [(day_folder(data, column, day), part) for day, part in by_day(rows, column)]
+        return [write_file(part, self.storage, folder, declaration, self.compression) for folder, part in parts]

@@ -12,7 +12,6 @@ from shopstream.clock import Clock, SystemClock
 from shopstream.errors import PermanentError, RetryableError
 from shopstream.lakehouse import maintenance
 from shopstream.lakehouse.catalog import LakeCatalog, NotCommittedError, add_nothing, positions_of
-from shopstream.lakehouse.files import by_day, conform, day_folder, write_file
 from shopstream.lakehouse.ports import LakeTable, TableStatus
 from shopstream.lakehouse.tables import TABLES
 
@@ -79,17 +78,7 @@ class IcebergLakehouse:
         Returns:
             Their locations.
         """
-        declaration, storage = TABLES[table], self.catalog.storage
-        if not rows.num_rows:
-            return []
-        rows = conform(rows, declaration)
-        data = f"{self.catalog.location(table)}/data"
-        if declaration.day_of is None:
-            parts = [(data, rows)]
-        else:
-            column = declaration.day_of
-            parts = [(day_folder(data, column, day), part) for day, part in by_day(rows, column)]
-        return [write_file(part, storage, folder, declaration, self.settings.compression) for folder, part in parts]
+        return self.catalog.writer.write(table, rows)
 
     def add(
         self,

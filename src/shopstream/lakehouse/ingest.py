@@ -27,15 +27,19 @@ from shopstream.events.codec import Decoder
 from shopstream.events.schema import DEAD_LETTER_FIELDS, arrow_schema
 from shopstream.events.sources import Block, Source, identify, open_blocks
 from shopstream.events.validation import time_us
+from shopstream.lakehouse.files import FileWriter
 from shopstream.lakehouse.iceberg import IcebergLakehouse
 from shopstream.lakehouse.ports import LakeTable
 
-__all__ = ["IngestResult", "ingest"]
+__all__ = ["BlockWriter", "IngestResult", "Part", "PartSource", "ingest"]
 
 _WORKERS = 2
 _BLOCKS_A_COMMIT = 16
 _DERIVED_ID = 32
 """Characters of an id derived from content: MD5 in hex."""
+
+_local = threading.local()
+"""Each thread's decoder."""
 
 _ODD = 0x9E3779B97F4A7C15
 _DEAD_LETTERS = arrow_schema(DEAD_LETTER_FIELDS)
@@ -62,7 +66,7 @@ class IngestResult:
     complete: bool = False
     skipped: bool = False
 
-    def plus(self, part: "_Part") -> Self:
+    def plus(self, part: "Part") -> Self:
         """With one more block."""
         return replace(
             self,
@@ -75,8 +79,16 @@ class IngestResult:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """One block, written but not committed."""
+class Part:
+    """One block, written but not committed.
+
+    Args:
+        files: locations of its events' files.
+        events, duplicates: counts.
+        dead: its dead letters, as rows of the table.
+        start, end: its place in the source.
+        consumed: bytes of the stored file read so far, for progress.
+    """
 
     files: list[str]
     events: int
@@ -92,6 +104,8 @@ def ingest(
     location: str,
     clock: Clock,
     progress: Callable[[int, int, IngestResult], None] = lambda _consumed, _size, _result: None,
+    *,
+    parts: "PartSource | None" = None,
 ) -> IngestResult:
     """Load a file into the tables `events` and `dead_letters`.
 
@@ -100,6 +114,7 @@ def ingest(
         location: path or fsspec URL of CSV, CSV.gz, JSON lines (.gz) or Parquet.
         clock: tells `arrival_time`.
         progress: called after every block with stored bytes consumed, size, and the result so far (not yet committed).
+        parts: decodes and writes the blocks; None: threads of this process.
 
     Raises:
         PermanentError: the file is missing, damaged, or of another kind; what was committed before stays.
@@ -112,36 +127,96 @@ def ingest(
         state = replace(IngestResult(**json.loads(text)), source=location) if text else IngestResult(location)
         if state.complete:
             return replace(state, skipped=True)
-        return _Load(lakehouse, source, key, clock, progress, mark=text).run(state)
+        writer = BlockWriter(lakehouse.catalog.writer, source.digest, clock)
+        load = _Load(lakehouse, source, key, writer, mark=text, progress=progress, parts=parts or _in_threads)
+        return load.run(state)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockWriter:
+    """Decodes blocks and writes their events to files; goes to other processes and machines.
+
+    Args:
+        files: writes rows.
+        digest: of the source, see `events.sources.identify`.
+        clock: tells `arrival_time`.
+    """
+
+    files: FileWriter
+    digest: str
+    clock: Clock
+
+    def write(self, block: Block) -> Part:
+        """One block, written but not committed."""
+        if not hasattr(_local, "decoder"):
+            _local.decoder = Decoder()
+        now_ms = self.clock.now_ms()
+        decoded = _local.decoder.decode([block.payload], [now_ms])
+        events = _without_duplicates(decoded.events)
+        duplicates = decoded.events.num_rows - events.num_rows
+        arrival = pa.scalar(now_ms * 1000, pa.timestamp("us", "UTC"))
+        events = events.append_column("arrival_time", pa.repeat(arrival, events.num_rows))
+        events = events.append_column("is_late", pa.repeat(pa.scalar(False), events.num_rows))
+        return Part(
+            files=self.files.write(LakeTable.EVENTS, events),
+            events=events.num_rows,
+            duplicates=duplicates,
+            dead=self._dead_letters(decoded.rejects, block.start, now_ms),
+            start=block.start,
+            end=block.end,
+            consumed=block.consumed,
+        )
+
+    def _dead_letters(self, rejects: pa.Table, start: int, now_ms: int) -> pa.Table:
+        shard = f"file-{self.digest[:32]}"
+        rows = [
+            {
+                "dead_letter_id": md5(f"{shard}:{start}:{row['place']}".encode(), usedforsecurity=False).hexdigest(),
+                "reason": row["reason"],
+                "detail": row["detail"],
+                "payload": row["payload"],
+                "shard_id": shard,
+                "sequence_number": str(start),
+                "place": row["place"],
+                "arrival_time": now_ms * 1000,
+            }
+            for row in rejects.to_pylist()
+        ]
+        return pa.Table.from_pylist(rows, schema=_DEAD_LETTERS)
+
+
+PartSource = Callable[[BlockWriter, Source, int], Iterator[Part]]
+"""Decodes and writes the blocks of a source from a place on; gives them in order."""
 
 
 class _Load:
-    """One run over one file."""
+    """One run over one file: takes parts in order, and commits them with a mark of how far the file has come."""
 
     def __init__(
         self,
         lakehouse: IcebergLakehouse,
         source: Source,
         key: str,
-        clock: Clock,
-        progress: Callable[[int, int, IngestResult], None],
+        writer: BlockWriter,
         *,
         mark: str | None,
+        progress: Callable[[int, int, IngestResult], None],
+        parts: PartSource,
     ) -> None:
         self._mark = mark
         self._lakehouse = lakehouse
         self._source = source
         self._key = key
-        self._clock = clock
         self._progress = progress
-        self._local = threading.local()
+        self._parts = parts
+        self._writer = writer
         self._dead_mark = lakehouse.catalog.load(LakeTable.DEAD_LETTERS).properties.get(key)
 
     def run(self, state: IngestResult) -> IngestResult:
-        waiting: list[_Part] = []
+        waiting: list[Part] = []
         seen = state
         try:
-            for part in self._parts(state.offset):
+            for part in self._parts(self._writer, self._source, state.offset):
                 waiting.append(part)
                 seen = seen.plus(part)
                 self._progress(part.consumed, self._source.size, seen)
@@ -155,7 +230,7 @@ class _Load:
         self._progress(self._source.size, self._source.size, state)
         return state
 
-    def _commit(self, parts: list[_Part], state: IngestResult) -> IngestResult:
+    def _commit(self, parts: list[Part], state: IngestResult) -> IngestResult:
         dead_until = int(self._dead_mark) if self._dead_mark else 0
         dead = [part.dead for part in parts if part.start >= dead_until and part.dead.num_rows]
         if dead:
@@ -173,59 +248,23 @@ class _Load:
     def _discard(self, files: list[str]) -> None:
         self._lakehouse.catalog.storage.remove(files)
 
-    def _parts(self, start: int) -> Iterator[_Part]:
-        """Blocks decoded and written by workers, in order; no more than a few in memory at once."""
-        pending: deque[Future[_Part]] = deque()
-        with open_blocks(self._source, start) as blocks, ThreadPoolExecutor(_WORKERS) as workers:
-            try:
-                for block in blocks:
-                    pending.append(workers.submit(self._write, block))
-                    del block
-                    if len(pending) > _WORKERS:
-                        yield pending.popleft().result()
-                while pending:
+
+def _in_threads(writer: BlockWriter, source: Source, start: int) -> Iterator[Part]:
+    """Blocks decoded and written by workers, in order; no more than a few in memory at once."""
+    pending: deque[Future[Part]] = deque()
+    with open_blocks(source, start) as blocks, ThreadPoolExecutor(_WORKERS) as workers:
+        try:
+            for block in blocks:
+                pending.append(workers.submit(writer.write, block))
+                del block
+                if len(pending) > _WORKERS:
                     yield pending.popleft().result()
-            finally:
-                for future in pending:
-                    if not future.cancel() and future.exception() is None:
-                        self._discard(future.result().files)
-
-    def _write(self, block: Block) -> _Part:
-        if not hasattr(self._local, "decoder"):
-            self._local.decoder = Decoder()
-        now_ms = self._clock.now_ms()
-        decoded = self._local.decoder.decode([block.payload], [now_ms])
-        events = _without_duplicates(decoded.events)
-        duplicates = decoded.events.num_rows - events.num_rows
-        arrival = pa.scalar(now_ms * 1000, pa.timestamp("us", "UTC"))
-        events = events.append_column("arrival_time", pa.repeat(arrival, events.num_rows))
-        events = events.append_column("is_late", pa.repeat(pa.scalar(False), events.num_rows))
-        return _Part(
-            files=self._lakehouse.write(LakeTable.EVENTS, events),
-            events=events.num_rows,
-            duplicates=duplicates,
-            dead=self._dead_letters(decoded.rejects, block.start, now_ms),
-            start=block.start,
-            end=block.end,
-            consumed=block.consumed,
-        )
-
-    def _dead_letters(self, rejects: pa.Table, start: int, now_ms: int) -> pa.Table:
-        shard = f"file-{self._source.digest[:32]}"
-        rows = [
-            {
-                "dead_letter_id": md5(f"{shard}:{start}:{row['place']}".encode(), usedforsecurity=False).hexdigest(),
-                "reason": row["reason"],
-                "detail": row["detail"],
-                "payload": row["payload"],
-                "shard_id": shard,
-                "sequence_number": str(start),
-                "place": row["place"],
-                "arrival_time": now_ms * 1000,
-            }
-            for row in rejects.to_pylist()
-        ]
-        return pa.Table.from_pylist(rows, schema=_DEAD_LETTERS)
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                if not future.cancel() and future.exception() is None:
+                    writer.files.storage.remove(future.result().files)
 
 
 def _without_duplicates(events: pa.Table) -> pa.Table:

@@ -132,7 +132,7 @@ def _limits(catalog: LakeCatalog) -> dict[str, str | bool | int | float | list[s
     }
 
 
-def expire(catalog: LakeCatalog, table: LakeTable, keep_last: int, *, delete_data: bool = True) -> int:
+def expire(catalog: LakeCatalog, table: str, keep_last: int, *, delete_data: bool = True) -> int:
     """Forget all but the newest snapshots (and those a branch or tag names); returns how many files were deleted.
 
     A file is deleted when only forgotten snapshots name it. With `delete_data` unset, only metadata goes: data files

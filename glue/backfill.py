@@ -1,0 +1,64 @@
+"""Job of AWS Glue (Spark): months of CSV from S3 into the lake's tables `events` and `dead_letters`.
+
+    spark-submit glue/backfill.py --sources s3://bucket/raw/ --warehouse s3://bucket/warehouse --database shopstream
+
+Spark only spreads the work: each task reads one block of a file from S3, decodes it by shopstream's own code and writes
+its events as Parquet files of the lake. The driver commits them in order by PyIceberg, with the mark of how far the
+file has come in the same atomic step; Spark's own Iceberg writer has no such step for rows and mark together. So a job
+that was stopped goes on where it stopped, and a file that is in the lake is skipped, whoever loaded it.
+
+Arguments, and what the job needs: docs/lake-on-aws.md. Prints one line of JSON a file.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+
+import fsspec
+from pyspark.sql import SparkSession
+
+from shopstream.clock import SystemClock
+from shopstream.lakehouse.aws import AwsLakehouse
+from shopstream.lakehouse.backfill import Piece, in_waves
+from shopstream.lakehouse.ingest import Part, ingest
+from shopstream.lakehouse.settings import GlueSettings, LakehouseSettings
+
+_PIECES_A_CORE = 4
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Load every source, one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--sources", required=True, help="files, and prefixes that end in /, separated by commas")
+    parser.add_argument("--warehouse", required=True, help="setting aws.glue.warehouse: s3://bucket/prefix")
+    parser.add_argument("--database", required=True, help="setting aws.glue.database")
+    given, _ = parser.parse_known_args(arguments)  # Glue adds its own, such as --JOB_NAME
+    lakehouse = AwsLakehouse(LakehouseSettings(), GlueSettings(warehouse=given.warehouse, database=given.database))
+    spark = SparkSession.builder.appName("shopstream-backfill").getOrCreate()
+    context = spark.sparkContext
+
+    def spread(load: Callable[[Piece], list[Part]], pieces: Sequence[Piece]) -> list[list[Part]]:
+        return context.parallelize(pieces, len(pieces)).map(load).collect()
+
+    at_once = _PIECES_A_CORE * context.defaultParallelism
+    try:
+        for file in _files(given.sources):
+            result = ingest(lakehouse, file, SystemClock(), parts=in_waves(spread, at_once))
+            sys.stdout.write(json.dumps(asdict(result)) + "\n")
+    finally:
+        spark.stop()
+
+
+def _files(sources: str) -> Iterator[str]:
+    for source in filter(None, map(str.strip, sources.split(","))):
+        if not source.endswith("/"):
+            yield source
+            continue
+        files, folder = fsspec.url_to_fs(source)
+        yield from sorted(files.unstrip_protocol(path) for path in files.find(folder))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
