@@ -126,7 +126,7 @@ def explained(action: str) -> Iterator[None]:
     except (NoCredentialsError, PartialCredentialsError, NoRegionError, ProfileNotFound) as error:
         raise ConfigurationError(
             f"expected AWS credentials and a region {action}, got: {error}; run `aws configure`, or set "
-            "AWS_PROFILE and AWS_REGION"
+            "AWS_PROFILE and AWS_DEFAULT_REGION"
         ) from error
     except BotoCoreError as error:
         raise RetryableError(f"AWS cannot be reached {action} ({error}); try again") from error
