@@ -18,6 +18,7 @@ from shopstream.detection.allowlist import AllowList
 from shopstream.detection.detectors import shipped_bank
 from shopstream.detection.pack import pack_rules, unpack_rules
 from shopstream.detection.settings import DetectionSettings
+from shopstream.engine.signal_codec import encode_signals
 from shopstream.errors import BackpressureError, ConfigurationError, StateError
 from shopstream.lambdas.line import Line, PoisonedRecordError
 
@@ -144,6 +145,25 @@ def test_the_same_records_again_change_nothing(shop, records, expected):
     taken = line.take(records, left)
     assert (taken.failed, taken.repeated, taken.signals) == (None, len(records), 0)
     assert (len(shop.delivered), shop.states.saved) == (delivered, saved)
+    assert seen(shop.path) == expected
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_what_an_engine_tells_again_after_a_crash_changes_nothing(shops, moments, records, expected, data):
+    shop, killed = shops(), data.draw(st.integers(1, len(moments) - 1))
+    checkpoint = data.draw(st.integers(0, killed - 1))
+    size = data.draw(st.integers(5_000, 60_000))
+    told = [part for moment in moments[:killed] for part in encode_signals(*moment, max_bytes=20_000)]
+    told = told[: len(told) - data.draw(st.integers(0, 1))]  # maybe in the middle of a moment
+    told += [part for moment in moments[checkpoint:] for part in encode_signals(*moment, max_bytes=size)]
+    again = [
+        replace(records[0], payload=payload, sequence_number=records[0].sequence_number + number)
+        for number, payload in enumerate(told)
+    ]
+    for first in range(0, len(again), 25):
+        assert shop.line().take(again[first : first + 25], left).failed is None
+    assert shop.failed == []
     assert seen(shop.path) == expected
 
 
