@@ -1,4 +1,8 @@
+import os
 import socket
+import subprocess
+import sys
+import time
 
 import boto3
 import pytest
@@ -49,6 +53,39 @@ def test_an_unnamed_service_cannot_be_reached():
 def test_a_standin_ends_with_whoever_started_it(tmp_path):
     with process.running(process.kinesalite, tmp_path / "log") as address:
         assert address.startswith("http://127.0.0.1:")
+    assert not answers(address)
+
+
+@pytest.mark.parametrize("standin", ["moto", "kinesalite", "kinesis_local", "dynamodb_local"])
+def test_a_standin_ends_with_whoever_was_killed(standin, tmp_path):
+    program = f"""
+from pathlib import Path
+from standins import process
+with process.running(process.{standin}, Path("log")) as address:
+    print(address, flush=True)
+    input()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(process.HERE.parent)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as starter:
+        address = starter.stdout.readline().strip()
+        assert answers(address)
+        starter.kill()
+    give_up = time.monotonic() + 60
+    while answers(address):
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+
+
+def answers(address):
     host, port = address.removeprefix("http://").split(":")
-    with pytest.raises(OSError, match="refused"):
-        socket.create_connection((host, int(port)), timeout=5)
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except ConnectionRefusedError:
+        return False
+    return True

@@ -4,7 +4,6 @@ xdist); names are made fresh for each test, so that tests do not meet."""
 from contextlib import ExitStack
 from uuid import uuid4
 
-import boto3
 import pytest
 
 from standins import environment, process
@@ -25,6 +24,12 @@ moto = _server(process.moto)
 kinesalite = _server(process.kinesalite)
 kinesis_local = _server(process.kinesis_local)
 dynamodb_local = _server(process.dynamodb_local)
+
+
+def _client(service):
+    import boto3  # noqa: PLC0415  all tests load this plugin, few need it
+
+    return boto3.client(service)
 
 
 @pytest.fixture
@@ -56,7 +61,7 @@ def make_bucket(fresh_name):
     def make():
         name = fresh_name("bucket")
         region = {"LocationConstraint": "eu-central-1"}
-        boto3.client("s3").create_bucket(Bucket=name, CreateBucketConfiguration=region)
+        _client("s3").create_bucket(Bucket=name, CreateBucketConfiguration=region)
         return name
 
     return make
@@ -67,7 +72,7 @@ def make_stream(fresh_name):
     """Makes a Kinesis stream where `aws_env` points, active; its name."""
 
     def make(shards=2):
-        client = boto3.client("kinesis")
+        client = _client("kinesis")
         name = fresh_name("stream")
         client.create_stream(StreamName=name, ShardCount=shards)
         client.get_waiter("stream_exists").wait(StreamName=name, WaiterConfig={"Delay": 0.05, "MaxAttempts": 200})
@@ -87,7 +92,7 @@ def make_table(fresh_name):
         name = fresh_name("table")
         index = ("gsi1pk", "gsi1sk")
         more = {"GlobalSecondaryIndexes": [{**_keys(*index), "IndexName": "gsi1", "Projection": _KEYS_ONLY}]}
-        boto3.client("dynamodb").create_table(
+        _client("dynamodb").create_table(
             TableName=name,
             BillingMode="PAY_PER_REQUEST",
             AttributeDefinitions=[
