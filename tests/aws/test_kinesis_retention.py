@@ -68,7 +68,7 @@ def open_stream(standins, clock, make_stream, make_table):  # noqa: ARG001  they
     """Opens one stream of a single shard, as processes do one after the other. Retention is 24 hours."""
     names = make_stream(1), make_table()
     pace = Pace(timedelta(milliseconds=1), timedelta(milliseconds=5))
-    return lambda: KinesisStream(*names, clock, pace=pace)
+    return lambda **options: KinesisStream(*names, clock, pace=pace, **options)
 
 
 def read(stream, after):
@@ -91,8 +91,20 @@ def test_a_position_that_retention_passed_is_a_state_error(open_stream, clock):
     put(stream, b"2 that nobody read")
     clock.advance(timedelta(hours=25))
     put(stream, b"3")
-    with pytest.raises(StateError, match="retention"):
-        read(open_stream(), first)
+    late = open_stream()
+    for _ in range(2):  # the second time, too
+        with pytest.raises(StateError, match="retention"):
+            read(late, first)
+
+
+def test_a_gap_may_be_skipped_with_a_warning(open_stream, clock, caplog):
+    stream = open_stream()
+    first = put(stream, b"1")
+    put(stream, b"2 that nobody read")
+    clock.advance(timedelta(hours=25))
+    put(stream, b"3")
+    assert payloads(read(open_stream(skip_gaps=True), first)) == [b"3"]
+    assert "may be skipped" in caplog.text
 
 
 def test_trim_horizon_is_the_oldest_record_that_retention_keeps(open_stream, clock):

@@ -43,6 +43,7 @@ class KinesisStream:
         table: DynamoDB table of positions and leases.
         clock: lets waiting time pass.
         pace: how often a shard is asked.
+        skip_gaps: go on, with a warning, where retention dropped records.
         monotonic: seconds of a clock that never goes back.
     """
 
@@ -53,11 +54,13 @@ class KinesisStream:
         clock: Clock,
         *,
         pace: Pace | None = None,
+        skip_gaps: bool = False,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
         self._clock = clock
         self._pace = pace or Pace()
+        self._skip_gaps = skip_gaps
         self._monotonic = monotonic
         # Repeating PutRecords blindly would double what was taken, and let later records overtake.
         self._writing = client("kinesis", attempts=1)
@@ -79,7 +82,13 @@ class KinesisStream:
             clock: lets waiting time pass.
             stream: name of the stream; None takes `settings.events`.
         """
-        return cls(stream or settings.events, settings.leases, clock, pace=Pace(at_tip=settings.poll_interval))
+        return cls(
+            stream or settings.events,
+            settings.leases,
+            clock,
+            pace=Pace(at_tip=settings.poll_interval),
+            skip_gaps=settings.skip_gaps,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -155,6 +164,7 @@ class KinesisStream:
                 monotonic=self._monotonic,
                 pace=self._pace,
                 notes=self._notes,
+                skip_gaps=self._skip_gaps,
             )
         batch = reader.read(after, max_records=max_records, max_bytes=max_bytes)
         with self._lock:

@@ -1,5 +1,6 @@
 """Reads one shard of a Kinesis stream: iterators, pace, and what was fetched beyond what was asked for."""
 
+import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from shopstream.errors import BackpressureError, PermanentError, StateError
 from shopstream.stream.ports import TRIM_HORIZON, Position, ReadBatch, Record
 
 __all__ = ["Pace", "ShardReader", "TipNotes", "check_limits"]
+
+_LOGGER = logging.getLogger(__name__)
 
 _MOST_RECORDS: Final = 10_000
 _LEAST_RECORDS: Final = 100
@@ -86,6 +89,7 @@ class ShardReader:
         monotonic: seconds of a clock that never goes back.
         pace: how often to ask.
         notes: tell harmless trimming from a gap.
+        skip_gaps: go on, with a warning, where retention dropped records.
     """
 
     def __init__(
@@ -98,6 +102,7 @@ class ShardReader:
         monotonic: Callable[[], float],
         pace: Pace,
         notes: TipNotes,
+        skip_gaps: bool,
     ) -> None:
         self._client = client
         self._stream = stream
@@ -106,6 +111,7 @@ class ShardReader:
         self._monotonic = monotonic
         self._pace = pace
         self._notes = notes
+        self._skip_gaps = skip_gaps
         self._lock = Lock()
         self._state = _State(TRIM_HORIZON)
         self._ask_at = 0.0
@@ -161,10 +167,9 @@ class ShardReader:
         opened = state.checking and bool(records)
         if opened:
             state.checking = False
+            self._check(records[0].sequence_number)
             if records[0].sequence_number == state.position:
                 del records[0]
-            elif not self._notes.still_newest(self._shard_id, state.position):
-                raise self._gap(state.position)
         state.buffer.extend(records)
         # After the position itself there may be more, whatever Kinesis says of a call that it filled.
         at_tip = state.behind_ms == 0 and not state.drained and not opened
@@ -172,8 +177,32 @@ class ShardReader:
             newest = state.buffer[-1].sequence_number if state.buffer else state.position
             if newest != TRIM_HORIZON:
                 self._notes.note(self._shard_id, newest)
-        self._ask_at = self._monotonic() + (self._pace.at_tip if at_tip else self._pace.behind).total_seconds()
+        pause = self._pace.at_tip if at_tip else timedelta(0) if opened else self._pace.behind
+        self._ask_at = self._monotonic() + pause.total_seconds()
         return at_tip
+
+    def _check(self, first: Position) -> None:
+        """Whether reading may go on with this record, the oldest one from the position on."""
+        position = self._state.position
+        if first == position or (first > position and self._notes.still_newest(self._shard_id, position)):
+            return
+        if first < position:
+            self._state = _State(position)
+            raise self._unknown(position)
+        if not self._skip_gaps:
+            self._state = _State(position)
+            raise StateError(
+                f"retention dropped records of {self._shard_id} in stream {self._stream} up to the position {position} "
+                "at least: records may be skipped; set aws.kinesis.skip_gaps if that is acceptable, and raise the "
+                "stream's retention if consumers may be away for longer"
+            )
+        _LOGGER.warning(
+            "records of %s in stream %s between %s and %s may be skipped: retention dropped them",
+            self._shard_id,
+            self._stream,
+            position,
+            first,
+        )
 
     def _ask(self, limit: int, give_up: float) -> Mapping[str, Any] | None:
         """What Kinesis answers; None where it has to be asked again."""
@@ -203,21 +232,20 @@ class ShardReader:
             state.checking = True
         action = f"to read shard {self._shard_id} of stream {self._stream} (kinesis:GetShardIterator)"
         with explained(action):
+            wanted = {"StreamName": self._stream, "ShardId": self._shard_id}
             try:
-                answer = self._client.get_shard_iterator(StreamName=self._stream, ShardId=self._shard_id, **start)
+                answer = self._client.get_shard_iterator(**wanted, **start)
             except self._client.exceptions.InvalidArgumentException as error:
-                raise StateError(
-                    f"stream {self._stream} does not know the position {state.position} in {self._shard_id} ({error}): "
-                    "retention dropped it, or it belongs to another stream; start from TRIM_HORIZON if records may be "
-                    "skipped"
-                ) from error
+                if not self._skip_gaps:
+                    raise self._unknown(state.position) from error
+                answer = self._client.get_shard_iterator(**wanted, ShardIteratorType="TRIM_HORIZON")
         return str(answer["ShardIterator"])
 
-    def _gap(self, position: Position) -> StateError:
+    def _unknown(self, position: Position) -> StateError:
         return StateError(
-            f"retention dropped records of {self._shard_id} in stream {self._stream} up to the position {position} at "
-            "least: records may be skipped; go on from TRIM_HORIZON if that is acceptable, and raise the stream's "
-            "retention if consumers may be away for longer"
+            f"stream {self._stream} does not know the position {position} in {self._shard_id}: retention dropped it, "
+            "or it belongs to another stream; set aws.kinesis.skip_gaps in the first case, begin with an empty checkpoint "
+            "and lake in the second"
         )
 
     def _record(self, item: Mapping[str, Any]) -> Record:

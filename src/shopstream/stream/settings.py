@@ -59,3 +59,8 @@ class KinesisSettings(BaseModel):
         description="Pause between two reads of a shard at its tip; Kinesis answers five a second and shard, of all "
         "consumers together.",
     )
+    skip_gaps: bool = Field(
+        default=False,
+        description="Go on, with a warning in the log, where the stream's retention dropped records before they were "
+        "read; else that is an error.",
+    )
