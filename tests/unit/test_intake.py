@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from decimal import Decimal
+from threading import Barrier
 
 import pyarrow as pa
 import pytest
@@ -10,10 +11,11 @@ from shopstream.clock import ManualClock
 from shopstream.engine.intake import Intake
 from shopstream.engine.settings import EngineSettings
 from shopstream.engine.watermark import Watermarks
+from shopstream.errors import StateError
 from shopstream.events.codec import encode_arrow
 from shopstream.events.schema import WIRE_SCHEMA
 from shopstream.stream.embedded import EmbeddedStream
-from shopstream.stream.ports import NewRecord
+from shopstream.stream.ports import NewRecord, ReadBatch, Shard
 from shopstream.stream.settings import StreamSettings
 
 START_MS = 1_572_566_400_000
@@ -98,3 +100,38 @@ def test_it_goes_on_after_a_position(stream):
     second.start_after(positions)
     assert second.take().decoded.events.num_rows == 3
     second.close()
+
+
+class Distant:
+    """A stream whose shards answer only when all of them are asked at once."""
+
+    def __init__(self, shards):
+        self._shards = shards
+        self._all_asked = Barrier(len(shards))
+
+    def shards(self):
+        return self._shards
+
+    def read(self, shard_id, after, *, max_records, max_bytes):
+        assert max_records
+        assert max_bytes
+        self._all_asked.wait(20)
+        return ReadBatch((), after, 0, ended=False)
+
+
+def test_distant_shards_are_read_at_once():
+    distant = Distant([Shard(f"shard-{n}", n, n) for n in range(4)])
+    intake = Intake(distant, Watermarks(5_000, 10_000), EngineSettings(), ManualClock(), readers=4)
+    assert intake.take().records == []
+    intake.close()
+
+
+def test_an_error_of_one_distant_shard_is_told(stream):
+    class Broken(Distant):
+        def read(self, shard_id, after, *, max_records, max_bytes):
+            raise StateError(f"{shard_id} was trimmed")
+
+    intake = Intake(Broken(stream.shards()), Watermarks(5_000, 10_000), EngineSettings(), ManualClock(), readers=2)
+    with pytest.raises(StateError, match="was trimmed"):
+        intake.take()
+    intake.close()
