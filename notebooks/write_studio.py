@@ -19,7 +19,7 @@ Run the paragraphs of **Tables** first, in their order; `stage` and `region` are
 on until they are stopped.
 
 Events are read as text, one a line (CSV in the order of the REES46 files, or JSON); payloads in Arrow are left out.
-Time is that of **arrival**: right while a shop is live, not for a replay at another speed. Nothing is kept, nothing alarms.
+Time is that of **arrival**: right while a shop is live, not for a replay at another speed. Nothing is kept or told.
 """
 _RECORDS = """\
 CREATE TABLE IF NOT EXISTS records (
@@ -56,7 +56,7 @@ from decimal import Decimal, InvalidOperation
 from pyflink.table import DataTypes
 from pyflink.table.udf import TableFunction, udtf
 
-COLUMNS = "event_time event_type product_id category_id category_code brand price user_id user_session".split()
+COLUMNS = "event_time,event_type,product_id,category_id,category_code,brand,price,user_id,user_session".split(",")
 
 
 class Lines(TableFunction):
