@@ -31,6 +31,7 @@ _WRITE = (
     "UpdatePartition",
     "UpdateTable",
 )
+_CATALOG = ("GetDataCatalog", "GetDatabase", "GetTableMetadata", "ListDatabases", "ListTableMetadata")
 _KEPT_BACK = Duration.days(7)
 """What was overwritten or deleted can be brought back for so long, where the bucket keeps versions."""
 
@@ -129,6 +130,7 @@ class Lake(Construct):
     def grant_query(self, grantee: iam.IGrantable, workgroup: str) -> None:
         """Run queries in a workgroup and fetch their results; what they may read is granted apart."""
         actions = (
+            "BatchGetQueryExecution",
             "GetQueryExecution",
             "GetQueryResults",
             "GetQueryResultsStream",
@@ -143,7 +145,7 @@ class Lake(Construct):
         )
         catalog = Stack.of(self).format_arn(service="athena", resource="datacatalog", resource_name="AwsDataCatalog")
         grantee.grant_principal.add_to_principal_policy(
-            iam.PolicyStatement(actions=["athena:GetDataCatalog"], resources=[catalog])
+            iam.PolicyStatement(actions=[f"athena:{action}" for action in _CATALOG], resources=[catalog])
         )
         self.grant_work(grantee, "athena")
 
@@ -174,14 +176,9 @@ class Lake(Construct):
                 resources=[bucket.arn_for_objects(pattern) for pattern in patterns],
             )
         )
-        policy(
-            iam.PolicyStatement(
-                actions=["s3:ListBucket"],
-                resources=[bucket.bucket_arn],
-                conditions={"StringLike": {"s3:prefix": [*patterns, *(p.removesuffix("/*") for p in patterns)]}},
-            )
-        )
-        policy(iam.PolicyStatement(actions=["s3:GetBucketLocation"], resources=[bucket.bucket_arn]))
+        # Of the whole bucket: with a condition on the prefix, S3 answers 403, not 404, for an object that is not there.
+        whole = ["s3:GetBucketLocation", "s3:ListBucket", *(["s3:ListBucketMultipartUploads"] if write else [])]
+        policy(iam.PolicyStatement(actions=whole, resources=[bucket.bucket_arn]))
         actions = ["kms:Decrypt", "kms:GenerateDataKey"] if write else ["kms:Decrypt"]
         self.key.grant(grantee, *actions)
 

@@ -43,6 +43,7 @@ _ANALYSIS = (
     "DeleteAnalysis",
     "UpdateAnalysisPermissions",
 )
+_LOOK_AROUND = ("ListDataCatalogs", "ListEngineVersions", "ListWorkGroups")
 _LOOK = ("DescribeDashboard", "ListDashboardVersions", "QueryDashboard")
 _DASHBOARD = (
     *_LOOK,
@@ -142,18 +143,29 @@ class QuickSight(Construct):
         role = iam.Role(
             self,
             "Role",
-            assumed_by=iam.ServicePrincipal(
-                "quicksight.amazonaws.com", conditions={"StringEquals": {"aws:SourceAccount": self._stack.account}}
-            ),
+            assumed_by=iam.ServicePrincipal("quicksight.amazonaws.com"),  # which tells no account to put a condition on
             description=f"QuickSight reads the marts of {self._config.prefix}",
         )
         lake.grant_read(role)
         lake.grant_query(role, workgroup_name(self._config))
+        role.add_to_policy(
+            iam.PolicyStatement(
+                actions=[f"athena:{action}" for action in _LOOK_AROUND],
+                resources=["*"],  # lists know no resources
+            )
+        )
         accept(
             role,
             "AwsSolutions-IAM5",
             "Tables of one database, their files, and results of one workgroup",
             findings=[FILES, lake.tables(lake.database_name)],
+            children=True,
+        )
+        accept(
+            role,
+            "AwsSolutions-IAM5",
+            "Lists of catalogs and workgroups know no resources; QuickSight asks for them to show a choice",
+            findings=["Resource::*"],
             children=True,
         )
         return role

@@ -93,6 +93,13 @@ def test_results_of_queries_are_forgotten_after_a_week(stage):
     assert [rule["ExpirationInDays"] for rule in rules] == [7]
 
 
+def test_a_missing_object_is_told_from_a_forbidden_one(stage):
+    """S3 answers 404 to whoever may list the whole bucket, 403 to others, also where a condition names the prefix."""
+    listing = [one for one in statements(stage, "") if "s3:ListBucket" in one["Action"]]
+    assert listing
+    assert not [one for one in listing if "Condition" in one]
+
+
 def test_checkpoints_and_tables_never_expire(stage):
     for bucket in stage.properties("AWS::S3::Bucket"):
         for rule in bucket["LifecycleConfiguration"]["Rules"]:
