@@ -244,8 +244,8 @@ class ShardReader:
     def _unknown(self, position: Position) -> StateError:
         return StateError(
             f"stream {self._stream} does not know the position {position} in {self._shard_id}: retention dropped it, "
-            "or it belongs to another stream; set aws.kinesis.skip_gaps in the first case, begin with an empty checkpoint "
-            "and lake in the second"
+            "or it belongs to another stream; set aws.kinesis.skip_gaps in the first case, begin with an empty "
+            "checkpoint and lake in the second"
         )
 
     def _record(self, item: Mapping[str, Any]) -> Record:
