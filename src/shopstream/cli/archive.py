@@ -1,7 +1,5 @@
 """`shopstream archive`."""
 
-import signal
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,6 +7,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from shopstream.cli.alive import alive
 from shopstream.cli.output import err, settings_of
+from shopstream.cli.stopping import told_to_stop
 
 if TYPE_CHECKING:
     from shopstream.archive import Archived
@@ -36,15 +35,7 @@ def archive(
     from shopstream.bootstrap import open_archive  # noqa: PLC0415  start-up time
 
     settings = settings_of(ctx)
-    stopped = False
-
-    def stop(_signum: int, _frame: FrameType | None) -> None:
-        nonlocal stopped
-        stopped = True
-
-    ended = alive(settings, lambda: stopped)
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, stop)
+    ended = alive(settings, told_to_stop())
     columns = (
         SpinnerColumn(),
         TextColumn("{task.fields[shards]} shards"),

@@ -1,8 +1,6 @@
 """`shopstream run`."""
 
-import signal
 from datetime import UTC, datetime
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -10,6 +8,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from shopstream.cli.alive import alive
 from shopstream.cli.output import err, settings_of
+from shopstream.cli.stopping import told_to_stop
 
 __all__ = ["run"]
 
@@ -36,15 +35,7 @@ def run(
     from shopstream.pipeline import Progress as Where  # noqa: PLC0415  start-up time
 
     settings = settings_of(ctx)
-    stopped = False
-
-    def stop(_signum: int, _frame: FrameType | None) -> None:
-        nonlocal stopped
-        stopped = True
-
-    ended = alive(settings, lambda: stopped)
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, stop)
+    ended = alive(settings, told_to_stop())
     columns = (
         SpinnerColumn(),
         TextColumn("{task.fields[read]:>13,} events"),
