@@ -1,6 +1,7 @@
 """A shop's day on its way through both profiles, once for all tests that look at what came of it."""
 
 import json
+from contextlib import closing
 from dataclasses import dataclass
 
 import boto3
@@ -10,7 +11,6 @@ import pytest
 
 from aws.shop import AwsShop, Shop, ended_well, incidents_of, reports_of, verdicts_of, write_day
 from shopstream.bootstrap import incidents_file, open_lakehouse
-from shopstream.config import load_settings
 from shopstream.lakehouse.ports import LakeTable
 from standins import environment
 
@@ -82,24 +82,19 @@ def embedded(shop_day, tmp_path_factory):
 
 def came(shop):
     shop.run("build", "--target", "duckdb", "--format", "json")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in shop.environment.items():
-            patch.setenv(name, value)
-        settings = load_settings()
-        path = incidents_file(settings)
-        lakehouse = open_lakehouse(settings)
-        tables = [
-            pq.read_table(file, filesystem=lakehouse.file_system) for file in lakehouse.data_files(LakeTable.EVENTS)
-        ]
-        lakehouse.close()
-        events = pa.concat_tables(tables, promote_options="permissive").to_pylist()
-        return {
-            "status": shop.rows("status"),
-            "incidents": incidents_of(path),
-            "verdicts": verdicts_of(path),
-            "reports": reports_of(settings.reports_path),
-            "events": sorted((row["event_id"], row["is_late"], row["price"]) for row in events),
-        }
+    settings = shop.settings()
+    path = incidents_file(settings)
+    with closing(open_lakehouse(settings)) as lakehouse:
+        files = lakehouse.data_files(LakeTable.EVENTS)
+        tables = [pq.read_table(file, filesystem=lakehouse.file_system) for file in files]
+    events = pa.concat_tables(tables, promote_options="permissive").to_pylist()
+    return {
+        "status": shop.rows("status"),
+        "incidents": incidents_of(path),
+        "verdicts": verdicts_of(path),
+        "reports": reports_of(settings.reports_path),
+        "events": sorted((row["event_id"], row["is_late"], row["price"]) for row in events),
+    }
 
 
 def came_on_aws(shop, log):

@@ -9,8 +9,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import boto3
+import pytest
 
 from shopstream.alerting import read_episodes, read_incidents, read_verdicts
+from shopstream.config import load_settings
 from shopstream.models import ReportName
 from shopstream.models.reports import report
 from shopstream.simulation import Flood, Scraper
@@ -68,6 +70,13 @@ class Shop:
     def run(self, *arguments):
         """What `shopstream …` writes to stdout; it must end well."""
         return ended_well(self.command(*arguments), arguments)
+
+    def settings(self):
+        """As its programs read them."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
+            return load_settings()
 
     def rows(self, *arguments):
         """What `shopstream … --format json` writes."""

@@ -2,6 +2,9 @@
 
 import pytest
 
+from aws.shop import AwsShop, incidents_of
+from shopstream.bootstrap import incidents_file
+
 pytestmark = [pytest.mark.aws, pytest.mark.xdist_group("shop"), pytest.mark.timeout(600)]
 
 
@@ -23,3 +26,12 @@ def test_the_verdicts_are_the_same(on_aws, embedded):
 def test_the_reports_are_the_same(on_aws, embedded):
     assert on_aws.reports == embedded.reports
     assert all(embedded.reports.values())
+
+
+@pytest.mark.usefixtures("aws_services")
+def test_a_worker_that_judges_by_itself_finds_and_tells_the_same(shop_day, embedded, fresh_name, tmp_path):
+    with AwsShop(tmp_path / "home", fresh_name, detection="worker") as shop:
+        shop.run("simulate", shop.upload(shop_day[0]))
+        shop.run("run", "--until-caught-up", "--quiet")
+        assert incidents_of(incidents_file(shop.settings())) == embedded.incidents
+        assert shop.messages()
