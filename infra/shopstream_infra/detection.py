@@ -140,13 +140,7 @@ class Detection(Construct):
         accept(function, "AwsSolutions-L1", "The Python that the package's compiled parts are built for: make lambda")
         use_table(self._alerting.table, function)
         publish(self._alerting.incidents, function)
-        if config.baselines_key:
-            function.add_to_role_policy(
-                iam.PolicyStatement(
-                    actions=["s3:GetObject"], resources=[self._lake.bucket.arn_for_objects(config.baselines_key)]
-                )
-            )
-            self._key.grant(function, "kms:Decrypt")
+        self._lake.grant_baselines(function)
         return function
 
 

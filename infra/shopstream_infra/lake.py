@@ -97,7 +97,14 @@ class Lake(Construct):
         self._files(grantee, self.bucket, ["warehouse/*"], write=True)
         self._files(grantee, self.bucket, ["raw/*"], write=False)
         self._files(grantee, self.work, ["checkpoints/*"], write=True)
+        self.grant_baselines(grantee, write=True)
         self.grant_catalog(grantee, [self.database_name], write=True)
+
+    def grant_baselines(self, grantee: iam.IGrantable, *, write: bool = False) -> None:
+        """Read what is normal, and the products beside it, where the stage names a place for them; write: learn it."""
+        key = self._config.baselines_key
+        if key:
+            self._files(grantee, self.bucket, [key, f"{key.removesuffix('.json')}.products.parquet"], write=write)
 
     def grant_read(self, grantee: iam.IGrantable) -> None:
         """Read the tables and their files."""

@@ -108,6 +108,19 @@ def test_checkpoints_and_tables_never_expire(stage):
                 assert rule.get("Prefix") or "AES256" in str(bucket["BucketEncryption"])
 
 
+def test_baselines_are_read_by_the_function_and_learnt_by_the_worker(variant):
+    def may(role, action):
+        return any(
+            action in one["Action"] and "baselines/baselines.json" in json.dumps(one["Resource"])
+            for one in statements(variant, role)
+        )
+
+    assert may("DetectionDetectionRole", "s3:GetObject")
+    assert not may("DetectionDetectionRole", "s3:PutObject")
+    assert may("ClusterRole", "s3:PutObject")
+    assert "s3:ListBucket" in actions(variant, "DetectionDetectionRole")  # or a missing file would be a forbidden one
+
+
 # Athena
 
 
