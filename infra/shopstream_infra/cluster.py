@@ -14,7 +14,7 @@ from constructs import Construct
 from shopstream_infra.alerting import Alerting
 from shopstream_infra.config import REPOSITORY, StageConfig
 from shopstream_infra.environment import delivery_name, worker_settings, workgroup_name
-from shopstream_infra.grants import publish, put_metrics, read_stream, use_table, write_delivery, write_stream
+from shopstream_infra.grants import look_at, publish, put_metrics, read_stream, use_table, write_delivery, write_stream
 from shopstream_infra.lake import Lake
 from shopstream_infra.logs import log_group
 from shopstream_infra.nag import accept
@@ -221,4 +221,5 @@ class Cluster(Construct):
         lake.grant_write(self.role)
         lake.grant_query(self.role, workgroup_name(self.config))
         write_delivery(Stack.of(self), delivery_name(self.config), self.role)
+        look_at(alerting.table, alerting.incidents, delivery_name(self.config), self.role)
         put_metrics(self.config, self.role)

@@ -10,6 +10,7 @@ from aws_cdk import aws_sqs as sqs
 from shopstream_infra.config import StageConfig
 
 __all__ = [
+    "look_at",
     "publish",
     "put_metrics",
     "read_stream",
@@ -26,7 +27,6 @@ _TABLE_ACTIONS = (
     "ConditionCheckItem",
     "DeleteItem",
     "DescribeTable",
-    "DescribeTimeToLive",
     "GetItem",
     "PutItem",
     "Query",
@@ -63,10 +63,10 @@ def write_stream(stream: kinesis.Stream, grantee: iam.IGrantable) -> None:
 
 
 def publish(topic: sns.Topic, grantee: iam.IGrantable) -> None:
-    """Send messages to a topic, and see who gets them."""
+    """Send messages to a topic."""
     grantee.grant_principal.add_to_principal_policy(
         iam.PolicyStatement(
-            actions=["sns:GetTopicAttributes", "sns:ListSubscriptionsByTopic", "sns:Publish"],
+            actions=["sns:Publish"],
             resources=[topic.topic_arn],
         )
     )
@@ -83,11 +83,30 @@ def send(queue: sqs.Queue, grantee: iam.IGrantable) -> None:
 
 
 def write_delivery(scope: Stack, name: str, grantee: iam.IGrantable) -> None:
-    """Put records into the Firehose stream of that name, and see that it is there."""
+    """Put records into the Firehose stream of that name."""
     grantee.grant_principal.add_to_principal_policy(
         iam.PolicyStatement(
-            actions=["firehose:DescribeDeliveryStream", "firehose:PutRecordBatch"],
+            actions=["firehose:PutRecordBatch"],
             resources=[scope.format_arn(service="firehose", resource="deliverystream", resource_name=name)],
+        )
+    )
+
+
+def look_at(table: dynamodb.Table, topic: sns.Topic, delivery: str, grantee: iam.IGrantable) -> None:
+    """See that these are there and how they are set, as `shopstream doctor` does."""
+    grantee.grant_principal.add_to_principal_policy(
+        iam.PolicyStatement(
+            actions=[
+                "dynamodb:DescribeTimeToLive",
+                "firehose:DescribeDeliveryStream",
+                "sns:GetTopicAttributes",
+                "sns:ListSubscriptionsByTopic",
+            ],
+            resources=[
+                table.table_arn,
+                topic.topic_arn,
+                Stack.of(topic).format_arn(service="firehose", resource="deliverystream", resource_name=delivery),
+            ],
         )
     )
 

@@ -1,5 +1,8 @@
 """Rights are as narrow as AWS lets them be."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 _KNOW_NO_RESOURCES = {
@@ -85,3 +88,55 @@ def test_topics_and_queues_take_nothing_without_tls(any_stage):
     for policy in policies:
         denied = [s for s in policy["PolicyDocument"]["Statement"] if s["Effect"] == "Deny"]
         assert any(s["Condition"] == {"Bool": {"aws:SecureTransport": "false"}} for s in denied)
+
+
+_SOURCES = Path(__file__).parents[2] / "src" / "shopstream"
+_TRANSACTION = ("dynamodb:PutItem", "dynamodb:UpdateItem", "dynamodb:DeleteItem", "dynamodb:ConditionCheckItem")
+_NEEDED = {
+    "batch_get_item": ("dynamodb:BatchGetItem",),
+    "batch_write_item": ("dynamodb:BatchWriteItem",),
+    "delete_item": ("dynamodb:DeleteItem",),
+    "delete_objects": ("s3:DeleteObject",),
+    "describe_delivery_stream": ("firehose:DescribeDeliveryStream",),
+    "describe_stream_summary": ("kinesis:DescribeStreamSummary",),
+    "describe_table": ("dynamodb:DescribeTable",),
+    "describe_time_to_live": ("dynamodb:DescribeTimeToLive",),
+    "get_database": ("glue:GetDatabase",),
+    "get_item": ("dynamodb:GetItem",),
+    "get_object": ("s3:GetObject",),
+    "get_records": ("kinesis:GetRecords",),
+    "get_shard_iterator": ("kinesis:GetShardIterator",),
+    "get_tables": ("glue:GetTables",),
+    "get_topic_attributes": ("sns:GetTopicAttributes",),
+    "get_work_group": ("athena:GetWorkGroup",),
+    "head_object": ("s3:GetObject",),
+    "list_shards": ("kinesis:ListShards",),
+    "list_subscriptions_by_topic": ("sns:ListSubscriptionsByTopic",),
+    "put_item": ("dynamodb:PutItem",),
+    "put_metric_data": ("cloudwatch:PutMetricData",),
+    "put_object": ("s3:PutObject",),
+    "put_record_batch": ("firehose:PutRecordBatch",),
+    "put_records": ("kinesis:PutRecords",),
+    "query": ("dynamodb:Query",),
+    "scan": ("dynamodb:Scan",),
+    "send_message": ("sqs:SendMessage",),
+    "transact_write_items": _TRANSACTION,
+    "update_item": ("dynamodb:UpdateItem",),
+}
+"""boto3's method → the actions that IAM asks for."""
+
+
+def calls():
+    """Methods of boto3's clients that the sources call, by files that hold such clients."""
+    for path in _SOURCES.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        if re.search(r"_client\b|\bclient\(", text):
+            yield from re.findall(r"\.([a-z]+_[a-z_]+)\(", text)
+            yield from re.findall(r'get_paginator\(\s*"(\w+)"', text)
+
+
+def test_what_the_service_calls_is_granted(stage):
+    granted = {action for _, statement in statements(stage) for action in listed(statement["Action"])}
+    called = set(calls()) & set(_NEEDED)
+    assert {"put_records", "get_records", "transact_write_items", "put_metric_data"} <= called
+    assert not {action for method in called for action in _NEEDED[method]} - granted
