@@ -64,7 +64,7 @@ class AwsSettings(BaseModel):
     baselines: str | None = Field(
         default=None,
         pattern=r"^s3://[^/]+/.+$",
-        description="The baselines that the detection function reads, as s3://bucket/key of baselines.json.",
+        description="Where baselines lie, as s3://bucket/key of baselines.json; `shopstream baselines build` fills it.",
     )
     metrics: str | None = Field(
         default="shopstream", description="CloudWatch namespace of metrics; empty values switch them off."

@@ -95,7 +95,8 @@ class Pipeline:
         journeys: live panels; None has none.
         settings: batch sizes and intervals.
         clock: processing time.
-        guard: called before the lake decides; raises where this process is no longer the one to commit.
+        guard: called before signals are judged and before the lake decides; raises where this process is no longer
+            the engine.
     """
 
     def __init__(
@@ -201,6 +202,7 @@ class Pipeline:
         return now_ms + max(interval_ms, share * (now_ms - started_ms))
 
     def _judge(self, signals: Sequence[Signal], *, quiet: bool = False) -> None:
+        self._guard()
         judged = self._judges.judge(signals, self._event_time(quiet=quiet))
         if self._describing:
             self._describing.look(judged.changes)

@@ -195,7 +195,7 @@ def test_a_missing_generation_is_told_with_a_remedy(machine, objects):
 def test_a_damaged_pointer_is_told_with_a_remedy(machine, objects, content):
     store = machine()
     objects.write("CURRENT", content)
-    with pytest.raises(StateError, match="damaged; restore"):
+    with pytest.raises(StateError, match="damaged; write format, owner, generation"):
         store.current()
 
 

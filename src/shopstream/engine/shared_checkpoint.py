@@ -85,7 +85,7 @@ class SharedCheckpointStore(CheckpointStore):
         if manifest is None:
             raise StateError(
                 f"{self._objects.place} lacks generation {pointer.generation} that CURRENT names; restore it from a "
-                "copy or an older version of its objects"
+                "copy"
             )
         return manifest
 
@@ -169,7 +169,8 @@ class SharedCheckpointStore(CheckpointStore):
             return _Pointer(**document), version
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise StateError(
-                f"{self._objects.place}/{_CURRENT} is damaged; restore an older version of the object"
+                f"{self._objects.place}/{_CURRENT} is damaged; write format, owner, generation and made_by of the newest "
+                "whole generation into it"
             ) from error
 
     def _replace(self, pointer: _Pointer, version: str | None) -> str | None:
