@@ -169,8 +169,8 @@ class SharedCheckpointStore(CheckpointStore):
             return _Pointer(**document), version
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise StateError(
-                f"{self._objects.place}/{_CURRENT} is damaged; write format, owner, generation and made_by of the newest "
-                "whole generation into it"
+                f"{self._objects.place}/{_CURRENT} is damaged; write format, owner, generation and made_by of the "
+                "newest whole generation into it"
             ) from error
 
     def _replace(self, pointer: _Pointer, version: str | None) -> str | None:
