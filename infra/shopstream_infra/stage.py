@@ -1,6 +1,8 @@
-"""READ FIRST: a stage and its stacks, in the order of their needs.
+"""READ FIRST: a stage and its stacks.
 
-    data ──► network ──► analytics ──► service ──► watch
+    data ──┬──► network ──► service     what runs
+           ├──► analytics               what people ask
+           └──► watch                   who looks
 
 `data` holds what must last (key, streams, tables, topics, lake); the others can be made again from it.
 """

@@ -140,9 +140,17 @@ def test_what_the_image_copies_is_let_through_by_dockerignore():
     }
     text = (_REPOSITORY / "docker" / "Dockerfile").read_text()
     for line in re.findall(r"^COPY (?!--from)(.+)$", text, re.MULTILINE):
-        for source in line.split()[:-1]:
+        for source in [word for word in line.split()[:-1] if not word.startswith("--")]:
             assert (_REPOSITORY / source).exists(), source
             assert any(entry == source or entry.startswith(f"{source}/") for entry in allowed), source
+
+
+def test_commands_by_ecs_exec_do_not_run_as_root():
+    script = (_REPOSITORY / "docker" / "shopstream").read_text()
+    text = (_REPOSITORY / "docker" / "Dockerfile").read_text()
+    assert "setpriv --reuid=10001 --regid=10001 --clear-groups" in script
+    assert "COPY --chmod=0755 docker/shopstream /usr/local/bin/shopstream" in text
+    assert 'ENTRYPOINT ["shopstream"]' in text
 
 
 def test_settings_and_data_do_not_enter_the_image():
