@@ -1,7 +1,9 @@
 """What a shop needs on AWS and what it costs: figures somebody can check by hand, and files that are wrong."""
 
+import ast
 import json
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 import yaml
@@ -11,6 +13,8 @@ from shopstream.cli import app
 from shopstream.errors import ConfigurationError
 from shopstream.planning import Load, make_plan, packaged_prices, read_prices, shipped_assumptions
 from shopstream.planning.prices import UNITS
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def plan_of(events_per_second, peak=None, *, days=365, changes=()):
@@ -141,6 +145,28 @@ def test_unverified_prices_are_told_only_where_they_count():
     assert any("firehose_iceberg" in note for note in plan_of("20").notes())
     assert not any("quicksight_author" in note for note in plan_of("20").notes())
     assert any("quicksight_author" in note for note in plan_of("20", changes=["quicksight_authors=1"]).notes())
+
+
+def test_a_plan_says_what_the_stage_needs():
+    assert plan_of("20").stage_settings() == {
+        "events_mode": "provisioned",
+        "events_shards": 1,
+        "worker_cpu": 1024,
+        "worker_memory_mib": 4096,
+        "query_limit_gb": 77,
+        "monthly_budget_usd": 245,
+    }
+    large = plan_of("10000", "40000").stage_settings()
+    assert (large["events_shards"], large["flink_parallelism"]) == (7, 20)
+    assert "worker_cpu" not in large
+
+
+def test_what_a_plan_sets_are_settings_of_a_stage():
+    tree = ast.parse((ROOT / "infra" / "shopstream_infra" / "config.py").read_text(encoding="utf-8"))
+    (config,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "StageConfig")
+    known = {node.target.id for node in config.body if isinstance(node, ast.AnnAssign)}
+    for plan in (plan_of("20"), plan_of("20", "100000")):
+        assert set(plan.stage_settings()) <= known
 
 
 # what is given

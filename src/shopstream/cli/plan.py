@@ -1,5 +1,6 @@
 """`shopstream plan`: what a shop needs on AWS, and what that costs a month."""
 
+import json
 import sys
 from decimal import Decimal
 from pathlib import Path
@@ -117,6 +118,7 @@ def _document(made: "Plan") -> dict[str, object]:
             "on_demand": made.modes.on_demand,
             "cheaper": made.modes.cheaper,
         },
+        "stage_settings": made.stage_settings(),
         "notes": made.notes(),
         "assumptions": _assumptions(made),
     }
@@ -137,6 +139,8 @@ def _tables(made: "Plan") -> None:
         f"table takes the cheaper: {made.modes.cheaper}.",
         highlight=False,
     )
+    settings = (f"{name} = {json.dumps(value)}" for name, value in made.stage_settings().items())
+    out.print(f"In infra/stages.toml: {', '.join(settings)}", highlight=False, markup=False)
     for note in made.notes():
         out.print(f"- {note}", highlight=False, markup=False)
     emit(

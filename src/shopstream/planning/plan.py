@@ -7,12 +7,16 @@ from decimal import ROUND_HALF_UP, Decimal
 from shopstream.planning.assumptions import Assumptions
 from shopstream.planning.cost import CostLine, StreamModes, cost_lines, stream_modes
 from shopstream.planning.prices import PriceList
-from shopstream.planning.sizing import Load, Needs, needs
+from shopstream.planning.sizing import Load, Needs, needs, up
 
 __all__ = ["Plan", "make_plan"]
 
 _DOUBLED = 2
 _MUCH = 3
+_VCPU = 1024
+_MIB = 1024
+_LEAST_LIMIT_GB = 10
+_BUDGET = Decimal("1.25")
 _ON_DEMAND_BYTES = 4_000_000  # a new on-demand stream takes so much a second
 
 
@@ -68,6 +72,22 @@ class Plan:
         yield "DynamoDB", self.needs.table.writes / 10**6, "million writes/month", "state, incidents, leases"
         yield "lake", self.needs.lake.gigabytes, "GB", f"after {self.needs.load.days_kept} days"
         yield "Athena", self.needs.lake.scanned_gb, "GB/month", "when the lake is full"
+
+    def stage_settings(self) -> dict[str, str | int]:
+        """What infra/stages.toml needs for this: setting of a stage → value."""
+        stream, windows = self.needs.stream, self.needs.windows
+        mode = self.modes.cheaper
+        found: dict[str, str | int] = {"events_mode": mode}
+        if mode == "provisioned":
+            found["events_shards"] = stream.shards
+        if windows.flink:
+            found["flink_parallelism"] = windows.kpus
+        else:
+            found["worker_cpu"] = int(windows.vcpu * _VCPU)
+            found["worker_memory_mib"] = int(windows.memory_gib * _MIB)
+        found["query_limit_gb"] = max(_LEAST_LIMIT_GB, up(self.needs.lake.gigabytes * 2))
+        found["monthly_budget_usd"] = up(self.total * _BUDGET)
+        return found
 
     def notes(self) -> list[str]:
         """What somebody should know before he deploys this."""

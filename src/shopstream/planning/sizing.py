@@ -6,7 +6,7 @@ from decimal import ROUND_CEILING, Decimal
 from shopstream.errors import ConfigurationError
 from shopstream.planning.assumptions import Assumptions
 
-__all__ = ["Function", "Lake", "Load", "Needs", "Stream", "Table", "Windows", "needs"]
+__all__ = ["Function", "Lake", "Load", "Needs", "Stream", "Table", "Windows", "needs", "up"]
 
 _DAY_S = 86_400
 _HOUR_S = 3_600
