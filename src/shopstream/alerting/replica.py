@@ -229,7 +229,7 @@ class Replica:
         marks = dict(connection.execute("SELECT name, value FROM marks").fetchall())
         if self._meta is None or marks[_VERSION] != self._meta.version:
             raise ConflictError("another process has brought this copy further")
-        watermark_ms = max(marks.get("watermark_ms", 0), self._meta.watermark_ms)
+        watermark_ms = marks.get("watermark_ms", self._meta.watermark_ms)
         meta = self._ledger.commit(self._meta, found.changes, found.logged, watermark_ms)
         if meta.version - meta.active >= _LIST_EVERY:
             self._leave_list(connection, meta.version, watermark_ms)
@@ -243,7 +243,9 @@ class Replica:
             "head": items.head_key,
             "notification": items.notification_key,
         }
-        rows = connection.execute(_ACTIVE, (watermark_ms - self._slack_ms,)).fetchall()
+        # A watermark that is set far ahead to close all must not settle all.
+        newest_ms = connection.execute("SELECT max(closes_ms) FROM incidents").fetchone()[0] or 0
+        rows = connection.execute(_ACTIVE, (min(watermark_ms, newest_ms) - self._slack_ms,)).fetchall()
         parts = chunks_of([keys[kind](first, second) for kind, first, second in rows])
         self._table.put(
             [

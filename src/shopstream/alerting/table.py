@@ -353,9 +353,19 @@ def _batches(changes: Mapping[Key, Item | None]) -> Iterator[list[Operation]]:
 
 def _size(item: Item | None) -> int:
     """Bytes of an item, as DynamoDB counts them or a few more."""
-    if item is None:
-        return 100
-    return sum(len(name) + (len(value.encode()) if isinstance(value, str) else 21) for name, value in item.items())
+    return 100 if item is None else sum(len(name) + _length(value) for name, value in item.items())
+
+
+def _length(value: Value) -> int:
+    match value:
+        case str():
+            return len(value.encode())
+        case bytes():
+            return len(value)
+        case int():
+            return 21
+        case _:
+            return 3 + sum(1 + len(text.encode()) for text in value)
 
 
 def _number(version: int) -> str:
