@@ -60,7 +60,7 @@ $(STANDINS)/.done: tests/standins/package-lock.json tests/standins/pom.xml  # se
 	@cd $(STANDINS) && mvn -q -B dependency:copy-dependencies -DoutputDirectory=java -DincludeScope=runtime
 	@touch $@
 
-test-aws: $(VENV)/.dev $(STANDINS)/.done benchmarks/.work/venv-spark/.made ## the AWS profile against stand-ins of its services (needs Node and Java)
+test-aws: $(VENV)/.dev $(STANDINS)/.done $(READER)/.done benchmarks/.work/venv-spark/.made ## the AWS profile against stand-ins of its services (needs Node and Java)
 	@$(BIN)/pytest -n 2 --dist loadgroup -m aws
 
 # The CDK app has an environment of its own, too: `lambda` is the package of its functions.
