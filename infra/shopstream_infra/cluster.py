@@ -214,7 +214,8 @@ class Cluster(Construct):
 
     def _grant(self, streams: Streams, alerting: Alerting, lake: Lake) -> None:
         read_stream(streams.events, self.role)
-        write_stream(streams.signals, self.role)
+        if streams.signals:
+            write_stream(streams.signals, self.role)
         use_table(streams.leases, self.role, indexes=False)
         use_table(alerting.table, self.role)
         publish(alerting.incidents, self.role)

@@ -109,7 +109,8 @@ class StudioNotebook(Construct):
         )
         role = _role(self, config.named("studio"), "The Studio notebook")
         read_stream(streams.events, role)
-        read_stream(streams.signals, role)
+        if streams.signals:
+            read_stream(streams.signals, role)
         database_arn = stack.format_arn(service="glue", resource="database", resource_name=name)
         actions = ("GetDatabase", "GetDatabases", "GetTable", "GetTables", "CreateTable", "UpdateTable", "DeleteTable")
         role.add_to_policy(

@@ -29,18 +29,8 @@ class Streams(Construct):
             encryption_key=key,
             removal_policy=RemovalPolicy.DESTROY,
         )
-        self.signals = kinesis.Stream(
-            self,
-            "Signals",
-            stream_name=config.named("signals"),
-            stream_mode=kinesis.StreamMode.PROVISIONED,
-            shard_count=1,  # which orders all signals
-            retention_period=Duration.hours(config.signals_retention_hours),
-            encryption=kinesis.StreamEncryption.KMS,
-            encryption_key=key,
-            removal_policy=RemovalPolicy.DESTROY,
-        )
-        for stream in (self.events, self.signals):
+        self.signals = self._signals(config, key) if config.detection == "lambda" else None
+        for stream in filter(None, (self.events, self.signals)):
             accept(
                 stream,
                 "AwsSolutions-KDS3",
@@ -58,5 +48,19 @@ class Streams(Construct):
             point_in_time_recovery_specification=dynamodb.PointInTimeRecoverySpecification(
                 point_in_time_recovery_enabled=True
             ),
+            removal_policy=RemovalPolicy.DESTROY,
+        )
+
+    def _signals(self, config: StageConfig, key: kms.IKey) -> kinesis.Stream:
+        """Only where somebody else than the worker judges."""
+        return kinesis.Stream(
+            self,
+            "Signals",
+            stream_name=config.named("signals"),
+            stream_mode=kinesis.StreamMode.PROVISIONED,
+            shard_count=1,  # which orders all signals
+            retention_period=Duration.hours(config.signals_retention_hours),
+            encryption=kinesis.StreamEncryption.KMS,
+            encryption_key=key,
             removal_policy=RemovalPolicy.DESTROY,
         )

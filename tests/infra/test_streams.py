@@ -1,5 +1,9 @@
 """Streams, table and topics, as the service expects them."""
 
+from dataclasses import replace
+
+import pytest
+
 from shopstream_infra.config import STAGES
 
 
@@ -16,6 +20,19 @@ def test_the_signals_stream_has_one_shard_which_orders_signals(stage):
     assert signals["ShardCount"] == 1
     assert signals["StreamModeDetails"] == {"StreamMode": "PROVISIONED"}
     assert signals["RetentionPeriodHours"] == 168
+
+
+@pytest.fixture(scope="module")
+def judged_by_the_worker(synthesise):
+    return synthesise(replace(STAGES["dev"], detection="worker"))["dev"]
+
+
+def test_where_the_worker_judges_there_are_no_signals_stream_and_no_functions(judged_by_the_worker):
+    names = {stream["Name"] for stream in judged_by_the_worker.properties("AWS::Kinesis::Stream")}
+    assert names == {"shopstream-dev-events"}
+    assert judged_by_the_worker.resources("AWS::Lambda::EventSourceMapping") == {}
+    assert judged_by_the_worker.resources("AWS::SQS::Queue") == {}
+    assert [message for message in judged_by_the_worker.messages if message[0] == "ERROR"] == []
 
 
 def test_the_events_stream_grows_by_itself(stage):
