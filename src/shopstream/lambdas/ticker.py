@@ -8,6 +8,7 @@ from typing import Any
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from shopstream.alerting.aws import DetectorState
 from shopstream.alerting.incident import State
 from shopstream.alerting.reading import count_incidents
 from shopstream.clock import SystemClock
@@ -22,23 +23,25 @@ _clock = SystemClock()
 
 
 @cache
-def _function() -> tuple[Incidents, Metrics, Path]:
+def _function() -> tuple[Incidents, DetectorState, Metrics, Path]:
     settings = load_settings()
-    return open_incidents(settings, _clock), Metrics(settings.aws.metrics), settings.incidents_path
+    states = DetectorState(settings.aws.dynamodb, _clock)
+    return open_incidents(settings, _clock), states, Metrics(settings.aws.metrics), settings.incidents_path
 
 
 @_logger.inject_lambda_context
 def handler(event: Mapping[str, Any], context: LambdaContext) -> dict[str, int]:  # noqa: ARG001  Lambda gives both
-    """Send what waits, and say how many incidents are open.
+    """Send what waits, say how many incidents are open, and keep the detectors' state from expiring.
 
     Incidents close by event time, which the engine tells even in a silence: nothing closes here by the clock.
 
     Raises:
         ShopstreamError: the table cannot be read; the next minute comes anyway.
     """
-    incidents, metrics, path = _function()
+    incidents, states, metrics, path = _function()
     incidents.store.refresh()
     told = incidents.sender.deliver_pending()
+    states.keep()
     counts = count_incidents(path)
     still_open = counts[State.OPEN] + counts[State.ACKNOWLEDGED]
     metrics.publish({"OpenIncidents": still_open, "NotificationsSent": told.sent, "NotificationsFailed": told.given_up})
