@@ -1,11 +1,14 @@
 """Commands in the AWS profile, without a shop's day: what doctor finds, and what it says to do."""
 
 import json
+import time
 
 import boto3
 import pytest
 
 from aws.shop import AwsShop
+from shopstream.cli.dashboard import home_of
+from shopstream.dashboard.panels import Panels
 
 pytestmark = [pytest.mark.aws, pytest.mark.timeout(300)]
 
@@ -89,6 +92,13 @@ def test_doctor_says_where_credentials_come_from_when_there_are_none(shop):
     assert "run `aws configure`" in finding
 
 
+def test_the_page_opens_before_an_engine_ran(shop):
+    panels = {name: json.loads(text) for name, text in Panels(home_of(shop.settings())).read().items()}
+    assert panels["health"] == {**panels["health"], "engine_running": False, "checkpoint": 0, "shards": 2, "lag_ms": 0}
+    assert panels["incidents"]["total"] == 0
+    assert panels["live"] is None
+
+
 def test_a_second_engine_stands_by_until_the_first_ends(shop):
     first = shop.command("run", "--quiet")
     _until_it_holds_the_lease(shop, first)
@@ -108,6 +118,7 @@ def test_a_second_engine_stands_by_until_the_first_ends(shop):
 def _until_it_holds_the_lease(shop, process):
     while not boto3.client("dynamodb").scan(TableName=shop.leases)["Items"]:
         assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.1)
 
 
 def test_a_test_message_reaches_those_who_subscribed(shop):
