@@ -66,7 +66,7 @@ test-aws: $(VENV)/.dev $(STANDINS)/.done $(READER)/.done benchmarks/.work/venv-s
 # The CDK app has an environment of its own, too: `lambda` is the package of its functions.
 INFRA     := .venv-infra
 INFRA_BIN := $(INFRA)/bin
-CDK        = cd infra && JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION=20 node_modules/.bin/cdk
+CDK        = cd infra && CDK_DISABLE_CLI_TELEMETRY=true JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION=20 node_modules/.bin/cdk
 STAGE     ?= dev
 
 $(INFRA)/.done: requirements/infra.txt $(BIN)/uv
