@@ -2,22 +2,40 @@
 
 from contextlib import closing
 from datetime import datetime, timedelta
+from pathlib import Path
 
+import boto3
 import duckdb
 import pyarrow as pa
 import pytest
+import sqlglot
+import yaml
+from sqlglot import exp
+from sqlglot.optimizer.qualify import qualify
 
 from shopstream.alerting.verdicts import VERDICT_SCHEMA
+from shopstream.errors import StateError
+from shopstream.lakehouse import LakeTable
 from shopstream.lakehouse.aws import AwsLakehouse
 from shopstream.lakehouse.settings import GlueSettings, LakehouseSettings
+from shopstream.lakehouse.tables import TABLES
 from shopstream.models import Bots, ReportName
 from shopstream.models.athena import build_on_athena
-from shopstream.models.marts_file import MARTS
+from shopstream.models.dbt import PROJECT
+from shopstream.models.marts_file import MARTS, fetch_marts
 from shopstream.models.reports import report
 from shopstream.models.runner import build
 from standins import athena
 
 pytestmark = [pytest.mark.aws, pytest.mark.filterwarnings("ignore:Delete operation did not match:UserWarning")]
+
+
+QUERIES = Path(__file__).parents[2] / "infra" / "queries"
+
+
+def declared_columns(mart):
+    (model,) = yaml.safe_load((PROJECT / "marts" / f"{mart}.yml").read_text())["models"]
+    return [column["name"] for column in model["columns"]]
 
 
 @pytest.fixture
@@ -106,3 +124,59 @@ def test_marts_of_athena_are_those_of_duckdb(lake, tmp_path, many_events, append
         for bots in Bots:
             left, right = (report(name, path, bots=bots) for path in files.values())
             assert (left.headline, left.rows) == (right.headline, right.rows)
+
+
+def test_a_second_build_takes_the_place_of_the_first_and_leaves_nothing_else(
+    lake, engine, tmp_path, many_events, append
+):
+    append(lake, many_events)
+    here, elsewhere = tmp_path / "here" / "reports.duckdb", tmp_path / "elsewhere" / "reports.duckdb"
+    here.parent.mkdir()
+    select = ["report_scope"]
+    first = build_on_athena(lake, here, "UTC", select, poll_s=0.01)
+    assert first.bot_events == 0
+    assert fetch_marts(lake, elsewhere)
+    with duckdb.connect() as reader:
+        reader.execute(f"attach '{here}' as reports (read_only)")
+        old = reader.execute("from reports.main.report_scope").fetchall()
+        second = build_on_athena(lake, here, "UTC", select, verdicts=BOTS, poll_s=0.01)
+        assert reader.execute("from reports.main.report_scope").fetchall() == old
+    assert second.bot_events == 3
+    assert not fetch_marts(lake, here)
+    assert fetch_marts(lake, elsewhere)
+    assert not fetch_marts(lake, elsewhere)
+    assert rows_of(elsewhere, "report_scope") == rows_of(here, "report_scope")
+    tables = boto3.client("glue").get_tables(DatabaseName=lake.glue.database)["TableList"]
+    assert [table["Name"] for table in tables if "__" in table["Name"]] == []
+    actors = [row["actor"] for row in BOTS.to_pylist() if len(row["actor"]) > 1]
+    assert not [text for text in engine.statements for actor in actors if actor in text]
+
+
+def test_a_query_that_scans_more_than_the_workgroup_allows_is_told(lake, engine, tmp_path, shop_events, append):
+    append(lake, shop_events)
+    engine.scan_limit_exceeded = True
+    with pytest.raises(StateError, match="Bytes scanned limit was exceeded"):
+        build_on_athena(lake, tmp_path / "reports.duckdb", "UTC", ["report_scope"], poll_s=0.01)
+    assert not (tmp_path / "reports.duckdb").exists()
+
+
+def test_reports_that_duckdb_built_here_stay(lake, tmp_path, shop_events, append):
+    append(lake, shop_events)
+    build(lake, tmp_path / "reports.duckdb", "UTC", ["report_scope"])
+    before = (tmp_path / "reports.duckdb").stat().st_ino
+    lake.catalog.replace("report_scope", pa.table({"events": pa.array([1], pa.int64())}))
+    assert not fetch_marts(lake, tmp_path / "reports.duckdb")
+    assert (tmp_path / "reports.duckdb").stat().st_ino == before
+    assert fetch_marts(lake, tmp_path / "reports.duckdb", over_own=True)
+
+
+@pytest.mark.parametrize("file", sorted(QUERIES.glob("*.sql")), ids=lambda path: path.stem)
+def test_a_named_query_is_athenas_sql_over_tables_and_columns_that_are_there(file):
+    first, _, sql = file.read_text().partition("\n")
+    assert first.startswith("-- ")
+    known = {mart: dict.fromkeys(declared_columns(mart), "text") for mart in MARTS}
+    known |= {table.value: dict.fromkeys(TABLES[table].arrow().names, "text") for table in LakeTable}
+    statement = sqlglot.parse_one(sql, read="athena")
+    used = {table.name for table in statement.find_all(exp.Table)} - {cte.alias for cte in statement.find_all(exp.CTE)}
+    assert used <= set(known)
+    qualify(statement, schema=known, dialect="athena")
