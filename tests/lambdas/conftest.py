@@ -1,6 +1,7 @@
 """Signals of a shop's hour with attacks in it, as the engine gives them; and what in-process judging makes of them."""
 
 import os
+import pickle
 import platform
 import subprocess
 import sys
@@ -28,28 +29,41 @@ from shopstream.stream.ports import Record
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def shared_by_workers(tmp_path_factory):
+    """A folder that all workers of xdist have: what takes long is made once."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
 @pytest.fixture(scope="session")
-def moments():
+def moments(tmp_path_factory):
     """(signals, until_ms) of each step of an engine."""
+    path = shared_by_workers(tmp_path_factory) / "moments.pickle"
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            path.write_bytes(pickle.dumps(list(steps())))
+    return pickle.loads(path.read_bytes())  # noqa: S301  written above
+
+
+def steps():
     bank = shipped_bank(DetectionSettings())
     windows = [*(rule.window_declaration() for rule in rules().values()), *bank.declarations]
     engine = Engine(EngineSettings(threads=1), windows, ManualClock(START_MS))
     bank.attach(engine)
-    rows, made = events(), []
-    cuts = [*range(0, len(rows), 250), len(rows)]
+    rows = events()
+    cuts = [*range(0, len(rows), 400), len(rows)]
     for number, (first, last) in enumerate(pairwise(cuts)):
         records = [Record(wire(rows[first:last], number), "k", "s", number, rows[last - 1][0])]
         engine.process(records, decode([one.payload for one in records], [one.arrival_ms for one in records]))
-        made.append((engine.advance(), engine.watermarks.current_ms))
-    made.append((engine.advance(to_the_end=True), engine.watermarks.current_ms))
+        yield engine.advance(), engine.watermarks.current_ms
+    yield engine.advance(to_the_end=True), engine.watermarks.current_ms
     engine.connection.close()
-    return made
 
 
 @pytest.fixture(scope="session")
 def records(moments):
     """The same as records of the signals stream; a large moment takes several."""
-    payloads = [part for signals, until_ms in moments for part in encode_signals(signals, until_ms, max_bytes=20_000)]
+    payloads = [part for signals, until_ms in moments for part in encode_signals(signals, until_ms, max_bytes=6_000)]
     return [
         SignalRecord(
             payload=payload,
@@ -77,9 +91,7 @@ def expected(moments, tmp_path_factory):
 @pytest.fixture(scope="session")
 def package(tmp_path_factory):
     """The functions' package for this machine, unpacked; made once for all workers."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
+    shared = shared_by_workers(tmp_path_factory)
     folder = shared / "lambda-package"
     with FileLock(shared / "lambda-package.lock"):
         if not folder.exists():

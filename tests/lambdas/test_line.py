@@ -266,14 +266,30 @@ def test_whatever_is_no_batch_of_signals_is_put_aside(shop, records, payload):
     assert len(shop.failed) == 1
 
 
+def test_a_moment_that_lost_a_part_is_put_aside_and_the_next_one_is_judged(shop, moments, records):
+    parts = [part for moment in moments[:6] for part in encode_signals(*moment, max_bytes=2_000)]
+    cut = next(place for place, part in enumerate(parts) if b'"part":1,' in part)
+    lost = [*parts[: cut - 1], b"torn", *parts[cut:]]
+    told = [
+        replace(records[0], payload=payload, sequence_number=records[0].sequence_number + number)
+        for number, payload in enumerate(lost)
+    ]
+    taken = shop.line().take(told, left)
+    assert taken.failed is None
+    assert taken.poisoned == len(shop.failed) >= 2
+    assert "those before it were lost" in shop.failed[1][1]
+    assert taken.signals > 0
+
+
 def test_without_a_queue_a_poisoned_record_is_given_back_once_those_before_it_are_done(shop, records):
     line = shop.line(failed=None)
-    batch = [*records[:3], poisoned(records[3]), records[4]]
+    bad = replace(poisoned(records[2]), sequence_number=records[2].sequence_number + 1)
+    batch = [*records[:3], bad, *records[3:9]]
     taken = line.take(batch, left)
     assert isinstance(taken.error, PoisonedRecordError)
-    assert taken.failed == records[3].sequence_number
-    assert line.take(batch[3:], left).failed == records[3].sequence_number
-    assert line.take(records[4:9], left).failed is None  # Lambda gave the poisoned one up
+    assert taken.failed == bad.sequence_number
+    assert line.take(batch[3:], left).failed == bad.sequence_number
+    assert line.take(records[3:9], left).failed is None  # Lambda gave the poisoned one up
 
 
 def test_a_record_that_breaks_the_judge_is_found_among_many_and_put_aside(shop, records, expected):
