@@ -4,6 +4,7 @@ from datetime import timedelta
 from decimal import Decimal
 from threading import Barrier
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -132,4 +133,23 @@ def test_an_error_of_one_distant_shard_is_told(stream):
     intake = Intake(Broken(stream.shards()), Watermarks(5_000, 10_000), EngineSettings(), ManualClock(), readers=2)
     with pytest.raises(StateError, match="was trimmed"):
         intake.take()
+    intake.close()
+
+
+def test_an_empty_read_behind_the_tip_holds_the_watermark_back():
+    """Kinesis answers so where a stretch of a shard holds nothing."""
+
+    class Gap(Distant):
+        def read(self, shard_id, after, **_limits):
+            return ReadBatch((), after, 5_000 if shard_id == "shard-0" else 0, ended=False)
+
+    clock, watermarks = ManualClock(START_MS), Watermarks(0, 10_000)
+    intake = Intake(Gap([Shard(f"shard-{n}", n, n) for n in range(2)]), watermarks, EngineSettings(), clock)
+    assert intake.take().behind_ms == 5_000
+    watermarks.observe("shard-0", np.array([START_MS]))
+    watermarks.observe("shard-1", np.array([START_MS + 60_000]))
+    intake.take()
+    clock.advance(timedelta(minutes=1))
+    intake.take()
+    assert watermarks.advance(clock.now_ms()) == START_MS
     intake.close()

@@ -93,7 +93,7 @@ class Intake:
             news = self._note(fetched)
             if fetched.batch.records:
                 self._ahead = self._thread.submit(self._fetch, self._plan())
-            if fetched.batch.records or (fetched.plan.complete and not news):
+            if fetched.batch.records or fetched.batch.behind_ms or (fetched.plan.complete and not news):
                 return fetched.batch
 
     def _note(self, fetched: _Fetched) -> bool:
