@@ -6,12 +6,15 @@ import inspect
 import pkgutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from typer.testing import CliRunner
 
 import shopstream
+from shopstream.cli import app
 
 HEAVY = ("apprise", "dbt", "duckdb", "plotly", "pyarrow", "pyiceberg", "s3fs", "sqlglot", "starlette", "uvicorn")
 MODULES = ["shopstream", *(found.name for found in pkgutil.walk_packages(shopstream.__path__, "shopstream."))]
@@ -83,3 +86,8 @@ def test_the_error_tree_is_the_one_that_its_docstring_draws():
     errors = importlib.import_module("shopstream.errors")
     drawn = [word for line in errors.__doc__.splitlines() for word in line.split() if word.endswith("Error")]
     assert sorted(drawn) == errors.__all__
+
+
+def test_the_program_says_its_version():
+    said = CliRunner().invoke(app, ["--version"])
+    assert (said.exit_code, said.stdout) == (0, f"shopstream {version('shopstream')}\n")

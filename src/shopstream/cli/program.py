@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -51,6 +52,12 @@ app = typer.Typer(
 )
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"shopstream {version('shopstream')}")
+        raise typer.Exit
+
+
 @app.callback()
 def root(
     ctx: typer.Context,
@@ -60,6 +67,9 @@ def root(
     config: Annotated[
         Path | None, typer.Option(help="Settings file.", envvar="SHOPSTREAM_CONFIG", show_default="shopstream.toml")
     ] = None,
+    _asked: Annotated[
+        bool, typer.Option("--version", help="Say which version this is.", callback=_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Live shopper journeys, alarms on attacks and trusted reports from one event stream.
 
