@@ -86,7 +86,7 @@ class Intake:
         self._positions = dict(positions)
 
     def take(self) -> Batch:
-        """The next micro-batch; without records only when every shard is at its tip, or (`behind_ms`) on the way there."""
+        """The next micro-batch; without records only where every shard is at its tip, or (`behind_ms`) on the way."""
         while True:
             fetched = self._ahead.result() if self._ahead else self._fetch(self._plan())
             self._ahead = None
