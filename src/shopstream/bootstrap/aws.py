@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 from botocore.exceptions import ClientError
@@ -27,14 +27,13 @@ from shopstream.config import Settings
 from shopstream.engine.checkpoint import CheckpointStore
 from shopstream.engine.shared_checkpoint import SharedCheckpointStore
 from shopstream.errors import ConfigurationError, RetryableError
-from shopstream.journeys.embedded import EmbeddedLiveStore
-from shopstream.journeys.ports import LiveStore
-from shopstream.journeys.shared import SharedLiveStore
-from shopstream.lakehouse.aws import AwsLakehouse
-from shopstream.models.marts_file import fetch_marts
 from shopstream.stream.aws import KinesisStream
 from shopstream.stream.dynamodb import ConsumerTable
 from shopstream.stream.exclusive import ExclusiveLease
+
+if TYPE_CHECKING:
+    from shopstream.journeys.ports import LiveStore
+    from shopstream.lakehouse.aws import AwsLakehouse
 
 __all__ = [
     "S3Objects",
@@ -244,13 +243,17 @@ def engine_lease(
         yield lease.check
 
 
-def open_lakehouse(settings: Settings) -> AwsLakehouse:
+def open_lakehouse(settings: Settings) -> "AwsLakehouse":
     """The lakehouse on S3."""
+    from shopstream.lakehouse.aws import AwsLakehouse  # noqa: PLC0415  seconds of imports that few commands need
+
     return AwsLakehouse(settings.lakehouse, settings.aws.glue)
 
 
 def fetch_reports(settings: Settings) -> None:
     """Bring the marts that Athena built into the reports file, unless it has them or DuckDB built it here."""
+    from shopstream.models.marts_file import fetch_marts  # noqa: PLC0415  likewise
+
     with closing(open_lakehouse(settings)) as lakehouse:
         fetch_marts(lakehouse, settings.reports_path)
 
@@ -270,7 +273,10 @@ def open_checkpoints(settings: Settings) -> CheckpointStore:
     )
 
 
-def open_live(settings: Settings) -> LiveStore:
+def open_live(settings: Settings) -> "LiveStore":
     """The live journeys: beside the checkpoints in S3, or in `home` where no place is named."""
+    from shopstream.journeys.embedded import EmbeddedLiveStore  # noqa: PLC0415  likewise
+    from shopstream.journeys.shared import SharedLiveStore  # noqa: PLC0415  likewise
+
     objects = objects_of(settings)
     return SharedLiveStore(objects, SystemClock()) if objects else EmbeddedLiveStore(settings.live_path)
