@@ -253,3 +253,11 @@ def test_an_incident_of_many_windows_fits_into_an_item(open_store, now):
     evidence = {"composition": {f"brand {number}": [number, 0.5] for number in range(30_000)}}
     open_store().apply([detection(0, evidence=evidence)], 20_000)
     assert now()[0].evidence == evidence
+
+
+def test_an_actor_with_an_endless_name_is_an_actor_like_any_other(open_store, table, now):
+    agent = "Mozilla/5.0 é " * 1_000
+    open_store().apply([detection(0, key={"user_agent": agent}, key_kind="user_agent", verdict="bot")], 20_000)
+    assert now()[0].keys == {"user_agent": agent}
+    (verdict,) = verdicts_of(table, "user_agent", agent)
+    assert (verdict["verdict"], verdict["actor"]) == ("bot", agent)

@@ -5,6 +5,7 @@ An item holds each column of its row under the column's name, so that it can be 
 or another program wants to read: id, state, title, times as text.
 """
 
+import hashlib
 import json
 import sqlite3
 import zlib
@@ -58,6 +59,8 @@ ROW_KINDS: Final = ("episode", "head", "notification", "last")
 """Items that a copy is made of."""
 _LARGE: Final = 100_000
 """Characters of a text from which on it is compressed: an item must not exceed 400 KB."""
+_LONGEST_KEY: Final = 1_000
+"""Bytes of an actor's value in a key; DynamoDB takes 2,048 in all, and who attacks chooses the user agent."""
 _LONGER: Final = 3
 """Numbers of a scope are remembered for so many retentions, so that an id is not given again."""
 
@@ -81,7 +84,9 @@ def chain_pk(chain: str) -> str:
 
 
 def actor_pk(kind: str, actor: str) -> str:
-    """The partition of what is known of an actor."""
+    """The partition of what is known of an actor; a digest stands for a value that is too long for a key."""
+    if len(actor.encode()) > _LONGEST_KEY:
+        actor = f"sha256:{hashlib.sha256(actor.encode()).hexdigest()}"
     return f"VERDICT#{kind}#{actor}"
 
 
