@@ -1,4 +1,4 @@
-"""The embedded incident store: episodes, people, retention, readers."""
+"""The embedded incident store beyond `conformance/test_incidents.py`: episodes, people, readers, commands."""
 
 import json
 import shlex
@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 from typer.testing import CliRunner
@@ -84,29 +84,6 @@ def test_windows_that_follow_each_other_are_one_incident(store, path):
     assert incident.state is State.OPEN
 
 
-def test_a_provisional_detection_opens_at_once_and_a_final_one_refines_it(store, path):
-    store.apply([detection(1_000, 16, final=False, last_event_ms=4_000)], 2_000)
-    (early,) = read_incidents(path)
-    assert early.peak == {"events": 16}
-    assert early.windows == 1
-    store.apply([detection(1_000, 22)], 12_000)
-    (refined,) = read_incidents(path)
-    assert refined.id == early.id
-    assert refined.peak == {"events": 22}
-    assert refined.windows == 1
-    assert refined.last_event_time > early.last_event_time
-
-
-def test_quiet_time_closes_and_later_traffic_opens_another(store, path):
-    store.apply([detection(1_000)], 11_000)
-    assert store.apply([], 11_000 + QUIET) == []
-    assert changes_of(store.apply([], 11_000 + QUIET + SIZE)) == [Change.CLOSED]
-    assert changes_of(store.apply([detection(200_000)], 210_000)) == [Change.OPENED]
-    second, first = read_incidents(path)
-    assert (first.state, second.state) == (State.CLOSED, State.OPEN)
-    assert first.id.removesuffix("-1") == second.id.removesuffix("-2")
-
-
 def test_the_quiet_time_itself_still_belongs_to_the_incident(store, path):
     store.apply([detection(0), detection(SIZE + QUIET)], 0)
     assert len(read_incidents(path)) == 1
@@ -123,28 +100,6 @@ def test_rules_and_keys_are_apart(store, path):
         ("other", "user_id", "9"),
         ("user_burst", "site", None),
     }
-
-
-def test_the_same_detections_again_change_nothing(store, path):
-    batch = [detection(0), detection(1_000), detection(0, user=8)]
-    store.apply(batch, 5_000)
-    before = read_incidents(path)
-    assert store.apply(batch, 3_000) == []
-    assert read_incidents(path) == before
-
-
-def test_two_incidents_that_turn_out_to_be_one_become_one(store, path):
-    store.apply([detection(0), detection(SIZE + 2 * QUIET - 5_000)], 0)
-    first, second = sorted(i.id for i in read_incidents(path))
-    store.acknowledge(second, "mine")
-    changes = store.apply([detection(QUIET)], 0)
-    assert changes_of(changes) == [Change.ABSORBED, Change.UPDATED]
-    assert (changes[0].incident_id, changes[0].into) == (second, first)
-    (incident,) = read_incidents(path)
-    assert (incident.id, incident.windows, incident.comment) == (first, 3, "mine")
-    assert incident.state is State.ACKNOWLEDGED
-    assert changes_of(store.apply([detection(500_000)], 0)) == [Change.OPENED]
-    assert second in {i.id for i in read_incidents(path)}
 
 
 def test_a_higher_severity_raises_and_a_lower_one_does_not_calm(store, path):
@@ -202,20 +157,6 @@ def test_idle_calls_touch_no_disk(store, path):
     for watermark in range(5_000, 50_000, 1_000):
         assert store.apply([], watermark) == []
     assert {file.name: file.stat().st_mtime_ns for file in path.parent.iterdir()} == before
-
-
-def test_retention_forgets_the_closed_and_keeps_their_ids_from_coming_again(path):
-    hour = 3_600_000
-    store = EmbeddedIncidentStore(path, AlertingSettings(retention=timedelta(hours=1)), ManualClock())
-    store.apply([detection(0)], 0)
-    store.apply([], hour // 2)
-    first = read_incidents(path)[0].id
-    store.apply([detection(3 * hour)], 3 * hour)
-    (second,) = read_incidents(path)
-    assert (first[-2:], second.id[-2:]) == ("-1", "-2")
-    store.apply([], 1 << 61)
-    assert [i.id for i in read_incidents(path)] == [second.id]
-    store.close()
 
 
 def test_readers_find_nothing_where_there_is_no_store(path):
