@@ -5,8 +5,8 @@ __all__ = ["ShardPace"]
 _FIRST_RATE = 1 << 20  # bytes a second: what Kinesis lets a shard take, and so the first guess once one refuses
 _LOWEST_RATE = 16 << 10
 _DECREASE = 0.8
-_INCREASE = 0.03  # of the rate, each second: a shard at its limit refuses about once in ten seconds
-_LEAST_INCREASE = 4 << 10  # bytes a second, each second
+_INCREASE_EACH_SECOND = 0.03  # of the rate
+_MOST_INCREASE = 0.02  # for one record: a shard at its limit refuses one of ten at most
 _FIRST_PAUSE_MS = 100.0
 _LONGEST_PAUSE_MS = 10_000.0
 
@@ -34,7 +34,7 @@ class ShardPace:
         self._pause_ms = _FIRST_PAUSE_MS
         if self._rate is None:
             return
-        self._rate += max(_LEAST_INCREASE, _INCREASE * self._rate) * max(0.0, now_ms - self._grown_ms) / 1000
+        self._rate *= 1 + min(_MOST_INCREASE, _INCREASE_EACH_SECOND * max(0.0, now_ms - self._grown_ms) / 1000)
         self._grown_ms = now_ms
         self.ready_ms = max(self.ready_ms, now_ms) + size / self._rate * 1000
 
