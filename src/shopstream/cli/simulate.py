@@ -73,7 +73,7 @@ def simulate(
       shopstream simulate 2019-Nov.csv.gz --speed 60 --rebase now
       shopstream simulate day.parquet --rate 20000 --loop
       shopstream simulate s3://bucket/2019-Nov.parquet --partition-key user_id
-      SHOPSTREAM_PROFILE=aws shopstream simulate s3://bucket/2019-Nov.csv --speed 60
+      SHOPSTREAM_PROFILE=aws shopstream simulate s3://bucket/day.csv --speed 60
       shopstream simulate day.csv --restart --format json
     """
     from shopstream.bootstrap import open_stream  # noqa: PLC0415  start-up time
