@@ -3,6 +3,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import boto3
 import pytest
@@ -59,10 +60,11 @@ def test_a_standin_ends_with_whoever_started_it(tmp_path):
 @pytest.mark.parametrize("standin", ["moto", "kinesalite", "kinesis_local", "dynamodb_local"])
 def test_a_standin_ends_with_whoever_was_killed(standin, tmp_path):
     program = f"""
+import os
 from pathlib import Path
 from standins import process
 with process.running(process.{standin}, Path("log")) as address:
-    print(address, flush=True)
+    print(address, Path(f"/proc/self/task/{{os.getpid()}}/children").read_text(), flush=True)
     input()
 """
     with subprocess.Popen(
@@ -73,13 +75,22 @@ with process.running(process.{standin}, Path("log")) as address:
         stdout=subprocess.PIPE,
         text=True,
     ) as starter:
-        address = starter.stdout.readline().strip()
-        assert answers(address)
-        starter.kill()
-    give_up = time.monotonic() + 60
-    while answers(address):
-        assert time.monotonic() < give_up
-        time.sleep(0.05)
+        address, pid = starter.stdout.readline().split()
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=5):
+            starter.kill()
+            give_up = time.monotonic() + 60
+            while lives(pid) or answers(address):
+                assert time.monotonic() < give_up
+                time.sleep(0.05)
+
+
+def lives(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
 
 
 def answers(address):
