@@ -43,8 +43,8 @@ demo: $(VENV)/.run ## replay a shop day (or EVENTS=file.csv), report on it, serv
 test: lint $(READER)/.done ## lint, types, import contract, tests (under 15 minutes on two cores)
 	@$(BIN)/pytest -n 2 -m "not slow and not aws"
 
-test-all: $(VENV)/.dev $(READER)/.done ## the slow proofs
-	@$(BIN)/pytest -n 2 -m "slow and not aws"
+test-all: $(VENV)/.dev $(READER)/.done .standins/.done benchmarks/.work/venv-spark/.made ## the slow proofs, those of the AWS profile too (needs Node and Java)
+	@$(BIN)/pytest -n 2 --dist loadgroup -m slow
 
 STANDINS := .standins
 NEEDED    = @command -v $(1) >/dev/null || { echo "$(1) is needed for stand-ins of AWS services; install $(2)"; exit 1; }
@@ -61,7 +61,7 @@ $(STANDINS)/.done: tests/standins/package-lock.json tests/standins/pom.xml  # se
 	@touch $@
 
 test-aws: $(VENV)/.dev $(STANDINS)/.done $(READER)/.done benchmarks/.work/venv-spark/.made ## the AWS profile against stand-ins of its services (needs Node and Java)
-	@$(BIN)/pytest -n 2 --dist loadgroup -m aws
+	@$(BIN)/pytest -n 2 --dist loadgroup -m "aws and not slow"
 
 # The CDK app has an environment of its own, too: `lambda` is the package of its functions.
 INFRA     := .venv-infra
