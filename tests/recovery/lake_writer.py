@@ -15,13 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyiceberg.catalog.sql import SqlCatalog
 
-from shopstream.lakehouse import LakeTable, embedded, iceberg, maintenance
+from shopstream.lakehouse import LakeTable, embedded, files, maintenance
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.settings import LakehouseSettings
 
 STEPS = {
-    "before the rows are written": (iceberg, "write_file", "before"),
-    "after the rows are written": (iceberg, "write_file", "after"),
+    "before the rows are written": (files, "write_file", "before"),
+    "after the rows are written": (files, "write_file", "after"),
     "before the metadata is written": (SqlCatalog, "_write_metadata", "before"),
     "between metadata and catalog": (SqlCatalog, "_write_metadata", "after"),
     "after the catalog": (SqlCatalog, "commit_table", "after"),
