@@ -11,6 +11,7 @@ from shopstream.alerting import AlertingSettings, EmbeddedIncidentStore
 from shopstream.alerting.aws import _marked, _plain
 from shopstream.alerting.database import open_writer, transaction
 from shopstream.alerting.recording import open_recorded, recorded, write_rows
+from shopstream.alerting.table import Ledger, Meta
 from shopstream.clock import ManualClock
 from shopstream.detection import Severity
 
@@ -124,3 +125,29 @@ def test_items_can_be_read_by_people_and_expire_when_they_are_over(pair):
     items = {item["item"]: item for item in pair.seen[-1].changes.values()}
     assert items["head"]["gsi1pk"] == "INCIDENTS#1970-01"
     assert {items[kind]["expires_at"] for kind in ("head", "episode", "verdict")} == {NOW_S + 90 * 86_400}
+
+
+class Laid:
+    """A table that keeps what is laid down, and takes every transaction."""
+
+    def __init__(self):
+        self.items = []
+
+    def put(self, items):
+        self.items += items
+
+    def query(self, pk):
+        return [item for item in self.items if item["pk"] == pk]
+
+    def write(self, operations):
+        """It is not looked at."""
+
+
+def test_a_large_change_may_hold_compressed_texts():
+    table = Laid()
+    ledger = Ledger(table, ManualClock(NOW_S * 1_000))
+    changes = {("SCOPE#a", f"{n:08d}#EPISODE"): {"facts_zlib": b"\x00\xff", "told": n} for n in range(150)}
+    changes["SCOPE#a", "gone"] = None
+    ledger.commit(Meta(0, 1, 0), changes, (), 0)
+    stage = table.items[0]["pk"].removeprefix("STAGE#")
+    assert ledger.staged(stage) == {key: item and {**item, "version": 1} for key, item in changes.items()}

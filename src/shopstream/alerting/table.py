@@ -15,10 +15,11 @@ Reads are strongly consistent: an index, which lags behind, is never asked for w
 import json
 import random
 import zlib
+from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 from uuid import uuid4
 
 from shopstream.clock import Clock
@@ -54,6 +55,8 @@ _CHUNK: Final = 350_000
 """Bytes of an item that holds a part of something; DynamoDB takes 400 KB."""
 _KEPT: Final = timedelta(days=14)
 """Entries of the ledger live so long; a copy that is older reads all again."""
+_BYTES: Final = "#bytes"
+"""Stands for bytes in JSON; no attribute is called so."""
 _META: Final = ("META", "META")
 _SCHEMA: Final = 1
 _ATTEMPTS: Final = 10
@@ -211,7 +214,7 @@ class Ledger:
             raise StateError("a change in the incident table is incomplete; restore the table to a point before it")
         changes: dict[Key, Item | None] = {}
         for part in parts:
-            for pk, sk, item in json.loads(zlib.decompress(data_of(part))):
+            for pk, sk, item in json.loads(zlib.decompress(data_of(part)), object_hook=_read_bytes):
                 changes[pk, sk] = item
         return changes
 
@@ -325,11 +328,21 @@ def key_of(item: Item) -> Key:
 
 def chunks_of(rows: Sequence[object]) -> list[bytes]:
     """Compressed JSON lists, each small enough for an item."""
-    data = zlib.compress(json.dumps(rows).encode())
+    data = zlib.compress(json.dumps(rows, default=_written_bytes).encode())
     if len(data) <= _CHUNK or len(rows) == 1:
         return [data]
     middle = len(rows) // 2
     return chunks_of(rows[:middle]) + chunks_of(rows[middle:])
+
+
+def _written_bytes(value: object) -> dict[str, str]:
+    if not isinstance(value, bytes):
+        raise TypeError(f"expected a value of an item, got {type(value).__name__}")
+    return {_BYTES: b64encode(value).decode()}
+
+
+def _read_bytes(found: dict[str, Any]) -> Any:  # noqa: ANN401  an item, or bytes in it
+    return b64decode(found[_BYTES]) if found.keys() == {_BYTES} else found
 
 
 def _meta_item(meta: Meta) -> Item:
