@@ -180,7 +180,8 @@ class Pipeline:
             self._records += len(batch.records)
             self._counters.add(processed.counters)
             self._recent.keep(processed.events)
-            self._waiting += processed.events.num_rows
+            # Rejected rows and duplicates count, too: what is done is told, and what waits for the lake is bounded.
+            self._waiting += processed.counters.events_read
             if self._lakehouse:
                 self._events.append(processed.events)
             if processed.dead_letters.num_rows:

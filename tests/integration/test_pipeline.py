@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -169,6 +170,21 @@ def test_a_second_run_finds_nothing_new(processed):
     with open_pipeline(processed) as pipeline:
         before = pipeline.progress().counters
         assert pipeline.run(until_caught_up=True).counters == before
+
+
+def test_a_stream_of_bad_records_alone_reaches_the_lake(tmp_path):
+    settings = Settings(home=tmp_path, engine=EngineSettings(commit_events=10, batch_events=5))
+    with open_stream(settings) as stream:
+        for number in range(50):
+            stream.put([NewRecord(b"no event %d" % number, "k")])
+    with open_pipeline(settings) as pipeline:
+        while pipeline.step():
+            assert sum(table.num_rows for table in pipeline._dead_letters) < 20, "what waits is bounded"
+        pipeline.run(until_caught_up=True)
+    with open_pipeline(settings) as pipeline:
+        assert pipeline.progress().counters["dead_letters"] == 50, "they are not read again"
+    with closing(open_lakehouse(settings)) as lakehouse:
+        assert {status.table: status.rows for status in lakehouse.status()}["dead_letters"] == 50
 
 
 def test_two_engines_on_one_home_are_refused(processed):
