@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 
-from shopstream.bootstrap.aws import incidents_file, open_checkpoints, open_live, open_stream
+from shopstream.bootstrap.aws import fetch_reports, incidents_file, open_checkpoints, open_live, open_stream
 from shopstream.clock import SystemClock
 from shopstream.config import Settings
 from shopstream.dashboard.home import EngineState, Home
@@ -21,6 +21,8 @@ __all__ = ["RemoteHome", "remote_home"]
 _REFRESH_S = 5.0
 _ENGINE_S = 10.0
 """Asking for the lag takes reads of each shard away from the engine."""
+_REPORTS_S = 60.0
+"""Marts change with a build, some times a day."""
 
 
 class RemoteHome:
@@ -43,7 +45,7 @@ class RemoteHome:
         self._checkpoints = open_checkpoints(settings)
         self._remote_live, self._live = open_live(settings), EmbeddedLiveStore(live)
         self._lock = Lock()
-        self._refresh_at = self._engine_at = float("-inf")
+        self._refresh_at = self._engine_at = self._reports_at = float("-inf")
         self._state: EngineState | None = None
         self._error: ShopstreamError | None = None
 
@@ -58,6 +60,9 @@ class RemoteHome:
                 as_of_ms = panels.pop("as_of_ms", None)
                 if isinstance(as_of_ms, int):
                     self._live.publish(panels, as_of_ms)
+                if self._monotonic() >= self._reports_at:
+                    fetch_reports(self._settings)
+                    self._reports_at = self._monotonic() + _REPORTS_S
                 self._error = None
             except ShopstreamError as error:
                 self._error = error
