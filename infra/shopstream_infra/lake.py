@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from aws_cdk import CfnResource, Duration, Stack
+from aws_cdk import CfnResource, Duration, RemovalPolicy, Stack
 from aws_cdk import aws_glue as glue
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
@@ -73,13 +73,9 @@ class Lake(Construct):
         )
         self.database_name = config.prefix.replace("-", "_")
         self.raw_database_name = f"{self.database_name}_raw"
-        for name, database in (("Database", self.database_name), ("RawDatabase", self.raw_database_name)):
-            glue.CfnDatabase(
-                self,
-                name,
-                catalog_id=Stack.of(self).account,
-                database_input=glue.CfnDatabase.DatabaseInputProperty(name=database),
-            )
+        # Glue drops the tables of a database with it, and only they know which files of the lake are theirs.
+        self._database("Database", self.database_name).apply_removal_policy(config.precious)
+        self._database("RawDatabase", self.raw_database_name).apply_removal_policy(RemovalPolicy.DESTROY)
         self.warehouse = f"s3://{self.bucket.bucket_name}/warehouse"
         self.raw = f"s3://{self.bucket.bucket_name}/raw"
         self.checkpoints = f"s3://{self.work.bucket_name}/checkpoints"
@@ -188,6 +184,14 @@ class Lake(Construct):
         policy(iam.PolicyStatement(actions=whole, resources=[bucket.bucket_arn]))
         actions = ["kms:Decrypt", "kms:GenerateDataKey"] if write else ["kms:Decrypt"]
         self.key.grant(grantee, *actions)
+
+    def _database(self, construct_id: str, name: str) -> glue.CfnDatabase:
+        return glue.CfnDatabase(
+            self,
+            construct_id,
+            catalog_id=Stack.of(self).account,
+            database_input=glue.CfnDatabase.DatabaseInputProperty(name=name),
+        )
 
     def _bucket(self, name: str, *, versioned: bool, rules: Sequence[s3.LifecycleRule]) -> s3.Bucket:
         cleaning = s3.LifecycleRule(

@@ -34,9 +34,11 @@ def test_buckets_of_dev_are_emptied_when_they_go(stages):
 def test_destroying_prod_leaves_what_cannot_be_made_again(stages):
     prod = stages["prod"]
     kinds = {prod.resources()[key]["Type"] for key in kept(prod)}
-    assert kinds == {"AWS::DynamoDB::Table", "AWS::KMS::Key", "AWS::S3::Bucket"} | (
-        kinds & {"AWS::Glue::Database", "AWS::S3::BucketPolicy"}
+    assert kinds == {"AWS::DynamoDB::Table", "AWS::Glue::Database", "AWS::KMS::Key", "AWS::S3::Bucket"} | (
+        kinds & {"AWS::S3::BucketPolicy"}
     )
+    databases = [resource for key, resource in prod.resources("AWS::Glue::Database").items() if key in kept(prod)]
+    assert [one["Properties"]["DatabaseInput"]["Name"] for one in databases] == ["shopstream_prod"]
     tables = [resource for key, resource in prod.resources("AWS::DynamoDB::Table").items() if key in kept(prod)]
     assert [table["Properties"]["TableName"] for table in tables] == ["shopstream-prod"]
     assert set(prod.resources("AWS::S3::Bucket")) <= kept(prod)
@@ -44,7 +46,7 @@ def test_destroying_prod_leaves_what_cannot_be_made_again(stages):
 
 def test_nothing_is_kept_or_dropped_by_accident(stage):
     for key, resource in stage.resources().items():
-        if resource["Type"] in STATEFUL - {"AWS::Glue::Database"}:
+        if resource["Type"] in STATEFUL:
             assert resource["DeletionPolicy"] == resource["UpdateReplacePolicy"], key
             assert resource["DeletionPolicy"] in {"Delete", "Retain"}, key
 
