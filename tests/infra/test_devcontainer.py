@@ -48,6 +48,8 @@ def test_what_the_makefile_calls_is_installed(dockerfile):
 def test_images_are_built_by_the_docker_of_the_host(container, dockerfile):
     assert f"/usr/local/bin/{container['containerEnv']['CDK_DOCKER']}" in dockerfile
     assert any("/var/run/docker.sock" in mount for mount in container["mounts"])
+    needs_buildkit = "COPY --chmod" in (_REPOSITORY / "docker" / "Dockerfile").read_text(encoding="utf-8")
+    assert " docker-buildx " in dockerfile or not needs_buildkit
 
 
 def test_the_page_s_port_is_forwarded(container):
