@@ -62,7 +62,7 @@ class Detection(Construct):
             "Signals to incidents",
         )
         self.ticker = self._function(
-            "Ticker", "ticker", Duration.seconds(50), 512, "Closes what silence closes, sends what waits"
+            "Ticker", "ticker", Duration.seconds(50), 512, "Sends what waits, counts what is open"
         )
         send(self.failed, self.detection)
         write_delivery(Stack.of(self), delivery_name(config), self.detection)
@@ -93,7 +93,7 @@ class Detection(Construct):
                 max_event_age=Duration.minutes(1),
                 role=role,
             ),
-            description="Closes what silence closes, sends what waits",
+            description="Sends what waits, counts what is open",
         )
         accept(
             role,

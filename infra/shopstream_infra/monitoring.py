@@ -150,7 +150,7 @@ class Monitoring(Construct):
         )
         self._alarm(
             Alarm.TICKER_ERRORS,
-            "The function that closes incidents and sends what waits fails",
+            "The function that sends what waits and counts open incidents fails",
             metrics.function("ticker", "Errors", "Sum"),
             threshold=0,
             minutes=5,
