@@ -177,7 +177,7 @@ def test_what_a_plan_sets_are_settings_of_a_stage():
     [
         ("reports=2", "known name"),
         ("report_per_day=2", "did you mean reports_per_day"),
-        ("reports_per_day", "NAME=VALUE"),
+        ("reports_per_day", "give a value: reports_per_day="),
         ("reports_per_day=many", "above 0"),
         ("reports_per_day=0", "above 0"),
         ("nat_gateways=-1", "at least 0"),

@@ -54,7 +54,9 @@ class Assumptions:
         each = dict(self._each)
         for change in changes:
             name, equals, text = change.partition("=")
-            if not equals or name not in each:
+            if not equals and name in each:
+                raise ConfigurationError(f"expected --assume NAME=VALUE, got {change!r}; give a value: {name}=…")
+            if name not in each:
                 near = difflib.get_close_matches(name, each, n=1)
                 hint = f"did you mean {near[0]}?" if near else "`shopstream plan` lists the names"
                 raise ConfigurationError(f"expected --assume NAME=VALUE with a known name, got {change!r}; {hint}")
