@@ -1,6 +1,7 @@
 """The line from records of signals to incidents: repeated, cut anyhow, killed between steps, poisoned, throttled."""
 
 import json
+import sys
 from dataclasses import replace
 from datetime import timedelta
 
@@ -292,7 +293,7 @@ def test_without_a_queue_a_poisoned_record_is_given_back_once_those_before_it_ar
     assert line.take(records[3:9], left).failed is None  # Lambda gave the poisoned one up
 
 
-def test_a_record_that_breaks_the_judge_is_found_among_many_and_put_aside(shop, records, expected):
+def test_a_record_that_breaks_the_judge_is_found_among_many_and_put_aside(shop, records, expected, capsys):
     judging = shop.judging
 
     class Fragile:
@@ -302,7 +303,7 @@ def test_a_record_that_breaks_the_judge_is_found_among_many_and_put_aside(shop, 
 
         def judge(self, signals, until_ms):
             if any(signal.window == "breaks" for signal in signals):
-                raise ZeroDivisionError
+                raise KeyError(7 * 673)
             return self._judging.judge(signals, until_ms)
 
     document = json.loads(records[5].payload)
@@ -311,7 +312,11 @@ def test_a_record_that_breaks_the_judge_is_found_among_many_and_put_aside(shop, 
         | dict.fromkeys(("start_ms", "end_ms", "first_event_ms", "last_event_ms"), 0)
     ]
     bad = replace(records[5], payload=json.dumps(document).encode(), sequence_number=records[5].sequence_number - 1)
-    taken = shop.line(build=Fragile).take([*records[:5], bad, *records[5:]], left)
+    taken = shop.line(build=Fragile, logger=Logger(service="fragile", stream=sys.stdout)).take(
+        [*records[:5], bad, *records[5:]], left
+    )
+    log = capsys.readouterr().out
+    assert ("KeyError" in log, "in judge" in log, "4711" in log) == (True, True, False)
     assert (taken.failed, taken.poisoned) == (None, 1)
     assert [number for number, _ in shop.failed] == [bad.sequence_number]
     assert seen(shop.path) == expected

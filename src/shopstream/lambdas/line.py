@@ -16,6 +16,7 @@ is tried again by the ticker.
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from traceback import format_tb
 from typing import Any, Final
 
 from aws_lambda_powertools import Logger
@@ -153,9 +154,11 @@ class Line:
             self._commit(portion, taken)
         except (ShopstreamError, MemoryError):
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  whatever a record breaks
             self._judging = None
-            self._logger.exception("judging broke", extra={"records": len(portion)})
+            # Where, and not the error's own words: they may name a user.
+            told = {"records": len(portion), "what": type(error).__name__, "at": format_tb(error.__traceback__)}
+            self._logger.error("judging broke", extra=told)  # noqa: TRY400  likewise
             self._recall()
             if len(portion) == 1:
                 self._commit(portion, taken, broken=type(error).__name__)
