@@ -145,6 +145,33 @@ def test_a_shard_that_was_idle_while_nobody_looked_is_a_state_error(open_stream,
         read(open_stream(), first)
 
 
+def test_a_gap_is_found_though_the_shard_was_empty_when_its_consumer_came_back(open_stream, clock):
+    consumer = open_stream()
+    first = put(consumer, b"1")
+    consumer.commit("engine", {SHARD: first})
+    put(consumer, b"2 that nobody read")
+    clock.advance(timedelta(hours=25))
+    back = open_stream()
+    back.commit("engine", {})
+    assert payloads(read(back, first)) == []
+    put(back, b"3")
+    with pytest.raises(StateError, match="may be skipped"):
+        read(back, first)
+
+
+def test_an_idle_shard_stays_known_as_such_by_a_consumer_that_started_again(open_stream, clock):
+    consumer = open_stream()
+    first = put(consumer, b"1")
+    consumer.commit("engine", {SHARD: first})
+    for _ in range(26):
+        assert payloads(read(consumer, first)) == []
+        clock.advance(timedelta(hours=2))
+        consumer = open_stream()
+        consumer.commit("engine", {})
+    put(consumer, b"2")
+    assert payloads(read(open_stream(), first)) == [b"2"]
+
+
 def test_a_position_of_another_stream_is_a_state_error(open_stream, make_stream, clock):
     clock.advance(timedelta(seconds=2))
     other = KinesisStream(make_stream(1), "none", clock)

@@ -65,6 +65,7 @@ class _State:
         iterator: for the next call; None where a new one is needed.
         iterator_at: seconds on the monotonic clock when it was given.
         checking: the iterator stands at `position` itself, to see that it is still there.
+        asked: the notes were asked whether nothing is missing, since nothing came at all.
         behind_ms: from the end of the buffer to the tip.
         drained: the shard is closed, and nothing comes after the buffer.
     """
@@ -74,6 +75,7 @@ class _State:
     iterator: str | None = None
     iterator_at: float = 0.0
     checking: bool = False
+    asked: bool = False
     behind_ms: int = 0
     drained: bool = False
 
@@ -175,11 +177,19 @@ class ShardReader:
         at_tip = state.behind_ms == 0 and not state.drained and not opened
         if at_tip:
             newest = state.buffer[-1].sequence_number if state.buffer else state.position
-            if newest != TRIM_HORIZON:
+            if newest != TRIM_HORIZON and self._nothing_missing():
                 self._notes.note(self._shard_id, newest)
         pause = self._pace.at_tip if at_tip else timedelta(0) if opened else self._pace.behind
         self._ask_at = self._monotonic() + pause.total_seconds()
         return at_tip
+
+    def _nothing_missing(self) -> bool:
+        """Whether nothing was dropped after the position: a note of what is in doubt would end the doubt."""
+        state = self._state
+        if state.checking and not state.asked:
+            state.asked = True
+            state.checking = not self._notes.still_newest(self._shard_id, state.position)
+        return not state.checking
 
     def _check(self, first: Position) -> None:
         """Whether reading may go on with this record, the oldest one from the position on."""
