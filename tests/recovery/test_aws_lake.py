@@ -64,6 +64,16 @@ def test_a_commit_whose_answer_is_lost_or_an_error_happens_once(lake, proxy, lak
     assert parquet_of(lake) == sorted(lake.data_files(EVENTS))
 
 
+def test_a_commit_that_stands_though_glue_says_that_it_timed_out_happens_once(lake, proxy, lake_events):
+    def timed_out(call, forward):
+        forward(call)
+        return call.error("OperationTimeoutException", "The operation timed out.", 400)
+
+    proxy.on("UpdateTable", timed_out, times=1)
+    lake.append(EVENTS, lake_events(0, 10), {"a": 1}, after={})
+    assert numbers_of(lake) == list(range(10))
+
+
 def test_a_commit_that_stands_without_an_answer_and_cannot_be_asked_for_is_told_and_keeps_its_files(
     lake, proxy, lake_events, monkeypatch
 ):

@@ -146,7 +146,8 @@ class _Glue(GlueCatalog):
             if isinstance(cause, ClientError) and error_code(cause) == "ConcurrentModificationException":
                 raise CommitFailedException(str(error)) from error
             status = cause.response["ResponseMetadata"]["HTTPStatusCode"] if isinstance(cause, ClientError) else 0
-            if isinstance(cause, HTTPClientError) or status >= _SERVER_ERROR:
+            timed_out = isinstance(cause, ClientError) and error_code(cause) == "OperationTimeoutException"  # HTTP 400
+            if isinstance(cause, HTTPClientError) or status >= _SERVER_ERROR or timed_out:
                 raise OutcomeUnknownError(
                     f"AWS Glue did not answer {action}: it may stand, or not; compare the positions, then try again"
                 ) from error
