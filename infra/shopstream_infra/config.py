@@ -11,9 +11,10 @@
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
+from zoneinfo import available_timezones
 
 from aws_cdk import Duration, RemovalPolicy
 from aws_cdk.aws_logs import RetentionDays
@@ -28,7 +29,22 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 _RETENTION_HOURS = range(24, 169)
 _DISK_GIB = range(21, 201)
 _TIMEOUT_S = range(15, 901)
+_FUNCTION_MIB = range(128, 10_241)
+_TASK_GIB = {
+    512: range(1, 5),
+    1024: range(2, 9),
+    2048: range(4, 17),
+    4096: range(8, 31),
+    8192: range(16, 61, 4),
+    16384: range(32, 121, 8),
+}
+"""Sizes of Fargate tasks: processor units to memory."""
 _SPARK_WORKERS = 2
+_VARIABLE = re.compile(
+    r"SHOPSTREAM_((ENGINE|LAKEHOUSE|DETECTION|ALERTING|DASHBOARD)__(?!NOTIFY_URLS)[A-Z_]+"
+    r"|AWS__KINESIS__(LEASE_TIME|POLL_INTERVAL|SKIP_GAPS))"
+)
+"""What a stage may set of the program: the stacks set the rest, and addresses for notifications are secrets."""
 _CLOCK = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
 _QUICKSIGHT = re.compile(r"arn:aws[a-z-]*:quicksight:[a-z0-9-]+:\d{12}:(user|group)/[\w.@+=,/-]+")
 _LOG_DAYS = {
@@ -53,7 +69,15 @@ _RULES: tuple[_Rule, ...] = (
     ),
     (("log_days",), f"one of {', '.join(map(str, _LOG_DAYS))}", lambda days: days in _LOG_DAYS),
     (
-        ("events_shards", "nat_gateways", "flink_parallelism", "query_limit_gb", "silence_alarm_min", "lag_alarm_s"),
+        (
+            "events_shards",
+            "nat_gateways",
+            "flink_parallelism",
+            "monthly_budget_usd",
+            "query_limit_gb",
+            "silence_alarm_min",
+            "lag_alarm_s",
+        ),
         "at least 1",
         lambda number: number >= 1,
     ),
@@ -64,7 +88,15 @@ _RULES: tuple[_Rule, ...] = (
     ),
     (("backfill_workers",), f"at least {_SPARK_WORKERS}", lambda number: number >= _SPARK_WORKERS),
     (("worker_disk_gib",), "from 21 to 200", lambda size: size in _DISK_GIB),
+    (("worker_cpu",), f"one of {', '.join(map(str, _TASK_GIB))}", lambda cpu: cpu in _TASK_GIB),
     (("detection_timeout_s",), "from 15 to 900", lambda seconds: seconds in _TIMEOUT_S),
+    (("detection_memory_mib",), "from 128 to 10240", lambda memory: memory in _FUNCTION_MIB),
+    (("timezone",), "an IANA name such as Europe/Berlin", lambda name: name in (available_timezones() or {name})),
+    (
+        ("settings",),
+        "text by variable, none that the stacks set (see docs/aws.md)",
+        lambda given: all(_VARIABLE.fullmatch(name) and isinstance(text, str) for name, text in given.items()),
+    ),
     (
         ("build_schedule", "upkeep_schedule"),
         "cron(…) or rate(…)",
@@ -156,7 +188,9 @@ class StageConfig:
     # Upkeep
     log_days: int = 30
     timezone: str = "UTC"
-    monthly_budget_usd: int = 200
+    monthly_budget_usd: int = 250
+    settings: dict[str, str] = field(default_factory=dict)
+    """Variables of docs/configuration.md for containers, functions and people."""
 
     # Queries and dashboards
     query_limit_gb: int = 100
@@ -186,6 +220,10 @@ class StageConfig:
             for setting in settings:
                 if not fits(getattr(self, setting)):
                     raise self._wrong(setting, expected)
+        gib, rest = divmod(self.worker_memory_mib, 1024)
+        if rest or gib not in _TASK_GIB[self.worker_cpu]:
+            sizes = ", ".join(str(size * 1024) for size in _TASK_GIB[self.worker_cpu])
+            raise self._wrong("worker_memory_mib", f"one of {sizes} with worker_cpu = {self.worker_cpu}")
         if self.quicksight_readers and not self.quicksight_owner:
             raise self._wrong("quicksight_readers", "empty without quicksight_owner")
         if self.flink_code and self.detection != "lambda":
@@ -228,7 +266,7 @@ class StageConfig:
 
 
 STAGES: Mapping[str, StageConfig] = {
-    "dev": StageConfig(name="dev", retains=False, log_days=7, monthly_budget_usd=100),
+    "dev": StageConfig(name="dev", retains=False, log_days=7),
     "prod": StageConfig(
         name="prod",
         retains=True,
@@ -260,6 +298,8 @@ def load_stages(overrides: Path) -> dict[str, StageConfig]:
     for name, values in tables.items():
         if name not in stages:
             raise ConfigError(f"expected a stage of {', '.join(stages)} in {overrides}, got [{name}]; correct its name")
+        if not isinstance(values, dict):
+            raise ConfigError(f"expected settings below [{name}] in {overrides}, got {name} = {values!r}")
         stages[name] = _with(stages[name], values, overrides)
     return stages
 
@@ -276,7 +316,7 @@ def _with(stage: StageConfig, values: Mapping[str, object], source: Path) -> Sta
         if get_origin(hint) is Literal:
             fits, expected = value in get_args(hint), " or ".join(map(repr, get_args(hint)))
         else:
-            fits, expected = type(value) is hint, hint.__name__
+            fits, expected = type(value) is (get_origin(hint) or hint), hint.__name__
         if not fits:
             raise ConfigError(
                 f"expected {setting} of stage {stage.name} to be {expected}, got {value!r}; correct {source}"

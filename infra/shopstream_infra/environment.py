@@ -34,6 +34,7 @@ def worker_settings(config: StageConfig, streams: Streams, alerting: Alerting, l
         "SHOPSTREAM_AWS__GLUE__WAREHOUSE": lake.warehouse,
         "SHOPSTREAM_AWS__GLUE__WORKGROUP": workgroup_name(config),
         "SHOPSTREAM_AWS__CHECKPOINTS": lake.checkpoints,
+        **config.settings,
     }
 
 
@@ -52,4 +53,4 @@ def _shared(config: StageConfig, alerting: Alerting, lake: Lake) -> dict[str, st
     }
     if config.baselines_key:
         settings["SHOPSTREAM_AWS__BASELINES"] = f"s3://{lake.bucket.bucket_name}/{config.baselines_key}"
-    return settings
+    return settings | config.settings

@@ -7,6 +7,8 @@
 `data` holds what must last (key, streams, tables, topics, lake); the others can be made again from it.
 """
 
+import shlex
+
 from aws_cdk import CfnOutput, RemovalPolicy, Stack, Stage, Tags
 from aws_cdk import aws_scheduler as scheduler
 from constructs import Construct
@@ -79,6 +81,7 @@ class ShopstreamStage(Stage):
         self.lake = Lake(stack, "Lake", config=config, key=key)
         settings = worker_settings(config, self.streams, self.alerting, self.lake)
         settings.pop("SHOPSTREAM_HOME")  # a container's
+        settings |= {name: shlex.quote(value) for name, value in config.settings.items()}  # as a shell reads them
         CfnOutput(stack, "Settings", value="\n".join(f"{name}={value}" for name, value in settings.items()))
 
     def _network(self) -> None:

@@ -106,6 +106,7 @@ def variant(synthesise):
         flink_code="s3://my-jobs/shopstream-flink.zip",
         flink_notebook=True,
         worker_image="shopstream:1.2.3",
+        settings={"SHOPSTREAM_ENGINE__THREADS": "2", "SHOPSTREAM_DETECTION__DETECTORS_OFF": '["burst"]'},
     )
     return synthesise(config)["dev"]
 

@@ -1,6 +1,7 @@
 """Variables of containers and functions are settings that docs/configuration.md knows."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,17 @@ def test_the_stack_tells_people_what_to_set(stage, name):
 
 def test_people_are_not_told_where_a_container_has_its_home(stage):
     assert "SHOPSTREAM_HOME" not in str(stage.templates["data"]["Outputs"]["Settings"])
+
+
+def test_settings_of_the_program_reach_containers_functions_and_people(variant):
+    settings = variant.config.settings
+    for place, variables in environments(variant):
+        assert settings.items() <= variables.items(), place
+    parts = variant.templates["data"]["Outputs"]["Settings"]["Value"]["Fn::Join"][1]
+    told = "".join(part if isinstance(part, str) else "NAME" for part in parts)
+    read = dict(one.split("=", 1) for one in shlex.split(told))
+    assert settings.items() <= read.items()
+
+
+def test_a_stage_may_set_what_is_a_setting(variant):
+    assert set(variant.config.settings) <= _KNOWN
