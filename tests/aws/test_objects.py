@@ -1,5 +1,7 @@
 """What checkpoints need of S3: whole objects, versions, and who was first."""
 
+from datetime import timedelta
+
 import pytest
 
 from shopstream.bootstrap.aws import S3Objects
@@ -87,6 +89,17 @@ def test_live_panels_are_written_every_ten_seconds_and_at_the_end(objects):
     live.publish({"sessions": 2}, 6)
     assert live.read() == {"sessions": 1, "as_of_ms": 5}
     live.close()
+    assert live.read() == {"sessions": 2, "as_of_ms": 6}
+
+
+def test_live_panels_that_cannot_be_written_do_not_stop_the_line(s3, objects, caplog):
+    clock = ManualClock(0)
+    live = SharedLiveStore(objects, clock)
+    s3.on("PutObject", faults.failing(), times=5)  # all tries of one call
+    live.publish({"sessions": 1}, 5)
+    assert "live panels wait" in caplog.text
+    clock.sleep(timedelta(seconds=10))
+    live.publish({"sessions": 2}, 6)
     assert live.read() == {"sessions": 2, "as_of_ms": 6}
 
 
