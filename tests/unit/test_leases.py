@@ -132,6 +132,18 @@ def test_leases_of_shards_that_retention_removed_are_removed():
     assert [lease.name for lease in leases.all()] == [SHARDS[1].shard_id]
 
 
+def test_a_shard_that_retention_removed_before_its_end_was_read_is_told(caplog):
+    leases = MemoryLeases()
+    only = worker(leases, "only", Seconds())
+    only.balance(SHARDS)
+    only.told(SHARDS[0].shard_id, 9)
+    only.told(SHARDS[1].shard_id, 9, ended=True)
+    only.balance([])
+    assert [record.getMessage() for record in caplog.records] == [
+        "retention dropped shard shardId-000000000000 before it was read to its end"
+    ]
+
+
 def test_a_released_share_is_free_at_once():
     leases = MemoryLeases()
     first, second = worker(leases, "first", Seconds()), worker(leases, "second", Seconds())

@@ -9,6 +9,7 @@ A lease keeps work from being done twice; it cannot keep a process that stood st
 is written therefore has a fence of its own: the lake takes rows only where its positions are those they follow.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,8 @@ from typing import Final, Protocol
 from shopstream.stream.ports import Position, Shard
 
 __all__ = ["Lease", "Leases", "SharedShards", "Watch", "ready", "to_take"]
+
+_LOGGER = logging.getLogger(__name__)
 
 _RENEWALS: Final = 3
 """So often a lease is renewed within its time."""
@@ -187,7 +190,9 @@ class SharedShards:
             owners = self._watch.living(list(leases.values()))
             listed = {shard.shard_id for shard in shards}
             for name in [name for name in leases if name not in listed and owners[name] in {None, self._owner}]:
-                self._leases.remove(leases.pop(name))
+                gone = leases.pop(name)
+                if self._leases.remove(gone) and gone.position is not None and not gone.ended:
+                    _LOGGER.warning("retention dropped shard %s before it was read to its end", name)
                 self._held.pop(name, None)
             ended = {name for name, lease in leases.items() if lease.ended}
             held = set(self.held())
