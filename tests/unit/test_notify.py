@@ -358,6 +358,29 @@ def test_the_background_sender_makes_a_last_pass(tmp_path, receiver):
     store.close()
 
 
+def test_the_background_sender_waits_for_what_it_cannot_reach_at_the_start(tmp_path, receiver):
+    settings = AlertingSettings(notify_urls=(SecretStr(receiver.url),), notify_hold=timedelta(0))
+    path = tmp_path / "incidents.db"
+    store = EmbeddedIncidentStore(path, settings, SystemClock(), targets_of(settings))
+    store.apply([detection(1)], 0)
+    tried = []
+
+    def build():
+        tried.append(1)
+        if len(tried) < 3:
+            raise RetryableError("the table cannot be reached")
+        return Sender(path, open_channels(settings.notify_urls, targets_of(settings)), settings, SystemClock())
+
+    background = BackgroundSender(build, poll=timedelta(milliseconds=1))
+    background.start()
+    deadline = time.monotonic() + 20
+    while not receiver.messages and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert background.stop(timedelta(seconds=30))
+    assert len(receiver.messages) == 1
+    store.close()
+
+
 def test_addresses_show_nowhere(tmp_path, office, receiver, caplog):
     caplog.set_level(logging.DEBUG)
     answers = Receiver(500)

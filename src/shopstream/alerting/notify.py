@@ -29,6 +29,8 @@ __all__ = ["BackgroundSender", "Delivery", "Sender", "targets_of"]
 
 _MS = timedelta(milliseconds=1)
 _FIRST_WAIT_S = 1
+_POLLS = 10
+"""So many polls a sender that cannot be made is waited for."""
 _SCHEME = re.compile(r"([a-z][a-z0-9+]{0,20})://", re.ASCII)
 _LOGGER = logging.getLogger(__name__)
 
@@ -181,11 +183,22 @@ class BackgroundSender:
         self._thread.join(timeout.total_seconds())
         return not self._thread.is_alive()
 
+    def _built(self) -> Sender | None:
+        """The sender, once what it needs can be reached; None where that can never be, or nobody waits any more."""
+        while True:
+            try:
+                return self._build()
+            except RetryableError as error:
+                _LOGGER.warning("notifications wait: %s", error)
+            except ShopstreamError as error:
+                _LOGGER.error("notifications are not delivered: %s", error)  # noqa: TRY400  the message says it all
+                return None
+            if self._stop.wait(_POLLS * self._poll.total_seconds()):
+                return None
+
     def _run(self) -> None:
-        try:
-            sender = self._build()
-        except ShopstreamError as error:
-            _LOGGER.error("notifications are not delivered: %s", error)  # noqa: TRY400  the message says it all
+        sender = self._built()
+        if sender is None:
             return
         try:
             while True:
