@@ -122,6 +122,12 @@ def test_records_kept_longer_cost_more():
     assert line_of(plan_of("20", changes=["stream_hours=72"]), "events: kept longer than 24 h").monthly > 0
 
 
+def test_a_worker_that_stands_by_costs_as_much_as_the_other():
+    one, two = plan_of("20"), plan_of("20", changes=["workers=2"])
+    for what in ("worker: processors", "worker: memory"):
+        assert line_of(two, what).quantity == 2 * line_of(one, what).quantity
+
+
 def test_endpoints_can_stand_for_the_nat_gateway():
     plan = plan_of("20", changes=["nat_gateways=0", "endpoints=8"])
     assert line_of(plan, "interface endpoints").monthly == Decimal("116.80")

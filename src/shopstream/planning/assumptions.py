@@ -103,6 +103,7 @@ def shipped_assumptions() -> Assumptions:
             ("worker_load", "0.5", "of one worker", "guess: room to catch up twice as fast as events come", "share"),
             ("worker_memory", "3", "GiB", f"measured: {detection}, peak of 2.4 GiB, and the system's"),
             ("worker_memory_limit", "16", "GiB", "guess: beyond it, each commit's checkpoint takes too long to store"),
+            ("workers", "1", "workers", "one and worker_standby: 1 in dev, 2 in prod"),
             ("actor_bytes", "361", "B/actor", f"measured: {detection}, state at the peak"),
             ("state_copies", "4", "times", "guess: DuckDB's tables, a checkpoint being made, growth"),
             ("actors_per_event", "0.18", "actors/event", f"measured: {detection}, active actors of a day"),

@@ -119,8 +119,9 @@ def _streaming(needed: Needs, prices: PriceList, given: Assumptions) -> Iterator
 
 def _computing(needed: Needs, given: Assumptions) -> Iterator[_Use]:
     windows, function, hours = needed.windows, needed.function, given["hours"]
-    yield _Use("ECS Fargate", "worker: processors", "fargate_vcpu_hour", windows.vcpu * hours)
-    yield _Use("ECS Fargate", "worker: memory", "fargate_gb_hour", windows.memory_gib * hours)
+    workers = given["workers"] * hours
+    yield _Use("ECS Fargate", "worker: processors", "fargate_vcpu_hour", windows.vcpu * workers)
+    yield _Use("ECS Fargate", "worker: memory", "fargate_gb_hour", windows.memory_gib * workers)
     yield _Use("ECR", "images", "ecr_storage", given["image_gb"])
     if windows.flink:
         yield _Use("Managed Flink", "windows, and one KPU more", "flink_kpu_hour", (windows.kpus + 1) * hours)
