@@ -49,7 +49,7 @@ main()
 """
     done = run(code, SHOPSTREAM_PROFILE="aws", SHOPSTREAM_HOME=str(tmp_path))
     assert done.returncode == 1
-    assert "pip install 'shopstream[aws]'" in " ".join(done.stderr.split())
+    assert "install the extra `aws` (`make env` does)" in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
 
 

@@ -54,8 +54,8 @@ def aws_extra() -> Iterator[None]:
         if error.name is None or error.name.partition(".")[0] not in _EXTRA:
             raise
         raise ConfigurationError(
-            f"the AWS profile needs {error.name}, which is not installed; run `pip install 'shopstream[aws]'`, or set "
-            "SHOPSTREAM_PROFILE=embedded"
+            f"the AWS profile needs {error.name}, which is not installed; install the extra `aws` (`make env` does), "
+            "or set SHOPSTREAM_PROFILE=embedded"
         ) from error
 
 
