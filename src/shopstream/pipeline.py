@@ -44,7 +44,7 @@ from shopstream.engine.recent import RecentEvents
 from shopstream.engine.settings import EngineSettings
 from shopstream.engine.signal import Signal
 from shopstream.engine.watermark import BEGINNING
-from shopstream.errors import StateError
+from shopstream.errors import RetryableError, StateError
 from shopstream.events.schema import DEAD_LETTER_FIELDS, LAKE_FIELDS, arrow_schema
 from shopstream.journeys.live import LiveJourneys
 from shopstream.lakehouse.detections import detection_rows
@@ -316,7 +316,10 @@ class Pipeline:
                 if rows.num_rows and there.get(_CHECKPOINT, 0) < manifest.mark:
                     self._lakehouse.append(table, rows, _lake_positions(manifest), after=there)
         self._checkpoints.promote(manifest)
-        self._consumers.commit(CONSUMER, manifest.positions)
+        try:
+            self._consumers.commit(CONSUMER, manifest.positions)
+        except RetryableError as error:  # nobody goes on from there; the next commit tells again
+            _LOGGER.warning("the stream was not told how far the engine is: %s", error)
 
     def _recover(self) -> None:
         """Go on where the last process stopped, wherever that was."""

@@ -16,12 +16,13 @@ from shopstream.config import Settings
 from shopstream.detection import load_rules
 from shopstream.engine.compile import batch_sql
 from shopstream.engine.settings import EngineSettings
-from shopstream.errors import RetryableError, StateError
+from shopstream.errors import BackpressureError, RetryableError, StateError
 from shopstream.events.codec import encode_arrow
 from shopstream.journeys.embedded import EmbeddedLiveStore
 from shopstream.lakehouse.views import create_views
 from shopstream.simulation import Flood, Replay, ReplaySettings, Scraper
 from shopstream.simulation.synthesis import DEFAULT_START, OutOfOrder, Synthesis, SynthesisSettings
+from shopstream.stream.embedded import EmbeddedStream
 from shopstream.stream.ports import NewRecord
 
 FLOOD = Flood(DEFAULT_START + timedelta(hours=14), timedelta(minutes=3), 60, 5_000)
@@ -185,6 +186,21 @@ def test_a_stream_of_bad_records_alone_reaches_the_lake(tmp_path):
         assert pipeline.progress().counters["dead_letters"] == 50, "they are not read again"
     with closing(open_lakehouse(settings)) as lakehouse:
         assert {status.table: status.rows for status in lakehouse.status()}["dead_letters"] == 50
+
+
+def test_a_stream_that_cannot_be_told_of_a_commit_does_not_end_the_engine(tmp_path, monkeypatch, caplog):
+    def throttled(*_):
+        raise BackpressureError("the table throttles", timedelta(seconds=1))
+
+    monkeypatch.setattr(EmbeddedStream, "commit", throttled)
+    settings = Settings(home=tmp_path)
+    with open_stream(settings) as stream:
+        stream.put([NewRecord(b"no event", "k")])
+    with open_pipeline(settings) as pipeline:
+        pipeline.run(until_caught_up=True)
+    assert "was not told" in caplog.text
+    with open_pipeline(settings) as pipeline:
+        assert pipeline.progress().counters["dead_letters"] == 1
 
 
 def test_two_engines_on_one_home_are_refused(processed):
