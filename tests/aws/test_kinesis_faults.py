@@ -138,6 +138,17 @@ def test_a_throttled_reader_waits_and_goes_on(proxy, stream):
     assert proxy.count("GetRecords") > 3
 
 
+def test_a_table_that_throttles_does_not_keep_anybody_from_reading(table_proxy, stream, caplog):
+    stream.put([NewRecord(b"x", "key")])
+    stream.commit("engine", {})
+    table_proxy.on("PutItem", faults.throttled(), times=5)  # all tries of one call
+    found = read_all(stream, 1)
+    for shard in stream.shards():
+        stream.read(shard.shard_id, TRIM_HORIZON, **PLENTY)
+    assert found == {"key": [b"x"]}
+    assert "noted again in a minute" in caplog.text
+
+
 def test_an_expired_iterator_costs_nothing_and_doubles_nothing(proxy, open_stream):
     with open_stream(1) as stream:
         (shard,) = stream.shards()

@@ -5,21 +5,24 @@ digits, a sequence number 56), and of leases `owner`, `counter`, `ended`; no tim
 is nobody's: it tells when (`seen_ms`, epoch milliseconds) a position was seen to be the newest of its shard.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, Final
 
 from shopstream.aws import client, explained
 from shopstream.clock import Clock
-from shopstream.errors import BackpressureError, PermanentError
+from shopstream.errors import BackpressureError, PermanentError, RetryableError
 from shopstream.stream.leases import Lease
 from shopstream.stream.ports import Position
 
 __all__ = ["ConsumerTable", "NewestTable"]
 
+_LOGGER = logging.getLogger(__name__)
 _MOST_IN_TRANSACTION: Final = 100
 _BACK_OFF: Final = timedelta(milliseconds=500)
 _NOTE_AGAIN: Final = timedelta(hours=1)
+_TRY_AGAIN: Final = timedelta(minutes=1)
 _MARGIN: Final = timedelta(minutes=5)
 """Clocks of writers of notes may differ by so much."""
 
@@ -195,17 +198,19 @@ class NewestTable:
         now_ms = self._clock.now_ms()
         if not self.writing or now_ms - self._noted_ms.get(shard_id, 0) < _NOTE_AGAIN // _MS:
             return
-        with explained(f"to note the newest record in table {self._table} (dynamodb:PutItem)"):
-            self._client.put_item(
-                TableName=self._table,
-                Item={
-                    "pk": {"S": self._consumer},
-                    "sk": {"S": shard_id},
-                    "position": {"S": str(position)},
-                    "seen_ms": {"N": str(now_ms)},
-                },
-            )
+        item = {
+            "pk": {"S": self._consumer},
+            "sk": {"S": shard_id},
+            "position": {"S": str(position)},
+            "seen_ms": {"N": str(now_ms)},
+        }
         self._noted_ms[shard_id] = now_ms
+        try:
+            with explained(f"to note the newest record in table {self._table} (dynamodb:PutItem)"):
+                self._client.put_item(TableName=self._table, Item=item)
+        except RetryableError as error:  # no reason to stop reading
+            _LOGGER.warning("noted again in a minute: %s", error)
+            self._noted_ms[shard_id] = now_ms - (_NOTE_AGAIN - _TRY_AGAIN) // _MS
 
     def still_newest(self, shard_id: str, position: Position) -> bool:
         """Whether nothing that came after this position can have been dropped by retention."""
