@@ -108,7 +108,7 @@ class Plan:
             yield (
                 f"One worker carries about {windows.worker_limit:,.0f} events/s at the peak and "
                 f"{given['worker_memory_limit']} GiB of state: windows go to Flink. Its KPUs are scaled from two "
-                "windows to all rules, and not measured."
+                "windows to all rules, and not measured; archive workers, which keep the events, are not counted."
             )
         elif self.needs.load.peak * _DOUBLED > windows.worker_limit:
             yield "The peak is more than half of what one worker carries: plan for Flink before the shop doubles."
