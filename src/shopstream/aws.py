@@ -33,6 +33,8 @@ __all__ = ["client", "error_code", "explained"]
 
 _CONNECT_S = 5
 _READ_S = 60
+_READ_OF_S = {"dynamodb": 5}
+"""Of services that answer in milliseconds: a lease must outlast a call that hangs and is made again."""
 _ATTEMPTS = 5
 _BACK_OFF = timedelta(seconds=1)
 
@@ -94,7 +96,9 @@ def client(service: str, *, attempts: int = _ATTEMPTS) -> Any:  # noqa: ANN401  
         ConfigurationError: no region is set, or the profile is unknown.
     """
     config = Config(
-        connect_timeout=_CONNECT_S, read_timeout=_READ_S, retries={"mode": "standard", "total_max_attempts": attempts}
+        connect_timeout=_CONNECT_S,
+        read_timeout=_READ_OF_S.get(service, _READ_S),
+        retries={"mode": "standard", "total_max_attempts": attempts},
     )
     with explained(f"to use {service}"):
         return boto3.client(service, config=config)  # type: ignore[call-overload]  # the name is not a literal

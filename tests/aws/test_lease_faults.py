@@ -10,6 +10,7 @@ from shopstream.clock import SystemClock
 from shopstream.errors import BackpressureError, ConfigurationError, RetryableError
 from shopstream.stream.dynamodb import ConsumerTable
 from shopstream.stream.exclusive import ExclusiveLease
+from shopstream.stream.settings import KinesisSettings
 from standins import faults
 
 pytestmark = pytest.mark.aws
@@ -55,6 +56,15 @@ def test_a_throttled_table_is_asked_again(proxy, table):
     proxy.on("PutItem", faults.failing(), times=2)
     old = table.add("shard")
     assert table.change(old, taken(old, "me"))
+
+
+def test_a_call_that_hangs_is_made_again_before_a_lease_runs_out(proxy, table):
+    renewal_s = KinesisSettings().lease_time.total_seconds() / 3
+    old = table.add("shard")
+    proxy.on("PutItem", faults.slow(renewal_s), times=1)
+    started = time.monotonic()
+    assert table.change(old, taken(old, "me"))
+    assert time.monotonic() - started < renewal_s
 
 
 def test_positions_that_another_process_commits_at_the_same_time_are_backpressure(proxy, table):
