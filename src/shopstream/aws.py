@@ -82,6 +82,8 @@ _MISSING = frozenset(
         "ResourceNotFoundException",
     }
 )
+_FAILED = frozenset({"InternalError", "RequestTimeout", "ServiceUnavailable"})
+"""Of S3, also without an HTTP status of their own: for one of many objects, or with 400."""
 _SERVER_ERROR = 500
 
 
@@ -151,6 +153,6 @@ def _of_service(error: ClientError, action: str) -> ShopstreamError:
         return ConfigurationError(f"AWS denies permission ({code}) {action}: {message}; grant it to the role in use")
     if code in _MISSING:
         return StateError(f"AWS has nothing of that name ({code}) {action}: {message}; deploy it, or correct the name")
-    if status >= _SERVER_ERROR:
+    if status >= _SERVER_ERROR or code in _FAILED:
         return RetryableError(f"AWS failed on its side ({code}, HTTP {status}) {action}; try again")
     return PermanentError(f"AWS refuses ({code}) {action}: {message}")

@@ -11,6 +11,7 @@ from shopstream.engine.shared_checkpoint import SharedCheckpointStore
 from shopstream.errors import BackpressureError, ConfigurationError, RetryableError, StateError
 from shopstream.journeys.shared import SharedLiveStore
 from standins import faults
+from standins.call import Answer
 
 pytestmark = pytest.mark.aws
 
@@ -68,6 +69,18 @@ def test_keys_are_those_below_the_prefix_alone(objects):
     assert objects.keys("g-1") == ["g-1/a", "g-1/b"]
     objects.delete(["g-1/a", "g-1/b", "gone"])
     assert objects.keys("") == ["g-2/a"]
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [("InternalError", RetryableError), ("SlowDown", BackpressureError), ("AccessDenied", ConfigurationError)],
+)
+def test_an_object_that_cannot_be_removed_is_told_by_kind(s3, objects, code, told):
+    objects.write("a", b"")
+    refusal = f"<DeleteResult><Error><Key>a</Key><Code>{code}</Code><Message>no</Message></Error></DeleteResult>"
+    s3.on("DeleteObjects", lambda *_: Answer(200, {"Content-Type": "application/xml"}, refusal.encode()), times=1)
+    with pytest.raises(told, match="to clean up s3://"):
+        objects.delete(["a"])
 
 
 def test_a_missing_bucket_is_told_with_a_remedy(moto, aws_env):

@@ -26,7 +26,7 @@ from shopstream.clock import Clock, SystemClock
 from shopstream.config import Settings
 from shopstream.engine.checkpoint import CheckpointStore
 from shopstream.engine.shared_checkpoint import SharedCheckpointStore
-from shopstream.errors import ConfigurationError, RetryableError
+from shopstream.errors import RetryableError
 from shopstream.stream.aws import KinesisStream
 from shopstream.stream.dynamodb import ConsumerTable
 from shopstream.stream.exclusive import ExclusiveLease
@@ -136,11 +136,8 @@ class S3Objects:
             part = [{"Key": self._prefix + key} for key in keys[first : first + _MOST_DELETED]]
             with explained(f"to clean up {self.place} (s3:DeleteObject)"):
                 answer = self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": part, "Quiet": True})
-            if refused := answer.get("Errors"):
-                raise ConfigurationError(
-                    f"S3 refuses to delete {len(refused)} objects under {self.place} ({refused[0].get('Code')}); grant "
-                    "s3:DeleteObject to the role in use"
-                )
+                for refused in answer.get("Errors", ()):
+                    raise ClientError({"Error": refused}, "DeleteObjects")
 
 
 def open_incidents(settings: Settings, clock: Clock) -> DynamoIncidentStore:
