@@ -1,5 +1,7 @@
 """Where boto3, and what is built on it, looks for credentials and services: at stand-ins, never elsewhere."""
 
+import os
+
 import fsspec
 
 _NOWHERE = "http://127.0.0.1:9"
@@ -20,7 +22,8 @@ def shut(patch, folder):
     patch.setenv("AWS_CONFIG_FILE", str(folder / "config"))
     patch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(folder / "credentials"))
     patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    for name in _REMOVED:
+    # A fixture of the whole session may have named services already.
+    for name in [*_REMOVED, *(name for name in os.environ if name.startswith("AWS_ENDPOINT_URL_"))]:
         patch.delenv(name, raising=False)
     point_at(patch, {"default": _NOWHERE})
 
