@@ -75,7 +75,7 @@ $(INFRA)/.done: requirements/infra.txt $(BIN)/uv
 	@touch $@
 
 infra/node_modules/.bin/cdk: infra/package-lock.json
-	@npm ci --prefix infra --no-audit --no-fund --ignore-scripts --loglevel error
+	@cd infra && npm ci --no-audit --no-fund --ignore-scripts --loglevel error  # --prefix would look for its settings elsewhere
 	@touch $@
 
 infra-env: $(INFRA)/.done infra/node_modules/.bin/cdk ## the CDK app's environment
