@@ -1,6 +1,6 @@
 """What containers share: cluster, image, role, volumes, logs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from aws_cdk import Duration, Stack
 from aws_cdk import aws_ec2 as ec2
@@ -138,15 +138,19 @@ class Cluster(Construct):
         essential: bool = True,
         entry_point: Sequence[str] | None = None,
         health: Sequence[str] = (),
+        defaults: Mapping[str, str] | None = None,
     ) -> ecs.ContainerDefinition:
-        """A container of the image: not root, read-only but for its volumes, its log in the stage's."""
+        """A container of the image: not root, read-only but for its volumes, its log in the stage's.
+
+        `defaults` are variables of its own; a stage's settings win over them.
+        """
         container = task.add_container(
             name,
             container_name=name,
             image=self._image,
             command=list(command),
             entry_point=list(entry_point) if entry_point else None,
-            environment=self.environment,
+            environment={**(defaults or {}), **self.environment},
             essential=essential,
             enable_restart_policy=not essential,
             readonly_root_filesystem=True,

@@ -22,7 +22,9 @@ class Worker(Construct):
         super().__init__(scope, construct_id)
         config = cluster.config
         task = cluster.task(self, "worker", cpu=config.worker_cpu, memory_mib=config.worker_memory_mib)
-        cluster.container(task, "engine", ["run", "--quiet"], health=_ALIVE)
+        # Python, Arrow and the page take the other half.
+        windows = {"SHOPSTREAM_ENGINE__MEMORY_LIMIT": f"{config.worker_memory_mib // 2}MiB"}
+        cluster.container(task, "engine", ["run", "--quiet"], health=_ALIVE, defaults=windows)
         cluster.container(
             task,
             "dashboard",

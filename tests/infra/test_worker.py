@@ -157,3 +157,10 @@ def test_settings_and_data_do_not_enter_the_image():
     lines = (_REPOSITORY / ".dockerignore").read_text().splitlines()
     assert next(line for line in lines if not line.startswith("#")) == "*"
     assert not [line for line in lines if line.startswith("!") and ("toml" in line) and "pyproject" not in line]
+
+
+def test_windows_may_take_half_of_the_workers_memory(stage):
+    (engine,) = [c for _, c in containers(stage) if c["Name"] == "engine"]
+    variables = {one["Name"]: one["Value"] for one in engine["Environment"]}
+    memory_mib = int(tasks(stage)["worker"]["Memory"])
+    assert variables["SHOPSTREAM_ENGINE__MEMORY_LIMIT"] == f"{memory_mib // 2}MiB"
