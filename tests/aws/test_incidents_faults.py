@@ -1,6 +1,7 @@
 """What goes wrong between the incident store and DynamoDB: clear errors, nothing lost, nothing twice."""
 
 import json
+import secrets
 from contextlib import closing
 from datetime import timedelta
 
@@ -18,6 +19,7 @@ from shopstream.alerting import (
     read_verdicts,
 )
 from shopstream.alerting.aws import DynamoIncidentStore, DynamoTable, pull_incidents, verdicts_of
+from shopstream.alerting.item import ItemTooLargeError
 from shopstream.alerting.settings import DynamoSettings
 from shopstream.clock import ManualClock, SystemClock
 from shopstream.detection import Severity
@@ -261,3 +263,16 @@ def test_an_actor_with_an_endless_name_is_an_actor_like_any_other(open_store, ta
     assert now()[0].keys == {"user_agent": agent}
     (verdict,) = verdicts_of(table, "user_agent", agent)
     assert (verdict["verdict"], verdict["actor"]) == ("bot", agent)
+
+
+@pytest.mark.parametrize("others", [0, 40])
+def test_an_incident_that_is_too_large_for_an_item_is_refused_alone(open_store, now, others):
+    store = open_store()
+    noise = secrets.token_hex(450_000)  # compression halves it
+    large = detection(0, user=4711, evidence={"seen": noise})
+    with pytest.raises(ItemTooLargeError, match=r"of incident [0-9a-f]{16}-1 has \d{6}; ") as refused:
+        store.apply([large, *(detection(0, user=user) for user in range(others))], 20_000)
+    assert "4711" not in str(refused.value)
+    assert now() == []
+    assert [one.change for one in store.apply([detection(0)], 20_000)] == [Change.OPENED]
+    assert len(now()) == 1

@@ -13,14 +13,16 @@ from hypothesis import strategies as st
 from lambdas.hour import START_MS, rules, seen
 from shopstream.alerting import AlertingSettings, EmbeddedIncidentStore
 from shopstream.alerting.detector_state import SavedDetection
+from shopstream.alerting.item import ItemTooLargeError
 from shopstream.alerting.judging import Judging
+from shopstream.alerting.table import ConflictError
 from shopstream.clock import ManualClock
 from shopstream.detection.allowlist import AllowList
 from shopstream.detection.detectors import shipped_bank
 from shopstream.detection.pack import pack_rules, unpack_rules
 from shopstream.detection.settings import DetectionSettings
 from shopstream.engine.signal_codec import encode_signals
-from shopstream.errors import BackpressureError, ConfigurationError, StateError
+from shopstream.errors import BackpressureError, ConfigurationError, PermanentError, StateError
 from shopstream.lambdas.line import Line, PoisonedRecordError
 
 PLENTY_MS = 100_000
@@ -293,7 +295,8 @@ def test_without_a_queue_a_poisoned_record_is_given_back_once_those_before_it_ar
     assert line.take(records[3:9], left).failed is None  # Lambda gave the poisoned one up
 
 
-def test_a_record_that_breaks_the_judge_is_found_among_many_and_put_aside(shop, records, expected, capsys):
+def breaking(shop, error, window="breaks"):
+    """A way to build judges that signals of one window break."""
     judging = shop.judging
 
     class Fragile:
@@ -302,24 +305,56 @@ def test_a_record_that_breaks_the_judge_is_found_among_many_and_put_aside(shop, 
             self.snapshot, self.restore = self._judging.snapshot, self._judging.restore
 
         def judge(self, signals, until_ms):
-            if any(signal.window == "breaks" for signal in signals):
-                raise KeyError(7 * 673)
+            if any(signal.window == window for signal in signals):
+                raise error
             return self._judging.judge(signals, until_ms)
 
-    document = json.loads(records[5].payload)
+    return Fragile
+
+
+def of_window(record, window):
+    document = json.loads(record.payload)
     document["signals"] = [
-        {"window": "breaks", "key": {}, "measures": {}, "final": True}
+        {"window": window, "key": {}, "measures": {}, "final": True}
         | dict.fromkeys(("start_ms", "end_ms", "first_event_ms", "last_event_ms"), 0)
     ]
-    bad = replace(records[5], payload=json.dumps(document).encode(), sequence_number=records[5].sequence_number - 1)
-    taken = shop.line(build=Fragile, logger=Logger(service="fragile", stream=sys.stdout)).take(
-        [*records[:5], bad, *records[5:]], left
-    )
+    return replace(record, payload=json.dumps(document).encode(), sequence_number=record.sequence_number - 1)
+
+
+def test_a_record_that_breaks_the_judge_is_found_among_many_and_put_aside(shop, records, expected, capsys):
+    bad = of_window(records[5], "breaks")
+    line = shop.line(build=breaking(shop, KeyError(7 * 673)), logger=Logger(service="fragile", stream=sys.stdout))
+    taken = line.take([*records[:5], bad, *records[5:]], left)
     log = capsys.readouterr().out
     assert ("KeyError" in log, "in judge" in log, "4711" in log) == (True, True, False)
     assert (taken.failed, taken.poisoned) == (None, 1)
     assert [number for number, _ in shop.failed] == [bad.sequence_number]
     assert seen(shop.path) == expected
+
+
+def test_a_record_whose_incident_is_too_large_is_put_aside_with_its_reason_and_the_others_are_judged(
+    shop, records, expected
+):
+    bad = of_window(records[5], "breaks")
+    too_large = ItemTooLargeError("the episode of incident a-1 has 500000")
+    taken = shop.line(build=breaking(shop, too_large)).take([*records[:5], bad, *records[5:]], left)
+    assert (taken.failed, taken.error, taken.poisoned) == (None, None, 1)
+    assert shop.failed == [(bad.sequence_number, str(too_large))]
+    assert seen(shop.path) == expected
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConfigurationError("denied"),
+        BackpressureError("throttled", timedelta(seconds=1)),
+        ConflictError("another has written"),
+        PermanentError("refused"),
+    ],
+)
+def test_what_is_no_fault_of_a_record_is_never_put_aside(shop, records, error):
+    taken = shop.line(build=breaking(shop, error)).take([*records[:5], of_window(records[5], "breaks")], left)
+    assert (taken.failed, taken.error, shop.failed) == (records[0].sequence_number, error, [])
 
 
 def test_no_portion_is_begun_shortly_before_the_deadline(shop, records):

@@ -10,6 +10,7 @@ from conformance.test_incidents import detection
 from shopstream.alerting import AlertingSettings, EmbeddedIncidentStore
 from shopstream.alerting.aws import _marked, _plain
 from shopstream.alerting.database import open_writer, transaction
+from shopstream.alerting.item import MAX_BYTES, ItemTooLargeError, check_size, size_of
 from shopstream.alerting.recording import open_recorded, recorded, write_rows
 from shopstream.alerting.table import Ledger, Meta
 from shopstream.clock import ManualClock
@@ -131,7 +132,7 @@ class Laid:
     """A table that keeps what is laid down, and takes every transaction."""
 
     def __init__(self):
-        self.items = []
+        self.items, self.written = [], 0
 
     def put(self, items):
         self.items += items
@@ -141,6 +142,7 @@ class Laid:
 
     def write(self, operations):
         """It is not looked at."""
+        self.written += len(operations)
 
 
 def test_a_large_change_may_hold_compressed_texts():
@@ -151,3 +153,21 @@ def test_a_large_change_may_hold_compressed_texts():
     ledger.commit(Meta(0, 1, 0), changes, (), 0)
     stage = table.items[0]["pk"].removeprefix("STAGE#")
     assert ledger.staged(stage) == {key: item and {**item, "version": 1} for key, item in changes.items()}
+
+
+@pytest.mark.parametrize("others", [0, 150])
+def test_a_change_with_an_item_that_is_too_large_is_refused_before_anything_is_laid_down(others):
+    table = Laid()
+    changes = {("SCOPE#a", f"{n:08d}#EPISODE"): {"item": "episode", "told": n} for n in range(others)}
+    changes["SCOPE#a", "00000777#EPISODE"] = {"item": "episode", "incident": "a-777", "keys": "x" * 410_000}
+    with pytest.raises(ItemTooLargeError, match=r"the item 'episode' of incident a-777 has 4100\d\d; .*shorter"):
+        Ledger(table, ManualClock(NOW_S * 1_000)).commit(Meta(0, 1, 0), changes, (), 0)
+    assert (table.items, table.written) == ([], 0)
+
+
+def test_an_item_is_counted_with_its_names_as_dynamodb_counts_it():
+    head = {"pk": "a", "é": b"xy", "told": 7, "rules": ["ab", "c"]}
+    assert size_of(head) == 3 + 4 + 25 + (5 + 3 + 5)
+    check_size({"data": b"x" * (MAX_BYTES - 4)})
+    with pytest.raises(ItemTooLargeError):
+        check_size({"data": b"x" * (MAX_BYTES - 3)})

@@ -12,6 +12,7 @@ from botocore.exceptions import ClientError
 
 from shopstream import aws
 from shopstream.alerting.detector_state import StateInTable
+from shopstream.alerting.item import check_size
 from shopstream.alerting.notify import Sender
 from shopstream.alerting.ports import NotificationChannel
 from shopstream.alerting.replicated import ReplicatedIncidentStore, ReplicatedOutbox, replica_of
@@ -134,6 +135,8 @@ class DynamoTable:
 
     def write(self, operations: Sequence[Operation]) -> None:
         """See `table.Table.write`."""
+        for one in operations:
+            check_size(one.item)
         request = [self._operation(one) for one in operations]
         with self._explained("to write to", "TransactWriteItems"):
             try:
@@ -149,6 +152,8 @@ class DynamoTable:
 
     def put(self, items: Sequence[Item]) -> None:
         """See `table.Table.put`; what is large goes alone."""
+        for item in items:
+            check_size(item)
         requests = [{"PutRequest": {"Item": _marked(item)}} for item in items]
         size = 1 if any(isinstance(value, bytes) for item in items for value in item.values()) else _PUT
         for first in range(0, len(requests), size):

@@ -22,6 +22,7 @@ from datetime import timedelta
 from typing import Any, Final, NamedTuple, Protocol
 from uuid import uuid4
 
+from shopstream.alerting.item import Item, Key, Value, check_size, size_of
 from shopstream.clock import Clock
 from shopstream.errors import RetryableError, StateError
 
@@ -41,11 +42,6 @@ __all__ = [
     "number_of",
     "text_of",
 ]
-
-Key = tuple[str, str]
-"""`pk` and `sk`."""
-Value = str | int | bytes | list[str]
-Item = Mapping[str, Value]
 
 MAX_OPERATIONS: Final = 100
 """Of a transaction, says DynamoDB."""
@@ -86,7 +82,7 @@ class Table(Protocol):
     """A table with `pk`, `sk`, one index over `gsi1pk` and `gsi1sk`, and a time to live in `expires_at`.
 
     All methods raise BackpressureError, RetryableError, ConfigurationError (permission, credentials) and StateError (no
-    such table), as `shopstream.aws.explained` says.
+    such table), as `shopstream.aws.explained` says; those that write ItemTooLargeError before anything is sent.
     """
 
     def get(self, keys: Iterable[Key]) -> dict[Key, Item]:
@@ -229,10 +225,13 @@ class Ledger:
 
         Raises:
             ConflictError: another has written; nothing of this is.
+            ItemTooLargeError: nothing is written: what is laid down must not stay unfinished for good.
             RetryableError: not known whether it is written; reading tells.
         """
         meta = over._replace(version=over.version + 1, watermark_ms=watermark_ms)
         stamped = {key: None if item is None else {**item, "version": meta.version} for key, item in changes.items()}
+        for item in stamped.values():
+            check_size(item)
         entry: dict[str, Value] = {
             "pk": "LOG",
             "sk": _number(meta.version),
@@ -240,7 +239,7 @@ class Ledger:
             "written_ms": self._clock.now_ms(),
             "expires_at": self.expiry(_KEPT),
         }
-        small = len(stamped) + 2 <= MAX_OPERATIONS and sum(map(_size, stamped.values())) < _MAX_BYTES
+        small = len(stamped) + 2 <= MAX_OPERATIONS and sum(map(size_of, stamped.values())) < _MAX_BYTES
         if small:
             entry["keys"] = [_joined(key) for key in logged]
             writes = [Operation(key, item) for key, item in stamped.items()]
@@ -354,7 +353,7 @@ def _batches(changes: Mapping[Key, Item | None]) -> Iterator[list[Operation]]:
     batch: list[Operation] = []
     size = 0
     for key, item in changes.items():
-        more = _size(item)
+        more = size_of(item)
         if batch and (len(batch) == MAX_OPERATIONS - 1 or size + more > _MAX_BYTES):
             yield batch
             batch, size = [], 0
@@ -362,23 +361,6 @@ def _batches(changes: Mapping[Key, Item | None]) -> Iterator[list[Operation]]:
         size += more
     if batch:
         yield batch
-
-
-def _size(item: Item | None) -> int:
-    """Bytes of an item, as DynamoDB counts them or a few more."""
-    return 100 if item is None else sum(len(name) + _length(value) for name, value in item.items())
-
-
-def _length(value: Value) -> int:
-    match value:
-        case str():
-            return len(value.encode())
-        case bytes():
-            return len(value)
-        case int():
-            return 21
-        case _:
-            return 3 + sum(1 + len(text.encode()) for text in value)
 
 
 def _number(version: int) -> str:

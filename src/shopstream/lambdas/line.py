@@ -22,6 +22,7 @@ from typing import Any, Final
 from aws_lambda_powertools import Logger
 
 from shopstream.alerting.incident import Change
+from shopstream.alerting.item import ItemTooLargeError
 from shopstream.alerting.judging import Judging
 from shopstream.detection.detection import Severity
 from shopstream.engine.signal_codec import SignalAssembly, SignalBatch, decode_signals
@@ -152,19 +153,25 @@ class Line:
         """One portion; where judging it breaks, each of its records alone, to find the one that breaks it."""
         try:
             self._commit(portion, taken)
+        except ItemTooLargeError as error:
+            reason = str(error)
+            self._logger.warning("an incident is too large", extra={"records": len(portion), "reason": reason})
         except (ShopstreamError, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001  whatever a record breaks
-            self._judging = None
+            reason = f"judging it broke ({type(error).__name__}); see the log of the function"
             # Where, and not the error's own words: they may name a user.
             told = {"records": len(portion), "what": type(error).__name__, "at": format_tb(error.__traceback__)}
             self._logger.error("judging broke", extra=told)  # noqa: TRY400  likewise
-            self._recall()
-            if len(portion) == 1:
-                self._commit(portion, taken, broken=type(error).__name__)
-                return
-            for record in portion:
-                self._take([record], taken)
+        else:
+            return
+        self._judging = None
+        self._recall()
+        if len(portion) == 1:
+            self._commit(portion, taken, broken=reason)
+            return
+        for record in portion:
+            self._take([record], taken)
 
     def _commit(self, portion: Sequence[SignalRecord], taken: Taken, broken: str | None = None) -> None:
         """The steps at the top of this module.
@@ -172,7 +179,7 @@ class Line:
         Args:
             portion: records after those that are done.
             taken: what was done is added, once it is.
-            broken: the records are poisoned, because of this.
+            broken: why the records are put aside, unjudged.
         """
         if self._judging is None:
             raise StateError("expected detectors that were restored, got none; call `take`")
@@ -204,7 +211,7 @@ class Line:
         moments: list[SignalBatch] = []
         poisoned = 0
         for record in portion:
-            reason = f"judging it broke ({broken}); see the log of the function" if broken else None
+            reason = broken
             try:
                 moment = None if broken else self._assembly.add(decode_signals(record.payload))
             except (DecodeError, StateError, RecursionError) as error:
