@@ -13,6 +13,7 @@ import pytest
 from filelock import FileLock
 
 from lambdas.hour import FIRST_SEQUENCE_NUMBER, START_MS, events, rules, seen, wire
+from lambdas.shop import Shop
 from shopstream.alerting import AlertingSettings, EmbeddedIncidentStore
 from shopstream.alerting.judging import Judging
 from shopstream.clock import ManualClock
@@ -101,3 +102,24 @@ def package(tmp_path_factory):
             with zipfile.ZipFile(made) as archive:
                 archive.extractall(folder)
     return folder
+
+
+@pytest.fixture
+def shop(tmp_path):
+    made = Shop(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def shops(tmp_path_factory):
+    """One for each example of a property."""
+    made = []
+
+    def make():
+        made.append(Shop(tmp_path_factory.mktemp("shop")))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()

@@ -81,6 +81,17 @@ class SignalAssembly:
         self._told_ms = batch.until_ms
         return SignalBatch(signals, batch.until_ms)
 
+    @property
+    def waiting(self) -> int:
+        """How many parts wait for others."""
+        return len(self._parts)
+
+    def give_up(self) -> int:
+        """Forget the parts that wait, as theirs can never be whole; returns how many."""
+        count = len(self._parts)
+        self._parts.clear()
+        return count
+
     def snapshot(self) -> dict[str, object]:
         """Parts that wait for others, JSON-ready."""
         return {"told_ms": self._told_ms, "parts": [_text(part) for part in self._parts]}

@@ -207,20 +207,27 @@ class Line:
         taken.unknown.update(signal.window for signal in signals if signal.window not in self._known)
 
     def _read(self, portion: Sequence[SignalRecord], broken: str | None) -> tuple[list[SignalBatch], int]:
-        """Step 1, and the moments that are whole; how many records were put aside."""
+        """Step 1, and the moments that are whole; of how many records nothing could be made."""
         moments: list[SignalBatch] = []
         poisoned = 0
         for record in portion:
-            reason = broken
+            reason, lost = broken, 0
             try:
-                moment = None if broken else self._assembly.add(decode_signals(record.payload))
-            except (DecodeError, StateError, RecursionError) as error:
-                moment, reason = None, str(error)
+                if broken:
+                    lost = self._assembly.give_up()
+                elif moment := self._assembly.add(decode_signals(record.payload)):
+                    moments.append(moment)
+            except StateError as error:
+                reason, lost = str(error), self._assembly.give_up()
+            except (DecodeError, RecursionError) as error:
+                reason = str(error)
+                if waiting := self._assembly.waiting:  # it may be none of theirs
+                    reason += f"; if it was a part of signals, the {waiting} before it are lost with it"
+            if lost:
+                reason = f"{reason}; the {lost} parts of the same moment before it are lost with it"
             if reason is not None:
                 self._put_aside(record, reason)
-                poisoned += 1
-            elif moment is not None:
-                moments.append(moment)
+                poisoned += 1 + lost
         return moments, poisoned
 
     def _put_aside(self, record: SignalRecord, reason: str) -> None:

@@ -1,0 +1,100 @@
+"""A line from signals to incidents over a folder, with a store of states and receivers that fail as told."""
+
+import json
+
+from aws_lambda_powertools import Logger
+
+from lambdas.hour import START_MS, rules
+from shopstream.alerting import AlertingSettings, EmbeddedIncidentStore
+from shopstream.alerting.detector_state import SavedDetection
+from shopstream.alerting.judging import Judging
+from shopstream.clock import ManualClock
+from shopstream.detection.allowlist import AllowList
+from shopstream.detection.detectors import shipped_bank
+from shopstream.detection.pack import pack_rules, unpack_rules
+from shopstream.detection.settings import DetectionSettings
+from shopstream.errors import StateError
+from shopstream.lambdas.line import Line
+
+PLENTY_MS = 100_000
+
+
+class KilledError(BaseException):
+    """The process ends here."""
+
+
+class States:
+    """Keeps JSON text, as a store does."""
+
+    def __init__(self):
+        self.saved = None
+        self.fail = None
+
+    def generation(self):
+        return self.saved[0] if self.saved else 0
+
+    def load(self):
+        return SavedDetection(self.saved[0], *json.loads(self.saved[1])) if self.saved else None
+
+    def save(self, state, positions, *, until_ms, expected_generation):
+        fail, self.fail = self.fail, None
+        if fail == "before":
+            raise KilledError
+        if isinstance(fail, Exception):
+            raise fail
+        if expected_generation != self.generation():
+            raise StateError("another has saved meanwhile")
+        self.saved = (expected_generation + 1, json.dumps([state, positions, until_ms]))
+        if fail == "after":
+            raise KilledError
+        return self.saved[0]
+
+
+class Gathered(list):
+    """Final detections, or failed records."""
+
+    fail = None
+
+    def deliver(self, detections):
+        fail, self.fail = self.fail, None
+        if fail:
+            raise fail
+        self.extend(detections)
+
+    def add(self, record, reason):
+        self.append((record.sequence_number, reason))
+
+
+class Shop:
+    """A line over one folder; `line()` is another process that goes on where the last one was."""
+
+    def __init__(self, folder):
+        self.path = folder / "incidents.db"
+        self.states, self.delivered, self.failed = States(), Gathered(), Gathered()
+        self.rules = unpack_rules(pack_rules(rules()), "rules")
+        self.opened = []
+
+    def judging(self):
+        store = EmbeddedIncidentStore(self.path, AlertingSettings(), ManualClock(START_MS))
+        self.opened.append(store)
+        return Judging(self.rules, shipped_bank(DetectionSettings()), AllowList(), store)
+
+    def line(self, **changed):
+        bank = shipped_bank(DetectionSettings())
+        parts = {
+            "build": self.judging,
+            "known": frozenset([*self.rules, *bank.reads]),
+            "states": self.states,
+            "delivery": self.delivered,
+            "failed": self.failed,
+            "logger": Logger(service="test"),
+        }
+        return Line(**{**parts, **changed})
+
+    def close(self):
+        for store in self.opened:
+            store.close()
+
+
+def left():
+    return PLENTY_MS
