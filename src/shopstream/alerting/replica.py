@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from shopstream.alerting import single_table as items
-from shopstream.alerting.database import Connection, open_writer, transaction
+from shopstream.alerting.database import Connection, explained, open_writer, transaction
 from shopstream.alerting.recording import open_recorded, recorded, write_rows
 from shopstream.alerting.retention import forget_old
 from shopstream.alerting.table import (
@@ -99,7 +99,9 @@ class Replica:
         self._meta: Meta | None = None
         self._scopes: dict[str, int] = {}
         foreign = "SELECT EXISTS (SELECT 1 FROM incidents) AND NOT EXISTS (SELECT 1 FROM marks WHERE name = ?)"
-        if self._connection.execute(foreign, (_VERSION,)).fetchone()[0]:
+        with explained(path):
+            own = self._connection.execute(foreign, (_VERSION,)).fetchone()[0]
+        if own:
             self._connection.close()
             raise StateError(
                 f"expected a copy of the table's incidents at {path}, got a store with incidents of its own; move the "
@@ -204,9 +206,9 @@ class Replica:
         """What else may be one incident with episodes that are not here yet; settled long ago, so the index has it."""
         if not any(item and item["item"] == "episode" for item in found.values()):
             return {}
-        here = {
-            f"{scope}-{ordinal}" for scope, ordinal in self._connection.execute("SELECT scope, ordinal FROM incidents")
-        }
+        with explained(self.path):
+            rows = self._connection.execute("SELECT scope, ordinal FROM incidents").fetchall()
+        here = {f"{scope}-{ordinal}" for scope, ordinal in rows}
         chains = {
             text_of(item, "chain")
             for item in found.values()
@@ -327,4 +329,5 @@ class Replica:
         )
 
     def _marks(self) -> dict[str, int]:
-        return dict(self._connection.execute("SELECT name, value FROM marks").fetchall())
+        with explained(self.path):
+            return dict(self._connection.execute("SELECT name, value FROM marks").fetchall())
