@@ -94,6 +94,16 @@ def test_a_file_that_is_gone_is_told(objects, tmp_path):
         objects.download("gone", tmp_path / "gone")
 
 
+def test_a_file_whose_answers_all_break_off_can_be_tried_again(s3, objects, tmp_path):
+    objects.write("a", b"content" * 1_000)
+    s3.on("GetObject", faults.cut_short(), times=None)
+    with pytest.raises(RetryableError, match=r"cannot be reached to read s3://.*; try again"):
+        objects.download("a", tmp_path / "a")
+    s3.clear()
+    objects.download("a", tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == b"content" * 1_000
+
+
 def test_live_panels_are_written_every_ten_seconds_and_at_the_end(objects):
     clock = ManualClock(0)
     live = SharedLiveStore(objects, clock)

@@ -97,9 +97,12 @@ class Call:
 
 @dataclass
 class Answer:
+    """An answer; `withheld`: so many bytes more are announced than come."""
+
     status: int
     headers: dict
     body: bytes
+    withheld: int = 0
 
     @property
     def json(self):

@@ -96,6 +96,17 @@ def lost_answer():
     return fault
 
 
+def cut_short():
+    """The connection breaks in the middle of the answer."""
+
+    def fault(call, forward):
+        answer = forward(call)
+        half = len(answer.body) // 2
+        return Answer(answer.status, answer.headers, answer.body[:half], withheld=len(answer.body) - half)
+
+    return fault
+
+
 def slow(seconds):
     """The service takes its time."""
 

@@ -177,12 +177,13 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in answer.headers.items():
             if name.lower() not in _HOP_BY_HOP:
                 self.send_header(name, value)
-        length = str(len(answer.body))
+        length = str(len(answer.body) + answer.withheld)
         if self.command == "HEAD" and "content-length" in names:
             length = next(value for name, value in answer.headers.items() if name.lower() == "content-length")
         self.send_header("Content-Length", length)
         self.end_headers()
         self.wfile.write(answer.body)
+        self.close_connection |= bool(answer.withheld)
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _serve  # noqa: N815  the names that the base class looks up
 

@@ -17,7 +17,7 @@ def imported(file):
             yield node.module.partition(".")[0]
 
 
-@pytest.mark.parametrize("vendors", [{"boto3", "botocore", "aiobotocore"}])
+@pytest.mark.parametrize("vendors", [{"boto3", "botocore", "aiobotocore", "s3transfer"}])
 def test_only_files_named_aws_know_its_client(vendors):
     knowing = {file for file in SOURCE.rglob("*.py") if vendors & set(imported(file))}
     assert SOURCE / "aws.py" in knowing

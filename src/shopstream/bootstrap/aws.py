@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 from botocore.exceptions import ClientError
+from s3transfer.exceptions import RetriesExceededError
 
 from shopstream.alerting.aws import (
     DynamoIncidentStore,
@@ -119,8 +120,14 @@ class S3Objects:
 
     def download(self, key: str, path: Path) -> None:
         """Get a file of any size."""
-        with explained(f"to read {self.place}/{key} (s3:GetObject)"), path.open("wb") as file:
-            self._client.download_fileobj(self._bucket, self._prefix + key, file)
+        action = f"to read {self.place}/{key} (s3:GetObject)"
+        with explained(action), path.open("wb") as file:
+            try:
+                self._client.download_fileobj(self._bucket, self._prefix + key, file)
+            except RetriesExceededError as error:
+                raise RetryableError(
+                    f"AWS cannot be reached {action} (answers break off: {error.last_exception}); try again"
+                ) from error
 
     def keys(self, prefix: str) -> list[str]:
         """Those that begin with it, in order."""
