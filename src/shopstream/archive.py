@@ -124,6 +124,7 @@ class Archive:
         self._events = self._dead_letters = 0
         self._balance_at_ms = 0
         self._commit_at_ms = clock.now_ms() + settings.commit_interval // _MS
+        self._again_at_ms = 0
         self._lost: ShopstreamError | None = None
 
     def run(
@@ -140,7 +141,7 @@ class Archive:
             RetryableError: AWS cannot be reached.
             StateError: retention dropped records before they were read.
         """
-        with self._renewing():
+        with self._giving_back(), self._renewing():
             while not stop():
                 moved = self.step()
                 progress(self.archived())
@@ -150,7 +151,6 @@ class Archive:
                     break
                 self._clock.sleep(self._settings.poll_interval)
             self.commit()
-        self._shared.release()
         return self.archived()
 
     def close(self) -> None:
@@ -173,9 +173,10 @@ class Archive:
             for shard_id in list(self._shards):
                 moved |= self._read(shard_id)
         ended = any(shard.ended for shard in self._shards.values())
-        if ended or self._clock.now_ms() >= self._commit_at_ms or self._rows >= self._settings.commit_events:
+        full = ended or self._rows >= self._settings.commit_events
+        if self._clock.now_ms() >= (self._again_at_ms if full else self._commit_at_ms):
             self.commit()
-        return moved or ended
+        return moved or (ended and self._clock.now_ms() >= self._again_at_ms)
 
     def _read(self, shard_id: str) -> bool:
         shard = self._shards[shard_id]
@@ -219,6 +220,7 @@ class Archive:
             return
         except RetryableError:
             wait_ms = _TRY_AGAIN_MS  # nothing was committed; what waits is kept, and no more read than fits
+            self._again_at_ms = self._clock.now_ms() + wait_ms
         else:
             self._tell(waiting)
         now_ms = self._clock.now_ms()
@@ -306,11 +308,26 @@ class Archive:
             self._rows = sum(_count(shard.events) + _count(shard.dead_letters) for shard in self._shards.values())
 
     def _caught_up(self) -> bool:
+        if self._clock.now_ms() < self._again_at_ms:
+            return False
         self.commit()
         if any(shard.behind_ms != 0 or shard.waiting or shard.ended for shard in self._shards.values()):
             return False
         self._balance()
         return self._shared.settled and all(shard.behind_ms == 0 for shard in self._shards.values())
+
+    @contextmanager
+    def _giving_back(self) -> Iterator[None]:
+        """Others need not wait for the leases to run out, however this worker ends."""
+        try:
+            yield
+        except BaseException as error:
+            try:
+                self._shared.release()
+            except ShopstreamError as other:
+                error.add_note(f"its shards are free once their leases have run out: {other}")
+            raise
+        self._shared.release()
 
     @contextmanager
     def _renewing(self) -> Iterator[None]:

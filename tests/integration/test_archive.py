@@ -37,9 +37,9 @@ class Place:
             self.stream.put([numbered(self.sent)])
             self.sent += 1
 
-    def worker(self, name, *, lake=None, seconds=None):
+    def worker(self, name, *, lake=None, seconds=None, **changed):
         shared = SharedShards(self.leases, name, LEASE, monotonic=seconds or self.seconds)
-        settings = EngineSettings(batch_events=40)
+        settings = EngineSettings(**{"batch_events": 40, **changed})
         archive = Archive(
             stream=self.stream, shared=shared, lakehouse=lake or self.lake, settings=settings, clock=self.clock
         )
@@ -73,6 +73,10 @@ class Failing:
 def place(tmp_path):
     with ExitStack() as stack:
         yield Place(tmp_path, stack)
+
+
+def unreachable():
+    raise RetryableError("away")
 
 
 def finish(place, *workers):
@@ -157,6 +161,51 @@ def test_a_lake_that_is_busy_for_a_while_costs_nothing(place):
     lake = Failing(place.lake, LakeTable.EVENTS, RetryableError("busy"), times=3)
     assert place.worker("patient", lake=lake).run(until_caught_up=True).events == 90
     assert archived(place.lake) == expected(100)
+
+
+def test_a_full_worker_waits_a_second_between_commits_that_fail(place):
+    place.send(100)
+    lake = Failing(place.lake, LakeTable.DEAD_LETTERS, RetryableError("busy"), times=99)
+    full = place.worker("full", lake=lake, commit_events=20)
+    for _ in range(10):
+        full.step()
+    assert lake._times == 98
+    place.pass_time(1)
+    for _ in range(10):
+        full.step()
+    assert lake._times == 97
+
+
+def test_a_worker_at_the_end_of_its_shards_waits_a_second_between_commits_that_fail(place):
+    place.send(40)
+    for shard in place.stream.shards():
+        place.stream.split(shard.shard_id, (shard.first_hash_key + shard.last_hash_key + 1) // 2)
+    lake = Failing(place.lake, LakeTable.DEAD_LETTERS, RetryableError("busy"), times=99)
+    waiting = place.worker("waiting", lake=lake)
+    moved = [waiting.step() for _ in range(10)]
+    assert lake._times == 98
+    assert not moved[-1]
+    lake._times = 0
+    finish(place, waiting)
+
+
+def test_a_worker_that_fails_gives_its_shards_back_at_once(place):
+    place.send(40)
+    lake = Failing(place.lake, LakeTable.EVENTS, StateError("a rollback"))
+    with pytest.raises(StateError, match="a rollback"):
+        place.worker("failing", lake=lake).run(until_caught_up=True)
+    assert {lease.owner for lease in place.leases.all()} == {None}
+    assert place.worker("next").run(until_caught_up=True).events == 36
+
+
+def test_a_worker_that_cannot_give_its_shards_back_says_so_beside_its_error(place, monkeypatch):
+    place.send(40)
+    lake = Failing(place.lake, LakeTable.EVENTS, StateError("a rollback"))
+    worker = place.worker("failing", lake=lake)
+    monkeypatch.setattr(worker._shared, "release", unreachable)
+    with pytest.raises(StateError, match="a rollback") as failed:
+        worker.run(until_caught_up=True)
+    assert failed.value.__notes__ == ["its shards are free once their leases have run out: away"]
 
 
 def test_a_split_and_a_merge_lose_and_double_nothing(place):
