@@ -139,7 +139,7 @@ class Archive:
         Raises:
             ConfigurationError: the lake belongs to an engine, or AWS denies something.
             RetryableError: AWS cannot be reached.
-            StateError: retention dropped records before they were read.
+            StateError: retention dropped records, or a whole shard, before they were read.
         """
         with self._giving_back(), self._renewing():
             while not stop():
@@ -268,11 +268,15 @@ class Archive:
                     del self._shards[shard_id]
 
     def _balance(self) -> None:
-        held = self._shared.balance(self._stream.shards())
+        held = self._shared.balance(self._stream.shards(), self._removed)
         self._balance_at_ms = self._clock.now_ms() + round(self._shared.renew_every * 1000)
         self._forget(self._shards.keys() - set(held))
         if new := set(held) - self._shards.keys():
             self._start(new)
+
+    def _removed(self, shard_id: str, position: Position) -> None:
+        """The stream lists a shard no longer that was not read to its end: it raises where something is lost."""
+        self._stream.read(shard_id, position, max_records=1, max_bytes=1)
 
     def _start(self, shard_ids: set[str]) -> None:
         """Go on where the lake is."""

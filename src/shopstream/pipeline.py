@@ -8,8 +8,8 @@
 `step` takes one micro-batch through; incidents and live panels are up to date when it returns. `commit` makes what has
 gathered durable, in this order:
 
-1. Stage a checkpoint: positions, watermarks, counters, keyed state, the detectors' state, and the rows that step 3 will
-   write. Where checkpoints outlive the machine, bring it there before step 2.
+1. Stage a checkpoint: positions, shards read to their end, watermarks, counters, keyed state, the detectors' state,
+   and the rows that step 3 will write. Where checkpoints outlive the machine, bring it there before step 2.
 2. Append the events to the lake, as one snapshot that names positions and checkpoint. **This decides**: from here on
    the staged checkpoint holds, even if the process dies before it can say so. The lake refuses whoever does not know
    its positions: a process that another one has taken over from without its knowing.
@@ -131,6 +131,7 @@ class Pipeline:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self._committing: Future[None] | None = None
         self._positions: dict[str, int] = {}
+        self._ended: list[str] = []
         self._counters = Counters()
         self._events: list[pa.Table] = []
         self._waiting = 0
@@ -245,7 +246,8 @@ class Pipeline:
         """
         self.settle()
         started_ms = self._clock.now_ms()
-        if self._waiting or self._detections:
+        # A shard's end is kept though nothing came: once retention has removed the shard, nobody can tell any more.
+        if self._waiting or self._detections or self._intake.ended != self._ended:
             manifest = self._stage()
             events = _together(self._events)
             for gathered in (self._events, self._dead_letters, self._detections):
@@ -287,6 +289,7 @@ class Pipeline:
     def _stage(self) -> Manifest:
         """Step 1."""
         self._generation += 1
+        self._ended = self._intake.ended
         watermarks = self._engine.watermarks
         manifest = Manifest(
             generation=self._generation,
@@ -296,6 +299,7 @@ class Pipeline:
             counters=self._counters.as_dict(),
             tables=self._engine.state_tables(),
             owner=self._checkpoints.owner,
+            ended=self._ended,
         )
         dead_letters = arrow_schema(DEAD_LETTER_FIELDS).empty_table()
         outputs: dict[str, pa.Table] = {
@@ -354,7 +358,8 @@ class Pipeline:
             _LOGGER.warning("these detectors begin afresh, since they are new or have changed: %s", ", ".join(fresh))
         self._generation = held.generation
         self._positions = dict(held.positions)
-        self._intake.start_after(held.positions)
+        self._ended = list(held.ended)
+        self._intake.start_after(held.positions, held.ended)
         self._counters = Counters(**held.counters)
 
 

@@ -1,10 +1,14 @@
 """Positions that retention passed, and iterators that really expire: on a kinesalite whose clock can be put forward."""
 
+from contextlib import closing
 from datetime import timedelta
 
 import pytest
 
 from shopstream.clock import SystemClock
+from shopstream.engine.intake import Intake
+from shopstream.engine.settings import EngineSettings
+from shopstream.engine.watermark import Watermarks
 from shopstream.errors import StateError
 from shopstream.stream.aws import KinesisStream
 from shopstream.stream.kinesis_reader import Pace
@@ -68,7 +72,7 @@ def open_stream(standins, clock, make_stream, make_table):  # noqa: ARG001  they
     """Opens one stream of a single shard, as processes do one after the other. Retention is 24 hours."""
     names = make_stream(1), make_table()
     pace = Pace(timedelta(milliseconds=1), timedelta(milliseconds=5))
-    return lambda **options: KinesisStream(*names, clock, pace=pace, **options)
+    return lambda kind=KinesisStream, **options: kind(*names, clock, pace=pace, **options)
 
 
 def read(stream, after):
@@ -170,6 +174,63 @@ def test_an_idle_shard_stays_known_as_such_by_a_consumer_that_started_again(open
         consumer.commit("engine", {})
     put(consumer, b"2")
     assert payloads(read(open_stream(), first)) == [b"2"]
+
+
+class Removing(KinesisStream):
+    """Lists closed shards no longer, as Kinesis does when the retention has passed them; the stand-ins go on."""
+
+    def _list_shards(self):
+        return [shard for shard in super()._list_shards() if not shard.closed]
+
+
+def split(stream):
+    """Close the shard with two records in it, give its children one; the position of the first of the two."""
+    first = put(stream, b"1")
+    put(stream, b"2 that nobody read")
+    stream.split(SHARD, 1 << 127)
+    put(stream, b"3")
+    return first
+
+
+def start_after(stream, clock, position, *ended):
+    """An engine that comes back; what it reads then."""
+    with closing(Intake(stream, Watermarks(0, 10_000), EngineSettings(), clock)) as intake:
+        intake.start_after({SHARD: position}, *ended)
+        return payloads(intake.take())
+
+
+def test_a_shard_that_retention_removed_before_its_end_was_read_is_a_state_error(open_stream, clock):
+    first = split(open_stream())
+    for _ in range(2):
+        with pytest.raises(StateError, match=rf"removed {SHARD} .*position {first}.*aws.kinesis.skip_gaps"):
+            start_after(open_stream(Removing), clock, first)
+
+
+def test_a_shard_that_retention_removed_after_its_end_was_read_is_none(open_stream, clock):
+    first = split(open_stream())
+    assert start_after(open_stream(Removing), clock, first, [SHARD]) == [b"3"]
+
+
+def test_a_removed_shard_may_be_skipped_with_a_warning(open_stream, clock, caplog):
+    first = split(open_stream())
+    assert start_after(open_stream(Removing, skip_gaps=True), clock, first) == [b"3"]
+    assert f"removed {SHARD}" in caplog.text
+
+
+def test_a_closed_shard_that_retention_emptied_before_its_end_was_read_is_a_state_error(open_stream, clock, caplog):
+    first = split(open_stream())
+    clock.advance(timedelta(hours=25))
+    with pytest.raises(StateError, match="may be skipped"):
+        read(open_stream(), first)
+    assert read(open_stream(skip_gaps=True), first).ended
+    assert "may be skipped" in caplog.text
+
+
+def test_a_closed_shard_whose_last_record_was_read_is_at_its_end(open_stream):
+    stream = open_stream()
+    last = split(stream)
+    last = read(stream, last).position
+    assert read(open_stream(), last).ended
 
 
 def test_a_position_of_another_stream_is_a_state_error(open_stream, make_stream, clock):

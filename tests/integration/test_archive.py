@@ -261,3 +261,17 @@ def test_a_refusal_without_another_worker_is_an_error(place):
     worker.step()
     with pytest.raises(StateError, match="a rollback"):
         worker.commit()
+
+
+def test_a_shard_that_retention_removed_before_its_end_was_read_is_an_error(place):
+    place.send(300)
+    worker = place.worker("first")
+    worker.step()
+    worker.commit()
+    for shard in place.stream.shards():
+        place.stream.split(shard.shard_id, (shard.first_hash_key + shard.last_hash_key) // 2)
+    place.pass_time(timedelta(days=30).total_seconds())
+    place.stream.trim()
+    for _ in range(2):
+        with pytest.raises(StateError, match="retention"):
+            place.worker("first").run(until_caught_up=True)

@@ -26,6 +26,7 @@ from shopstream.stream.embedded import EmbeddedStream
 from shopstream.stream.ports import NewRecord
 
 FLOOD = Flood(DEFAULT_START + timedelta(hours=14), timedelta(minutes=3), 60, 5_000)
+DEFAULT_START_MS = int(DEFAULT_START.timestamp()) * 1000
 SCRAPER = Scraper(DEFAULT_START + timedelta(hours=9), timedelta(minutes=10), 1, 0.4)
 
 
@@ -241,3 +242,34 @@ def test_a_stream_reshaped_on_the_way_gives_the_same_events(tmp_path):
     assert counters["events_read"] == sum(len(batch) for batch in batches)
     assert counters["dead_letters"] == 0
     assert counters["late"] == 0, "children are read after their parents"
+
+
+def test_a_checkpoint_keeps_which_shards_were_read_to_their_end(tmp_path, monkeypatch):
+    """A stream that removed a shard cannot tell it, as Kinesis cannot."""
+    settings, clock = Settings(home=tmp_path), ManualClock(DEFAULT_START_MS)
+    batches = list(Synthesis(SynthesisSettings(events=2_000)).batches(1_000))
+    with open_stream(settings, clock) as stream:
+        first = stream.shards()[0]
+        stream.put([NewRecord(encode_arrow(batches[0]), "k", first.first_hash_key)])
+        with open_pipeline(settings, clock=clock) as pipeline:
+            pipeline.run(until_caught_up=True)
+        stream.split(first.shard_id, (first.first_hash_key + first.last_hash_key) // 2)
+        with open_pipeline(settings, clock=clock) as pipeline:
+            pipeline.run(until_caught_up=True)  # the end of the shard, and no event
+        clock.advance(settings.stream.retention + timedelta(days=1))
+        stream.trim()
+        stream.put([NewRecord(encode_arrow(batches[1]), "k", first.first_hash_key)])
+        listed = {shard.shard_id for shard in stream.shards()}
+    assert first.shard_id not in listed
+    read = EmbeddedStream.read
+
+    def forgetful(self, shard_id, after, **limits):
+        if shard_id not in listed:
+            raise StateError("nobody knows this shard any more")
+        return read(self, shard_id, after, **limits)
+
+    monkeypatch.setattr(EmbeddedStream, "read", forgetful)
+    for _ in range(2):
+        with open_pipeline(settings, clock=clock) as pipeline:
+            end = pipeline.run(until_caught_up=True)
+    assert end.counters["events_read"] == sum(map(len, batches[:2]))

@@ -5,7 +5,7 @@ import json
 import pyarrow as pa
 import pytest
 
-from shopstream.engine.checkpoint import CheckpointStore, Manifest
+from shopstream.engine.checkpoint import CheckpointStore, Manifest, parse_manifest
 from shopstream.errors import StateError
 
 ROWS = pa.table({"n": [1, 2]})
@@ -90,3 +90,10 @@ def test_another_format_is_told(tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
     with pytest.raises(StateError, match="another version"):
         store.current()
+
+
+def test_a_manifest_of_a_version_that_kept_no_ended_shards_is_read():
+    fields = {"generation": 1, "positions": {"a": 1}, "watermark_ms": 0, "newest_ms": {}, "counters": {}, "tables": {}}
+    assert parse_manifest(json.dumps({"format": 1, **fields}).encode(), "here") == Manifest(**fields)
+    ended = {**fields, "ended": ["a"]}
+    assert parse_manifest(json.dumps({"format": 1, **ended}).encode(), "here").ended == ("a",)

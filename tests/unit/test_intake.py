@@ -20,6 +20,8 @@ from shopstream.stream.ports import NewRecord, ReadBatch, Shard
 from shopstream.stream.settings import StreamSettings
 
 START_MS = 1_572_566_400_000
+SHARD = "shardId-000000000000"
+PLENTY = {"max_records": 1000, "max_bytes": 4 << 20}
 
 
 @pytest.fixture
@@ -101,6 +103,68 @@ def test_it_goes_on_after_a_position(stream):
     second.start_after(positions)
     assert second.take().decoded.events.num_rows == 3
     second.close()
+
+
+@pytest.fixture
+def aging(tmp_path):
+    """A stream of one shard that holds two records, and its clock; retention is a day."""
+    clock, settings = ManualClock(START_MS), StreamSettings(shards=1, retention=timedelta(days=1))
+    with EmbeddedStream.open(tmp_path / "aging.db", settings, clock) as opened:
+        for second in range(2):
+            put(opened, 0, second)
+        yield opened, clock
+
+
+def remove_closed(aging):
+    """Split the shard, and let retention remove it; its children have a record each then. Returns its id."""
+    stream, clock = aging
+    (parent,) = stream.shards()
+    stream.split(parent.shard_id, parent.last_hash_key // 2)
+    clock.advance(timedelta(days=2))
+    stream.trim()
+    for child in range(2):
+        put(stream, child, 100 + child)
+    assert len(stream.shards()) == 2
+    return parent.shard_id
+
+
+def test_a_closed_shard_that_retention_removed_while_unread_is_an_error(aging):
+    stream, clock = aging
+    intake = Intake(stream, Watermarks(0, 10_000), EngineSettings(batch_events=1), clock)
+    positions = intake.take().positions
+    intake.close()
+    removed = remove_closed(aging)
+    back = Intake(stream, Watermarks(0, 10_000), EngineSettings(), clock)
+    with pytest.raises(StateError, match=f"retention .* dropped records of {removed}"):
+        back.start_after(positions)
+    back.close()
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["its end was kept", "a checkpoint that keeps no ends"])
+def test_a_shard_that_was_read_to_its_end_and_removed_holds_nothing_back(aging, told):
+    stream, clock = aging
+    positions = {record.shard_id: record.sequence_number for record in stream.read(SHARD, -1, **PLENTY).records}
+    assert remove_closed(aging) == SHARD
+    watermarks = Watermarks(0, 10_000)
+    watermarks.restore(START_MS, {SHARD: START_MS + 1_000})
+    back = Intake(stream, watermarks, EngineSettings(), clock)
+    back.start_after(positions, [SHARD] if told else [])
+    batch = back.take()
+    for place, record in enumerate(batch.records):
+        watermarks.observe(record.shard_id, np.array([START_MS + (100 + place) * 1_000]))
+    assert watermarks.advance(clock.now_ms()) == START_MS + 100_000
+    assert back.ended == [SHARD]
+    back.close()
+
+
+def test_a_shard_is_known_to_be_ended_when_its_last_record_was_given(aging):
+    stream, clock = aging
+    intake = Intake(stream, Watermarks(0, 10_000), EngineSettings(batch_events=1), clock)
+    removed = stream.shards()[0]
+    stream.split(removed.shard_id, removed.last_hash_key // 2)
+    assert (len(intake.take().records), intake.ended) == (1, [])
+    assert (len(intake.take().records), intake.ended) == (1, [SHARD])
+    intake.close()
 
 
 class Distant:

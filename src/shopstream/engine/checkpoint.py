@@ -9,7 +9,7 @@ decided by the lake (see `pipeline`).
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,6 +40,7 @@ class Manifest:
         tables: state table → digest of the declaration it serves.
         owner: counts those who held a shared store one after the other (`SharedCheckpointStore.claim`); 0 in a folder
             of one machine.
+        ended: closed shards that were read to their end, with `positions`.
     """
 
     generation: int
@@ -49,6 +50,7 @@ class Manifest:
     counters: Mapping[str, int]
     tables: Mapping[str, str]
     owner: int = 0
+    ended: Sequence[str] = ()
 
     @property
     def mark(self) -> int:
@@ -95,7 +97,7 @@ def parse_manifest(text: bytes, place: str) -> Manifest:
         raise StateError(f"{place}/{MANIFEST} is damaged ({error}); restore it or remove the checkpoints") from error
     if document.pop("format", None) != _FORMAT:
         raise StateError(f"{place} was written by another version; finish its run there, or remove the checkpoints")
-    return Manifest(**document)
+    return Manifest(**document | {"ended": tuple(document.get("ended", ()))})
 
 
 class CheckpointStore:

@@ -4,7 +4,7 @@ Reading and decoding is half of the work and needs nothing of the engine's state
 while the engine is busy with the batch before. At the tip there is nothing to be ahead of, and nothing is read ahead.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -81,9 +81,28 @@ class Intake:
         self._at_tip: set[str] = set()
         self._ended: set[str] = set()
 
-    def start_after(self, positions: Mapping[str, int]) -> None:
-        """Go on after these positions; shards not named are read from their oldest record."""
-        self._positions = dict(positions)
+    @property
+    def ended(self) -> list[str]:
+        """Closed shards whose records were all taken."""
+        return sorted(self._ended)
+
+    def start_after(self, positions: Mapping[str, int], ended: Collection[str] = ()) -> None:
+        """Go on after these positions; shards not named are read from their oldest record.
+
+        Args:
+            positions: shard id → the last record that was taken.
+            ended: shards that were read to their end, and are not read again.
+
+        Raises:
+            StateError: retention removed a shard that was not read to its end: its children go on without its tail.
+        """
+        self._positions, self._ended = dict(positions), set(ended)
+        known = dict.fromkeys(self._watermarks.newest(), TRIM_HORIZON) | self._positions
+        for shard_id in known.keys() - self._ended - {shard.shard_id for shard in self._stream.shards()}:
+            self._stream.read(shard_id, known[shard_id], max_records=1, max_bytes=1)  # raises where something is lost
+            self._ended.add(shard_id)
+        for shard_id in self._ended:  # else they would hold the watermark for ever
+            self._watermarks.at_tip(shard_id, self._clock.now_ms(), ended=True)
 
     def take(self) -> Batch:
         """The next micro-batch; without records only where every shard is at its tip, or (`behind_ms`) on the way."""

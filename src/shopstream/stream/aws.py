@@ -5,9 +5,11 @@
 - Records aggregated by the Kinesis Producer Library are not unpacked; a record's payload holds events as
   `events.codec` writes them. Readers poll; there is no enhanced fan-out.
 - Kinesis goes on silently at its oldest record when asked for one that retention dropped. Here that is a StateError,
-  unless the position is known to have been the newest less than the retention ago.
+  unless the position is known to have been the newest less than the retention ago. So it is where the closed shard
+  is gone altogether, since nobody can tell any more what came after the position.
 """
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -22,10 +24,12 @@ from shopstream.stream.dynamodb import ConsumerTable, NewestTable
 from shopstream.stream.kinesis_reader import Pace, ShardReader, check_limits
 from shopstream.stream.kinesis_shards import listed, shard_number
 from shopstream.stream.limits import check_put
-from shopstream.stream.ports import NewRecord, Position, PutOutcome, ReadBatch, Shard
+from shopstream.stream.ports import TRIM_HORIZON, NewRecord, Position, PutOutcome, ReadBatch, Shard
 from shopstream.stream.settings import KinesisSettings
 
 __all__ = ["KinesisStream"]
+
+_LOGGER = logging.getLogger(__name__)
 
 _SHARDS_FOR_S: Final = 5.0
 """How long a list of shards is taken for true; reading a shard to its end asks anew."""
@@ -147,7 +151,8 @@ class KinesisStream:
         """Records after a position, one at least unless the shard is at its tip or end.
 
         Raises:
-            StateError: no such shard; `after` was trimmed by retention; `after` is of another stream.
+            StateError: no such shard; `after` was trimmed by retention, or the shard removed by it; `after` is of
+                another stream.
             PermanentError: a limit below one.
             BackpressureError: throttled for a minute.
         """
@@ -155,6 +160,8 @@ class KinesisStream:
         with self._lock:
             reader = self._readers.get(shard_id)
         if reader is None:
+            if self._removed(shard_id):
+                return self._without(shard_id, after)
             self._shard(shard_id)
             reader = ShardReader(
                 self._kinesis,
@@ -174,6 +181,22 @@ class KinesisStream:
             else:
                 self._readers.setdefault(shard_id, reader)
         return batch
+
+    def _removed(self, shard_id: str) -> bool:
+        """Whether retention removed this shard from the list: shards made later are in it."""
+        known = {shard.shard_id for shard in self.shards()}
+        return shard_id not in known and 0 <= shard_number(shard_id) < max(map(shard_number, known), default=-1)
+
+    def _without(self, shard_id: str, after: Position) -> ReadBatch:
+        begun = "before its first record was read" if after == TRIM_HORIZON else f"after the position {after}"
+        lost = f"retention removed {shard_id} from stream {self.name}, and what was in it {begun}"
+        if not self._skip_gaps:
+            raise StateError(
+                f"{lost}: records of it may be skipped; set aws.kinesis.skip_gaps if that is acceptable, or "
+                "put them in again from a copy; raise the stream's retention if consumers may be away for longer"
+            )
+        _LOGGER.warning("%s: its records may be skipped", lost)
+        return ReadBatch((), after, 0, ended=True)
 
     def _list_shards(self) -> list[Shard]:
         items: list[dict[str, Any]] = []
@@ -286,9 +309,8 @@ class KinesisStream:
             PermanentError: more shards than DynamoDB changes at once.
         """
         known = {shard.shard_id for shard in self.shards()}
-        newest = max((shard_number(shard_id) for shard_id in known), default=-1)
         for shard_id in positions.keys() - known:
-            if not 0 <= shard_number(shard_id) < newest:
+            if not self._removed(shard_id):
                 self._shard(shard_id)
         kept = {shard_id: position for shard_id, position in positions.items() if shard_id in known}
         self._consumer(consumer).commit(kept)

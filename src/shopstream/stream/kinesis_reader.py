@@ -172,6 +172,8 @@ class ShardReader:
             self._check(records[0].sequence_number)
             if records[0].sequence_number == state.position:
                 del records[0]
+        elif state.drained and not records and not self._nothing_missing():
+            self._gap("its end")  # a closed shard, of which retention dropped the position and all that came after
         state.buffer.extend(records)
         # After the position itself there may be more, whatever Kinesis says of a call that it filled.
         at_tip = state.behind_ms == 0 and not state.drained and not opened
@@ -199,6 +201,11 @@ class ShardReader:
         if first < position:
             self._state = _State(position)
             raise self._unknown(position)
+        self._gap(str(first))
+
+    def _gap(self, until: str) -> None:
+        """Retention dropped what was between the position and this."""
+        position = self._state.position
         if not self._skip_gaps:
             self._state = _State(position)
             raise StateError(
@@ -211,7 +218,7 @@ class ShardReader:
             self._shard_id,
             self._stream,
             position,
-            first,
+            until,
         )
 
     def _ask(self, limit: int, give_up: float) -> Mapping[str, Any] | None:

@@ -140,6 +140,10 @@ def _preference(me: str, name: str) -> bytes:
     return md5(f"{me} {name}".encode(), usedforsecurity=False).digest()
 
 
+def _warn(name: str, _position: Position) -> None:
+    _LOGGER.warning("retention dropped shard %s before it was read to its end", name)
+
+
 class SharedShards:
     """This worker's share of a stream's shards.
 
@@ -176,11 +180,13 @@ class SharedShards:
             now = self._monotonic()
             return sorted(name for name, (_, until) in self._held.items() if now < until)
 
-    def balance(self, shards: Sequence[Shard]) -> list[str]:
+    def balance(self, shards: Sequence[Shard], unread: Callable[[str, Position], object] = _warn) -> list[str]:
         """Take what is free or too much elsewhere; returns all that this worker holds afterwards.
 
         Args:
             shards: as the stream lists them now; leases of others are removed once they are at rest.
+            unread: is told of each of those that was not worked on to its end, and how far it was; what it raises
+                leaves the lease as it was.
         """
         with self._lock:
             leases = {lease.name: lease for lease in self._leases.all()}
@@ -191,8 +197,9 @@ class SharedShards:
             listed = {shard.shard_id for shard in shards}
             for name in [name for name in leases if name not in listed and owners[name] in {None, self._owner}]:
                 gone = leases.pop(name)
-                if self._leases.remove(gone) and gone.position is not None and not gone.ended:
-                    _LOGGER.warning("retention dropped shard %s before it was read to its end", name)
+                if gone.position is not None and not gone.ended:
+                    unread(name, gone.position)
+                self._leases.remove(gone)
                 self._held.pop(name, None)
             ended = {name for name, lease in leases.items() if lease.ended}
             held = set(self.held())

@@ -116,11 +116,16 @@ class StreamReader(Protocol):
     """Gives records back, to any number of independent consumers."""
 
     def shards(self) -> list[Shard]:
-        """All shards that still hold records or may get some, parents before children."""
+        """All shards that still hold records or may get some, parents before children.
+
+        A closed one may be missing once retention has dropped its records; `read` tells whether a consumer lost some.
+        """
         ...
 
     def read(self, shard_id: str, after: Position, *, max_records: int, max_bytes: int) -> ReadBatch:
         """Records after a position, never none of several because the first is larger than `max_bytes`.
+
+        A shard that retention removed from the list is at its end, unless records after the position went with it.
 
         Raises:
             StateError: no such shard, or `after` was trimmed by retention (records would be skipped silently).
