@@ -14,6 +14,8 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    EndpointConnectionError,
+    InvalidRegionError,
     NoCredentialsError,
     NoRegionError,
     PartialCredentialsError,
@@ -85,6 +87,7 @@ _MISSING = frozenset(
 _FAILED = frozenset({"InternalError", "RequestTimeout", "ServiceUnavailable"})
 """Of S3, also without an HTTP status of their own: for one of many objects, or with 400."""
 _SERVER_ERROR = 500
+_SETTINGS = (NoCredentialsError, PartialCredentialsError, NoRegionError, InvalidRegionError, ProfileNotFound)
 
 
 def client(service: str, *, attempts: int = _ATTEMPTS) -> Any:  # noqa: ANN401  boto3 makes its clients at run time
@@ -121,7 +124,7 @@ def explained(action: str) -> Iterator[None]:
     Raises:
         BackpressureError: throttled.
         RetryableError: the service cannot be reached, or failed on its side.
-        ConfigurationError: no credentials, no region, a permission is missing, or this machine's clock is wrong.
+        ConfigurationError: no credentials, no possible region, a permission is missing, or this machine's clock is wrong.
         StateError: what it works on is not there.
         PermanentError: anything else that the service refuses.
     """
@@ -129,10 +132,15 @@ def explained(action: str) -> Iterator[None]:
         yield
     except ClientError as error:
         raise _of_service(error, action) from error
-    except (NoCredentialsError, PartialCredentialsError, NoRegionError, ProfileNotFound) as error:
+    except _SETTINGS as error:
         raise ConfigurationError(
             f"expected AWS credentials and a region {action}, got: {error}; run `aws configure`, or set "
             "AWS_PROFILE and AWS_DEFAULT_REGION"
+        ) from error
+    except EndpointConnectionError as error:  # names are made of regions: a misspelt one has no address
+        raise RetryableError(
+            f"AWS cannot be reached {action} ({error}); try again, or correct the region (AWS_DEFAULT_REGION) where it "
+            "is misspelt in this address"
         ) from error
     except BotoCoreError as error:
         raise RetryableError(f"AWS cannot be reached {action} ({error}); try again") from error
