@@ -124,7 +124,7 @@ def explained(action: str) -> Iterator[None]:
     Raises:
         BackpressureError: throttled.
         RetryableError: the service cannot be reached, or failed on its side.
-        ConfigurationError: no credentials, no possible region, a permission is missing, or this machine's clock is wrong.
+        ConfigurationError: no credentials, no possible region, a permission is missing, or this machine's clock wrong.
         StateError: what it works on is not there.
         PermanentError: anything else that the service refuses.
     """
