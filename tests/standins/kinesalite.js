@@ -10,6 +10,12 @@ if (ahead) {
   const now = Date.now
   Date.now = () => now() + Number(fs.readFileSync(ahead, 'utf8'))
 }
+// It throws when a client is killed in the middle of a request; a service lives on.
+process.on('uncaughtException', (error) => {
+  if (error.code === 'ECONNRESET') return
+  console.error(error)
+  process.exit(1)
+})
 const quick = { createStreamMs: 20, deleteStreamMs: 20, updateStreamMs: 20, shardLimit: 1000 }
 const server = kinesalite(quick)
 server.listen(0, '127.0.0.1', () => process.stdout.write(`listening ${server.address().port}\n`))
