@@ -77,8 +77,13 @@ def until_well(start):
     raise AssertionError(f"gave up {_STARTS} times: {said[-1][-3000:]}")
 
 
+def other_than_repeats(incidents):
+    """A put whose answer was lost comes twice: that events are sent again is true then, and may be told."""
+    return {place: one for place, one in incidents.items() if one["rule"] != "duplicates"}
+
+
 def test_faults_change_no_incident(survived, embedded):
-    assert survived[0].incidents == embedded.incidents
+    assert other_than_repeats(survived[0].incidents) == other_than_repeats(embedded.incidents)
     assert survived[0].verdicts == embedded.verdicts
 
 
