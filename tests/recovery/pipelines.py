@@ -155,7 +155,9 @@ def outcome(home: Path, checkpoints: CheckpointStore | None = None) -> dict:
         "counters": dict(manifest.counters),
         "events": sorted((row["event_id"], row["is_late"], row["price"]) for row in tables[LakeTable.EVENTS]),
         "dead_letters": sorted(row["dead_letter_id"] for row in tables[LakeTable.DEAD_LETTERS]),
-        "detections": sorted((row["detection_id"], row["measures"]) for row in tables[LakeTable.DETECTIONS]),
+        "detections": sorted(
+            (row["detection_id"], row["rule_id"], row["measures"]) for row in tables[LakeTable.DETECTIONS]
+        ),
         "remembered": sum(
             json.loads(row["measures"])["again"]
             for row in tables[LakeTable.DETECTIONS]
