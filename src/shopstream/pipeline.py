@@ -175,6 +175,9 @@ class Pipeline:
         """One micro-batch; returns whether there was anything to read, or still is."""
         batch = self._intake.take()
         self._behind_ms = batch.behind_ms
+        quiet = not (batch.records or batch.behind_ms)
+        if not quiet:  # also in a step that does not judge
+            self._quiet_since_ms = None
         if batch.records:
             processed = self._engine.process(batch.records, batch.decoded)
             self._positions.update(batch.positions)
@@ -189,7 +192,7 @@ class Pipeline:
                 self._dead_letters.append(processed.dead_letters)
         if not batch.records or self._clock.now_ms() >= self._advance_at_ms:
             started_ms = self._clock.now_ms()
-            self._judge(self._engine.advance(), quiet=not (batch.records or batch.behind_ms))
+            self._judge(self._engine.advance(), quiet=quiet)
             self._advance_at_ms = self._next(started_ms, 0, share=_ADVANCE_SHARE)
         self._commit_when_due()
         if self._journeys and self._clock.now_ms() >= self._publish_at_ms:
