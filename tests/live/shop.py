@@ -27,16 +27,16 @@ from shopstream.simulation.synthesis import Synthesis, SynthesisSettings
 PROGRAM = (sys.executable, "-c", "from shopstream.cli import main; main()")
 NOON = datetime(2019, 11, 12, 13, tzinfo=UTC)  # an ordinary Tuesday
 AT_NOON = 0.06036 / 3600  # share of a day's events that come in a second there
-HISTORY = timedelta(days=3)
+HISTORY = timedelta(days=1)
 PAST = timedelta(minutes=20)
-END = timedelta(seconds=195)
-FLOOD = Flood(NOON + timedelta(seconds=50), timedelta(seconds=60), 6, 400)
-OUTAGE = Outage(NOON + timedelta(seconds=115), timedelta(seconds=65))
+END = timedelta(seconds=182)
+FLOOD = Flood(NOON + timedelta(seconds=30), timedelta(seconds=65), 6, 2_000)
+OUTAGE = Outage(NOON + timedelta(seconds=100), timedelta(seconds=75))
 PATIENCE_S = 90
 
 
 class Traffic:
-    """A shop's days before, and its minutes around noon with a flood and an outage; moved so that noon is now."""
+    """A shop's day before, and its minutes around noon with a flood and an outage; moved so that noon is now."""
 
     def __init__(self, events_a_second: float) -> None:
         midnight = NOON.replace(hour=0)
@@ -64,7 +64,7 @@ class Traffic:
         return f"SELECT * REPLACE (event_time + INTERVAL {seconds} SECOND AS event_time) FROM {table}"
 
     def learn(self, path: Path, moved: timedelta) -> None:
-        """Write the baselines of the days before."""
+        """Write the baselines of the day before."""
         self._connection.execute(f"CREATE OR REPLACE VIEW normal AS {self._moved('history', moved)}")
         build_baselines(self._connection, "normal").save(path)
 
@@ -75,8 +75,8 @@ class Traffic:
 
 
 def moved_to_now() -> timedelta:
-    """From noon to ten seconds from now, in whole bins: detectors see the same ones whenever the test runs."""
-    return timedelta(seconds=((datetime.now(UTC) - NOON) // timedelta(seconds=10) + 1) * 10)
+    """From noon to 10 or 20 seconds from now, in whole bins: detectors see the same ones whenever the test runs."""
+    return timedelta(seconds=((datetime.now(UTC) - NOON) // timedelta(seconds=10) + 2) * 10)
 
 
 def wait_for(what: str, look: Callable[[], object], seconds: float = PATIENCE_S) -> Any:

@@ -24,13 +24,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("live"), pytest.mark.tim
 
 SHOPS = {"1 event a second": (1, False), "20 events a second": (20, False), "60, and a page open": (60, True)}
 HELD_UP = (
-    (10, "simulate", signal.SIGSTOP),
-    (15, "simulate", signal.SIGCONT),
-    (17, "run", signal.SIGSTOP),
-    (37, "run", signal.SIGCONT),
+    (2, "simulate", signal.SIGSTOP),
+    (7, "simulate", signal.SIGCONT),
+    (8, "run", signal.SIGSTOP),
+    (28, "run", signal.SIGCONT),
 )
 SHOPPERS_WITHIN_S = 30
-WATCHED_S = 90
+WATCHED_S = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,7 @@ def live(traffic: Traffic, path: Path, *, page: bool) -> Lived:
         events = traffic.write(path / "shop.parquet", moved)
         noon = to_ms(NOON + moved) / 1000
         processes = {"run": engine, "simulate": folder.start("simulate", "shop.parquet", "--rebase", "today")}
+        wait_for("the sender", lambda: list(folder.home.glob("replays/*.json")))
         seen: dict[str, float] = {}
         held_up = list(HELD_UP)
         while time.time() < noon + END.total_seconds():
