@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 from filelock import FileLock, Timeout
 
-from shopstream.cli.findings import TroubleError
+from shopstream.cli.findings import TroubleError, late_signals
 from shopstream.cli.output import Format, FormatOption, emit, settings_of
 from shopstream.config import Settings
 from shopstream.errors import ShopstreamError
@@ -48,7 +48,7 @@ def _checks(settings: Settings) -> dict[str, Callable[[Settings], str]]:
     with aws_extra():
         from shopstream.cli.doctor_aws import CHECKS  # noqa: PLC0415  the embedded profile has no boto3
 
-    return _ANYWHERE | CHECKS | {"reports": _reports}
+    return _ANYWHERE | CHECKS | {"detection": _detection, "reports": _reports}
 
 
 def _examine(name: str, check: Callable[[Settings], str], settings: Settings) -> dict[str, object]:
@@ -133,6 +133,15 @@ def _engine(settings: Settings) -> str:
     return "not running; start it with `shopstream run`"
 
 
+def _detection(settings: Settings) -> str:
+    from shopstream.bootstrap import last_checkpoint  # noqa: PLC0415  start-up time
+
+    manifest = last_checkpoint(settings)
+    if manifest and (finding := late_signals(manifest.counters)):
+        raise TroubleError(finding)
+    return "no signal came too late for detectors"
+
+
 def _lake(settings: Settings) -> str:
     from shopstream.bootstrap import open_lakehouse  # noqa: PLC0415  start-up time
     from shopstream.lakehouse.ports import LakeTable  # noqa: PLC0415  likewise
@@ -182,6 +191,7 @@ _ANYWHERE: dict[str, Callable[[Settings], str]] = {
 _EMBEDDED: dict[str, Callable[[Settings], str]] = {
     "stream": _stream,
     "engine": _engine,
+    "detection": _detection,
     "lake": _lake,
     "reports": _reports,
     "notifications": _notifications,

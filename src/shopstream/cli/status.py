@@ -2,7 +2,8 @@
 
 import typer
 
-from shopstream.cli.output import Format, FormatOption, emit_object, settings_of
+from shopstream.cli.findings import late_signals
+from shopstream.cli.output import Format, FormatOption, emit_object, err, settings_of
 from shopstream.clock import SystemClock, from_ms
 
 __all__ = ["status"]
@@ -43,3 +44,5 @@ def status(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
         fmt,
         title="shopstream",
     )
+    if manifest and (finding := late_signals(manifest.counters)):
+        err.print(finding)
