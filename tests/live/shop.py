@@ -27,7 +27,7 @@ from shopstream.simulation.synthesis import Synthesis, SynthesisSettings
 PROGRAM = (sys.executable, "-c", "from shopstream.cli import main; main()")
 NOON = datetime(2019, 11, 12, 13, tzinfo=UTC)  # an ordinary Tuesday
 AT_NOON = 0.06036 / 3600  # share of a day's events that come in a second there
-HISTORY = timedelta(days=1)
+HISTORY = timedelta(days=2)  # a whole day is in it, wherever noon is moved to
 PAST = timedelta(minutes=20)
 END = timedelta(seconds=182)
 FLOOD = Flood(NOON + timedelta(seconds=30), timedelta(seconds=65), 6, 2_000)
@@ -36,7 +36,7 @@ PATIENCE_S = 90
 
 
 class Traffic:
-    """A shop's day before, and its minutes around noon with a flood and an outage; moved so that noon is now."""
+    """A shop's days before, and its minutes around noon with a flood and an outage; moved so that noon is now."""
 
     def __init__(self, events_a_second: float) -> None:
         midnight = NOON.replace(hour=0)
@@ -64,7 +64,7 @@ class Traffic:
         return f"SELECT * REPLACE (event_time + INTERVAL {seconds} SECOND AS event_time) FROM {table}"
 
     def learn(self, path: Path, moved: timedelta) -> None:
-        """Write the baselines of the day before."""
+        """Write the baselines of the days before."""
         self._connection.execute(f"CREATE OR REPLACE VIEW normal AS {self._moved('history', moved)}")
         build_baselines(self._connection, "normal").save(path)
 
