@@ -200,8 +200,10 @@ class Reader:
         self._client.close()
 
     def shoppers(self) -> int:
+        """Those of the present: a home may still show those of a file that was replayed before."""
         live = self.panels.get("live")
-        return live["sessions"]["shoppers"] if live else 0
+        present = live and datetime.now(UTC) - datetime.fromisoformat(live["as_of"]) < timedelta(minutes=1)
+        return live["sessions"]["shoppers"] if present else 0
 
 
 def replayed(folder: Path, live: Path) -> list[Incident]:

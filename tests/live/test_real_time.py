@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from live.shop import END, FLOOD, NOON, OUTAGE, Folder, Reader, Traffic, moved_to_now, replayed, wait_for
+from live.shop import END, FLOOD, NOON, OUTAGE, PATIENCE_S, Folder, Reader, Traffic, moved_to_now, replayed, wait_for
 from pages import arguments_of, blocks, section, shell_lines
 from shopstream.alerting import Incident
 from shopstream.clock import to_ms
@@ -31,7 +31,7 @@ HELD_UP = (
     (28, "run", signal.SIGCONT),
 )
 SHOPPERS_WITHIN_S = 30  # on a machine with nothing else to do
-WATCHED_S = 60
+WATCHED_S = 45
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +126,11 @@ def follow(path: Path, *, own_file: bool) -> Followed:
         began = time.time()
         running = {command[0]: folder.start(*command) for command in commands}
         reader = Reader(running["dashboard"].address())
-        wait_for("shoppers on the page", reader.shoppers)
-        shoppers_after_s = time.time() - began
+        wait_for("shoppers on the page", reader.shoppers, 2 * PATIENCE_S)
+        shown = time.time()
         load = max(1.0, os.getloadavg()[0] / os.cpu_count())
         folder.do("build")
-        wait_for("the end of watching", lambda: time.time() > began + WATCHED_S, WATCHED_S + 1)
+        wait_for("the end of watching", lambda: time.time() > shown + WATCHED_S)
         assert reader.reading
         status, now = folder.status(), time.time()
         assert running["dashboard"].stop(signal.SIGINT) == 0
@@ -140,7 +140,7 @@ def follow(path: Path, *, own_file: bool) -> Followed:
         watermark = datetime.fromisoformat(status["watermark"])
         reports = (folder.home / "reports.duckdb").is_file()
         behind_s = now - watermark.timestamp()
-        return Followed(len(steps), reports, shoppers_after_s, folder.incidents(), status, behind_s, load)
+        return Followed(len(steps), reports, shown - began, folder.incidents(), status, behind_s, load)
 
 
 @pytest.fixture(scope="module")
@@ -224,4 +224,4 @@ def test_the_live_system_of_the_readme_has_no_false_incident(followed):
 
 
 def test_the_live_system_of_the_readme_keeps_up_with_the_clock(followed):
-    assert 0 < followed.behind_s < 60
+    assert 0 < followed.behind_s < 60 * followed.load
