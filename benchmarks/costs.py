@@ -20,18 +20,18 @@ from measure import Measurement
 from report import Table
 
 from shopstream.clock import ManualClock
-from shopstream.detection import load_rules
-from shopstream.detection.bank import DetectorBank, OperatorFactory
 from shopstream.detection.detection import Detection
 from shopstream.detection.detector import Detector
-from shopstream.detection.detectors import shipped_bank
+from shopstream.detection.detector_runner import DetectorBank, OperatorFactory
+from shopstream.detection.detectors.shipped import shipped_bank
+from shopstream.detection.loader import load_rules
 from shopstream.detection.settings import DetectionSettings
 from shopstream.engine.engine import Engine
 from shopstream.engine.settings import EngineSettings
 from shopstream.engine.signal import Signal
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.events.codec import REJECT_SCHEMA, Decoded
-from shopstream.simulation import Synthesis, SynthesisSettings
+from shopstream.simulation.synthesis import Synthesis, SynthesisSettings
 from shopstream.stream.ports import Record
 
 __all__ = ["EVENTS", "INTRODUCTION", "costs", "pack_table"]

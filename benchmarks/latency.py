@@ -19,7 +19,7 @@ from ours import SHOPSTREAM, Variant, environment
 from windows import RULES
 from workload import FIRST_BURST_USER, RATE, Workload
 
-from shopstream.bootstrap import open_stream
+from shopstream.adapters.stores import open_stream
 from shopstream.config import load_settings
 from shopstream.events.codec import decode
 from shopstream.stream.ports import TRIM_HORIZON

@@ -36,8 +36,8 @@ from report import Table, write_page
 from shopstream.clock import to_ms
 from shopstream.detection.detection import Detection
 from shopstream.detection.detector import BIN_MS
-from shopstream.detection.detectors import shipped_detectors
 from shopstream.detection.detectors.series import SITE_TEN
+from shopstream.detection.detectors.shipped import shipped_detectors
 from shopstream.detection.settings import DetectionSettings
 from shopstream.engine.signal import Signal
 

@@ -15,12 +15,12 @@ from measure import Measurement, run
 from windows import RULES, WINDOWS
 from workload import Check, Workload, check
 
-from shopstream.alerting.reading import read_episodes, read_incidents
-from shopstream.bootstrap import open_lakehouse
+from shopstream.adapters.stores import open_lakehouse
 from shopstream.config import load_settings
-from shopstream.detection import load_rules
-from shopstream.detection.detectors import shipped_detectors
+from shopstream.detection.detectors.shipped import shipped_detectors
+from shopstream.detection.loader import load_rules
 from shopstream.detection.settings import DetectionSettings
+from shopstream.incidents.queries import read_episodes, read_incidents
 from shopstream.lakehouse.ports import LakeTable
 
 SHOPSTREAM = str(Path(sys.executable).parent / "shopstream")

@@ -20,8 +20,9 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
-from shopstream.detection import load_allow_list, load_rules
-from shopstream.detection.pack import pack_rules
+from shopstream.detection.allowlist import load_allow_list
+from shopstream.detection.loader import load_rules
+from shopstream.detection.rule_bundle import pack_rules
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "shopstream-detection"
@@ -30,7 +31,19 @@ MAX_UNZIPPED = 250_000_000
 """Limits of a package that is uploaded directly, and of what it unpacks to."""
 
 PLATFORMS = {"arm64": "aarch64-manylinux2014", "x86_64": "x86_64-manylinux2014"}
-PACKAGES = ("alerting", "dashboard", "detection", "engine", "events", "lakehouse", "lambdas", "stream")
+PACKAGES = (
+    "aws",
+    "dashboard",
+    "detection",
+    "engine",
+    "events",
+    "incidents",
+    "lakehouse",
+    "lambdas",
+    "notify",
+    "response",
+    "stream",
+)
 """What of shopstream comes along, beside its modules at the top; a test runs the functions from the package."""
 
 SERVICES = ("dynamodb", "firehose", "s3", "sns", "sqs", "sts")

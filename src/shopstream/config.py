@@ -20,11 +20,11 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from shopstream.alerting.settings import AlertingSettings, DynamoSettings
 from shopstream.dashboard.settings import DashboardSettings
 from shopstream.detection.settings import DetectionSettings
 from shopstream.engine.settings import EngineSettings
 from shopstream.errors import ConfigurationError
+from shopstream.incidents.settings import AlertingSettings, DynamoSettings
 from shopstream.lakehouse.settings import GlueSettings, LakehouseSettings
 from shopstream.stream.settings import KinesisSettings, StreamSettings
 

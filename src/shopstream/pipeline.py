@@ -32,20 +32,20 @@ from datetime import timedelta
 
 import pyarrow as pa
 
-from shopstream.alerting.describing import Describing
-from shopstream.alerting.judging import Judges
-from shopstream.alerting.ports import IncidentStore
 from shopstream.clock import Clock
-from shopstream.detection import Detection
+from shopstream.detection.detection import Detection
 from shopstream.engine.checkpoint import CheckpointStore, Manifest, shown
 from shopstream.engine.engine import Counters, Engine
-from shopstream.engine.intake import Intake
 from shopstream.engine.recent import RecentEvents
 from shopstream.engine.settings import EngineSettings
 from shopstream.engine.signal import Signal
+from shopstream.engine.source import SourceReader
 from shopstream.engine.watermark import BEGINNING
 from shopstream.errors import RetryableError, StateError
 from shopstream.events.schema import DEAD_LETTER_FIELDS, LAKE_FIELDS, arrow_schema
+from shopstream.incidents.detection_runner import DetectionRunner
+from shopstream.incidents.enrichment import Describing
+from shopstream.incidents.ports import IncidentStore
 from shopstream.journeys.live import LiveJourneys
 from shopstream.lakehouse.detections import detection_rows
 from shopstream.lakehouse.ports import Lakehouse, LakeTable
@@ -102,10 +102,10 @@ class Pipeline:
     def __init__(
         self,
         *,
-        intake: Intake,
+        intake: SourceReader,
         consumers: ConsumerPositions,
         engine: Engine,
-        judges: Judges,
+        judges: DetectionRunner,
         incidents: IncidentStore | None,
         checkpoints: CheckpointStore,
         lakehouse: Lakehouse | None,

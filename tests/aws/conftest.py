@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from aws.shop import AwsShop, Shop, ended_well, incidents_of, reports_of, verdicts_of, write_day
-from shopstream.bootstrap import incidents_file, open_lakehouse
+from shopstream.adapters.stores import incidents_file, open_lakehouse
 from shopstream.lakehouse.ports import LakeTable
 from standins import environment
 

@@ -9,9 +9,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from recovery.incident_writer import SETTINGS, TARGETS, detection
-from shopstream.alerting.aws import DynamoIncidentStore
-from shopstream.alerting.settings import DynamoSettings
 from shopstream.clock import SystemClock
+from shopstream.incidents.aws import DynamoIncidentStore
+from shopstream.incidents.settings import DynamoSettings
 
 
 def main(table: str, copy: Path, first: int, last: int) -> None:

@@ -11,11 +11,13 @@ from pathlib import Path
 import boto3
 import pytest
 
-from shopstream.alerting import read_episodes, read_incidents, read_verdicts
 from shopstream.config import load_settings
-from shopstream.models import ReportName
+from shopstream.incidents.queries import read_episodes, read_incidents
+from shopstream.incidents.verdicts import read_verdicts
+from shopstream.models.names import ReportName
 from shopstream.models.reports import report
-from shopstream.simulation import Flood, Scraper
+from shopstream.simulation.bots import Scraper
+from shopstream.simulation.flood import Flood
 from shopstream.simulation.synthesis import DEFAULT_START, Synthesis, SynthesisSettings
 
 SHARDS = 2

@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from shopstream.bootstrap import open_lakehouse
+from shopstream.adapters.stores import open_lakehouse
 from shopstream.clock import SystemClock
 from shopstream.config import load_settings
 from shopstream.simulation.delivery import Delivery, Lane

@@ -6,11 +6,11 @@ from datetime import timedelta
 import boto3
 import pytest
 
-from shopstream.alerting import detector_state
-from shopstream.alerting.aws import DetectorState
-from shopstream.alerting.settings import DynamoSettings
 from shopstream.clock import ManualClock
 from shopstream.errors import BackpressureError, RetryableError, StateError
+from shopstream.incidents import detector_state
+from shopstream.incidents.aws import DetectorState
+from shopstream.incidents.settings import DynamoSettings
 from standins import faults
 
 pytestmark = pytest.mark.aws

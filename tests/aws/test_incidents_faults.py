@@ -9,21 +9,17 @@ import boto3
 import pytest
 
 from conformance.test_incidents import detection
-from shopstream.alerting import (
-    AlertingSettings,
-    Change,
-    EmbeddedIncidentStore,
-    State,
-    read_incidents,
-    read_notifications,
-    read_verdicts,
-)
-from shopstream.alerting.aws import DynamoIncidentStore, DynamoTable, pull_incidents, verdicts_of
-from shopstream.alerting.item import ItemTooLargeError
-from shopstream.alerting.settings import DynamoSettings
 from shopstream.clock import ManualClock, SystemClock
-from shopstream.detection import Severity
+from shopstream.detection.detection import Severity
 from shopstream.errors import BackpressureError, ConfigurationError, RetryableError, StateError
+from shopstream.incidents.aws import DynamoIncidentStore, DynamoTable, pull_incidents, verdicts_of
+from shopstream.incidents.embedded import EmbeddedIncidentStore
+from shopstream.incidents.incident import Change, State
+from shopstream.incidents.item import ItemTooLargeError
+from shopstream.incidents.queries import read_incidents
+from shopstream.incidents.settings import AlertingSettings, DynamoSettings
+from shopstream.incidents.verdicts import read_verdicts
+from shopstream.notify.outbox import read_notifications
 from standins import faults
 
 pytestmark = pytest.mark.aws

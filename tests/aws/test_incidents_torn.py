@@ -10,19 +10,15 @@ from pathlib import Path
 import pytest
 
 from recovery.incident_writer import END, SETTINGS, TARGETS, detection, detections
-from shopstream.alerting import (
-    EmbeddedIncidentStore,
-    read_episodes,
-    read_incidents,
-    read_notifications,
-    read_verdicts,
-    replica,
-    table,
-)
-from shopstream.alerting.aws import DynamoIncidentStore, DynamoTable, pull_incidents
-from shopstream.alerting.replicated import ReplicatedIncidentStore
-from shopstream.alerting.settings import DynamoSettings
 from shopstream.clock import SystemClock
+from shopstream.incidents import replica, table
+from shopstream.incidents.aws import DynamoIncidentStore, DynamoTable, pull_incidents
+from shopstream.incidents.embedded import EmbeddedIncidentStore
+from shopstream.incidents.queries import read_episodes, read_incidents
+from shopstream.incidents.replicated import ReplicatedIncidentStore
+from shopstream.incidents.settings import DynamoSettings
+from shopstream.incidents.verdicts import read_verdicts
+from shopstream.notify.outbox import read_notifications
 
 pytestmark = pytest.mark.aws
 

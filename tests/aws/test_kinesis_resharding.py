@@ -1,4 +1,4 @@
-"""Reading through `Intake`, as the engine does, while shards are split and merged: on kinesis-local."""
+"""Reading through `SourceReader`, as the engine does, while shards are split and merged: on kinesis-local."""
 
 import json
 import threading
@@ -9,8 +9,8 @@ from datetime import timedelta
 import pytest
 
 from shopstream.clock import SystemClock
-from shopstream.engine.intake import Intake
 from shopstream.engine.settings import EngineSettings
+from shopstream.engine.source import SourceReader
 from shopstream.engine.watermark import Watermarks
 from shopstream.stream.aws import KinesisStream
 from shopstream.stream.kinesis_reader import Pace
@@ -76,7 +76,7 @@ def test_shards_split_and_merged_mid_stream_lose_double_and_reorder_nothing(open
     found, positions = defaultdict(list), {}
     for life in range(restarts + 1):
         stream = open_stream()
-        with closing(Intake(stream, Watermarks(0, 60_000), settings, SystemClock(), readers=4)) as intake:
+        with closing(SourceReader(stream, Watermarks(0, 60_000), settings, SystemClock(), readers=4)) as intake:
             intake.start_after(positions)
             for _ in range(2_000):
                 batch = intake.take()

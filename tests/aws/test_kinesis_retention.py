@@ -6,8 +6,8 @@ from datetime import timedelta
 import pytest
 
 from shopstream.clock import SystemClock
-from shopstream.engine.intake import Intake
 from shopstream.engine.settings import EngineSettings
+from shopstream.engine.source import SourceReader
 from shopstream.engine.watermark import Watermarks
 from shopstream.errors import StateError
 from shopstream.stream.aws import KinesisStream
@@ -194,7 +194,7 @@ def split(stream):
 
 def start_after(stream, clock, position, *ended):
     """An engine that comes back; what it reads then."""
-    with closing(Intake(stream, Watermarks(0, 10_000), EngineSettings(), clock)) as intake:
+    with closing(SourceReader(stream, Watermarks(0, 10_000), EngineSettings(), clock)) as intake:
         intake.start_after({SHARD: position}, *ended)
         return payloads(intake.take())
 

@@ -8,8 +8,8 @@ import pytest
 
 from shopstream.clock import SystemClock
 from shopstream.errors import BackpressureError, ConfigurationError, RetryableError
-from shopstream.stream.dynamodb import ConsumerTable
-from shopstream.stream.exclusive import ExclusiveLease
+from shopstream.stream.leader import ExclusiveLease
+from shopstream.stream.lease_table import LeaseTable
 from shopstream.stream.settings import KinesisSettings
 from standins import faults
 
@@ -25,7 +25,7 @@ def proxy(dynamodb_local, fault_proxy, aws_env):
 
 @pytest.fixture
 def table(proxy, make_table):  # noqa: ARG001  behind the proxy
-    return ConsumerTable(make_table(), "events/archive")
+    return LeaseTable(make_table(), "events/archive")
 
 
 def taken(lease, owner):

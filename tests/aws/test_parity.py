@@ -3,7 +3,7 @@
 import pytest
 
 from aws.shop import AwsShop, incidents_of
-from shopstream.bootstrap import incidents_file
+from shopstream.adapters.stores import incidents_file
 
 pytestmark = [pytest.mark.aws, pytest.mark.xdist_group("shop"), pytest.mark.timeout(600)]
 

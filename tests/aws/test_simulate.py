@@ -14,14 +14,13 @@ import pytest
 
 from shopstream.clock import SystemClock
 from shopstream.errors import ConfigurationError, PermanentError, RetryableError, StateError
-from shopstream.events import Decoder
-from shopstream.simulation import ReplaySettings
+from shopstream.events.codec import Decoder
 from shopstream.simulation.replay import replay
-from shopstream.stream import StreamSettings
+from shopstream.simulation.replay_settings import ReplaySettings
 from shopstream.stream.aws import KinesisStream
 from shopstream.stream.embedded import EmbeddedStream
 from shopstream.stream.ports import TRIM_HORIZON, hash_key
-from shopstream.stream.settings import KinesisSettings
+from shopstream.stream.settings import KinesisSettings, StreamSettings
 from standins import faults
 
 pytestmark = pytest.mark.aws

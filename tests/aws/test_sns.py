@@ -8,13 +8,14 @@ import boto3
 import pytest
 
 from conformance.test_incidents import detection
-from shopstream.alerting import AlertingSettings, Delivery, read_notifications, targets_of
-from shopstream.alerting.aws import DynamoIncidentStore, SnsChannel, open_dynamo_sender, pull_incidents, retry_failed
-from shopstream.alerting.message import Message
-from shopstream.alerting.settings import DynamoSettings
 from shopstream.clock import ManualClock
-from shopstream.detection import Severity
+from shopstream.detection.detection import Severity
 from shopstream.errors import RetryableError
+from shopstream.incidents.aws import DynamoIncidentStore, SnsChannel, open_dynamo_sender, pull_incidents, retry_failed
+from shopstream.incidents.settings import AlertingSettings, DynamoSettings
+from shopstream.notify.message import Message
+from shopstream.notify.outbox import read_notifications
+from shopstream.notify.sender import Delivery, targets_of
 from standins import faults
 
 pytestmark = pytest.mark.aws

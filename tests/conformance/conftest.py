@@ -9,24 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from shopstream.alerting import AlertingSettings, EmbeddedIncidentStore, IncidentStore, replica
-from shopstream.alerting.aws import DynamoIncidentStore, pull_incidents
-from shopstream.alerting.settings import DynamoSettings
 from shopstream.clock import Clock, ManualClock, SystemClock
-from shopstream.lakehouse import Lakehouse
+from shopstream.incidents import replica
+from shopstream.incidents.aws import DynamoIncidentStore, pull_incidents
+from shopstream.incidents.embedded import EmbeddedIncidentStore
+from shopstream.incidents.ports import IncidentStore
+from shopstream.incidents.settings import AlertingSettings, DynamoSettings
 from shopstream.lakehouse.aws import AwsLakehouse
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
+from shopstream.lakehouse.ports import Lakehouse
 from shopstream.lakehouse.settings import GlueSettings, LakehouseSettings
-from shopstream.stream import (
-    ConsumerPositions,
-    EmbeddedStream,
-    StreamAdmin,
-    StreamReader,
-    StreamSettings,
-    StreamWriter,
-)
 from shopstream.stream.aws import KinesisStream
+from shopstream.stream.embedded import EmbeddedStream
 from shopstream.stream.kinesis_reader import Pace
+from shopstream.stream.ports import ConsumerPositions, StreamAdmin, StreamReader, StreamWriter
+from shopstream.stream.settings import StreamSettings
 
 
 @dataclass(frozen=True)

@@ -5,23 +5,16 @@ from datetime import timedelta
 
 import pytest
 
-from shopstream.alerting import (
-    AlertingSettings,
-    Change,
-    Handling,
-    State,
-    count_incidents,
-    read_episodes,
-    read_incident,
-    read_incidents,
-    read_notifications,
-    read_verdicts,
-)
-from shopstream.alerting.blocklist import read_blocklist
 from shopstream.clock import from_ms
-from shopstream.detection import Detection, Severity, detection_id
-from shopstream.detection.detection import Nature, Suppression
+from shopstream.detection.detection import Detection, Nature, Severity, Suppression
+from shopstream.detection.rule_matcher import detection_id
 from shopstream.errors import StateError
+from shopstream.incidents.incident import Change, Handling, State
+from shopstream.incidents.queries import count_incidents, read_episodes, read_incident, read_incidents
+from shopstream.incidents.settings import AlertingSettings
+from shopstream.incidents.verdicts import read_verdicts
+from shopstream.notify.outbox import read_notifications
+from shopstream.response.blocklist import read_blocklist
 
 QUIET, SIZE, HOUR = 60_000, 10_000, 3_600_000
 

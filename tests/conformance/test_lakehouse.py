@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from shopstream.errors import PermanentError, StateError
-from shopstream.lakehouse import LakeTable
+from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.views import create_views
 
 EVENTS = LakeTable.EVENTS

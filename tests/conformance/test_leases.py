@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from shopstream.stream.dynamodb import ConsumerTable
+from shopstream.stream.lease_table import LeaseTable
 from shopstream.stream.leases import Lease
 from standins.memory_leases import MemoryLeases
 
@@ -20,7 +20,7 @@ def open_leases(request):
         return lambda: memory
     request.getfixturevalue("aws_env")(dynamodb=request.getfixturevalue("dynamodb_local"))
     table = request.getfixturevalue("make_table")()
-    return lambda: ConsumerTable(table, "events/archive")
+    return lambda: LeaseTable(table, "events/archive")
 
 
 @pytest.fixture

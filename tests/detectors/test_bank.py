@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shopstream.detection.bank import DetectorBank
 from shopstream.detection.detector import BIN_MS
-from shopstream.detection.detectors import shipped_detectors
+from shopstream.detection.detector_runner import DetectorBank
+from shopstream.detection.detectors.shipped import shipped_detectors
 from shopstream.detection.settings import DetectionSettings
 from shopstream.engine.signal import Signal
 from shopstream.engine.window import WindowDeclaration, WindowKind

@@ -6,8 +6,8 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
-from shopstream.alerting import read_incidents
-from shopstream.bootstrap import open_pipeline, open_stream
+from shopstream.adapters.flow import open_pipeline
+from shopstream.adapters.stores import open_stream
 from shopstream.clock import ManualClock
 from shopstream.config import Settings
 from shopstream.detection.baseline import SLOTS, Baselines, SeriesProfile
@@ -15,6 +15,7 @@ from shopstream.engine.checkpoint import CheckpointStore
 from shopstream.errors import RuleError
 from shopstream.events.codec import encode_arrow
 from shopstream.events.schema import WIRE_SCHEMA
+from shopstream.incidents.queries import read_incidents
 from shopstream.stream.ports import NewRecord
 
 START_MS = 1_573_430_400_000

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from shopstream.detection.bank import DetectorBank
 from shopstream.detection.baseline import KeyRate
 from shopstream.detection.detection import Nature
 from shopstream.detection.detector import BIN_MS
-from shopstream.detection.detectors import shipped_detectors
+from shopstream.detection.detector_runner import DetectorBank
+from shopstream.detection.detectors.shipped import shipped_detectors
 from shopstream.detection.reference_signals import DUPLICATE_SIGNAL, PRICE_SIGNAL
 from shopstream.detection.settings import DetectionSettings
 from shopstream.engine.signal import Signal

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pytest
 
 from shopstream.clock import ManualClock
-from shopstream.detection.bank import DetectorBank
-from shopstream.detection.reference import PRODUCT_SCHEMA, ProductReference
+from shopstream.detection.detector_runner import DetectorBank
+from shopstream.detection.product_reference import PRODUCT_SCHEMA, ProductReference
 from shopstream.detection.reference_signals import DUPLICATE_SIGNAL, PRICE_SIGNAL, TAIL_MINUTE, TAIL_TEN
 from shopstream.engine.engine import Engine
 from shopstream.engine.settings import EngineSettings

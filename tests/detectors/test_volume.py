@@ -5,12 +5,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from shopstream.detection import Severity
-from shopstream.detection.bank import DetectorBank
 from shopstream.detection.baseline import Baselines
-from shopstream.detection.detection import Nature
+from shopstream.detection.detection import Nature, Severity
 from shopstream.detection.detector import BIN_MS
-from shopstream.detection.detectors import shipped_detectors
+from shopstream.detection.detector_runner import DetectorBank
+from shopstream.detection.detectors.shipped import shipped_detectors
 from shopstream.detection.settings import DetectionSettings
 
 

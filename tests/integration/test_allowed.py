@@ -6,15 +6,17 @@ from datetime import timedelta
 import duckdb
 import pytest
 
-from shopstream.alerting import read_incidents
-from shopstream.bootstrap import open_lakehouse, open_pipeline, open_stream
+from shopstream.adapters.flow import open_pipeline
+from shopstream.adapters.stores import open_lakehouse, open_stream
 from shopstream.config import Settings
-from shopstream.detection.detectors import shipped_detectors
+from shopstream.detection.detectors.shipped import shipped_detectors
 from shopstream.detection.settings import DetectionSettings
 from shopstream.engine.settings import EngineSettings
+from shopstream.incidents.queries import read_incidents
 from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.views import create_views
-from shopstream.simulation import Replay, ReplaySettings
+from shopstream.simulation.replay import Replay
+from shopstream.simulation.replay_settings import ReplaySettings
 
 HEADER = "event_time,event_type,product_id,category_id,category_code,brand,price,user_id,user_session,ip,user_agent\n"
 ENTRIES = """\

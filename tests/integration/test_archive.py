@@ -5,8 +5,9 @@ from datetime import timedelta
 
 import pytest
 
+from shopstream.adapters.flow import open_pipeline
+from shopstream.adapters.stores import open_lakehouse
 from shopstream.archive import Archive
-from shopstream.bootstrap import open_lakehouse, open_pipeline
 from shopstream.clock import ManualClock
 from shopstream.config import Settings
 from shopstream.engine.settings import EngineSettings

@@ -18,14 +18,16 @@ import pytest
 from filelock import FileLock
 from prometheus_client.parser import text_string_to_metric_families
 
-from shopstream.alerting import AlertingSettings, EmbeddedIncidentStore
 from shopstream.clock import SystemClock
-from shopstream.dashboard import DashboardSettings
-from shopstream.dashboard.home import Home
 from shopstream.dashboard.server import serve
-from shopstream.detection import Detection, Severity, detection_id
+from shopstream.dashboard.settings import DashboardSettings
+from shopstream.dashboard.sources import Home
+from shopstream.detection.detection import Detection, Severity
+from shopstream.detection.rule_matcher import detection_id
 from shopstream.engine.checkpoint import CheckpointStore, Manifest
 from shopstream.errors import ConfigurationError
+from shopstream.incidents.embedded import EmbeddedIncidentStore
+from shopstream.incidents.settings import AlertingSettings
 from shopstream.journeys.embedded import EmbeddedLiveStore
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.ports import LakeTable

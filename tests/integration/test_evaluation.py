@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from shopstream.cli import app
 from shopstream.evaluation.attack import AttackJob, run_attack
-from shopstream.evaluation.genuine import GenuineJob, run_genuine
+from shopstream.evaluation.baseline_run import GenuineJob, run_genuine
 from shopstream.evaluation.plan import Shop
 
 SMALL = ("--events", "20000", "--history-days", "2", "--seeds", "1", "--tuning", "--jobs", "1")

@@ -8,7 +8,9 @@ from typer.testing import CliRunner
 from shopstream.cli import app
 from shopstream.clock import SystemClock
 from shopstream.errors import PermanentError
-from shopstream.stream import TRIM_HORIZON, EmbeddedStream, StreamSettings
+from shopstream.stream.embedded import EmbeddedStream
+from shopstream.stream.ports import TRIM_HORIZON
+from shopstream.stream.settings import StreamSettings
 
 HEADER = "event_time,event_type,product_id,category_id,category_code,brand,price,user_id,user_session\n"
 ROWS = "".join(f"2019-11-0{n % 3 + 1} 00:00:{n:02} UTC,view,{n},7,,nan,1.5,{n},s\n" for n in range(30))

@@ -9,18 +9,22 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from shopstream.alerting import read_incidents
-from shopstream.bootstrap import open_lakehouse, open_pipeline, open_stream
+from shopstream.adapters.flow import open_pipeline
+from shopstream.adapters.stores import open_lakehouse, open_stream
 from shopstream.clock import ManualClock
 from shopstream.config import Settings
-from shopstream.detection import load_rules
+from shopstream.detection.loader import load_rules
 from shopstream.engine.compile import batch_sql
 from shopstream.engine.settings import EngineSettings
 from shopstream.errors import BackpressureError, RetryableError, StateError
 from shopstream.events.codec import encode_arrow
+from shopstream.incidents.queries import read_incidents
 from shopstream.journeys.embedded import EmbeddedLiveStore
 from shopstream.lakehouse.views import create_views
-from shopstream.simulation import Flood, Replay, ReplaySettings, Scraper
+from shopstream.simulation.bots import Scraper
+from shopstream.simulation.flood import Flood
+from shopstream.simulation.replay import Replay
+from shopstream.simulation.replay_settings import ReplaySettings
 from shopstream.simulation.synthesis import DEFAULT_START, OutOfOrder, Synthesis, SynthesisSettings
 from shopstream.stream.embedded import EmbeddedStream
 from shopstream.stream.ports import NewRecord

@@ -16,10 +16,11 @@ import pytest
 
 from shopstream.clock import SystemClock
 from shopstream.errors import PermanentError
-from shopstream.simulation import ReplaySettings
 from shopstream.simulation.replay import replay
+from shopstream.simulation.replay_settings import ReplaySettings
 from shopstream.simulation.skew import even_shards, events_of_file, measure_skew
-from shopstream.stream import EmbeddedStream, StreamSettings
+from shopstream.stream.embedded import EmbeddedStream
+from shopstream.stream.settings import StreamSettings
 
 ROWS = 120_000
 START = datetime(2019, 11, 1, tzinfo=UTC)

@@ -8,18 +8,25 @@ from datetime import timedelta
 import pytest
 from typer.testing import CliRunner
 
-from shopstream.alerting import AlertingSettings, EmbeddedIncidentStore
-from shopstream.bootstrap import open_lakehouse, open_pipeline, open_stream
+from shopstream.adapters.flow import open_pipeline
+from shopstream.adapters.stores import open_lakehouse, open_stream
 from shopstream.cli import app
 from shopstream.clock import ManualClock
 from shopstream.config import Settings
-from shopstream.detection import detect, load_rules
-from shopstream.detection.detectors import shipped_detectors
+from shopstream.detection.detectors.shipped import shipped_detectors
+from shopstream.detection.loader import load_rules
+from shopstream.detection.rule_matcher import detect
 from shopstream.detection.settings import DetectionSettings
 from shopstream.engine.signal import Signal
+from shopstream.incidents.embedded import EmbeddedIncidentStore
+from shopstream.incidents.settings import AlertingSettings
 from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.views import create_views
-from shopstream.simulation import FlashSale, Flood, Replay, ReplaySettings, Scraper
+from shopstream.simulation.bots import Scraper
+from shopstream.simulation.flood import Flood
+from shopstream.simulation.replay import Replay
+from shopstream.simulation.replay_settings import ReplaySettings
+from shopstream.simulation.surges import FlashSale
 from shopstream.simulation.synthesis import DEFAULT_START, Synthesis, SynthesisSettings
 
 SCRAPER = Scraper(DEFAULT_START + timedelta(hours=9), timedelta(minutes=10), 2, 0.4)

@@ -14,16 +14,17 @@ from filelock import FileLock
 
 from lambdas.hour import FIRST_SEQUENCE_NUMBER, START_MS, events, rules, seen, wire
 from lambdas.shop import Shop
-from shopstream.alerting import AlertingSettings, EmbeddedIncidentStore
-from shopstream.alerting.judging import Judging
 from shopstream.clock import ManualClock
 from shopstream.detection.allowlist import AllowList
-from shopstream.detection.detectors import shipped_bank
+from shopstream.detection.detectors.shipped import shipped_bank
 from shopstream.detection.settings import DetectionSettings
 from shopstream.engine.engine import Engine
 from shopstream.engine.settings import EngineSettings
 from shopstream.engine.signal_codec import encode_signals
 from shopstream.events.codec import decode
+from shopstream.incidents.detection_runner import Judging
+from shopstream.incidents.embedded import EmbeddedIncidentStore
+from shopstream.incidents.settings import AlertingSettings
 from shopstream.lambdas.ports import SignalRecord
 from shopstream.stream.ports import Record
 

@@ -5,10 +5,10 @@ from decimal import Decimal
 
 import pyarrow as pa
 
-from shopstream.alerting import read_incidents
-from shopstream.detection import load_rules
+from shopstream.detection.loader import load_rules
 from shopstream.events.codec import encode_arrow
 from shopstream.events.schema import WIRE_SCHEMA
+from shopstream.incidents.queries import read_incidents
 
 START_MS = 1_573_430_400_000
 MINUTES = 40

@@ -5,16 +5,17 @@ import json
 from aws_lambda_powertools import Logger
 
 from lambdas.hour import START_MS, rules
-from shopstream.alerting import AlertingSettings, EmbeddedIncidentStore
-from shopstream.alerting.detector_state import SavedDetection
-from shopstream.alerting.judging import Judging
 from shopstream.clock import ManualClock
 from shopstream.detection.allowlist import AllowList
-from shopstream.detection.detectors import shipped_bank
-from shopstream.detection.pack import pack_rules, unpack_rules
+from shopstream.detection.detectors.shipped import shipped_bank
+from shopstream.detection.rule_bundle import pack_rules, unpack_rules
 from shopstream.detection.settings import DetectionSettings
 from shopstream.errors import StateError
-from shopstream.lambdas.line import Line
+from shopstream.incidents.detection_runner import Judging
+from shopstream.incidents.detector_state import SavedDetection
+from shopstream.incidents.embedded import EmbeddedIncidentStore
+from shopstream.incidents.settings import AlertingSettings
+from shopstream.lambdas.signal_processor import Line
 
 PLENTY_MS = 100_000
 

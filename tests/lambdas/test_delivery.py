@@ -5,7 +5,7 @@ import pytest
 
 from lambdas.functions import Services
 from lambdas.hour import rules
-from shopstream.detection import detect
+from shopstream.detection.rule_matcher import detect
 from shopstream.errors import RetryableError
 from shopstream.lakehouse.detection_row import detection_row
 from shopstream.lakehouse.detections import detection_rows

@@ -13,11 +13,10 @@ from jsonschema import Draft7Validator
 from lambdas.emf import SCHEMA, sums
 from lambdas.functions import Services, event_of, started
 from lambdas.hour import START_MS, seen
-from shopstream.alerting import AlertingSettings
-from shopstream.alerting.aws import pull_incidents
-from shopstream.alerting.settings import DynamoSettings
 from shopstream.clock import ManualClock
 from shopstream.detection.baseline import Baselines
+from shopstream.incidents.aws import pull_incidents
+from shopstream.incidents.settings import AlertingSettings, DynamoSettings
 from shopstream.lakehouse.tables import DETECTION_FIELDS
 from standins import faults
 

@@ -10,11 +10,11 @@ from aws_lambda_powertools import Logger
 
 from lambdas.hour import seen
 from lambdas.shop import left
-from shopstream.alerting.item import ItemTooLargeError
-from shopstream.alerting.table import ConflictError
 from shopstream.engine.signal_codec import encode_signals
 from shopstream.errors import BackpressureError, ConfigurationError, PermanentError
-from shopstream.lambdas.line import PoisonedRecordError
+from shopstream.incidents.item import ItemTooLargeError
+from shopstream.incidents.table import ConflictError
+from shopstream.lambdas.signal_processor import PoisonedRecordError
 
 
 def poisoned(record, payload=b"\xff not signals"):

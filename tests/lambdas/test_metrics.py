@@ -12,8 +12,7 @@ from lambdas.emf import sums
 from shopstream.clock import ManualClock
 from shopstream.errors import RetryableError
 from shopstream.lambdas.metrics import Metrics
-from shopstream.metrics import CloudWatchSink, WorkerMetrics
-from shopstream.metrics.worker import Span
+from shopstream.metrics import CloudWatchSink, Span, WorkerMetrics
 
 NOW_MS = 1_763_845_200_000
 MINUTE = timedelta(minutes=1)

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from shopstream.detection import detect, load_rules
-from shopstream.detection.pack import pack_rules, unpack_rules
+from shopstream.detection.loader import load_rules
+from shopstream.detection.rule_bundle import pack_rules, unpack_rules
+from shopstream.detection.rule_matcher import detect
 from shopstream.errors import RuleError
 
 RULES = load_rules()

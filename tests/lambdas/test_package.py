@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from shopstream.detection import load_rules
-from shopstream.detection.pack import unpack_rules
+from shopstream.detection.loader import load_rules
+from shopstream.detection.rule_bundle import unpack_rules
 
 pytestmark = pytest.mark.aws
 

@@ -13,16 +13,16 @@ import yaml
 from sqlglot import exp
 from sqlglot.optimizer.qualify import qualify
 
-from shopstream.alerting.verdicts import VERDICT_SCHEMA
 from shopstream.errors import StateError
-from shopstream.lakehouse import LakeTable
+from shopstream.incidents.verdicts import VERDICT_SCHEMA
 from shopstream.lakehouse.aws import AwsLakehouse
+from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.settings import GlueSettings, LakehouseSettings
 from shopstream.lakehouse.tables import TABLES
-from shopstream.models import Bots, ReportName
 from shopstream.models.athena import build_on_athena
 from shopstream.models.dbt import PROJECT
 from shopstream.models.marts_file import MARTS, fetch_marts
+from shopstream.models.names import Bots, ReportName
 from shopstream.models.reports import report
 from shopstream.models.runner import build
 from standins import athena

@@ -12,11 +12,11 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from shopstream.alerting.verdicts import VERDICT_SCHEMA
 from shopstream.dashboard.reports import reports_panel
-from shopstream.engine.derived import DERIVED_FIELDS
+from shopstream.engine.derived_columns import DERIVED_FIELDS
+from shopstream.incidents.verdicts import VERDICT_SCHEMA
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
-from shopstream.models import Bots, ReportName
+from shopstream.models.names import Bots, ReportName
 from shopstream.models.reports import report, scope
 from shopstream.models.runner import build
 

@@ -8,7 +8,7 @@ import sqlglot
 import yaml
 
 from shopstream.events.schema import EVENT_FIELDS, LAKE_FIELDS, EventType
-from shopstream.models import ReportName
+from shopstream.models.names import ReportName
 from shopstream.models.runner import PROJECT
 
 FOLDERS = ("staging", "intermediate", "marts")

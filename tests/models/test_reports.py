@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from shopstream.errors import StateError
-from shopstream.models import ReportName
+from shopstream.models.names import ReportName
 from shopstream.models.reports import report, scope
 
 

@@ -14,7 +14,7 @@ import pytest
 from shopstream.events.codec import decode
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.ports import LakeTable
-from shopstream.models import ReportName
+from shopstream.models.names import ReportName
 from shopstream.models.reports import report
 from shopstream.models.runner import build
 

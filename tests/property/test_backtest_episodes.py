@@ -4,9 +4,9 @@ import duckdb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shopstream.alerting.episode import gather
-from shopstream.detection import Detection, Severity
-from shopstream.rehearsal.backtest import episodes_sql
+from shopstream.detection.detection import Detection, Severity
+from shopstream.incidents.episode import gather
+from shopstream.ruletools.backtest import episodes_sql
 
 QUIET_MS = 5_000
 

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shopstream.events import REASONS, Decoder, encode_arrow, encode_csv, encode_json
+from shopstream.events.codec import Decoder, encode_arrow, encode_csv, encode_json
 from shopstream.events.schema import REES46_COLUMNS, WIRE_SCHEMA
+from shopstream.events.validation import REASONS
 
 ARRIVAL_MS = 4_000_000_000_000
 DECODER = Decoder()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from shopstream.clock import ManualClock
 from shopstream.engine.compile import batch_sql
-from shopstream.engine.derived import DERIVED_FIELDS
+from shopstream.engine.derived_columns import DERIVED_FIELDS
 from shopstream.engine.engine import Engine
 from shopstream.engine.settings import EngineSettings
 from shopstream.engine.signal import Signal
@@ -140,7 +140,7 @@ def test_streamed_derived_columns_are_those_of_the_batch_query(declaration, even
 def test_each_derived_column_has_a_description_and_a_type_that_duckdb_agrees_with():
     connection = duckdb.connect()
     connection.register("events", table([]))
-    from shopstream.engine.derive import derived_rows  # noqa: PLC0415
+    from shopstream.engine.derived_columns import derived_rows  # noqa: PLC0415
 
     names = [field.name for field in DERIVED_FIELDS]
     described = connection.execute(f"DESCRIBE {derived_rows('events', names)}").fetchall()

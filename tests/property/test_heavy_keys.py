@@ -6,8 +6,8 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shopstream.detection.heavy import SpaceSaving
-from shopstream.detection.shares import ShareHistory
+from shopstream.detection.share_quantiles import ShareHistory
+from shopstream.detection.space_saving import SpaceSaving
 
 KEYS = st.sampled_from("abcdefghijklmnop")
 OFFERS = st.lists(st.tuples(KEYS, st.integers(1, 50)), max_size=200)

@@ -7,11 +7,13 @@ from datetime import timedelta
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shopstream.alerting import AlertingSettings, EmbeddedIncidentStore, read_episodes, read_incidents
-from shopstream.alerting.grouping import GroupingRules, Member, actor_of, group
 from shopstream.clock import ManualClock
-from shopstream.detection import Detection, Severity, detection_id
-from shopstream.detection.detection import Nature
+from shopstream.detection.detection import Detection, Nature, Severity
+from shopstream.detection.rule_matcher import detection_id
+from shopstream.incidents.embedded import EmbeddedIncidentStore
+from shopstream.incidents.grouping import GroupingRules, Member, actor_of, group
+from shopstream.incidents.queries import read_episodes, read_incidents
+from shopstream.incidents.settings import AlertingSettings
 
 SIZE, QUIET, END = 10_000, 30_000, 1 << 50
 SETTINGS = AlertingSettings(

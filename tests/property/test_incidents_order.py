@@ -7,9 +7,12 @@ from itertools import pairwise
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shopstream.alerting import AlertingSettings, EmbeddedIncidentStore, read_incidents
 from shopstream.clock import ManualClock
-from shopstream.detection import Detection, Severity, detection_id
+from shopstream.detection.detection import Detection, Severity
+from shopstream.detection.rule_matcher import detection_id
+from shopstream.incidents.embedded import EmbeddedIncidentStore
+from shopstream.incidents.queries import read_incidents
+from shopstream.incidents.settings import AlertingSettings
 
 SLIDE, SIZE, QUIET = 1_000, 10_000, 20_000
 DISORDER = QUIET - 1

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from shopstream.clock import to_ms
 from shopstream.engine.batch import BatchScan
-from shopstream.engine.bounds import demand_of
 from shopstream.engine.compile import batch_sql
+from shopstream.engine.pruning import demand_of
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.events.schema import WIRE_SCHEMA
 

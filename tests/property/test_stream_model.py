@@ -15,8 +15,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from shopstream.clock import ManualClock
 from shopstream.errors import StateError
-from shopstream.stream import TRIM_HORIZON, EmbeddedStream, NewRecord, Record, StreamSettings
-from shopstream.stream.ports import HASH_KEY_SPACE, hash_key
+from shopstream.stream.embedded import EmbeddedStream
+from shopstream.stream.ports import HASH_KEY_SPACE, TRIM_HORIZON, NewRecord, Record, hash_key
+from shopstream.stream.settings import StreamSettings
 
 RETENTION = timedelta(seconds=10)
 CONSUMERS = ("lake", "journeys")

@@ -11,12 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shopstream.errors import ConfigurationError
-from shopstream.simulation import (
-    OutOfOrder,
-    Synthesis,
-    SynthesisSettings,
-    load_scenarios,
-)
+from shopstream.simulation.scenario_file import load_scenarios
+from shopstream.simulation.synthesis import OutOfOrder, Synthesis, SynthesisSettings
 
 START = datetime(2019, 11, 5, tzinfo=UTC)
 SCENARIOS = {name: file for name, file in load_scenarios().items() if file.min_rate == 0 and name != "distributed"}

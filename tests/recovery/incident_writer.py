@@ -9,10 +9,10 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
-from shopstream.alerting import AlertingSettings, EmbeddedIncidentStore
 from shopstream.clock import SystemClock
-from shopstream.detection import Detection, Severity
-from shopstream.detection.detection import Nature
+from shopstream.detection.detection import Detection, Nature, Severity
+from shopstream.incidents.embedded import EmbeddedIncidentStore
+from shopstream.incidents.settings import AlertingSettings
 
 QUIET, SIZE, END = 20_000, 10_000, 2_000_000
 TARGETS = ("json-a", "slack-b")

@@ -14,16 +14,19 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
-from shopstream.alerting.embedded import EmbeddedIncidentStore
-from shopstream.bootstrap import flow, open_pipeline, open_stream
-from shopstream.bootstrap.aws import S3Objects
+from shopstream.adapters import flow
+from shopstream.adapters.aws import S3Objects
+from shopstream.adapters.flow import open_pipeline
+from shopstream.adapters.stores import open_stream
 from shopstream.config import Settings
 from shopstream.detection.settings import DetectionSettings
 from shopstream.engine.checkpoint import CheckpointStore
 from shopstream.engine.settings import EngineSettings
 from shopstream.engine.shared_checkpoint import SharedCheckpointStore
+from shopstream.incidents.embedded import EmbeddedIncidentStore
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
-from shopstream.simulation import Replay, ReplaySettings
+from shopstream.simulation.replay import Replay
+from shopstream.simulation.replay_settings import ReplaySettings
 from shopstream.stream.embedded import EmbeddedStream
 
 RATE = 6_000  # events/s: slow enough to be killed many times

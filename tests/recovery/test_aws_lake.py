@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from shopstream.errors import ConfigurationError, RetryableError, StateError
-from shopstream.lakehouse import LakeTable, catalog, maintenance
+from shopstream.lakehouse import catalog, maintenance
 from shopstream.lakehouse.aws import AwsLakehouse
 from shopstream.lakehouse.catalog import OutcomeUnknownError
+from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.settings import GlueSettings, LakehouseSettings
 from shopstream.lakehouse.views import create_views
 from standins import faults

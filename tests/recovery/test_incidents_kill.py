@@ -8,7 +8,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from shopstream.alerting import read_episodes, read_incidents, read_notifications
+from shopstream.incidents.queries import read_episodes, read_incidents
+from shopstream.notify.outbox import read_notifications
 
 WRITER = Path(__file__).with_name("incident_writer.py")
 KILLS = 12

@@ -11,8 +11,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from shopstream.clock import SystemClock
-from shopstream.events import Decoder, decode
-from shopstream.stream import TRIM_HORIZON, EmbeddedStream, StreamSettings
+from shopstream.events.codec import Decoder, decode
+from shopstream.stream.embedded import EmbeddedStream
+from shopstream.stream.ports import TRIM_HORIZON
+from shopstream.stream.settings import StreamSettings
 
 ROWS = 40_000
 KILLS = 6
@@ -21,9 +23,10 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from shopstream.clock import SystemClock
-from shopstream.simulation import ReplaySettings
 from shopstream.simulation.replay import replay
-from shopstream.stream import EmbeddedStream, StreamSettings
+from shopstream.simulation.replay_settings import ReplaySettings
+from shopstream.stream.embedded import EmbeddedStream
+from shopstream.stream.settings import StreamSettings
 
 home, source, rate = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 settings = ReplaySettings(rate=float(rate) if rate != "none" else None)

@@ -9,10 +9,13 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from shopstream.alerting import AlertingSettings, EmbeddedIncidentStore, read_incidents
 from shopstream.clock import ManualClock
-from shopstream.detection import detect, load_rules
-from shopstream.rehearsal.trial import Expected, read_test, signals_of, try_rule
+from shopstream.detection.loader import load_rules
+from shopstream.detection.rule_matcher import detect
+from shopstream.incidents.embedded import EmbeddedIncidentStore
+from shopstream.incidents.queries import read_incidents
+from shopstream.incidents.settings import AlertingSettings
+from shopstream.ruletools.rule_test import Expected, read_test, signals_of, try_rule
 
 HERE = Path(__file__).parent
 RULES = load_rules()

@@ -2,7 +2,7 @@ import os
 import time
 from datetime import timedelta
 
-from shopstream.cli.alive import ALIVE, alive
+from shopstream.cli.heartbeat import ALIVE, alive
 from shopstream.config import Settings
 
 

@@ -13,14 +13,15 @@ from typer.testing import CliRunner
 
 from shopstream.cli import app
 from shopstream.clock import to_ms
-from shopstream.detection import Detection, Severity, load_allow_list, load_rules
-from shopstream.detection.allowlist import ALLOWED, AllowList, agent_hash
+from shopstream.detection.allowlist import ALLOWED, AllowList, agent_hash, load_allow_list
 from shopstream.detection.allowlist_file import read_allow_file
+from shopstream.detection.detection import Detection, Severity
+from shopstream.detection.loader import load_rules
 from shopstream.engine.compile import batch_sql
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.errors import ConfigurationError, RuleError
 from shopstream.events.schema import WIRE_SCHEMA
-from shopstream.rehearsal import read_test
+from shopstream.ruletools.rule_test import read_test
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)

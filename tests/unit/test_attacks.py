@@ -9,26 +9,14 @@ import pytest
 from shopstream.detection.detection import Nature
 from shopstream.errors import ConfigurationError
 from shopstream.events.schema import REES46_COLUMNS
-from shopstream.simulation import (
-    Carding,
-    Crawler,
-    Crowd,
-    DuplicateStorm,
-    FlashSale,
-    Flood,
-    Hoarding,
-    Key,
-    Outage,
-    PriceError,
-    PurchaseCollapse,
-    Rotation,
-    Scalping,
-    Scraper,
-    Synthesis,
-    SynthesisSettings,
-    load_scenarios,
-)
-from shopstream.simulation.key import busy_keys
+from shopstream.simulation.bots import Crawler, Crowd, Rotation, Scraper
+from shopstream.simulation.faults import DuplicateStorm, Outage, PriceError, PurchaseCollapse
+from shopstream.simulation.flood import Flood
+from shopstream.simulation.fraud import Carding, Hoarding, Scalping
+from shopstream.simulation.scenario_file import load_scenarios
+from shopstream.simulation.surges import FlashSale
+from shopstream.simulation.synthesis import Synthesis, SynthesisSettings
+from shopstream.simulation.target import Key, busy_keys
 
 START = datetime(2019, 11, 5, tzinfo=UTC)
 SMALL = {"events": 60_000, "products": 3_000, "seed": 1_003}

@@ -11,11 +11,11 @@ import pytest
 from shopstream.clock import ManualClock
 from shopstream.events import sources
 from shopstream.events.sources import identify, open_blocks, plan_blocks
-from shopstream.lakehouse import LakeTable
 from shopstream.lakehouse import ingest as ingest_module
 from shopstream.lakehouse.backfill import in_waves
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.ingest import ingest
+from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.settings import LakehouseSettings
 from shopstream.lakehouse.views import create_views
 

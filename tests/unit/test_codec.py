@@ -5,19 +5,10 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from shopstream.events import (
-    EVENT_ID_SQL,
-    REASONS,
-    Decoded,
-    Decoder,
-    Reason,
-    content_id,
-    decode,
-    encode_arrow,
-    encode_csv,
-    encode_json,
-)
+from shopstream.events.codec import Decoded, Decoder, decode, encode_arrow, encode_csv, encode_json
+from shopstream.events.identity import EVENT_ID_SQL, content_id
 from shopstream.events.schema import PRICE_TYPE, REES46_COLUMNS, WIRE_SCHEMA
+from shopstream.events.validation import REASONS, Reason
 
 ARRIVAL_MS = 1_600_000_000_000
 GOOD = "2019-11-01 00:00:00 UTC,view,1003461,2053013555631882655,electronics.smartphone,nan,489.07,520088904,4d3b30da"

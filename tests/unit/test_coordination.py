@@ -8,7 +8,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from shopstream.detection.bank import DetectorBank
+from shopstream.detection.detector_runner import DetectorBank
 from shopstream.detection.detectors.coordination import (
     AGENT_MINUTE,
     NET_MINUTE,

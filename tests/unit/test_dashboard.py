@@ -9,9 +9,9 @@ from importlib.resources import files
 
 import pytest
 
+from shopstream.dashboard.auth import load_token
 from shopstream.dashboard.feed import Feed
 from shopstream.dashboard.server import is_loopback, open_page
-from shopstream.dashboard.token import load_token
 from shopstream.errors import StateError
 
 SOURCES = files("shopstream.dashboard")

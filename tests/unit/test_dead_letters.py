@@ -6,9 +6,9 @@ import pytest
 
 from shopstream.clock import ManualClock
 from shopstream.errors import BackpressureError, PermanentError, RetryableError
-from shopstream.lakehouse import LakeTable
 from shopstream.lakehouse.deadletters import DeadLetters, Outcome
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
+from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.settings import LakehouseSettings
 from shopstream.stream.embedded import EmbeddedStream
 from shopstream.stream.ports import MAX_RECORD_BYTES, TRIM_HORIZON, PutOutcome

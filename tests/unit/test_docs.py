@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 from shopstream.cli import app
 from shopstream.config import load_settings
 from shopstream.dashboard.health import Health
-from shopstream.dashboard.home import Home
 from shopstream.dashboard.metrics import metrics_text
+from shopstream.dashboard.sources import Home
 from shopstream.detection.loader import read_rule, shipped_rules
 from shopstream.events.validation import REASONS
 

@@ -7,21 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shopstream.alerting.precision import wilson
 from shopstream.clock import to_ms
 from shopstream.errors import ConfigurationError
 from shopstream.evaluation.attack import _draw
 from shopstream.evaluation.cache import Cache
-from shopstream.evaluation.markdown import markdown
-from shopstream.evaluation.matrix import Done
+from shopstream.evaluation.formatting import Facts, time_text
 from shopstream.evaluation.plan import REPORTING_SEEDS, STRATA, TUNING_SEEDS, Shop, seeds_of, stratum_of
-from shopstream.evaluation.report import write_report
+from shopstream.evaluation.report import markdown, write_report
 from shopstream.evaluation.results import AttackResult, Brief, GenuineResult, Picture
-from shopstream.evaluation.rows import TimeUnit, load_rows
-from shopstream.evaluation.scoring import Unit
-from shopstream.evaluation.statistics import percentile, rule_of_three
+from shopstream.evaluation.runner import Done
+from shopstream.evaluation.scoring import Unit, percentile, rule_of_three
 from shopstream.evaluation.summary import summarise
-from shopstream.evaluation.words import Facts, time_text
+from shopstream.evaluation.targets import TimeUnit, load_rows
+from shopstream.incidents.precision import wilson
 
 ROWS = load_rows()
 FACTS = Facts(

@@ -9,10 +9,10 @@ import pytest
 from shopstream.detection.baseline import SLOTS, Baselines, KeyRate, SeriesProfile
 from shopstream.detection.detection import Nature
 from shopstream.evaluation.forecast import HOUR_MS, HourCounts, expected_series, forecast_errors, level_of
-from shopstream.evaluation.pictures import draw_false, draw_miss
-from shopstream.evaluation.stretches import cut
+from shopstream.evaluation.ground_truth import Found, Truth
+from shopstream.evaluation.slices import cut
+from shopstream.evaluation.timelines import draw_false, draw_miss
 from shopstream.evaluation.traffic import Traffic
-from shopstream.evaluation.truth import Found, Truth
 from shopstream.events.schema import WIRE_SCHEMA
 
 START = datetime(2019, 11, 18, tzinfo=UTC)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from shopstream.alerting.grouping import LONGEST_MS, GroupingRules, Member, actor_of, group
-from shopstream.alerting.incident import Role
+from shopstream.incidents.grouping import LONGEST_MS, GroupingRules, Member, actor_of, group
+from shopstream.incidents.incident import Role
 
 MINUTE = 60_000
 RULES = GroupingRules(campaign_actors=5, campaign_within_ms=10 * MINUTE, recovery_ms=30 * MINUTE)

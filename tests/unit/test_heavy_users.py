@@ -5,9 +5,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from shopstream.simulation import Synthesis, SynthesisSettings
 from shopstream.simulation.heavy_users import _ROBOTS, HeavyUsers
 from shopstream.simulation.shoppers import CART, PURCHASE, VIEW
+from shopstream.simulation.synthesis import Synthesis, SynthesisSettings
 
 
 def _days(seeds, days=range(18_205, 18_210)):

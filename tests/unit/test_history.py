@@ -5,13 +5,13 @@ import subprocess
 import sys
 
 from shopstream.clock import SystemClock
-from shopstream.rehearsal.history import loaded
+from shopstream.ruletools.history import loaded
 
 LOADER = """
 import os, signal, sys
 from pathlib import Path
 from shopstream.clock import SystemClock
-from shopstream.rehearsal.history import loaded
+from shopstream.ruletools.history import loaded
 with loaded(sys.argv[1], Path(sys.argv[2]), SystemClock()):
     os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -10,25 +10,20 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from typer.testing import CliRunner
 
-from shopstream.alerting import (
-    AlertingSettings,
-    EmbeddedIncidentStore,
-    State,
-    read_episodes,
-    read_incident,
-    read_incidents,
-    read_verdicts,
-)
-from shopstream.alerting.blocklist import read_blocklist
-from shopstream.alerting.blocklist_formats import BlocklistFormat, render
-from shopstream.alerting.database import _TABLES
-from shopstream.alerting.grounds import evidence_lines, genuine_share
-from shopstream.alerting.ocsf import cloud_event
-from shopstream.alerting.precision import RulePrecision, read_precision
 from shopstream.cli import app
 from shopstream.clock import ManualClock
-from shopstream.detection import Detection, Severity, detection_id
-from shopstream.detection.detection import Nature
+from shopstream.detection.detection import Detection, Nature, Severity
+from shopstream.detection.rule_matcher import detection_id
+from shopstream.incidents.database import _TABLES
+from shopstream.incidents.embedded import EmbeddedIncidentStore
+from shopstream.incidents.explanation import evidence_lines, genuine_share
+from shopstream.incidents.incident import State
+from shopstream.incidents.precision import RulePrecision, read_precision
+from shopstream.incidents.queries import read_episodes, read_incident, read_incidents
+from shopstream.incidents.settings import AlertingSettings
+from shopstream.incidents.verdicts import read_verdicts
+from shopstream.response.blocklist import BlocklistFormat, read_blocklist, render
+from shopstream.response.ocsf import cloud_event
 
 SIZE, MINUTE = 10_000, 60_000
 DAY = timedelta(days=1)

@@ -5,10 +5,13 @@ from datetime import timedelta
 
 import pytest
 
-from shopstream.alerting import AlertingSettings, EmbeddedIncidentStore, read_incidents, read_notifications
 from shopstream.clock import ManualClock
-from shopstream.detection import Detection, Severity, detection_id
-from shopstream.detection.detection import Nature, Suppression
+from shopstream.detection.detection import Detection, Nature, Severity, Suppression
+from shopstream.detection.rule_matcher import detection_id
+from shopstream.incidents.embedded import EmbeddedIncidentStore
+from shopstream.incidents.queries import read_incidents
+from shopstream.incidents.settings import AlertingSettings
+from shopstream.notify.outbox import read_notifications
 
 SIZE, MINUTE = 10_000, 60_000
 

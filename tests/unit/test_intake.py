@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from shopstream.clock import ManualClock
-from shopstream.engine.intake import Intake
 from shopstream.engine.settings import EngineSettings
+from shopstream.engine.source import SourceReader
 from shopstream.engine.watermark import Watermarks
 from shopstream.errors import StateError
 from shopstream.events.codec import encode_arrow
@@ -46,7 +46,7 @@ def put(stream: EmbeddedStream, shard: int, second: int) -> None:
 def drain(stream: EmbeddedStream, **changes) -> list[int]:
     """The seconds of the events in the order an engine takes them."""
     watermarks = Watermarks(5_000, 10_000)
-    intake = Intake(stream, watermarks, EngineSettings(**changes), ManualClock())
+    intake = SourceReader(stream, watermarks, EngineSettings(**changes), ManualClock())
     seconds = []
     while (batch := intake.take()).records:
         times = batch.decoded.events["event_time"].cast(pa.int64()).to_numpy() // 1000
@@ -96,10 +96,10 @@ def test_it_goes_on_after_a_position(stream):
     for second in range(4):
         put(stream, 0, second)
     watermarks = Watermarks(5_000, 10_000)
-    first = Intake(stream, watermarks, EngineSettings(batch_bytes=1), ManualClock())
+    first = SourceReader(stream, watermarks, EngineSettings(batch_bytes=1), ManualClock())
     positions = first.take().positions
     first.close()
-    second = Intake(stream, watermarks, EngineSettings(), ManualClock())
+    second = SourceReader(stream, watermarks, EngineSettings(), ManualClock())
     second.start_after(positions)
     assert second.take().decoded.events.num_rows == 3
     second.close()
@@ -130,11 +130,11 @@ def remove_closed(aging):
 
 def test_a_closed_shard_that_retention_removed_while_unread_is_an_error(aging):
     stream, clock = aging
-    intake = Intake(stream, Watermarks(0, 10_000), EngineSettings(batch_events=1), clock)
+    intake = SourceReader(stream, Watermarks(0, 10_000), EngineSettings(batch_events=1), clock)
     positions = intake.take().positions
     intake.close()
     removed = remove_closed(aging)
-    back = Intake(stream, Watermarks(0, 10_000), EngineSettings(), clock)
+    back = SourceReader(stream, Watermarks(0, 10_000), EngineSettings(), clock)
     with pytest.raises(StateError, match=f"retention .* dropped records of {removed}"):
         back.start_after(positions)
     back.close()
@@ -147,7 +147,7 @@ def test_a_shard_that_was_read_to_its_end_and_removed_holds_nothing_back(aging, 
     assert remove_closed(aging) == SHARD
     watermarks = Watermarks(0, 10_000)
     watermarks.restore(START_MS, {SHARD: START_MS + 1_000})
-    back = Intake(stream, watermarks, EngineSettings(), clock)
+    back = SourceReader(stream, watermarks, EngineSettings(), clock)
     back.start_after(positions, [SHARD] if told else [])
     batch = back.take()
     for place, record in enumerate(batch.records):
@@ -159,7 +159,7 @@ def test_a_shard_that_was_read_to_its_end_and_removed_holds_nothing_back(aging, 
 
 def test_a_shard_is_known_to_be_ended_when_its_last_record_was_given(aging):
     stream, clock = aging
-    intake = Intake(stream, Watermarks(0, 10_000), EngineSettings(batch_events=1), clock)
+    intake = SourceReader(stream, Watermarks(0, 10_000), EngineSettings(batch_events=1), clock)
     removed = stream.shards()[0]
     stream.split(removed.shard_id, removed.last_hash_key // 2)
     assert (len(intake.take().records), intake.ended) == (1, [])
@@ -184,7 +184,7 @@ class Distant:
 
 def test_distant_shards_are_read_at_once():
     distant = Distant([Shard(f"shard-{n}", n, n) for n in range(4)])
-    intake = Intake(distant, Watermarks(5_000, 10_000), EngineSettings(), ManualClock(), readers=4)
+    intake = SourceReader(distant, Watermarks(5_000, 10_000), EngineSettings(), ManualClock(), readers=4)
     assert intake.take().records == []
     intake.close()
 
@@ -194,7 +194,9 @@ def test_an_error_of_one_distant_shard_is_told(stream):
         def read(self, shard_id, *_after, **_limits):
             raise StateError(f"{shard_id} was trimmed")
 
-    intake = Intake(Broken(stream.shards()), Watermarks(5_000, 10_000), EngineSettings(), ManualClock(), readers=2)
+    intake = SourceReader(
+        Broken(stream.shards()), Watermarks(5_000, 10_000), EngineSettings(), ManualClock(), readers=2
+    )
     with pytest.raises(StateError, match="was trimmed"):
         intake.take()
     intake.close()
@@ -208,7 +210,7 @@ def test_an_empty_read_behind_the_tip_holds_the_watermark_back():
             return ReadBatch((), after, 5_000 if shard_id == "shard-0" else 0, ended=False)
 
     clock, watermarks = ManualClock(START_MS), Watermarks(0, 10_000)
-    intake = Intake(Gap([Shard(f"shard-{n}", n, n) for n in range(2)]), watermarks, EngineSettings(), clock)
+    intake = SourceReader(Gap([Shard(f"shard-{n}", n, n) for n in range(2)]), watermarks, EngineSettings(), clock)
     assert intake.take().behind_ms == 5_000
     watermarks.observe("shard-0", np.array([START_MS]))
     watermarks.observe("shard-1", np.array([START_MS + 60_000]))

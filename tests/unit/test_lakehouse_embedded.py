@@ -13,11 +13,12 @@ from pyiceberg.exceptions import CommitFailedException
 from shopstream.clock import ManualClock, SystemClock
 from shopstream.detection.detection import Detection, Severity
 from shopstream.errors import PermanentError, RetryableError, StateError
-from shopstream.lakehouse import LakeTable, catalog, maintenance
+from shopstream.lakehouse import catalog, maintenance
 from shopstream.lakehouse.catalog import CATALOG_NAME, POSITIONS_PROPERTY
 from shopstream.lakehouse.detections import detection_rows
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.files import by_day, conform
+from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.settings import LakehouseSettings
 from shopstream.lakehouse.tables import TABLES
 from shopstream.lakehouse.views import create_views

@@ -13,10 +13,10 @@ from shopstream.clock import ManualClock
 from shopstream.errors import PermanentError, RetryableError
 from shopstream.events import sources
 from shopstream.events.codec import decode
-from shopstream.lakehouse import LakeTable
 from shopstream.lakehouse import ingest as ingest_module
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.ingest import ingest
+from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.settings import LakehouseSettings
 from shopstream.lakehouse.views import create_views
 

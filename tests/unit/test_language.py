@@ -13,7 +13,7 @@ from shopstream.detection.expression import check_condition, check_filter, check
 from shopstream.detection.rule import Rule
 from shopstream.engine.compile import batch_sql
 from shopstream.engine.engine import Engine
-from shopstream.engine.memory import NEVER_MS, KeyedMemory
+from shopstream.engine.keyed_state import NEVER_MS, KeyedMemory
 from shopstream.engine.settings import EngineSettings
 from shopstream.engine.signal import Signal
 from shopstream.engine.window import WindowDeclaration, WindowKind

@@ -7,7 +7,7 @@ import pytest
 
 from shopstream.clock import ManualClock
 from shopstream.errors import ConfigurationError, RetryableError
-from shopstream.stream.exclusive import ExclusiveLease
+from shopstream.stream.leader import ExclusiveLease
 from shopstream.stream.leases import Lease, SharedShards, Watch
 from shopstream.stream.ports import Shard
 from standins.memory_leases import MemoryLeases, Seconds

@@ -11,25 +11,19 @@ import pytest
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
-from shopstream.alerting import (
-    AlertingSettings,
-    BackgroundSender,
-    Delivery,
-    DeliveryState,
-    EmbeddedIncidentStore,
-    Sender,
-    read_incidents,
-    read_notifications,
-    retry_failed,
-    targets_of,
-)
-from shopstream.alerting.channel import open_channels
-from shopstream.alerting.message import Message
 from shopstream.cli import app
 from shopstream.clock import ManualClock, SystemClock
 from shopstream.config import load_settings
-from shopstream.detection import Detection, Severity, detection_id
+from shopstream.detection.detection import Detection, Severity
+from shopstream.detection.rule_matcher import detection_id
 from shopstream.errors import ConfigurationError, RetryableError
+from shopstream.incidents.embedded import EmbeddedIncidentStore
+from shopstream.incidents.queries import read_incidents
+from shopstream.incidents.settings import AlertingSettings
+from shopstream.notify.channels import open_channels
+from shopstream.notify.message import Message
+from shopstream.notify.outbox import DeliveryState, read_notifications, retry_failed
+from shopstream.notify.sender import BackgroundSender, Delivery, Sender, targets_of
 
 # Apprise loads its e-mail plug-in together with all others, and that one a module that Python 3.13 drops.
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")

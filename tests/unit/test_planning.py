@@ -11,8 +11,10 @@ from typer.testing import CliRunner
 
 from shopstream.cli import app
 from shopstream.errors import ConfigurationError
-from shopstream.planning import Load, make_plan, packaged_prices, read_prices, shipped_assumptions
-from shopstream.planning.prices import UNITS
+from shopstream.planning.assumptions import shipped_assumptions
+from shopstream.planning.plan import make_plan
+from shopstream.planning.prices import UNITS, packaged_prices, read_prices
+from shopstream.planning.sizing import Load
 
 ROOT = Path(__file__).resolve().parents[2]
 

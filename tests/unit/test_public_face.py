@@ -29,13 +29,13 @@ def submodules(package):
 def test_a_module_says_what_it_is_for_and_what_is_public(name):
     module = importlib.import_module(name)
     assert module.__doc__
-    assert len(module.__all__) == len(set(module.__all__))
+    assert name in PACKAGES or len(module.__all__) == len(set(module.__all__))
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_every_public_name_is_there(name):
     module = importlib.import_module(name)
-    assert [public for public in module.__all__ if not hasattr(module, public)] == []
+    assert [public for public in getattr(module, "__all__", ()) if not hasattr(module, public)] == []
 
 
 @pytest.mark.parametrize("name", PACKAGES)
@@ -44,26 +44,19 @@ def test_no_name_is_both_a_module_and_something_else(name):
         importlib.import_module(f"{name}.{below}")
     package = importlib.import_module(name)
     assert [below for below in submodules(name) if not isinstance(getattr(package, below), ModuleType)] == []
-    assert submodules(name).isdisjoint(package.__all__)
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_a_package_only_re_exports(name):
+def test_a_package_defines_nothing(name):
     tree = ast.parse(Path(inspect.getfile(importlib.import_module(name))).read_text())
-    defined = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
-    assert set(defined) <= {"__getattr__"}
-
-
-@pytest.mark.parametrize("name", PACKAGES)
-def test_an_unknown_name_is_an_attribute_error(name):
-    assert not hasattr(importlib.import_module(name), "no_such_name")
+    assert [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)] == []
 
 
 def test_every_public_function_and_class_is_documented():
     bare = []
     for name in MODULES:
         module = importlib.import_module(name)
-        for public in module.__all__:
+        for public in getattr(module, "__all__", ()):
             thing = getattr(module, public)
             if inspect.isfunction(thing) or inspect.isclass(thing):
                 bare += [] if thing.__doc__ else [f"{name}.{public}"]

@@ -9,15 +9,16 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from shopstream.alerting import EmbeddedIncidentStore, read_incidents
-from shopstream.alerting.describing import Describing
-from shopstream.alerting.incident import Change, IncidentChange
-from shopstream.cli.incident_context import context_from_lake
+from shopstream.cli.incidents import context_from_lake
 from shopstream.clock import ManualClock
 from shopstream.config import load_settings
-from shopstream.detection import Detection, Severity
+from shopstream.detection.detection import Detection, Severity
 from shopstream.engine.recent import RecentEvents
 from shopstream.events.schema import LAKE_FIELDS, arrow_schema
+from shopstream.incidents.embedded import EmbeddedIncidentStore
+from shopstream.incidents.enrichment import Describing
+from shopstream.incidents.incident import Change, IncidentChange
+from shopstream.incidents.queries import read_incidents
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.ports import LakeTable
 

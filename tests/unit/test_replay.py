@@ -8,13 +8,15 @@ import pytest
 
 from shopstream.clock import ManualClock, SystemClock, to_ms
 from shopstream.errors import BackpressureError, ConfigurationError, PermanentError, StateError
-from shopstream.events import Decoded, Decoder
+from shopstream.events.codec import Decoded, Decoder
 from shopstream.events.schema import REES46_COLUMNS
-from shopstream.simulation import PartitionKey, ReplaySettings, ReplaySummary
+from shopstream.simulation.partitioning import PartitionKey
 from shopstream.simulation.replay import replay
+from shopstream.simulation.replay_settings import ReplaySettings, ReplaySummary
 from shopstream.simulation.skew import even_shards
-from shopstream.stream import EmbeddedStream, StreamSettings
+from shopstream.stream.embedded import EmbeddedStream
 from shopstream.stream.ports import NewRecord, PutOutcome
+from shopstream.stream.settings import StreamSettings
 
 START = datetime(2019, 11, 1, tzinfo=UTC)
 HEADER = ",".join(REES46_COLUMNS)

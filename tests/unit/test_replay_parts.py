@@ -10,14 +10,14 @@ import pytest
 from shopstream.cli.simulate import KeyName
 from shopstream.clock import ManualClock, from_ms
 from shopstream.errors import BackpressureError, PermanentError, RetryableError, StateError
-from shopstream.events import Decoder
+from shopstream.events.codec import Decoder
 from shopstream.events.schema import WIRE_SCHEMA
 from shopstream.simulation.delivery import Delivery, DeliveryFigures, Lane
 from shopstream.simulation.pacing import Pacer
 from shopstream.simulation.partitioning import PartitionKey, Router, key_texts, packed
-from shopstream.simulation.shard_pace import ShardPace
+from shopstream.simulation.rate_limit import ShardPace
+from shopstream.simulation.rejects import reject_records
 from shopstream.simulation.skew import even_shards
-from shopstream.simulation.unreadable import reject_records
 from shopstream.stream.ports import (
     MAX_PUT_BYTES,
     MAX_PUT_RECORDS,

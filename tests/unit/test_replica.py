@@ -6,10 +6,10 @@ from datetime import timedelta
 
 import pytest
 
-from shopstream.alerting.replica import Replica
-from shopstream.alerting.single_table import episode_key, last_key, scope_pk
 from shopstream.clock import ManualClock
 from shopstream.errors import StateError
+from shopstream.incidents.replica import Replica
+from shopstream.incidents.single_table import episode_key, last_key, scope_pk
 
 SCOPE = "0123456789abcdef"
 

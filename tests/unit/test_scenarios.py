@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from shopstream.cli.scenarios import app
 from shopstream.detection.detection import Nature
 from shopstream.errors import ConfigurationError
-from shopstream.simulation import SynthesisSettings, load_scenarios, read_scenario
-from shopstream.simulation.key import Key
-from shopstream.simulation.scenario_file import KINDS, Domain
+from shopstream.simulation.scenario_file import KINDS, Domain, load_scenarios, read_scenario
+from shopstream.simulation.synthesis import SynthesisSettings
+from shopstream.simulation.target import Key
 
 START = datetime(2019, 11, 5, tzinfo=UTC)
 SHIPPED = load_scenarios()
@@ -207,7 +207,7 @@ def test_whole_figures_stay_whole_and_logarithmic_ones_spread_by_factor():
 
 
 def test_a_ramp_has_as_long_as_it_takes_to_reach_the_factor(world):
-    from shopstream.simulation import Episode  # noqa: PLC0415
+    from shopstream.simulation.injection import Episode  # noqa: PLC0415
 
     target = SHIPPED["slow_ramp"].target
     episode = Episode("flood", Nature.ATTACK, START, START + timedelta(hours=1), (), 0, parameters={"factor": 3})

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shopstream.alerting.publishing import SignalPublisher
 from shopstream.clock import ManualClock
 from shopstream.engine.signal import Signal
 from shopstream.engine.signal_codec import SignalAssembly, SignalBatch, decode_signals, encode_signals
 from shopstream.errors import BackpressureError, DecodeError, PermanentError, RetryableError, StateError
+from shopstream.incidents.signal_publisher import SignalPublisher
 from shopstream.stream.ports import PutOutcome
 
 NUMBERS = st.integers(-(10**15), 10**15)

@@ -7,14 +7,15 @@ from datetime import timedelta
 import pytest
 
 from conformance.test_incidents import detection
-from shopstream.alerting import AlertingSettings, EmbeddedIncidentStore
-from shopstream.alerting.aws import _marked, _plain
-from shopstream.alerting.database import open_writer, transaction
-from shopstream.alerting.item import MAX_BYTES, ItemTooLargeError, check_size, size_of
-from shopstream.alerting.recording import open_recorded, recorded, write_rows
-from shopstream.alerting.table import Ledger, Meta
 from shopstream.clock import ManualClock
-from shopstream.detection import Severity
+from shopstream.detection.detection import Severity
+from shopstream.incidents.aws import _marked, _plain
+from shopstream.incidents.database import open_writer, transaction
+from shopstream.incidents.embedded import EmbeddedIncidentStore
+from shopstream.incidents.item import MAX_BYTES, ItemTooLargeError, check_size, size_of
+from shopstream.incidents.recording import open_recorded, recorded, write_rows
+from shopstream.incidents.settings import AlertingSettings
+from shopstream.incidents.table import Ledger, Meta
 
 TABLES = ("incidents", "heads", "notifications", "ordinals")
 RETENTION = timedelta(days=90)

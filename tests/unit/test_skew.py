@@ -9,12 +9,12 @@ from typer.testing import CliRunner
 from shopstream.cli import app
 from shopstream.clock import SystemClock
 from shopstream.errors import ConfigurationError
-from shopstream.events import decode
-from shopstream.simulation import PartitionKey
-from shopstream.simulation.partitioning import Router
+from shopstream.events.codec import decode
+from shopstream.simulation.partitioning import PartitionKey, Router
 from shopstream.simulation.replay import replay
 from shopstream.simulation.skew import even_shards, events_of_file, events_of_stream, measure_skew
-from shopstream.stream import EmbeddedStream, StreamSettings
+from shopstream.stream.embedded import EmbeddedStream
+from shopstream.stream.settings import StreamSettings
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "rees46"
 

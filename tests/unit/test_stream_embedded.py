@@ -13,8 +13,10 @@ from pydantic import ValidationError
 
 from shopstream.clock import ManualClock, SystemClock
 from shopstream.errors import BackpressureError, PermanentError, StateError
-from shopstream.stream import TRIM_HORIZON, EmbeddedStream, NewRecord, StreamSettings
 from shopstream.stream.database import PAGE_BYTES
+from shopstream.stream.embedded import EmbeddedStream
+from shopstream.stream.ports import TRIM_HORIZON, NewRecord
+from shopstream.stream.settings import StreamSettings
 
 START_MS = 1_572_566_400_000
 SHARD = "shardId-000000000000"
@@ -119,7 +121,8 @@ def test_a_file_half_made_by_a_killed_process_is_made_anew(path, open_stream):
 def test_processes_that_open_a_new_stream_at_once_share_one(path):
     code = (
         "import sys; from pathlib import Path; from shopstream.clock import SystemClock\n"
-        "from shopstream.stream import EmbeddedStream, NewRecord, StreamSettings\n"
+        "from shopstream.stream.embedded import EmbeddedStream\n"
+        "from shopstream.stream.ports import NewRecord; from shopstream.stream.settings import StreamSettings\n"
         "sys.stdin.read(1)\n"
         "with EmbeddedStream.open(Path(sys.argv[1]), StreamSettings(shards=1), SystemClock()) as stream:\n"
         "    for i in range(20): stream.put([NewRecord(b'%d' % i, sys.argv[2])])\n"

@@ -4,9 +4,9 @@ from decimal import Decimal
 
 import pytest
 
-from shopstream.detection import load_rules
+from shopstream.detection.loader import load_rules
 from shopstream.errors import ConfigurationError
-from shopstream.rehearsal import parse_sweep
+from shopstream.ruletools.backtest import parse_sweep
 
 BURST = load_rules()["user_burst"]
 

@@ -12,16 +12,11 @@ import pytest
 
 from shopstream.errors import ConfigurationError
 from shopstream.events.schema import REES46_COLUMNS, WIRE_SCHEMA
-from shopstream.simulation import (
-    FlashSale,
-    Flood,
-    Outage,
-    OutOfOrder,
-    Scraper,
-    Synthesis,
-    SynthesisSettings,
-    truth_path,
-)
+from shopstream.simulation.bots import Scraper
+from shopstream.simulation.faults import Outage
+from shopstream.simulation.flood import Flood
+from shopstream.simulation.surges import FlashSale
+from shopstream.simulation.synthesis import OutOfOrder, Synthesis, SynthesisSettings, truth_path
 
 START = datetime(2019, 11, 5, tzinfo=UTC)
 SMALL = {"events": 30_000, "products": 5_000, "seed": 3}

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pytest
 
 from shopstream.clock import to_ms
-from shopstream.simulation import Synthesis, SynthesisSettings
-from shopstream.simulation.calendar import Calendar
+from shopstream.simulation.intensity import Calendar
+from shopstream.simulation.synthesis import Synthesis, SynthesisSettings
 
 EVENTS = 600_000
 

@@ -24,7 +24,7 @@ def expired_entries(settings: Settings) -> "list[Entry]":
     Raises:
         RuleError: a file is wrong.
     """
-    from shopstream.detection import load_allow_list  # noqa: PLC0415  start-up time
+    from shopstream.detection.allowlist import load_allow_list  # noqa: PLC0415
 
     now = datetime.now(UTC)
     return [entry for entry in load_allow_list(settings.detection.allow_lists_path).entries if entry.expires <= now]
@@ -40,7 +40,7 @@ def list_entries(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
       shopstream rules allowlist list
       shopstream rules allowlist list --format json
     """
-    from shopstream.detection import load_allow_list  # noqa: PLC0415  start-up time
+    from shopstream.detection.allowlist import load_allow_list  # noqa: PLC0415
 
     now = datetime.now(UTC)
     rows: list[dict[str, object]] = []

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from shopstream.cli.alive import alive
+from shopstream.cli.heartbeat import alive
 from shopstream.cli.output import err, settings_of
-from shopstream.cli.stopping import told_to_stop
+from shopstream.cli.shutdown import told_to_stop
 
 if TYPE_CHECKING:
     from shopstream.archive import Archived
@@ -32,7 +32,7 @@ def archive(
       shopstream archive                      keep on until Ctrl-C or SIGTERM
       shopstream archive --until-caught-up    archive what is there, then end
     """
-    from shopstream.bootstrap import open_archive  # noqa: PLC0415  start-up time
+    from shopstream.adapters.archive import open_archive  # noqa: PLC0415
 
     settings = settings_of(ctx)
     ended = alive(settings, told_to_stop())

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from shopstream.alerting.message import describe_length
 from shopstream.cli.output import Format, FormatOption, emit, emit_object, err, out, settings_of
-from shopstream.cli.trying import (
+from shopstream.cli.rule_options import (
     EventsOption,
     FromOption,
     RuleArgument,
@@ -18,11 +17,11 @@ from shopstream.cli.trying import (
     past_events,
     progress_bar,
 )
+from shopstream.notify.message import describe_length
 
 if TYPE_CHECKING:
-    from shopstream.detection import Rule
-    from shopstream.rehearsal import Backtest
-    from shopstream.rehearsal.backtest import Outcome
+    from shopstream.detection.rule import Rule
+    from shopstream.ruletools.backtest import Backtest, Outcome
 
 __all__ = ["backtest"]
 
@@ -64,8 +63,8 @@ def backtest(
       shopstream rules backtest site_rate --events attack.csv \
         --truth attack.csv.truth.json
     """
-    from shopstream.rehearsal import parse_sweep, run_backtest  # noqa: PLC0415  start-up time
-    from shopstream.rehearsal.truth import read_truth  # noqa: PLC0415  likewise
+    from shopstream.ruletools.backtest import parse_sweep, run_backtest  # noqa: PLC0415
+    from shopstream.ruletools.ground_truth import read_truth  # noqa: PLC0415  likewise
 
     settings = settings_of(ctx)
     tried = chosen_rule(settings, rule)

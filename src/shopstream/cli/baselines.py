@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shopstream.cli.output import Format, FormatOption, emit, err, out, settings_of
-from shopstream.cli.trying import EventsOption, FromOption, ToOption, past_events
+from shopstream.cli.rule_options import EventsOption, FromOption, ToOption, past_events
 from shopstream.clock import from_ms
 from shopstream.errors import ConfigurationError
 
@@ -43,8 +43,8 @@ def build(
       shopstream baselines build --from 2019-10-01 --to 2019-10-31
       shopstream baselines build --events 2019-Oct.csv.gz
     """
-    from shopstream.bootstrap import keep_baselines  # noqa: PLC0415  start-up time
-    from shopstream.detection.history import build_baselines  # noqa: PLC0415  likewise
+    from shopstream.adapters.stores import keep_baselines  # noqa: PLC0415
+    from shopstream.detection.baseline_builder import build_baselines  # noqa: PLC0415  likewise
 
     settings = settings_of(ctx)
     with past_events(settings, events, since, until) as history:
@@ -73,7 +73,7 @@ def show(
       shopstream baselines show --html baselines.html
       shopstream baselines show --format json
     """
-    from shopstream.bootstrap import open_baselines  # noqa: PLC0415  start-up time
+    from shopstream.adapters.stores import open_baselines  # noqa: PLC0415
 
     settings = settings_of(ctx)
     baselines = open_baselines(settings)

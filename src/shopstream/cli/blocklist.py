@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from shopstream.alerting.blocklist_formats import BlocklistFormat
 from shopstream.cli.output import err, settings_of
+from shopstream.response.blocklist import BlocklistFormat
 
 __all__ = ["app"]
 
@@ -42,11 +42,13 @@ def export(
     """
     from datetime import timedelta  # noqa: PLC0415  beside what it is for
 
-    from shopstream.alerting.blocklist import read_blocklist  # noqa: PLC0415  start-up time
-    from shopstream.alerting.blocklist_formats import render  # noqa: PLC0415  likewise
-    from shopstream.bootstrap import incidents_file  # noqa: PLC0415  likewise
+    from shopstream.adapters.stores import incidents_file  # noqa: PLC0415
     from shopstream.detection.duration import parse_duration  # noqa: PLC0415  likewise
     from shopstream.errors import ConfigurationError  # noqa: PLC0415  likewise
+    from shopstream.response.blocklist import (  # noqa: PLC0415
+        read_blocklist,
+        render,
+    )
 
     settings = settings_of(ctx)
     try:

@@ -57,8 +57,8 @@ def build(  # noqa: PLR0917  Typer passes by name
     """
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415  start-up time
 
-    from shopstream.alerting.verdicts import read_verdicts  # noqa: PLC0415  start-up time
-    from shopstream.bootstrap import incidents_file, open_lakehouse  # noqa: PLC0415  start-up time
+    from shopstream.adapters.stores import incidents_file, open_lakehouse  # noqa: PLC0415
+    from shopstream.incidents.verdicts import read_verdicts  # noqa: PLC0415  start-up time
     from shopstream.models.runner import build as build_models  # noqa: PLC0415  start-up time
 
     settings = settings_of(ctx)

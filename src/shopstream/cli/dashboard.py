@@ -9,7 +9,7 @@ from shopstream.cli.output import err, settings_of
 from shopstream.config import Settings
 
 if TYPE_CHECKING:
-    from shopstream.dashboard.home import Home
+    from shopstream.dashboard.sources import Home
 
 __all__ = ["dashboard", "home_of"]
 
@@ -63,15 +63,15 @@ def dashboard(
 
 def home_of(settings: Settings) -> "Home":
     """What the page of these settings shows."""
-    from shopstream.dashboard.home import Home  # noqa: PLC0415  start-up time
+    from shopstream.dashboard.sources import Home  # noqa: PLC0415  start-up time
 
     home = Home.at(settings.home, usual=Path(".shopstream"))
     if settings.profile != "aws":
         return home
-    from shopstream.bootstrap import aws_extra  # noqa: PLC0415  start-up time
+    from shopstream.adapters.stores import aws_extra  # noqa: PLC0415
 
     with aws_extra():
-        from shopstream.bootstrap.aws_home import remote_home  # noqa: PLC0415  the embedded profile has no boto3
+        from shopstream.adapters.aws_home import remote_home  # noqa: PLC0415  the embedded profile has no boto3
 
     settings.home.mkdir(parents=True, exist_ok=True)
     return remote_home(settings, home)

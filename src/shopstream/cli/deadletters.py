@@ -23,7 +23,7 @@ ReasonOption = Annotated[str | None, typer.Option(help="Only those that this rul
 
 
 def _dead_letters(ctx: typer.Context) -> "DeadLetters":
-    from shopstream.bootstrap import open_lakehouse  # noqa: PLC0415  start-up time
+    from shopstream.adapters.stores import open_lakehouse  # noqa: PLC0415
     from shopstream.lakehouse.deadletters import DeadLetters  # noqa: PLC0415  start-up time
 
     settings = settings_of(ctx)
@@ -122,7 +122,7 @@ def replay(
       shopstream deadletters replay --all --reason event_time_in_future
       shopstream deadletters replay 4f2a91 --payload-file corrected.csv
     """
-    from shopstream.bootstrap import open_stream  # noqa: PLC0415  start-up time
+    from shopstream.adapters.stores import open_stream  # noqa: PLC0415
 
     if bool(ids) == all_:
         raise PermanentError("expected either ids or --all, got both or none; `shopstream deadletters list` shows ids")

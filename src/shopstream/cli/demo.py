@@ -50,7 +50,7 @@ def demo(
       shopstream demo --events 2019-Oct.csv --no-serve
       shopstream --home /tmp/try demo
     """
-    from shopstream.cli.summary import print_summary  # noqa: PLC0415  start-up time
+    from shopstream.cli.demo_summary import print_summary  # noqa: PLC0415  start-up time
 
     settings = settings_of(ctx)
     if settings.profile != "embedded":
@@ -83,7 +83,7 @@ def demo(
 
 def _prepare_home(settings: Settings, *, fresh: bool) -> None:
     """Start from nothing, but never throw away what is not a demo's."""
-    from shopstream.bootstrap import last_checkpoint  # noqa: PLC0415  start-up time
+    from shopstream.adapters.stores import last_checkpoint  # noqa: PLC0415
 
     home = settings.home
     if home.exists() and any(home.iterdir()) and not fresh:
@@ -137,7 +137,8 @@ class _Stage:
 
 def _synthesis(seed: int, first_day: int, days: int) -> "Synthesis":
     """Days of one shop, which begins a week before the day that is shown; the attacks are in that day."""
-    from shopstream.simulation import Flood, Scraper  # noqa: PLC0415  start-up time
+    from shopstream.simulation.bots import Scraper  # noqa: PLC0415
+    from shopstream.simulation.flood import Flood  # noqa: PLC0415
     from shopstream.simulation.synthesis import (  # noqa: PLC0415  likewise
         DEFAULT_START,
         Synthesis,
@@ -155,7 +156,7 @@ def _synthesis(seed: int, first_day: int, days: int) -> "Synthesis":
 def _learn(settings: Settings, seed: int, show: Show) -> None:
     import duckdb  # noqa: PLC0415  start-up time
 
-    from shopstream.detection.history import build_baselines  # noqa: PLC0415  likewise
+    from shopstream.detection.baseline_builder import build_baselines  # noqa: PLC0415  likewise
     from shopstream.events.schema import REES46_COLUMNS  # noqa: PLC0415  likewise
 
     with duckdb.connect() as connection:
@@ -182,8 +183,9 @@ def _synthesise(settings: Settings, seed: int, show: Show) -> tuple[str, Path]:
 
 
 def _replay(settings: Settings, source: str, show: Show) -> None:
-    from shopstream.bootstrap import open_stream  # noqa: PLC0415  start-up time
-    from shopstream.simulation import Replay, ReplaySettings  # noqa: PLC0415  likewise
+    from shopstream.adapters.stores import open_stream  # noqa: PLC0415
+    from shopstream.simulation.replay import Replay  # noqa: PLC0415
+    from shopstream.simulation.replay_settings import ReplaySettings  # noqa: PLC0415
 
     with open_stream(settings) as stream:
         replay = Replay(source, stream, ReplaySettings(), bookmarks=settings.home / "replays")
@@ -191,7 +193,7 @@ def _replay(settings: Settings, source: str, show: Show) -> None:
 
 
 def _process(settings: Settings, show: Show) -> dict[str, int]:
-    from shopstream.bootstrap import open_pipeline  # noqa: PLC0415  start-up time
+    from shopstream.adapters.flow import open_pipeline  # noqa: PLC0415
     from shopstream.pipeline import Progress as Where  # noqa: PLC0415  likewise
     from shopstream.stream.embedded import EmbeddedStream  # noqa: PLC0415  likewise
 
@@ -206,8 +208,8 @@ def _process(settings: Settings, show: Show) -> dict[str, int]:
 
 
 def _build(settings: Settings, show: Show) -> None:
-    from shopstream.alerting.verdicts import read_verdicts  # noqa: PLC0415  start-up time
-    from shopstream.bootstrap import incidents_file, open_lakehouse  # noqa: PLC0415  likewise
+    from shopstream.adapters.stores import incidents_file, open_lakehouse  # noqa: PLC0415
+    from shopstream.incidents.verdicts import read_verdicts  # noqa: PLC0415  start-up time
     from shopstream.models.runner import build  # noqa: PLC0415  likewise
 
     lakehouse = open_lakehouse(settings)

@@ -43,7 +43,7 @@ def doctor(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
 def _checks(settings: Settings) -> dict[str, Callable[[Settings], str]]:
     if settings.profile == "embedded":
         return _ANYWHERE | _EMBEDDED
-    from shopstream.bootstrap import aws_extra  # noqa: PLC0415  start-up time
+    from shopstream.adapters.stores import aws_extra  # noqa: PLC0415
 
     with aws_extra():
         from shopstream.cli.doctor_aws import CHECKS  # noqa: PLC0415  the embedded profile has no boto3
@@ -83,7 +83,7 @@ def _home(settings: Settings) -> str:
 
 
 def _rules(settings: Settings) -> str:
-    from shopstream.detection import load_rules  # noqa: PLC0415  start-up time
+    from shopstream.detection.loader import load_rules  # noqa: PLC0415
     from shopstream.engine.compile import compile_window  # noqa: PLC0415  likewise
 
     rules = load_rules(settings.detection.rules_path)
@@ -94,7 +94,7 @@ def _rules(settings: Settings) -> str:
 
 def _allow_lists(settings: Settings) -> str:
     from shopstream.cli.allowlist import expired_entries  # noqa: PLC0415  start-up time
-    from shopstream.detection import load_allow_list  # noqa: PLC0415  likewise
+    from shopstream.detection.allowlist import load_allow_list  # noqa: PLC0415
 
     if settings.detection.allow_lists_path is None:
         return "none; nothing is suppressed"
@@ -134,7 +134,7 @@ def _engine(settings: Settings) -> str:
 
 
 def _lake(settings: Settings) -> str:
-    from shopstream.bootstrap import open_lakehouse  # noqa: PLC0415  start-up time
+    from shopstream.adapters.stores import open_lakehouse  # noqa: PLC0415
     from shopstream.lakehouse.ports import LakeTable  # noqa: PLC0415  likewise
 
     if not settings.lake_path.exists():

@@ -7,11 +7,11 @@ from importlib.metadata import version
 from typing import Any
 from uuid import uuid4
 
-from shopstream.aws import client, explained
-from shopstream.bootstrap.aws import S3Objects
+from shopstream.adapters.aws import S3Objects
+from shopstream.aws.clients import client, explained
 from shopstream.cli.findings import TroubleError
 from shopstream.config import Settings
-from shopstream.stream.dynamodb import ConsumerTable
+from shopstream.stream.lease_table import LeaseTable
 
 __all__ = ["CHECKS"]
 
@@ -87,7 +87,7 @@ def _check_keys(what: str, found: Mapping[str, Any], expected: Mapping[str, str]
 def _leases(settings: Settings) -> str:
     kinesis = settings.aws.kinesis
     _table(kinesis.leases)
-    (engine, *_) = (*ConsumerTable(kinesis.leases, f"{kinesis.events}/engine-lease").all(), None)
+    (engine, *_) = (*LeaseTable(kinesis.leases, f"{kinesis.events}/engine-lease").all(), None)
     if engine is None or engine.owner is None:
         return f"{kinesis.leases}: no engine runs; deploy the worker, or start `shopstream run`"
     return f"{kinesis.leases}: {engine.owner} is the engine, or was the last one"

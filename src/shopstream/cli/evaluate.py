@@ -14,9 +14,9 @@ from shopstream.clock import Clock, SystemClock, from_ms
 from shopstream.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from shopstream.evaluation.matrix import Done, Matrix
+    from shopstream.evaluation.formatting import Facts
+    from shopstream.evaluation.runner import Done, Matrix
     from shopstream.evaluation.summary import Summary
-    from shopstream.evaluation.words import Facts
 
 __all__ = ["evaluate"]
 
@@ -65,12 +65,12 @@ def evaluate(
       shopstream evaluate --seeds 5 --tuning --out /tmp/look --format json
     """
     from shopstream.evaluation.cache import default_cache  # noqa: PLC0415  start-up time
-    from shopstream.evaluation.matrix import Done, Matrix  # noqa: PLC0415
+    from shopstream.evaluation.formatting import verdict  # noqa: PLC0415
     from shopstream.evaluation.plan import Shop, seeds_of  # noqa: PLC0415
     from shopstream.evaluation.report import write_report  # noqa: PLC0415
-    from shopstream.evaluation.rows import load_rows  # noqa: PLC0415
+    from shopstream.evaluation.runner import Done, Matrix  # noqa: PLC0415
     from shopstream.evaluation.summary import summarise  # noqa: PLC0415
-    from shopstream.evaluation.words import verdict  # noqa: PLC0415
+    from shopstream.evaluation.targets import load_rows  # noqa: PLC0415
 
     clock = SystemClock()
     started_ms = clock.now_ms()
@@ -106,7 +106,7 @@ def evaluate(
 
 def _run(matrix: "Matrix", folder: Path, done: "Done") -> bool:
     """Run all; returns whether somebody interrupted it."""
-    from shopstream.evaluation.matrix import run_matrix  # noqa: PLC0415
+    from shopstream.evaluation.runner import run_matrix  # noqa: PLC0415
 
     columns = (
         SpinnerColumn(),
@@ -127,8 +127,8 @@ def _run(matrix: "Matrix", folder: Path, done: "Done") -> bool:
 
 
 def _facts(matrix: "Matrix", done: "Done", clock: Clock, started_ms: int, *, tuning: bool, partial: bool) -> "Facts":
+    from shopstream.evaluation.formatting import Facts  # noqa: PLC0415
     from shopstream.evaluation.report import commit_of_code, machine  # noqa: PLC0415
-    from shopstream.evaluation.words import Facts  # noqa: PLC0415
 
     now_ms = clock.now_ms()
     return Facts(
@@ -146,7 +146,7 @@ def _facts(matrix: "Matrix", done: "Done", clock: Clock, started_ms: int, *, tun
 
 
 def _print(summary: "Summary", done: "Done", facts: "Facts", fmt: Format, *, explain: bool) -> None:
-    from shopstream.evaluation.words import control_row, genuine_rows, row_of, short_row_of  # noqa: PLC0415
+    from shopstream.evaluation.formatting import control_row, genuine_rows, row_of, short_row_of  # noqa: PLC0415
 
     rows = [(short_row_of if fmt is Format.TABLE else row_of)(row) for row in summary.rows]
     if fmt is Format.JSON:

@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from shopstream.cli.output import Format, FormatOption, emit, emit_object, out, settings_of
-from shopstream.cli.trying import (
+from shopstream.cli.rule_options import (
     EventsOption,
     FromOption,
     RuleArgument,
@@ -20,8 +20,8 @@ from shopstream.cli.trying import (
 from shopstream.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from shopstream.detection import Rule
-    from shopstream.rehearsal import Explanation
+    from shopstream.detection.rule import Rule
+    from shopstream.ruletools.explanation import Explanation
 
 __all__ = ["explain"]
 
@@ -53,7 +53,7 @@ def explain(
       shopstream rules explain my_rules/hot.yml --key category_id=2053013555
       shopstream rules explain site_rate --from 2019-11-05 --to 2019-11-05
     """
-    from shopstream.rehearsal import explain as hold_against  # noqa: PLC0415  start-up time
+    from shopstream.ruletools.explanation import explain as hold_against  # noqa: PLC0415
 
     settings = settings_of(ctx)
     tried = chosen_rule(settings, rule)

@@ -1,40 +1,160 @@
-"""`shopstream incidents`."""
+"""Incidents as rows for programs.
 
+What the lake says of an incident that nobody asked the newest events about.
+
+`shopstream incidents`.
+
+What people say of incidents: `shopstream incidents ack | resolve | false-positive | reopen | precision`.
+
+`shopstream incidents export`.
+"""
+
+import json
+import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 from rich.text import Text
 
-from shopstream.alerting.grounds import evidence_lines
-from shopstream.alerting.grounds import number as _number
-from shopstream.alerting.incident import Incident, Role, State
-from shopstream.alerting.message import describe_length
-from shopstream.alerting.outbox import Notification
-from shopstream.cli import incident_handling
-from shopstream.cli.incident_context import context_from_lake
-from shopstream.cli.incident_export import export
-from shopstream.cli.incident_handling import INCIDENT_ID
-from shopstream.cli.incident_records import flat, part_record, record
 from shopstream.cli.output import Format, FormatOption, emit, emit_object, err, out, settings_of
+from shopstream.clock import to_ms
 from shopstream.config import Settings
 from shopstream.detection.detection import Severity
+from shopstream.incidents.explanation import evidence_lines, genuine_share
+from shopstream.incidents.explanation import number as _number
+from shopstream.incidents.incident import Handling, Incident, Role, State
+from shopstream.notify.message import describe_length
+from shopstream.notify.outbox import Notification
 
-__all__ = ["app", "incident_line"]
+__all__ = [
+    "INCIDENT_ID",
+    "ack",
+    "app",
+    "context_from_lake",
+    "export",
+    "false_positive",
+    "flat",
+    "incident_line",
+    "part_record",
+    "precision",
+    "record",
+    "reopen",
+    "resolve",
+]
 
 app = typer.Typer(no_args_is_help=True, help="See what was found, and note what was done about it.")
+INCIDENT_ID = Annotated[str, typer.Argument(metavar="ID", help="The incident's id; its beginning is enough.")]
 
-app.command("export")(export)
-app.command("ack")(incident_handling.ack)
-app.command("resolve")(incident_handling.resolve)
-app.command("false-positive")(incident_handling.false_positive)
-app.command("reopen")(incident_handling.reopen)
-app.command("precision")(incident_handling.precision)
+
+def record(incident: Incident) -> dict[str, object]:
+    """Every field."""
+    return {
+        "id": incident.id,
+        "rule": incident.rule,
+        "rules": list(incident.rules),
+        "title": incident.title,
+        "nature": str(incident.nature),
+        "key_kind": incident.key_kind,
+        "keys": dict(incident.keys),
+        "severity": str(incident.severity),
+        "confidence": incident.confidence,
+        "first_event_time": incident.first_event_time,
+        "last_event_time": incident.last_event_time,
+        "detected_at_event_time": incident.detected_at_event_time,
+        "state": str(incident.state),
+        "ongoing": incident.ongoing,
+        "handling": str(incident.handling),
+        "handled_at": incident.handled_at,
+        "comment": incident.comment,
+        "episodes": incident.episodes,
+        "campaign": incident.campaign,
+        "actors": [{"kind": kind, "value": value} for kind, value in incident.actors],
+        "verdict": incident.verdict,
+        "notifications": incident.notifications,
+        "windows": incident.windows,
+        "peak_start": incident.peak_start,
+        "peak_end": incident.peak_end,
+        "peak": dict(incident.peak),
+        "threshold": incident.threshold,
+        "genuine_share": genuine_share(incident),
+        "contributions": dict(incident.contributions),
+        "detail": dict(incident.evidence),
+        "context": None if incident.context is None else dict(incident.context),
+        "tags": list(incident.tags),
+        "rule_version": incident.rule_version,
+        "parent": incident.parent,
+        "role": str(incident.role),
+        "evidence": incident.evidence_command,
+    }
+
+
+def part_record(part: Incident) -> dict[str, object]:
+    """What an incident's own record says of one of its parts."""
+    return {
+        "id": part.id,
+        "role": str(part.role),
+        "rule": part.rule,
+        "keys": dict(part.keys),
+        "severity": str(part.severity),
+        "detected_at_event_time": part.detected_at_event_time,
+        "last_event_time": part.last_event_time,
+        "windows": part.windows,
+        "peak": dict(part.peak),
+    }
+
+
+def flat(values: Mapping[str, object]) -> dict[str, object]:
+    """A CSV cell holds text or a number: `user_id=7`, `a b`; of what is nested deeper there is a count."""
+    return {name: _cell(value) for name, value in values.items()}
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, Mapping):
+        return " ".join(f"{key}={part}" for key, part in value.items())
+    if isinstance(value, list):
+        return len(value) if any(isinstance(part, Mapping) for part in value) else " ".join(map(str, value))
+    return value if not isinstance(value, Iterable) or isinstance(value, str) else str(value)
+
+
+_BEFORE = timedelta(minutes=10)
+_LONGEST = timedelta(hours=1)
+"""Of longer ones, the hour that ends with the strongest window."""
+
+_ALL = 1 << 50
+
+
+def context_from_lake(settings: Settings, incident: Incident) -> Mapping[str, object] | None:
+    """The same as `engine.recent.RecentEvents.describe`, over its time; None where the lake has nothing of it."""
+    import duckdb  # noqa: PLC0415  start-up time
+
+    from shopstream.adapters.stores import has_lake, open_lakehouse  # noqa: PLC0415
+    from shopstream.engine.recent import RecentEvents  # noqa: PLC0415  likewise
+    from shopstream.lakehouse.ports import LakeTable  # noqa: PLC0415  likewise
+    from shopstream.lakehouse.views import create_views  # noqa: PLC0415  likewise
+
+    if not has_lake(settings):
+        return None
+    first, last = incident.first_event_time, incident.last_event_time
+    if last - first > _LONGEST:
+        last = min(last, incident.peak_end)
+        first = max(first, last - _LONGEST)
+    with closing(open_lakehouse(settings)) as lakehouse, duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        create_views(connection, lakehouse, [LakeTable.EVENTS])
+        events = connection.sql(
+            "SELECT * FROM events WHERE event_time BETWEEN ? AND ? ORDER BY event_time", params=[first - _BEFORE, last]
+        ).to_arrow_table()
+        recent = RecentEvents(connection, kept_ms=_ALL, kept_rows=_ALL)
+        recent.keep(events)
+        return recent.describe(incident.keys, to_ms(first), to_ms(last))
+
 
 _SHOWN = 50
 _PARTS = 20
@@ -130,8 +250,8 @@ def list_incidents(
       shopstream incidents list --state open --severity critical --severity high
       shopstream incidents list --rule user_burst --limit 20 --format json
     """
-    from shopstream.alerting import read_incidents  # noqa: PLC0415  start-up time
-    from shopstream.bootstrap import incidents_file  # noqa: PLC0415  likewise
+    from shopstream.adapters.stores import incidents_file  # noqa: PLC0415
+    from shopstream.incidents.queries import read_incidents  # noqa: PLC0415
 
     most = limit if limit is not None else _SHOWN if fmt is Format.TABLE else 0
     incidents = read_incidents(
@@ -166,8 +286,9 @@ def show(ctx: typer.Context, incident_id: INCIDENT_ID, fmt: FormatOption = Forma
       shopstream incidents show 3fa9c1d2e4b70a55-1
       shopstream incidents show 3fa9 --format json
     """
-    from shopstream.alerting import read_episodes, read_incident, read_notifications  # noqa: PLC0415  start-up time
-    from shopstream.bootstrap import incidents_file  # noqa: PLC0415  likewise
+    from shopstream.adapters.stores import incidents_file  # noqa: PLC0415
+    from shopstream.incidents.queries import read_episodes, read_incident  # noqa: PLC0415
+    from shopstream.notify.outbox import read_notifications  # noqa: PLC0415
 
     settings = settings_of(ctx)
     path = incidents_file(settings)
@@ -256,8 +377,8 @@ def events(
       shopstream incidents events 3fa9
       shopstream incidents events 3fa9 --limit 100000 --format csv > events.csv
     """
-    from shopstream.alerting import read_incident  # noqa: PLC0415  start-up time
-    from shopstream.bootstrap import incidents_file, open_lakehouse  # noqa: PLC0415  likewise
+    from shopstream.adapters.stores import incidents_file, open_lakehouse  # noqa: PLC0415
+    from shopstream.incidents.queries import read_incident  # noqa: PLC0415
     from shopstream.models.query import query  # noqa: PLC0415  likewise
 
     settings = settings_of(ctx)
@@ -274,7 +395,7 @@ def events(
 
 def _events_of(settings: Settings, incident: Incident) -> dict[str, int] | None:
     """How many events of each kind the lake has of it; None where there is no lake."""
-    from shopstream.bootstrap import has_lake, open_lakehouse  # noqa: PLC0415  start-up time
+    from shopstream.adapters.stores import has_lake, open_lakehouse  # noqa: PLC0415
     from shopstream.models.query import query  # noqa: PLC0415  likewise
 
     if not has_lake(settings):
@@ -300,3 +421,157 @@ def _composition(events: dict[str, int]) -> str:
 
 def _moment(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+_Comment = Annotated[str | None, typer.Option("--comment", "-m", help="What you found or did.")]
+
+
+def ack(
+    ctx: typer.Context, incident_id: INCIDENT_ID, comment: _Comment = None, fmt: FormatOption = Format.TABLE
+) -> None:
+    """Acknowledge: somebody looks after it. Its episodes go on being counted.
+
+    Examples:
+      shopstream incidents ack 3fa9c1d2e4b70a55-1
+      shopstream incidents ack 3fa9 --comment "price comparison; we call them"
+    """
+    _handle(ctx, incident_id, Handling.ACKNOWLEDGED, comment, fmt)
+
+
+def resolve(
+    ctx: typer.Context, incident_id: INCIDENT_ID, comment: _Comment = None, fmt: FormatOption = Format.TABLE
+) -> None:
+    """Resolve: the rule was right, and nothing is left to do. Counts for the precision of its rules.
+
+    Examples:
+      shopstream incidents resolve 3fa9 --comment "blocked at the edge"
+    """
+    _handle(ctx, incident_id, Handling.RESOLVED, comment, fmt)
+
+
+def false_positive(
+    ctx: typer.Context,
+    incident_id: INCIDENT_ID,
+    comment: Annotated[str, typer.Option("--comment", "-m", help="Why it is none; the next one asks for it.")],
+    fmt: FormatOption = Format.TABLE,
+) -> None:
+    """Say that it is none: its actors are people again for reports and blocklists.
+
+    Counts against the precision of its rules. By the id of a part (one actor of a campaign) it holds for that part
+    alone. The events stay as they are; `shopstream build` brings the reports up to date.
+
+    Examples:
+      shopstream incidents false-positive 3fa9 --comment "our own price check"
+    """
+    _handle(ctx, incident_id, Handling.FALSE_POSITIVE, comment, fmt)
+
+
+def reopen(
+    ctx: typer.Context, incident_id: INCIDENT_ID, comment: _Comment = None, fmt: FormatOption = Format.TABLE
+) -> None:
+    """Take back what was noted; the comment stays unless there is another.
+
+    Examples:
+      shopstream incidents reopen 3fa9 --comment "it was not the price check"
+    """
+    _handle(ctx, incident_id, Handling.NONE, comment, fmt)
+
+
+def precision(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
+    """Show how often each rule was right, as people have judged its incidents.
+
+    Resolved incidents were right, false positives wrong; the others are not judged. The interval says where the true
+    figure lies with 95 %: few judgements say little.
+
+    Examples:
+      shopstream incidents precision
+      shopstream incidents precision --format json
+    """
+    from shopstream.adapters.stores import incidents_file  # noqa: PLC0415
+    from shopstream.incidents.precision import read_precision  # noqa: PLC0415  start-up time
+
+    rows: list[dict[str, object]] = []
+    for one in read_precision(incidents_file(settings_of(ctx))):
+        low, high = one.interval
+        row: dict[str, object] = {"rule": one.rule, "incidents": one.incidents, "right": one.right, "wrong": one.wrong}
+        if fmt is Format.TABLE:
+            known = one.precision is not None
+            row["precision"] = f"{one.precision:.0%}" if known else "not judged yet"
+            row["95 %"] = f"{low:.0%} to {high:.0%}" if known else ""
+        else:
+            row |= {"precision": one.precision, "low": round(low, 4), "high": round(high, 4)}
+        rows.append(row)
+    emit(rows, fmt, empty="No rule has incidents yet.")
+
+
+def _handle(ctx: typer.Context, incident_id: str, handling: Handling, comment: str | None, fmt: Format) -> None:
+    from shopstream.adapters.stores import incidents_file, open_incidents  # noqa: PLC0415
+    from shopstream.incidents.queries import read_incident  # noqa: PLC0415
+
+    settings = settings_of(ctx)
+    read_incident(incidents_file(settings), incident_id)  # so that a wrong --home makes no store
+    with closing(open_incidents(settings)) as store:
+        if handling is Handling.FALSE_POSITIVE:
+            incident = store.mark_false_positive(incident_id, comment or "")
+        elif handling is Handling.NONE:
+            incident = store.reopen(incident_id, comment)
+        elif handling is Handling.RESOLVED:
+            incident = store.resolve(incident_id, comment)
+        else:
+            incident = store.acknowledge(incident_id, comment)
+    if fmt is Format.TABLE:
+        state = (
+            str(incident.state).replace("_", " ") if handling is Handling.NONE else _WORDS_INCIDENT_HANDLING[handling]
+        )
+        out.print(f"Incident {incident.id} is {state}.", highlight=False)
+    else:
+        values = record(incident)
+        emit_object(flat(values) if fmt is Format.CSV else values, fmt)
+
+
+_WORDS_INCIDENT_HANDLING = {
+    Handling.ACKNOWLEDGED: "acknowledged",
+    Handling.RESOLVED: "resolved",
+    Handling.FALSE_POSITIVE: "a false positive",
+}
+
+
+class ExportFormat(StrEnum):
+    """Whose words."""
+
+    OCSF = "ocsf"
+
+
+def export(
+    ctx: typer.Context,
+    *,
+    fmt: Annotated[ExportFormat, typer.Option("--format", help="Whose words.")] = ExportFormat.OCSF,
+    state: Annotated[list[State] | None, typer.Option(help="Only these states.")] = None,
+    severity: Annotated[list[Severity] | None, typer.Option(help="Only these severities.")] = None,
+    source: Annotated[str, typer.Option(help="Names this installation: a URI reference.")] = "urn:shopstream",
+) -> None:
+    """Write incidents for other systems, one JSON object a line, the newest first.
+
+    Each is an OCSF Detection Finding (class 2004) in a CloudEvents 1.0 envelope. The same state of an incident has the
+    same id, so a receiver may be given all of them again and again. User ids and addresses are among the fields.
+
+    Examples:
+      shopstream incidents export --format ocsf > findings.jsonl
+      shopstream incidents export --state open --severity critical
+    """
+    from shopstream.adapters.stores import incidents_file  # noqa: PLC0415
+    from shopstream.incidents.queries import read_incidents  # noqa: PLC0415
+    from shopstream.response.ocsf import cloud_event  # noqa: PLC0415  likewise
+
+    del fmt  # there is one as yet
+    path = incidents_file(settings_of(ctx))
+    for incident in read_incidents(path, states=state or (), severities=severity or ()):
+        sys.stdout.write(json.dumps(cloud_event(incident, source), ensure_ascii=False) + "\n")
+
+
+app.command("export")(export)
+app.command("ack")(ack)
+app.command("resolve")(resolve)
+app.command("false-positive")(false_positive)
+app.command("reopen")(reopen)
+app.command("precision")(precision)

@@ -26,7 +26,7 @@ def overview(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     """
     if ctx.invoked_subcommand:
         return
-    from shopstream.bootstrap import open_live  # noqa: PLC0415  start-up time
+    from shopstream.adapters.stores import open_live  # noqa: PLC0415
 
     panels: dict[str, Any] = open_live(settings_of(ctx)).read()
     if fmt is Format.JSON:
@@ -73,7 +73,7 @@ def show(
     """
     import duckdb  # noqa: PLC0415  start-up time
 
-    from shopstream.bootstrap import open_lakehouse  # noqa: PLC0415  start-up time
+    from shopstream.adapters.stores import open_lakehouse  # noqa: PLC0415
     from shopstream.journeys.timeline import timeline  # noqa: PLC0415  start-up time
     from shopstream.lakehouse.views import create_views  # noqa: PLC0415  start-up time
 

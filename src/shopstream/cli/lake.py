@@ -25,7 +25,7 @@ _STEP = 1024
 
 
 def _open(ctx: typer.Context) -> "IcebergLakehouse":
-    from shopstream.bootstrap import open_lakehouse  # noqa: PLC0415  start-up time
+    from shopstream.adapters.stores import open_lakehouse  # noqa: PLC0415
 
     return open_lakehouse(settings_of(ctx))
 

@@ -23,10 +23,10 @@ def send_test(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
         shopstream notify test
       shopstream notify test --format json
     """
-    from shopstream.alerting.message import Message  # noqa: PLC0415  start-up time
-    from shopstream.bootstrap import open_channels  # noqa: PLC0415  likewise
+    from shopstream.adapters.stores import open_channels  # noqa: PLC0415
     from shopstream.detection.detection import Severity  # noqa: PLC0415  likewise
     from shopstream.errors import ConfigurationError, RetryableError  # noqa: PLC0415  likewise
+    from shopstream.notify.message import Message  # noqa: PLC0415  start-up time
 
     channels = open_channels(settings_of(ctx))
     if not channels:
@@ -59,8 +59,8 @@ def list_notifications(
       shopstream notify list
       shopstream notify list --limit 0 --format json
     """
-    from shopstream.alerting import read_notifications  # noqa: PLC0415  start-up time
-    from shopstream.bootstrap import incidents_file  # noqa: PLC0415  likewise
+    from shopstream.adapters.stores import incidents_file  # noqa: PLC0415
+    from shopstream.notify.outbox import read_notifications  # noqa: PLC0415
 
     found = read_notifications(incidents_file(settings_of(ctx)), limit=limit or None)
     rows: list[dict[str, object]] = []
@@ -92,7 +92,7 @@ def retry(ctx: typer.Context) -> None:
     Examples:
       shopstream notify retry
     """
-    from shopstream.bootstrap import retry_notifications  # noqa: PLC0415  start-up time
+    from shopstream.adapters.stores import retry_notifications  # noqa: PLC0415
     from shopstream.clock import SystemClock  # noqa: PLC0415  likewise
 
     count = retry_notifications(settings_of(ctx), SystemClock())

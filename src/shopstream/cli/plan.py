@@ -12,7 +12,7 @@ from shopstream.cli.output import Format, FormatOption, emit, emit_object, out
 from shopstream.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from shopstream.planning import Plan
+    from shopstream.planning.plan import Plan
 
 __all__ = ["plan"]
 
@@ -50,14 +50,10 @@ def plan(
       shopstream plan --events-per-second 20 --format json
       shopstream plan --show-prices > prices.yml
     """
-    from shopstream.planning import (  # noqa: PLC0415  start-up time
-        DEFAULT_REGION,
-        Load,
-        make_plan,
-        packaged_prices,
-        read_prices,
-        shipped_assumptions,
-    )
+    from shopstream.planning.assumptions import shipped_assumptions  # noqa: PLC0415
+    from shopstream.planning.plan import make_plan  # noqa: PLC0415
+    from shopstream.planning.prices import DEFAULT_REGION, packaged_prices, read_prices  # noqa: PLC0415
+    from shopstream.planning.sizing import Load  # noqa: PLC0415
 
     if show_prices:
         sys.stdout.write(packaged_prices())

@@ -33,7 +33,7 @@ def query(
       shopstream query "select event_type, count(*) from events group by all"
       shopstream query "from brand_marketing" --format csv > brands.csv
     """
-    from shopstream.bootstrap import open_lakehouse, reports_file  # noqa: PLC0415  start-up time
+    from shopstream.adapters.stores import open_lakehouse, reports_file  # noqa: PLC0415
     from shopstream.models.query import query as run  # noqa: PLC0415  start-up time
 
     settings = settings_of(ctx)

@@ -6,7 +6,7 @@ import typer
 from rich.markup import escape
 
 from shopstream.cli.output import Format, FormatOption, emit, err, out, settings_of
-from shopstream.models import Bots, ReportName
+from shopstream.models.names import Bots, ReportName
 
 __all__ = ["report"]
 
@@ -37,7 +37,7 @@ def report(
       shopstream report unique_visitors --limit 7 --format json
       shopstream report top_categories --bots both
     """
-    from shopstream.bootstrap import reports_file  # noqa: PLC0415  start-up time
+    from shopstream.adapters.stores import reports_file  # noqa: PLC0415
     from shopstream.models.reports import report as read  # noqa: PLC0415  start-up time
 
     found = read(name, reports_file(settings_of(ctx)), limit, bots)

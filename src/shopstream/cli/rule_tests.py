@@ -12,8 +12,8 @@ from shopstream.config import Settings
 from shopstream.errors import ConfigurationError, RuleError
 
 if TYPE_CHECKING:
-    from shopstream.detection import Rule
-    from shopstream.rehearsal import Trial
+    from shopstream.detection.rule import Rule
+    from shopstream.ruletools.rule_test import Trial
 
 __all__ = ["run_tests"]
 
@@ -52,7 +52,7 @@ def run_tests(
       shopstream rules test my_rules/cart_hoarder.yml
       shopstream rules test --tests tests/rules
     """
-    from shopstream.rehearsal import read_test, try_rule  # noqa: PLC0415  start-up time
+    from shopstream.ruletools.rule_test import read_test, try_rule  # noqa: PLC0415
 
     plan = _plan(settings_of(ctx), place, tests)
     trials: list[Trial] = []
@@ -84,7 +84,7 @@ def run_tests(
 
 
 def _plan(settings: Settings, place: str | None, tests: Path | None) -> _Plan:
-    from shopstream.detection import load_rules, read_rules  # noqa: PLC0415  start-up time
+    from shopstream.detection.loader import load_rules, read_rules  # noqa: PLC0415
 
     own = settings.detection.rules_path
     if place is None and (tests is not None or own is None):
@@ -94,7 +94,7 @@ def _plan(settings: Settings, place: str | None, tests: Path | None) -> _Plan:
             )
         return _Plan(load_rules(own), tests, complete=True)
     if place is not None and not Path(place).is_dir():
-        from shopstream.cli.trying import chosen_rule  # noqa: PLC0415  start-up time
+        from shopstream.cli.rule_options import chosen_rule  # noqa: PLC0415  start-up time
 
         rule = chosen_rule(settings, place)
         beside = Path(place).parent if place.endswith(".yml") else own

@@ -15,8 +15,8 @@ from shopstream.cli.show import show
 from shopstream.config import Settings
 
 if TYPE_CHECKING:
-    from shopstream.detection import Rule
     from shopstream.detection.detector import Detector
+    from shopstream.detection.rule import Rule
 
 __all__ = ["app"]
 
@@ -55,15 +55,15 @@ def list_rules(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
 
 def _rules(settings: Settings) -> "dict[str, Rule]":
     """The rules in force."""
-    from shopstream.detection import load_rules  # noqa: PLC0415  start-up time
+    from shopstream.detection.loader import load_rules  # noqa: PLC0415
 
     return load_rules(settings.detection.rules_path)
 
 
 def _judged(settings: Settings) -> dict[str, str]:
     """Rule or detector → its precision in words, for those that people have judged."""
-    from shopstream.alerting.precision import read_precision  # noqa: PLC0415  start-up time
-    from shopstream.bootstrap import incidents_file  # noqa: PLC0415  likewise
+    from shopstream.adapters.stores import incidents_file  # noqa: PLC0415
+    from shopstream.incidents.precision import read_precision  # noqa: PLC0415  start-up time
 
     return {
         row.rule: f"{row.precision:.0%} of {row.right + row.wrong:,}"
@@ -102,7 +102,7 @@ def _rule_row(rule: "Rule", precision: str | None) -> dict[str, object]:
 
 def _detectors(settings: Settings) -> "list[tuple[Detector, bool]]":
     """Each detector that there is, and whether it is on."""
-    from shopstream.detection.detectors import shipped_detectors  # noqa: PLC0415  start-up time
+    from shopstream.detection.detectors.shipped import shipped_detectors  # noqa: PLC0415
     from shopstream.detection.settings import DetectionSettings  # noqa: PLC0415  likewise
 
     off = settings.detection.detectors_off

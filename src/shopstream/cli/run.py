@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from shopstream.cli.alive import alive
+from shopstream.cli.heartbeat import alive
 from shopstream.cli.output import err, settings_of
-from shopstream.cli.stopping import told_to_stop
+from shopstream.cli.shutdown import told_to_stop
 
 __all__ = ["run"]
 
@@ -31,7 +31,7 @@ def run(
       shopstream run                      process for ever
       shopstream run --until-caught-up    process what is there, then end
     """
-    from shopstream.bootstrap import open_pipeline, watched  # noqa: PLC0415  start-up time
+    from shopstream.adapters.flow import open_pipeline, watched  # noqa: PLC0415
     from shopstream.pipeline import Progress as Where  # noqa: PLC0415  start-up time
 
     settings = settings_of(ctx)

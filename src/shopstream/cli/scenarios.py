@@ -9,7 +9,7 @@ from shopstream.cli.output import Format, FormatOption, emit, emit_object, out
 from shopstream.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from shopstream.simulation import ScenarioFile
+    from shopstream.simulation.scenario_file import ScenarioFile
 
 __all__ = ["app", "find_scenario"]
 
@@ -24,7 +24,7 @@ def find_scenario(name: str, folder: Path | None = None) -> "ScenarioFile":
     Raises:
         ConfigurationError: there is none, or its file is wrong.
     """
-    from shopstream.simulation import load_scenarios, read_scenario  # noqa: PLC0415  start-up time
+    from shopstream.simulation.scenario_file import load_scenarios, read_scenario  # noqa: PLC0415
 
     if name.endswith((".yml", ".yaml")):
         scenario, problems = read_scenario(Path(name))
@@ -48,7 +48,7 @@ def list_scenarios(folder: FolderOption = None, fmt: FormatOption = Format.TABLE
       shopstream scenarios list
       shopstream scenarios list --folder my_scenarios --format json
     """
-    from shopstream.simulation import load_scenarios  # noqa: PLC0415  start-up time
+    from shopstream.simulation.scenario_file import load_scenarios  # noqa: PLC0415
 
     rows: list[dict[str, object]] = []
     for scenario in load_scenarios(folder).values():
@@ -106,7 +106,7 @@ def check(
       shopstream scenarios check my_scenarios/
       shopstream scenarios check my_scenarios/two_floods.yml --format json
     """
-    from shopstream.simulation.scenario_loader import read_scenario, read_scenarios  # noqa: PLC0415  start-up time
+    from shopstream.simulation.scenario_file import read_scenario, read_scenarios  # noqa: PLC0415  start-up time
 
     if path.is_dir():
         scenarios, problems = read_scenarios(path)

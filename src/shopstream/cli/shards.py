@@ -34,7 +34,7 @@ def shards(
       shopstream shards --stream
       shopstream shards --stream --shards 16 --format json
     """
-    from shopstream.bootstrap import open_stream  # noqa: PLC0415  start-up time
+    from shopstream.adapters.stores import open_stream  # noqa: PLC0415
     from shopstream.simulation.skew import (  # noqa: PLC0415  likewise
         even_shards,
         events_of_file,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from shopstream.cli.output import settings_of
-from shopstream.cli.trying import RuleArgument, chosen_rule
+from shopstream.cli.rule_options import RuleArgument, chosen_rule
 
 __all__ = ["show"]
 
@@ -35,7 +35,7 @@ def show(
       shopstream rules show user_regular --sql flink
       shopstream rules show my_rules/hot.yml --sql duckdb
     """
-    from shopstream.engine.target import Target, target_sql  # noqa: PLC0415  start-up time
+    from shopstream.ruletools.rule_sql import Target, target_sql  # noqa: PLC0415  start-up time
 
     chosen = chosen_rule(settings_of(ctx), rule)
     typer.echo(target_sql(chosen.window_declaration(), Target(sql.value)), nl=False)

@@ -17,7 +17,8 @@ from shopstream.clock import from_ms
 from shopstream.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from shopstream.simulation import Replay, ReplayProgress, ReplaySummary
+    from shopstream.simulation.replay import Replay
+    from shopstream.simulation.replay_settings import ReplayProgress, ReplaySummary
 
 __all__ = ["KeyName", "simulate"]
 
@@ -76,8 +77,10 @@ def simulate(
       SHOPSTREAM_PROFILE=aws shopstream simulate s3://bucket/day.csv --speed 60
       shopstream simulate day.csv --restart --format json
     """
-    from shopstream.bootstrap import open_stream  # noqa: PLC0415  start-up time
-    from shopstream.simulation import PartitionKey, Replay, ReplaySettings  # noqa: PLC0415  likewise
+    from shopstream.adapters.stores import open_stream  # noqa: PLC0415
+    from shopstream.simulation.partitioning import PartitionKey  # noqa: PLC0415
+    from shopstream.simulation.replay import Replay  # noqa: PLC0415
+    from shopstream.simulation.replay_settings import ReplaySettings  # noqa: PLC0415
 
     settings = settings_of(ctx)
     how = ReplaySettings(

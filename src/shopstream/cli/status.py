@@ -17,9 +17,9 @@ def status(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
       shopstream status
       shopstream status --format json
     """
-    from shopstream.alerting import count_incidents  # noqa: PLC0415  start-up time
-    from shopstream.bootstrap import has_stream, incidents_file, last_checkpoint, open_stream  # noqa: PLC0415  likewise
+    from shopstream.adapters.stores import has_stream, incidents_file, last_checkpoint, open_stream  # noqa: PLC0415
     from shopstream.engine.engine import Counters  # noqa: PLC0415  start-up time
+    from shopstream.incidents.queries import count_incidents  # noqa: PLC0415
     from shopstream.stream.lag import lag  # noqa: PLC0415  start-up time
 
     settings = settings_of(ctx)

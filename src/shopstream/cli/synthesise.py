@@ -14,7 +14,8 @@ from shopstream.cli.scenarios import find_scenario
 from shopstream.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from shopstream.simulation import OutOfOrder, Scenario, Synthesis, SynthesisSettings, SynthesisSummary
+    from shopstream.simulation.injection import Scenario
+    from shopstream.simulation.synthesis import OutOfOrder, Synthesis, SynthesisSettings, SynthesisSummary
 
 __all__ = ["synthesise"]
 
@@ -85,14 +86,11 @@ def synthesise(
       shopstream synthesise --out mixed.csv \
         --scenario site_flood@15:00 --scenario carding_many_ids
     """
-    from shopstream.simulation import (  # noqa: PLC0415  start-up time
-        FlashSale,
-        Flood,
-        Outage,
-        Scraper,
-        Synthesis,
-        SynthesisSettings,
-    )
+    from shopstream.simulation.bots import Scraper  # noqa: PLC0415
+    from shopstream.simulation.faults import Outage  # noqa: PLC0415
+    from shopstream.simulation.flood import Flood  # noqa: PLC0415
+    from shopstream.simulation.surges import FlashSale  # noqa: PLC0415
+    from shopstream.simulation.synthesis import Synthesis, SynthesisSettings  # noqa: PLC0415
 
     start = _date(from_)
     scenarios: list[Scenario] = []
@@ -238,7 +236,7 @@ def _whole(option: str, text: str) -> int:
 
 
 def _disorder(text: str | None) -> "OutOfOrder | None":
-    from shopstream.simulation import OutOfOrder  # noqa: PLC0415  start-up time
+    from shopstream.simulation.synthesis import OutOfOrder  # noqa: PLC0415
 
     if text is None:
         return None

@@ -50,8 +50,8 @@ def list_verdicts(
       shopstream verdicts list
       shopstream verdicts list --actor 526725566 --format json
     """
-    from shopstream.alerting import read_verdicts  # noqa: PLC0415  start-up time
-    from shopstream.bootstrap import incidents_file  # noqa: PLC0415  likewise
+    from shopstream.adapters.stores import incidents_file  # noqa: PLC0415
+    from shopstream.incidents.verdicts import read_verdicts  # noqa: PLC0415
 
     found = read_verdicts(incidents_file(settings_of(ctx))).to_pylist()
     rows = [row for row in found if actor in {None, row["actor"]}]

@@ -16,12 +16,12 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, PlainT
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from shopstream.dashboard.auth import SecurityHeadersMiddleware, TokenAuthMiddleware
 from shopstream.dashboard.feed import Feed
-from shopstream.dashboard.gate import SafeHeaders, TokenGate
-from shopstream.dashboard.home import Home
 from shopstream.dashboard.metrics import metrics_text
 from shopstream.dashboard.panels import Panels
 from shopstream.dashboard.settings import DashboardSettings
+from shopstream.dashboard.sources import Home
 from shopstream.errors import ShopstreamError
 
 __all__ = ["create_app"]
@@ -84,13 +84,13 @@ def create_app(
             Mount("/static", _Static(packages=[("shopstream.dashboard", "static")])),
         ],
         middleware=[
-            Middleware(SafeHeaders),
+            Middleware(SecurityHeadersMiddleware),
             Middleware(
                 TrustedHostMiddleware,
                 allowed_hosts=[*_LOOPBACK_NAMES, *settings.names, *names],
                 www_redirect=False,
             ),
-            Middleware(TokenGate, token=token),
+            Middleware(TokenAuthMiddleware, token=token),
         ],
         lifespan=lifespan,
     )

@@ -10,13 +10,14 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from shopstream.alerting import State, count_incidents
 from shopstream.clock import from_ms
-from shopstream.dashboard.home import EngineState, Home
+from shopstream.dashboard.sources import EngineState, Home
 from shopstream.engine.checkpoint import CheckpointStore, Manifest
 from shopstream.engine.engine import Counters
 from shopstream.errors import StateError
-from shopstream.stream.status import oldest_unread_ms
+from shopstream.incidents.incident import State
+from shopstream.incidents.queries import count_incidents
+from shopstream.stream.embedded_status import oldest_unread_ms
 
 __all__ = ["Health", "read_health"]
 

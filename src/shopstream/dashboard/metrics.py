@@ -8,7 +8,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from shopstream.dashboard.health import Health, read_health
-from shopstream.dashboard.home import Home
+from shopstream.dashboard.sources import Home
 
 __all__ = ["metrics_text"]
 

@@ -13,13 +13,14 @@ from typing import Final
 
 import duckdb
 
-from shopstream.alerting import Incident, State, count_incidents, read_incidents
-from shopstream.alerting.grounds import evidence_lines
 from shopstream.clock import from_ms
 from shopstream.dashboard.health import read_health
-from shopstream.dashboard.home import Home
 from shopstream.dashboard.reports import reports_panel
+from shopstream.dashboard.sources import Home
 from shopstream.errors import ShopstreamError
+from shopstream.incidents.explanation import evidence_lines
+from shopstream.incidents.incident import Incident, State
+from shopstream.incidents.queries import count_incidents, read_incidents
 from shopstream.journeys.embedded import EmbeddedLiveStore
 
 __all__ = ["Panels", "incidents_panel", "live_panel"]

@@ -6,7 +6,7 @@ from typing import Final
 import duckdb
 
 from shopstream.errors import StateError
-from shopstream.models import Bots, ReportName
+from shopstream.models.names import Bots, ReportName
 from shopstream.models.reports import choose_bots, open_reports, report, scope
 
 __all__ = ["reports_panel"]

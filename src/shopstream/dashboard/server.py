@@ -14,10 +14,10 @@ from pathlib import Path
 import uvicorn
 
 from shopstream.dashboard.app import create_app
+from shopstream.dashboard.auth import load_token
 from shopstream.dashboard.feed import Feed
-from shopstream.dashboard.home import Home
 from shopstream.dashboard.settings import DashboardSettings
-from shopstream.dashboard.token import load_token
+from shopstream.dashboard.sources import Home
 from shopstream.errors import ConfigurationError
 
 __all__ = ["is_loopback", "open_page", "serve"]

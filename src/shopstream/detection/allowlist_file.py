@@ -12,8 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, IPvAnyAddress, ValidationError
 from pydantic import model_validator as check_model
 
-from shopstream.detection.strict_yaml import Lines, Place, YamlError, line_of, read_mapping, said
-from shopstream.detection.yaml_folder import content_of, yaml_files
+from shopstream.yaml_files import Lines, Place, YamlError, content_of, line_of, read_mapping, said, yaml_files
 
 __all__ = ["Actors", "AllowProblem", "Entry", "Sale", "read_allow_file", "read_allow_list"]
 

@@ -9,7 +9,7 @@ from collections.abc import Collection
 import sqlglot
 from sqlglot import exp
 
-from shopstream.engine.derived import COLUMNS, DERIVED_FIELDS
+from shopstream.engine.derived_columns import COLUMNS, DERIVED_FIELDS
 
 __all__ = ["AGGREGATES", "MAX_EXPRESSION", "check_condition", "check_filter", "check_measure"]
 

@@ -12,11 +12,20 @@ import duckdb
 from pydantic import ValidationError
 
 from shopstream.detection.rule import Rule
-from shopstream.detection.strict_yaml import MAX_BYTES, Lines, YamlError, line_of, read_mapping, said
-from shopstream.detection.yaml_folder import content_of, misplaced_words, yaml_files
 from shopstream.engine.compile import batch_sql
 from shopstream.errors import RuleError
 from shopstream.events.schema import EVENT_FIELDS, duckdb_columns
+from shopstream.yaml_files import (
+    MAX_BYTES,
+    Lines,
+    YamlError,
+    content_of,
+    line_of,
+    misplaced_words,
+    read_mapping,
+    said,
+    yaml_files,
+)
 
 __all__ = ["MAX_RULE_BYTES", "RuleProblem", "load_rules", "read_rule", "read_rules", "shipped_rules"]
 

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from shopstream.detection.detection import Severity
 from shopstream.detection.duration import parse_duration
 from shopstream.detection.expression import check_condition, check_filter, check_measure
-from shopstream.engine.derived import COLUMNS
+from shopstream.engine.derived_columns import COLUMNS
 from shopstream.engine.window import WindowDeclaration, WindowKind
 
 __all__ = ["MEASURE_NAME", "RULE_ID", "Rule", "RuleStatus", "Window"]

@@ -23,10 +23,9 @@ from typing import Final
 import duckdb
 
 from shopstream.clock import from_ms
-from shopstream.engine.bounds import Run, demand_of
 from shopstream.engine.compile import batch_sql, compile_window
-from shopstream.engine.derive import derived_rows
-from shopstream.engine.derived import ACTOR_HORIZON_MS, VISIT_HORIZON_MS, event_columns, stateful
+from shopstream.engine.derived_columns import ACTOR_HORIZON_MS, VISIT_HORIZON_MS, derived_rows, event_columns, stateful
+from shopstream.engine.pruning import Run, demand_of
 from shopstream.engine.window import WindowDeclaration, WindowKind
 
 __all__ = ["BatchScan"]

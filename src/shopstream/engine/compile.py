@@ -17,13 +17,13 @@ from dataclasses import dataclass, replace
 import sqlglot
 from sqlglot import exp
 
-from shopstream.engine.derive import derived_rows
-from shopstream.engine.derived import COLUMNS
-from shopstream.engine.lowering import INEXACT, Course, condition_only_grows, course_of, lowered
+from shopstream.engine.derived_columns import COLUMNS, derived_rows
+from shopstream.engine.sql_rewrite import INEXACT, Course, condition_only_grows, course_of, lowered
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.errors import RuleError
 
 __all__ = ["Bound", "Compiled", "batch_sql", "compile_window"]
+
 
 _AGGREGATES = (exp.Count, exp.Sum, exp.Min, exp.Max, exp.Avg)
 

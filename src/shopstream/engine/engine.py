@@ -16,13 +16,12 @@ import pyarrow as pa
 
 from shopstream.clock import Clock
 from shopstream.engine.dedup import SEEN, Deduplicator
-from shopstream.engine.derive import with_texts
-from shopstream.engine.derived import batch_columns, event_columns
+from shopstream.engine.derived_columns import batch_columns, event_columns, with_texts
 from shopstream.engine.lake_rows import dead_letter_rows, event_rows
-from shopstream.engine.operator import BATCH, REPEATED, WindowOperator, build_operator
-from shopstream.engine.ordering import Ordering
+from shopstream.engine.operators import BATCH, REPEATED, WindowOperator, build_operator
 from shopstream.engine.settings import EngineSettings
 from shopstream.engine.signal import Signal
+from shopstream.engine.sort_buffer import Ordering
 from shopstream.engine.watermark import Watermarks
 from shopstream.engine.window import WindowDeclaration
 from shopstream.errors import StateError

@@ -17,8 +17,8 @@ from sqlglot import exp, generator, tokens
 from sqlglot.dialects.dialect import Dialect
 
 from shopstream.engine.compile import compile_window
-from shopstream.engine.derived import ACTOR_HORIZON_MS, VISIT_HORIZON_MS, stateful, stateless
-from shopstream.engine.lowering import INEXACT
+from shopstream.engine.derived_columns import ACTOR_HORIZON_MS, VISIT_HORIZON_MS, stateful, stateless
+from shopstream.engine.sql_rewrite import INEXACT
 from shopstream.engine.window import WindowDeclaration, WindowKind
 
 __all__ = ["STATE_TTL_MS", "flink_sql"]

@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shopstream.engine.derived import stateful, stateless
+from shopstream.engine.derived_columns import stateful, stateless
 from shopstream.events.schema import EVENT_FIELDS
 
 __all__ = ["RecentEvents"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
-from shopstream.engine.derived import COLUMNS
+from shopstream.engine.derived_columns import COLUMNS
 from shopstream.errors import RuleError
 
 __all__ = ["WindowDeclaration", "WindowKind"]

@@ -15,7 +15,7 @@ from shopstream.detection.detection import Nature
 from shopstream.detection.detectors.shipped import shipped_bank
 from shopstream.detection.settings import DetectionSettings
 from shopstream.errors import ConfigurationError
-from shopstream.evaluation.genuine import (
+from shopstream.evaluation.baseline_run import (
     GenuineJob,
     cpu_seconds,
     enabled_rules,
@@ -24,18 +24,18 @@ from shopstream.evaluation.genuine import (
     load_baselines,
     state_folder,
 )
-from shopstream.evaluation.pictures import draw_false, draw_miss
+from shopstream.evaluation.ground_truth import Truth, read_found
 from shopstream.evaluation.plan import Shop, stratum_of
-from shopstream.evaluation.product import INCIDENTS, Product
 from shopstream.evaluation.results import AttackResult, brief_of
-from shopstream.evaluation.rows import Row, load_rows
 from shopstream.evaluation.scoring import GRACE_MS, Role, Score, score
-from shopstream.evaluation.stretches import batches, synthesis_of, world_of
+from shopstream.evaluation.slices import batches, synthesis_of, world_of
+from shopstream.evaluation.system_under_test import INCIDENTS, Product
+from shopstream.evaluation.targets import Row, load_rows
+from shopstream.evaluation.timelines import draw_false, draw_miss
 from shopstream.evaluation.traffic import Traffic
-from shopstream.evaluation.truth import Truth, read_found
-from shopstream.simulation import Episode
-from shopstream.simulation.key import SITE, busy_keys
+from shopstream.simulation.injection import Episode
 from shopstream.simulation.scenario_file import DrawnScenario
+from shopstream.simulation.target import SITE, busy_keys
 
 __all__ = ["AttackJob", "run_attack"]
 

@@ -1,11 +1,14 @@
-"""Files of an evaluation: JSON for programs, Markdown for the documentation, a page with pictures for people."""
+"""The summary as a page of the documentation.
+
+Files of an evaluation: JSON for programs, Markdown for the documentation, a page with pictures for people.
+"""
 
 import json
 import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from importlib import metadata
@@ -15,14 +18,43 @@ from pathlib import Path
 import jinja2
 import plotly
 
-from shopstream.evaluation.figures import delay_figure, false_figure, picture_figure, recall_figure
-from shopstream.evaluation.markdown import markdown
-from shopstream.evaluation.matrix import Done
+from shopstream.evaluation.charts import delay_figure, false_figure, picture_figure, recall_figure
+from shopstream.evaluation.formatting import Facts, control_row, genuine_rows, how_it_was_done, row_of, verdict
 from shopstream.evaluation.results import Picture
+from shopstream.evaluation.runner import Done
 from shopstream.evaluation.summary import Summary
-from shopstream.evaluation.words import Facts, control_row, genuine_rows, how_it_was_done, row_of, verdict
 
-__all__ = ["commit_of_code", "machine", "write_report"]
+__all__ = ["commit_of_code", "machine", "markdown", "write_report"]
+
+
+def markdown(summary: Summary, facts: Facts) -> str:
+    """A Markdown page: every row of the catalogue with its target, controls, genuine days, and how it was done."""
+    head = [
+        "# What detection finds",
+        "",
+        f"{facts.finished:%Y-%m-%d %H:%M} UTC, commit {facts.commit}, {facts.machine}, {facts.minutes:.0f} min. "
+        + ("**Interrupted: not all runs are in it.** " if facts.partial else "")
+        + f"Written by `shopstream evaluate`. {verdict(summary)}",
+    ]
+    parts = [*head, "", "## Attacks and faults", "", *_table([row_of(row) for row in summary.rows])]
+    if summary.controls:
+        parts += ["", "## Controls", "", *_table([control_row(row) for row in summary.controls])]
+    parts += ["", "## Genuine days", "", *_table(genuine_rows(summary))]
+    if summary.genuine.per_rule:
+        rows: list[dict[str, object]] = [
+            {"rule": rule, "false incidents": count} for rule, count in summary.genuine.per_rule.items()
+        ]
+        parts += ["", *_table(rows)]
+    parts += ["", "## How it was done", "", *(f"- {line}" for line in how_it_was_done(facts, summary.genuine)), ""]
+    return "\n".join(parts)
+
+
+def _table(rows: Sequence[Mapping[str, object]]) -> list[str]:
+    if not rows:
+        return ["Nothing was run."]
+    names = list(rows[0])
+    lines = [names, ["---"] * len(names), *([str(row[name]) for name in names] for row in rows)]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
 
 
 def write_report(folder: Path, done: Done, summary: Summary, facts: Facts, page: Path | None) -> None:

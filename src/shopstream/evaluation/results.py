@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from shopstream.evaluation.truth import Found
+from shopstream.evaluation.ground_truth import Found
 
 __all__ = ["AttackResult", "Brief", "GenuineResult", "Picture", "brief_of"]
 

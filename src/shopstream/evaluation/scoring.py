@@ -1,4 +1,6 @@
-"""Which incidents an attack explains, and whether it was found. Incidents are counted, windows never; nothing is
+"""Figures with their uncertainty.
+
+Which incidents an attack explains, and whether it was found. Incidents are counted, windows never; nothing is
 point-adjusted.
 
 A run with an attack starts from the state of the same shop's genuine run and differs from it by the attack alone. So
@@ -15,15 +17,38 @@ or its only actor; or when half of its actors are found one by one. Where actors
 true incident about it alone or about a group that it is in.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from shopstream.detection.detection import Nature
+from shopstream.evaluation.ground_truth import Found, Truth
 from shopstream.evaluation.traffic import Claim, Traffic
-from shopstream.evaluation.truth import Found, Truth
 
-__all__ = ["GRACE_MS", "ActorScore", "Judged", "Role", "Score", "Unit", "score"]
+__all__ = ["GRACE_MS", "ActorScore", "DetectionResult", "Role", "Score", "Unit", "percentile", "rule_of_three", "score"]
+
+_Z = 1.959964
+"""Of the 95 % interval."""
+
+
+def percentile(values: Sequence[float], share: float) -> float | None:
+    """Linear between the two neighbours (as numpy does it); None without values."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    low = math.floor(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+def rule_of_three(found: int, trials: float) -> float:
+    """Upper bound (about 95 %) of a rate per trial: 3/N when nothing was found, else of a Poisson count."""
+    if trials <= 0:
+        return math.inf
+    return 3 / trials if found == 0 else (found + _Z * math.sqrt(found) + _Z * _Z / 2) / trials
+
 
 GRACE_MS = 5 * 60_000
 """Incidents may begin this long after the attack's end and still be its."""
@@ -50,7 +75,7 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class DetectionResult:
     """An incident of a run and what it is.
 
     Args:
@@ -86,7 +111,7 @@ class Score:
 
     first_ms: int
     detected_ms: int | None
-    judged: tuple[Judged, ...]
+    judged: tuple[DetectionResult, ...]
     actors: tuple[ActorScore, ...] = field(default=())
 
     def top(self, role: Role) -> list[Found]:
@@ -141,12 +166,12 @@ def score(
     )
 
 
-def _judge(truth: Truth, found: Found, claim: Claim) -> Judged:
+def _judge(truth: Truth, found: Found, claim: Claim) -> DetectionResult:
     events, hits, users = claim
     if found.nature == Nature.SURGE:
-        return Judged(found, Role.SURGE, hit=False)
+        return DetectionResult(found, Role.SURGE, hit=False)
     if truth.nature is Nature.SURGE:
-        return Judged(found, Role.FALSE, hit=False)
+        return DetectionResult(found, Role.FALSE, hit=False)
     if found.about_actors:
         guilty = truth.actors & found.members if found.members else users
         if found.members:
@@ -155,15 +180,15 @@ def _judge(truth: Truth, found: Found, claim: Claim) -> Judged:
             good = events > 0 and hits >= _MAJORITY * events
         group = len(guilty) >= _GROUP or len(truth.actors) == 1
         hit = good and group and (bool(found.members) or not found.whole)
-        return Judged(found, Role.TRUE if good else Role.FALSE, hit, guilty if good else frozenset())
+        return DetectionResult(found, Role.TRUE if good else Role.FALSE, hit, guilty if good else frozenset())
     if any(found.key.get(column, value) != value for column, value in truth.key.items()):
-        return Judged(found, Role.FALSE, hit=False)
+        return DetectionResult(found, Role.FALSE, hit=False)
     says = _says_what_is_hit(truth, found)
     caused = not truth.actors or (hits > 0 and (says or hits >= _PART * events))
-    return Judged(found, Role.TRUE if caused else Role.FALSE, hit=caused and says and not found.whole)
+    return DetectionResult(found, Role.TRUE if caused else Role.FALSE, hit=caused and says and not found.whole)
 
 
-def _excused(judged: Judged, faults: Sequence[Truth]) -> Judged:
+def _excused(judged: DetectionResult, faults: Sequence[Truth]) -> DetectionResult:
     """An incident about the site that began in a fault is the fault's."""
     found = judged.found
     if found.about_actors or judged.hit:
@@ -178,7 +203,7 @@ def _says_what_is_hit(truth: Truth, found: Found) -> bool:
     return _SITE_COLUMNS.issuperset(found.key)
 
 
-def _by_actor(judged: Sequence[Judged]) -> dict[int, int]:
+def _by_actor(judged: Sequence[DetectionResult]) -> dict[int, int]:
     """Actor → when it was found."""
     moments: dict[int, int] = {}
     for one in judged:

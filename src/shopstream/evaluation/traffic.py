@@ -8,8 +8,8 @@ from typing import Final, Self
 import duckdb
 import pyarrow as pa
 
-from shopstream.engine.derived import stateless
-from shopstream.evaluation.truth import Found
+from shopstream.engine.derived_columns import stateless
+from shopstream.evaluation.ground_truth import Found
 
 __all__ = ["Claim", "Series", "Traffic"]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from shopstream.clock import from_ms
 from shopstream.engine.engine import Engine
-from shopstream.engine.operator import SessionOperator, SlidingOperator, WindowOperator
+from shopstream.engine.operators import SessionOperator, SlidingOperator, WindowOperator
 from shopstream.engine.watermark import BEGINNING
 from shopstream.journeys.names import ProductNames
 from shopstream.journeys.ports import LiveStore

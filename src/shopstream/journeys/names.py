@@ -2,7 +2,7 @@
 
 import duckdb
 
-from shopstream.engine.operator import BATCH
+from shopstream.engine.operators import BATCH
 from shopstream.engine.signal import Signal
 from shopstream.engine.window import WindowDeclaration
 

@@ -31,7 +31,7 @@ from pyiceberg.exceptions import CommitFailedException, NoSuchIcebergTableError,
 from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.table import Table
 
-from shopstream.aws import client, error_code, explained
+from shopstream.aws.clients import client, error_code, explained
 from shopstream.clock import Clock
 from shopstream.errors import BackpressureError, ConfigurationError, RetryableError, StateError
 from shopstream.lakehouse.catalog import CATALOG_NAME, LakeCatalog, OutcomeUnknownError

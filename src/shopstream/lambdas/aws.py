@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-from shopstream import aws
+from shopstream.aws import clients as aws
 from shopstream.detection.baseline import Baselines
 from shopstream.detection.detection import Detection
 from shopstream.errors import RetryableError

@@ -13,14 +13,14 @@ from typing import Any
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from shopstream.alerting.notify import Delivery, Sender
 from shopstream.clock import SystemClock
 from shopstream.config import load_settings
 from shopstream.errors import ShopstreamError
 from shopstream.lambdas.event import records_of, response
-from shopstream.lambdas.line import Line, Taken
 from shopstream.lambdas.metrics import Metrics
 from shopstream.lambdas.setup import open_incidents, open_line
+from shopstream.lambdas.signal_processor import Line, Taken
+from shopstream.notify.sender import Delivery, Sender
 
 __all__ = ["handler"]
 

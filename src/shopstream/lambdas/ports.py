@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from shopstream.alerting.detector_state import SavedDetection
 from shopstream.detection.detection import Detection
+from shopstream.incidents.detector_state import SavedDetection
 
 __all__ = ["Delivery", "DetectorStates", "FailedSignals", "SignalRecord"]
 

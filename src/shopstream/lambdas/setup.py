@@ -6,19 +6,19 @@ from pathlib import Path
 
 from aws_lambda_powertools import Logger
 
-from shopstream.alerting.aws import DetectorState, DynamoIncidentStore, SnsChannel
-from shopstream.alerting.judging import Judging
-from shopstream.alerting.notify import Sender, targets_of
 from shopstream.clock import Clock
 from shopstream.config import Settings
 from shopstream.detection.allowlist import AllowList, load_allow_list
 from shopstream.detection.baseline import Baselines
-from shopstream.detection.detectors import shipped_bank
-from shopstream.detection.judge import RuleWords
-from shopstream.detection.pack import unpack_rules
+from shopstream.detection.detectors.shipped import shipped_bank
+from shopstream.detection.rule_bundle import unpack_rules
+from shopstream.detection.rule_matcher import RuleWords
 from shopstream.errors import ConfigurationError
+from shopstream.incidents.aws import DetectorState, DynamoIncidentStore, SnsChannel
+from shopstream.incidents.detection_runner import Judging
 from shopstream.lambdas.aws import FirehoseDelivery, SqsFailedSignals, read_baselines
-from shopstream.lambdas.line import Line
+from shopstream.lambdas.signal_processor import Line
+from shopstream.notify.sender import Sender, targets_of
 
 __all__ = ["Incidents", "open_incidents", "open_line", "packed_rules"]
 

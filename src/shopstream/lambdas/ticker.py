@@ -8,11 +8,11 @@ from typing import Any
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from shopstream.alerting.aws import DetectorState
-from shopstream.alerting.incident import State
-from shopstream.alerting.reading import count_incidents
 from shopstream.clock import SystemClock
 from shopstream.config import load_settings
+from shopstream.incidents.aws import DetectorState
+from shopstream.incidents.incident import State
+from shopstream.incidents.queries import count_incidents
 from shopstream.lambdas.metrics import Metrics
 from shopstream.lambdas.setup import Incidents, open_incidents
 

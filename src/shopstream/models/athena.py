@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from shopstream.alerting.verdicts import VERDICT_SCHEMA
+from shopstream.incidents.verdicts import VERDICT_SCHEMA
 from shopstream.models.dbt import (
     BuildResult,
     Progress,

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from filelock import FileLock, Timeout
 
-from shopstream.alerting.incident import ACTOR_KINDS
 from shopstream.errors import ConfigurationError, RetryableError, StateError
+from shopstream.incidents.incident import ACTOR_KINDS
 
 __all__ = [
     "PROJECT",

@@ -23,8 +23,8 @@ import duckdb
 import pyarrow as pa
 from fsspec import AbstractFileSystem
 
-from shopstream.alerting.verdicts import VERDICT_SCHEMA
 from shopstream.errors import StateError
+from shopstream.incidents.verdicts import VERDICT_SCHEMA
 from shopstream.lakehouse.ports import Lakehouse, LakeTable
 from shopstream.lakehouse.views import register_storage, view_sql
 from shopstream.models.dbt import (

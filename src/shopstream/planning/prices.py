@@ -11,8 +11,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from shopstream.detection.strict_yaml import MAX_BYTES, Lines, YamlError, line_of, read_mapping, said, unknown_word
 from shopstream.errors import ConfigurationError
+from shopstream.yaml_files import MAX_BYTES, Lines, YamlError, line_of, read_mapping, said, unknown_word
 
 __all__ = ["DEFAULT_REGION", "UNITS", "Price", "PriceList", "packaged_prices", "read_prices"]
 

@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from shopstream.simulation import calibration as real
-from shopstream.simulation.block import Block, Ints, mix
-from shopstream.simulation.calendar import MINUTE_MS, Calendar, Span
 from shopstream.simulation.catalogue import Catalogue
-from shopstream.simulation.overlay import Overlay, World
-from shopstream.simulation.script import Scripted, check, check_size, steps, uniform, views
+from shopstream.simulation.event_batch import Block, Ints, mix
+from shopstream.simulation.injection import Overlay, World
+from shopstream.simulation.intensity import MINUTE_MS, Calendar, Span
+from shopstream.simulation.scripted_attack import Scripted, check, check_size, steps, uniform, views
 
 __all__ = ["Crawler", "Crowd", "Rotation", "Scraper"]
 

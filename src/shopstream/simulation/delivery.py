@@ -11,7 +11,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 
 from shopstream.clock import Clock
 from shopstream.errors import BackpressureError, RetryableError
-from shopstream.simulation.shard_pace import ShardPace
+from shopstream.simulation.rate_limit import ShardPace
 from shopstream.stream.ports import MAX_PUT_BYTES, MAX_PUT_RECORDS, NewRecord, StreamWriter
 
 __all__ = ["Delivery", "DeliveryFigures", "Lane"]

@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from shopstream.detection.detection import Nature
-from shopstream.simulation.block import KINDS, Block, Ints
-from shopstream.simulation.calendar import MINUTE_MS, Span
-from shopstream.simulation.key import SITE, Key
-from shopstream.simulation.overlay import Episode, Overlay, World
-from shopstream.simulation.script import MAX_FACTOR, check, uniform
+from shopstream.simulation.event_batch import KINDS, Block, Ints
+from shopstream.simulation.injection import Episode, Overlay, World
+from shopstream.simulation.intensity import MINUTE_MS, Span
+from shopstream.simulation.scripted_attack import MAX_FACTOR, check, uniform
 from shopstream.simulation.shoppers import PURCHASE
+from shopstream.simulation.target import SITE, Key
 
 __all__ = ["DuplicateStorm", "Outage", "PriceError", "PurchaseCollapse"]
 

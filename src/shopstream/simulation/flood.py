@@ -7,11 +7,11 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from shopstream.simulation.block import Block, Ints, mix
-from shopstream.simulation.calendar import Calendar, Span
-from shopstream.simulation.key import SITE, Key
-from shopstream.simulation.overlay import Overlay, World
-from shopstream.simulation.script import MAX_FACTOR, check, views
+from shopstream.simulation.event_batch import Block, Ints, mix
+from shopstream.simulation.injection import Overlay, World
+from shopstream.simulation.intensity import Calendar, Span
+from shopstream.simulation.scripted_attack import MAX_FACTOR, check, views
+from shopstream.simulation.target import SITE, Key
 
 __all__ = ["Flood"]
 

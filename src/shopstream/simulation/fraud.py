@@ -6,12 +6,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from shopstream.simulation.block import mix
 from shopstream.simulation.catalogue import Catalogue
-from shopstream.simulation.key import SITE, Key
-from shopstream.simulation.overlay import Overlay, World
-from shopstream.simulation.script import Scripted, check, check_size, steps, views
+from shopstream.simulation.event_batch import mix
+from shopstream.simulation.injection import Overlay, World
+from shopstream.simulation.scripted_attack import Scripted, check, check_size, steps, views
 from shopstream.simulation.shoppers import CART, PURCHASE, VIEW
+from shopstream.simulation.target import SITE, Key
 
 __all__ = ["Carding", "Hoarding", "Scalping"]
 

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from shopstream.simulation import calibration as real
-from shopstream.simulation.block import Block, Ints
-from shopstream.simulation.calendar import Calendar, Span
 from shopstream.simulation.catalogue import Catalogue
+from shopstream.simulation.event_batch import Block, Ints
+from shopstream.simulation.intensity import Calendar, Span
 from shopstream.simulation.shoppers import CART, PURCHASE, VIEW, Population
 
 __all__ = ["RESIDENT_IDS", "HeavyUsers"]

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shopstream.errors import StateError
-from shopstream.events import encode_arrow
+from shopstream.events.codec import encode_arrow
 from shopstream.stream.ports import MAX_RECORD_BYTES, NewRecord, Shard, hash_key
 
 __all__ = ["PartitionKey", "Router", "key_texts", "packed"]

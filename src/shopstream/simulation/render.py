@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shopstream.events.schema import EVENT_FIELDS, PRICE_TYPE, REES46_COLUMNS, EventType
-from shopstream.simulation.block import KINDS, Block, Ints, mix
 from shopstream.simulation.catalogue import Catalogue
-from shopstream.simulation.overlay import Overlay
+from shopstream.simulation.event_batch import KINDS, Block, Ints, mix
+from shopstream.simulation.injection import Overlay
 
 __all__ = ["Renderer"]
 

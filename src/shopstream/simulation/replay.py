@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from shopstream.clock import Clock, SystemClock, to_ms
 from shopstream.errors import ConfigurationError, StateError
-from shopstream.events import Decoded, Decoder
+from shopstream.events.codec import Decoded, Decoder
 from shopstream.events.schema import REES46_COLUMNS, WIRE_SCHEMA
 from shopstream.events.sources import Block, Source, identify, open_blocks
 from shopstream.events.validation import time_us
@@ -31,8 +31,8 @@ from shopstream.simulation.bookmark import Bookmark, BookmarkFile
 from shopstream.simulation.delivery import Delivery, Lane
 from shopstream.simulation.pacing import Pacer
 from shopstream.simulation.partitioning import Router, packed
+from shopstream.simulation.rejects import reject_records
 from shopstream.simulation.replay_settings import ReplayProgress, ReplaySettings, ReplaySummary
-from shopstream.simulation.unreadable import reject_records
 from shopstream.stream.ports import NewRecord, Shard, StreamWriter
 
 __all__ = ["Replay", "ReplayTarget", "replay"]

@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from shopstream.errors import ConfigurationError
 from shopstream.simulation import calibration as real
-from shopstream.simulation.block import Block
-from shopstream.simulation.calendar import MINUTE_MS, Calendar, Span
 from shopstream.simulation.catalogue import Catalogue
+from shopstream.simulation.event_batch import Block
+from shopstream.simulation.intensity import MINUTE_MS, Calendar, Span
 
 __all__ = ["CART", "PURCHASE", "VIEW", "Lead", "Population", "Shoppers"]
 

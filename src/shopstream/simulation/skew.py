@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from shopstream.errors import ConfigurationError
-from shopstream.events import Decoder
+from shopstream.events.codec import Decoder
 from shopstream.events.sources import identify, open_blocks
 from shopstream.simulation.partitioning import PartitionKey, Router, key_texts
 from shopstream.stream.ports import HASH_KEY_SPACE, TRIM_HORIZON, Shard, StreamReader

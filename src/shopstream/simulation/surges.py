@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from shopstream.detection.detection import Nature
-from shopstream.simulation.block import Block, Ints
-from shopstream.simulation.calendar import MINUTE_MS, Span
-from shopstream.simulation.overlay import Overlay, World
-from shopstream.simulation.script import MAX_FACTOR, check
+from shopstream.simulation.event_batch import Block, Ints
+from shopstream.simulation.injection import Overlay, World
+from shopstream.simulation.intensity import MINUTE_MS, Span
+from shopstream.simulation.scripted_attack import MAX_FACTOR, check
 from shopstream.simulation.shoppers import Lead
 
 __all__ = ["FlashSale"]

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 from shopstream.clock import to_ms
 from shopstream.errors import ConfigurationError
 from shopstream.simulation import calibration as real
-from shopstream.simulation.block import Block
-from shopstream.simulation.calendar import Calendar, Span
 from shopstream.simulation.catalogue import Catalogue
-from shopstream.simulation.overlay import Episode, Overlay, Scenario, World
+from shopstream.simulation.event_batch import Block
+from shopstream.simulation.injection import Episode, Overlay, Scenario, World
+from shopstream.simulation.intensity import Calendar, Span
 from shopstream.simulation.render import Renderer
 from shopstream.simulation.shoppers import Population
 from shopstream.simulation.traffic import OutOfOrder, Traffic

@@ -7,10 +7,10 @@ import numpy as np
 
 from shopstream.errors import ConfigurationError
 from shopstream.simulation import calibration as real
-from shopstream.simulation.block import Block
-from shopstream.simulation.calendar import MINUTE_MS, Span
+from shopstream.simulation.event_batch import Block
 from shopstream.simulation.heavy_users import HeavyUsers
-from shopstream.simulation.overlay import Overlay, World
+from shopstream.simulation.injection import Overlay, World
+from shopstream.simulation.intensity import MINUTE_MS, Span
 from shopstream.simulation.shoppers import Shoppers
 
 __all__ = ["OutOfOrder", "Traffic"]

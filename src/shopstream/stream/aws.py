@@ -17,12 +17,11 @@ from threading import Lock
 from types import TracebackType
 from typing import Any, Final, Self
 
-from shopstream.aws import client, explained
+from shopstream.aws.clients import client, explained
 from shopstream.clock import Clock
 from shopstream.errors import PermanentError, RetryableError, StateError
-from shopstream.stream.dynamodb import ConsumerTable, NewestTable
-from shopstream.stream.kinesis_reader import Pace, ShardReader, check_limits
-from shopstream.stream.kinesis_shards import listed, shard_number
+from shopstream.stream.kinesis_reader import Pace, ShardReader, check_limits, listed, shard_number
+from shopstream.stream.lease_table import LeaseTable, NewestTable
 from shopstream.stream.limits import check_put
 from shopstream.stream.ports import TRIM_HORIZON, NewRecord, Position, PutOutcome, ReadBatch, Shard
 from shopstream.stream.settings import KinesisSettings
@@ -316,10 +315,10 @@ class KinesisStream:
         self._consumer(consumer).commit(kept)
         self._notes.writing = True
 
-    def leases(self, consumer: str) -> ConsumerTable:
+    def leases(self, consumer: str) -> LeaseTable:
         """The leases by which the workers of a consumer share this stream's shards."""
         self._notes.writing = True
         return self._consumer(consumer)
 
-    def _consumer(self, name: str) -> ConsumerTable:
-        return ConsumerTable(self._table, f"{self.name}/{name}", self._dynamodb)
+    def _consumer(self, name: str) -> LeaseTable:
+        return LeaseTable(self._table, f"{self.name}/{name}", self._dynamodb)

@@ -24,6 +24,7 @@ from typing import Self
 from shopstream.clock import Clock
 from shopstream.errors import BackpressureError, PermanentError, StateError
 from shopstream.stream.database import PAGE_BYTES, Database, create
+from shopstream.stream.embedded_status import StreamStatus, oldest_unread_ms, shard_statuses
 from shopstream.stream.limits import check_put
 from shopstream.stream.ports import (
     MAX_PUT_BYTES,
@@ -36,7 +37,6 @@ from shopstream.stream.ports import (
     Shard,
 )
 from shopstream.stream.settings import StreamSettings
-from shopstream.stream.status import StreamStatus, oldest_unread_ms, shard_statuses
 from shopstream.stream.topology import (
     Routes,
     first_rows,

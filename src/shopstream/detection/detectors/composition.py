@@ -13,9 +13,9 @@ from typing import Any, Final
 from shopstream.detection.baseline import Baselines, Share
 from shopstream.detection.detection import Detection, Nature, Severity
 from shopstream.detection.detectors.cusum import Cusum
+from shopstream.detection.detectors.open_alert import Finding, Spell
 from shopstream.detection.detectors.series import SITE_MINUTE
-from shopstream.detection.detectors.traffic import Traffic, numbers
-from shopstream.detection.detectors.verdict import Finding, Spell
+from shopstream.detection.detectors.site_state import Traffic, numbers
 from shopstream.detection.reference_signals import TAIL_MINUTE
 from shopstream.engine.signal import Signal
 from shopstream.engine.window import WindowDeclaration

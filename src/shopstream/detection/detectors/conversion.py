@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from shopstream.detection.baseline import Baselines
 from shopstream.detection.detection import Detection, Nature, Severity
+from shopstream.detection.detectors.open_alert import Finding, Spell, interval
 from shopstream.detection.detectors.series import SITE_MINUTE
-from shopstream.detection.detectors.traffic import Traffic, numbers
-from shopstream.detection.detectors.verdict import Finding, Spell, interval
+from shopstream.detection.detectors.site_state import Traffic, numbers
 from shopstream.engine.signal import Signal
 from shopstream.engine.window import WindowDeclaration
 from shopstream.errors import StateError

@@ -19,10 +19,10 @@ from typing import Any, Final, NamedTuple
 
 from shopstream.detection.baseline import DAY_MS
 from shopstream.detection.detection import Detection, Nature, Severity
+from shopstream.detection.detectors.open_alert import Finding, Spell, interval
 from shopstream.detection.detectors.series import SITE_MINUTE
-from shopstream.detection.detectors.verdict import Finding, Spell, interval
-from shopstream.detection.heavy import SpaceSaving
-from shopstream.detection.shares import ShareHistory
+from shopstream.detection.share_quantiles import ShareHistory
+from shopstream.detection.space_saving import SpaceSaving
 from shopstream.engine.signal import Signal
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.errors import StateError

@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from shopstream.detection.bank import DetectorBank
 from shopstream.detection.baseline import Baselines
 from shopstream.detection.detector import Detector
+from shopstream.detection.detector_runner import DetectorBank
 from shopstream.detection.detectors.burst import BurstDetector
 from shopstream.detection.detectors.composition import CompositionDetector
 from shopstream.detection.detectors.conversion import ConversionDetector
@@ -12,12 +12,12 @@ from shopstream.detection.detectors.coordination import CoordinationDetector
 from shopstream.detection.detectors.keys import KeyVolumeDetector
 from shopstream.detection.detectors.quality import DuplicateDetector, NullDetector, PriceDetector
 from shopstream.detection.detectors.silence import SilenceDetector
-from shopstream.detection.detectors.traffic import Traffic
+from shopstream.detection.detectors.site_state import Traffic
 from shopstream.detection.detectors.volume import VolumeDetector
 from shopstream.detection.settings import DetectionSettings
 
 if TYPE_CHECKING:
-    from shopstream.detection.reference import ProductReference
+    from shopstream.detection.product_reference import ProductReference
     from shopstream.engine.engine import Engine
 
 __all__ = ["shipped_bank", "shipped_detectors"]
@@ -55,7 +55,7 @@ def shipped_bank(settings: DetectionSettings, baselines: Baselines | None = None
     """A bank of all detectors, with the operators they need; give it to an engine by `declarations` and `attach`."""
 
     def reference(engine: "Engine") -> "ProductReference":
-        from shopstream.detection.reference import ProductReference  # noqa: PLC0415  where there is no engine, no DuckDB
+        from shopstream.detection.product_reference import ProductReference  # noqa: PLC0415  where there is no engine, no DuckDB
 
         return ProductReference(engine.connection, baselines.products if baselines else None)
 

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from shopstream.detection.detection import Detection, Nature, Severity
 from shopstream.detection.detector import BIN_MS
+from shopstream.detection.detectors.open_alert import Finding, Spell
 from shopstream.detection.detectors.series import EVENT_TYPES
-from shopstream.detection.detectors.traffic import SILENCE_ODDS, SITE, Series, Traffic
-from shopstream.detection.detectors.verdict import Finding, Spell
+from shopstream.detection.detectors.site_state import SILENCE_ODDS, SITE, Series, Traffic
 from shopstream.engine.signal import Signal
 from shopstream.engine.window import WindowDeclaration
 from shopstream.errors import StateError

@@ -14,10 +14,10 @@ from typing import Any, Final
 
 from shopstream.detection.detection import Detection, Nature, Severity
 from shopstream.detection.detector import BIN_MS
-from shopstream.detection.detectors.mix import Excess, Judgement
+from shopstream.detection.detectors.open_alert import Finding, Spell, interval
 from shopstream.detection.detectors.series import EVENT_TYPES, SITE_TEN
-from shopstream.detection.detectors.traffic import SITE, Series, Traffic
-from shopstream.detection.detectors.verdict import Finding, Spell, interval
+from shopstream.detection.detectors.site_state import SITE, Series, Traffic
+from shopstream.detection.detectors.surge_classifier import Excess, Judgement
 from shopstream.detection.reference_signals import TAIL_TEN
 from shopstream.engine.signal import Signal
 from shopstream.engine.window import WindowDeclaration

@@ -1,0 +1,241 @@
+"""Opens the stores of a profile, each with only the libraries that it needs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shopstream.clock import Clock, SystemClock
+from shopstream.config import Settings
+from shopstream.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from shopstream.detection.baseline import Baselines
+    from shopstream.engine.checkpoint import CheckpointStore, Manifest
+    from shopstream.incidents.ports import IncidentStore, NotificationChannel
+    from shopstream.journeys.ports import LiveStore
+    from shopstream.lakehouse.iceberg import IcebergLakehouse
+    from shopstream.notify.sender import Sender
+    from shopstream.stream.ports import Stream
+
+__all__ = [
+    "aws_extra",
+    "has_lake",
+    "has_stream",
+    "incidents_file",
+    "keep_baselines",
+    "last_checkpoint",
+    "notification_targets",
+    "open_baselines",
+    "open_channels",
+    "open_checkpoints",
+    "open_incidents",
+    "open_lakehouse",
+    "open_live",
+    "open_sender",
+    "open_stream",
+    "reports_file",
+    "retry_notifications",
+]
+
+_EXTRA = frozenset({"boto3", "botocore", "s3transfer", "aws_lambda_powertools"})
+
+
+@contextmanager
+def aws_extra() -> Iterator[None]:
+    """Around imports that need boto3, which the embedded profile never loads and may not have.
+
+    Raises:
+        ConfigurationError: it is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in _EXTRA:
+            raise
+        raise ConfigurationError(
+            f"the AWS profile needs {error.name}, which is not installed; install the extra `aws` (`make env` does), "
+            "or set SHOPSTREAM_PROFILE=embedded"
+        ) from error
+
+
+def open_stream(settings: Settings, clock: Clock | None = None) -> "Stream":
+    """The stream of events; the embedded one is made where there is none. Close it."""
+    clock = clock or SystemClock()
+    settings.home.mkdir(parents=True, exist_ok=True)
+    if settings.profile == "aws":
+        with aws_extra():
+            from shopstream.adapters.aws import open_stream as of_aws  # noqa: PLC0415  the embedded profile has no boto3
+
+        return of_aws(settings, clock)
+    from shopstream.stream.embedded import EmbeddedStream  # noqa: PLC0415  only what this profile needs
+
+    return EmbeddedStream.open(settings.stream_path, settings.stream, clock)
+
+
+def open_lakehouse(settings: Settings) -> "IcebergLakehouse":
+    """The lakehouse; its tables are made where there are none. Close it."""
+    if settings.profile == "aws":
+        with aws_extra():
+            from shopstream.adapters.aws import open_lakehouse as of_aws  # noqa: PLC0415  the embedded profile has no boto3
+
+        return of_aws(settings)
+    from shopstream.lakehouse.embedded import EmbeddedLakehouse  # noqa: PLC0415  only what this profile needs
+
+    return EmbeddedLakehouse(settings.lake_path, settings.lakehouse)
+
+
+def reports_file(settings: Settings) -> Path:
+    """The file with the marts, as of the last build; may not exist yet."""
+    if settings.profile == "aws":
+        with aws_extra():
+            from shopstream.adapters.aws import fetch_reports  # noqa: PLC0415  the embedded profile has no boto3
+
+        fetch_reports(settings)
+    return settings.reports_path
+
+
+def has_lake(settings: Settings) -> bool:
+    """Whether there is a lake to read; opening it would make one."""
+    return settings.profile == "aws" or settings.lake_path.exists()
+
+
+def open_incidents(settings: Settings, clock: Clock | None = None) -> "IncidentStore":
+    """The incidents, to add to them; made where there are none. Close it."""
+    clock = clock or SystemClock()
+    settings.home.mkdir(parents=True, exist_ok=True)
+    if settings.profile == "aws":
+        with aws_extra():
+            from shopstream.adapters.aws import open_incidents as of_aws  # noqa: PLC0415  the embedded profile has no boto3
+
+        return of_aws(settings, clock)
+    from shopstream.incidents.embedded import EmbeddedIncidentStore  # noqa: PLC0415  only what this profile needs
+    from shopstream.notify.sender import targets_of  # noqa: PLC0415  likewise
+
+    return EmbeddedIncidentStore(settings.incidents_path, settings.alerting, clock, targets_of(settings.alerting))
+
+
+def incidents_file(settings: Settings) -> Path:
+    """The SQLite file that readers of incidents, verdicts and notifications take, as of now; may not exist yet."""
+    if settings.profile == "aws":
+        with aws_extra():
+            from shopstream.adapters.aws import incidents_file as of_aws  # noqa: PLC0415  the embedded profile has no boto3
+
+        return of_aws(settings)
+    return settings.incidents_path
+
+
+def open_live(settings: Settings) -> "LiveStore":
+    """The live journeys."""
+    if settings.profile == "aws":
+        with aws_extra():
+            from shopstream.adapters.aws import open_live as of_aws  # noqa: PLC0415  the embedded profile has no boto3
+
+        return of_aws(settings)
+    from shopstream.journeys.embedded import EmbeddedLiveStore  # noqa: PLC0415  only what this profile needs
+
+    return EmbeddedLiveStore(settings.live_path)
+
+
+def open_checkpoints(settings: Settings) -> "CheckpointStore":
+    """The engine's checkpoints."""
+    if settings.profile == "aws":
+        with aws_extra():
+            from shopstream.adapters.aws import open_checkpoints as of_aws  # noqa: PLC0415  the embedded profile has no boto3
+
+        return of_aws(settings)
+    from shopstream.engine.checkpoint import CheckpointStore  # noqa: PLC0415  only what this profile needs
+
+    return CheckpointStore(settings.checkpoint_path)
+
+
+def last_checkpoint(settings: Settings) -> "Manifest | None":
+    """The checkpoint that holds; None before the first."""
+    if settings.profile != "aws" and not settings.checkpoint_path.exists():
+        return None  # opening the store would make it
+    return open_checkpoints(settings).current()
+
+
+def has_stream(settings: Settings) -> bool:
+    """Whether there is a stream to read; opening it would make one."""
+    return settings.profile == "aws" or settings.stream_path.exists()
+
+
+def open_baselines(settings: Settings) -> "Baselines | None":
+    """What is normal, as it was learnt; None where nothing was."""
+    from shopstream.detection.baseline import Baselines  # noqa: PLC0415  only what this needs
+
+    if settings.profile == "aws" and settings.aws.baselines:
+        with aws_extra():
+            from shopstream.adapters.aws import fetch_baselines  # noqa: PLC0415  the embedded profile has no boto3
+
+        fetch_baselines(settings.aws.baselines, settings.baselines_path)
+    return Baselines.load(settings.baselines_path)
+
+
+def keep_baselines(settings: Settings, baselines: "Baselines") -> str:
+    """Keep what was learnt for engines that start from now on; returns where it is."""
+    baselines.save(settings.baselines_path)
+    if settings.profile != "aws" or not settings.aws.baselines:
+        return str(settings.baselines_path)
+    with aws_extra():
+        from shopstream.adapters.aws import put_baselines  # noqa: PLC0415  the embedded profile has no boto3
+
+    put_baselines(settings.aws.baselines, settings.baselines_path)
+    return settings.aws.baselines
+
+
+def open_channels(settings: Settings) -> "list[NotificationChannel]":
+    """The addresses of the settings, and in the AWS profile the topic, in the order of `notification_targets`.
+
+    Raises:
+        ConfigurationError: an address is none that can be sent to.
+    """
+    channels: list[NotificationChannel] = []
+    if settings.alerting.notify_urls:
+        from shopstream.notify import channels as channel  # noqa: PLC0415
+        from shopstream.notify.sender import targets_of  # noqa: PLC0415
+
+        channels += channel.open_channels(settings.alerting.notify_urls, targets_of(settings.alerting))
+    if settings.profile == "aws":
+        with aws_extra():
+            from shopstream.adapters.aws import topic_channel  # noqa: PLC0415  the embedded profile has no boto3
+
+        channels += topic_channel(settings)
+    return channels
+
+
+def notification_targets(settings: Settings) -> tuple[str, ...]:
+    """A name for each channel, safe to show."""
+    from shopstream.notify.sender import targets_of  # noqa: PLC0415  only what this needs
+
+    return targets_of(settings.alerting, settings.aws.dynamodb.topic_arn if settings.profile == "aws" else None)
+
+
+def open_sender(settings: Settings, clock: Clock) -> "Sender":
+    """Delivers notifications to the channels of the settings.
+
+    Raises:
+        ConfigurationError: an address is none that can be sent to.
+    """
+    channels = open_channels(settings)
+    if settings.profile == "aws":
+        with aws_extra():
+            from shopstream.adapters.aws import open_sender as of_aws  # noqa: PLC0415  the embedded profile has no boto3
+
+        return of_aws(settings, clock, channels)
+    from shopstream.notify.sender import Sender  # noqa: PLC0415  only what this needs
+
+    return Sender(settings.incidents_path, channels, settings.alerting, clock)
+
+
+def retry_notifications(settings: Settings, clock: Clock) -> int:
+    """Let notifications that were given up be tried again; returns how many."""
+    if settings.profile == "aws":
+        with aws_extra():
+            from shopstream.adapters.aws import retry_notifications as of_aws  # noqa: PLC0415  likewise
+
+        return of_aws(settings, clock)
+    from shopstream.notify.outbox import retry_failed  # noqa: PLC0415  only what this needs
+
+    return retry_failed(settings.incidents_path, clock.now_ms())

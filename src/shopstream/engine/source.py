@@ -1,0 +1,176 @@
+"""Takes records from the stream and decodes them, one micro-batch ahead of the engine.
+
+Reading and decoding is half of the work and needs nothing of the engine's state, so it goes on in a thread of its own
+while the engine is busy with the batch before. At the tip there is nothing to be ahead of, and nothing is read ahead.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from shopstream.clock import Clock
+from shopstream.engine.settings import EngineSettings
+from shopstream.engine.watermark import BEGINNING, Watermarks
+from shopstream.events.codec import Decoded, Decoder
+from shopstream.stream.ports import TRIM_HORIZON, ReadBatch, Record, Shard, StreamReader
+
+__all__ = ["Batch", "SourceReader"]
+
+_MS: Final = timedelta(milliseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One micro-batch.
+
+    Args:
+        records: those of one shard together, in order.
+        decoded: their events and rejects.
+        positions: shard id → where to go on after this batch, for shards that gave records.
+        behind_ms: how far the shard that is furthest behind is from its tip.
+    """
+
+    records: Sequence[Record]
+    decoded: Decoded
+    positions: Mapping[str, int]
+    behind_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Shard id → position to read after; whether all shards that can be read are in it; and how much of each."""
+
+    positions: Mapping[str, int]
+    complete: bool
+    max_records: int
+    max_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetched:
+    plan: _Plan
+    reads: Mapping[str, ReadBatch]
+    batch: Batch
+
+
+class SourceReader:
+    """Reads shards fairly: no child before its parents' end, none far ahead of the slowest in event time.
+
+    Args:
+        stream: gives records.
+        watermarks: tell how far each shard is; they learn which shards are at their tip.
+        settings: sizes and the allowed drift.
+        clock: since when a shard is at its tip.
+        readers: shards read at once; more than one pays where a read waits for a network.
+    """
+
+    def __init__(
+        self, stream: StreamReader, watermarks: Watermarks, settings: EngineSettings, clock: Clock, *, readers: int = 1
+    ) -> None:
+        self._stream = stream
+        self._watermarks = watermarks
+        self._settings = settings
+        self._clock = clock
+        self._decoder = Decoder()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="intake")
+        self._readers = ThreadPoolExecutor(readers, thread_name_prefix="shard") if readers > 1 else None
+        self._ahead: Future[_Fetched] | None = None
+        self._positions: dict[str, int] = {}
+        self._at_tip: set[str] = set()
+        self._ended: set[str] = set()
+
+    @property
+    def ended(self) -> list[str]:
+        """Closed shards whose records were all taken."""
+        return sorted(self._ended)
+
+    def start_after(self, positions: Mapping[str, int], ended: Collection[str] = ()) -> None:
+        """Go on after these positions; shards not named are read from their oldest record.
+
+        Args:
+            positions: shard id → the last record that was taken.
+            ended: shards that were read to their end, and are not read again.
+
+        Raises:
+            StateError: retention removed a shard that was not read to its end: its children go on without its tail.
+        """
+        self._positions, self._ended = dict(positions), set(ended)
+        known = dict.fromkeys(self._watermarks.newest(), TRIM_HORIZON) | self._positions
+        for shard_id in known.keys() - self._ended - {shard.shard_id for shard in self._stream.shards()}:
+            self._stream.read(shard_id, known[shard_id], max_records=1, max_bytes=1)  # raises where something is lost
+            self._ended.add(shard_id)
+        for shard_id in self._ended:  # else they would hold the watermark for ever
+            self._watermarks.at_tip(shard_id, self._clock.now_ms(), ended=True)
+
+    def take(self) -> Batch:
+        """The next micro-batch; without records only where every shard is at its tip, or (`behind_ms`) on the way."""
+        while True:
+            fetched = self._ahead.result() if self._ahead else self._fetch(self._plan())
+            self._ahead = None
+            news = self._note(fetched)
+            if fetched.batch.records:
+                self._ahead = self._thread.submit(self._fetch, self._plan())
+            if fetched.batch.records or fetched.batch.behind_ms or (fetched.plan.complete and not news):
+                return fetched.batch
+
+    def _note(self, fetched: _Fetched) -> bool:
+        """Remember how far each shard was read; returns whether one ended, so that its children may be read."""
+        for shard_id, read in fetched.reads.items():
+            self._positions[shard_id] = read.position
+            at_tip = not (read.records or read.behind_ms)
+            if at_tip:
+                self._at_tip.add(shard_id)
+            else:
+                self._at_tip.discard(shard_id)
+            if read.ended:
+                self._ended.add(shard_id)
+            if read.ended or at_tip:
+                self._watermarks.at_tip(shard_id, self._clock.now_ms(), ended=read.ended)
+        return any(read.ended for read in fetched.reads.values())
+
+    def close(self) -> None:
+        """End the thread; what it read ahead is forgotten, and read again by whoever comes next."""
+        self._thread.shutdown(cancel_futures=True)
+        if self._readers:
+            self._readers.shutdown(cancel_futures=True)
+        self._ahead = None
+        self._decoder.close()
+
+    def _plan(self) -> _Plan:
+        shards = self._stream.shards()
+        waiting = {shard.shard_id for shard in shards} - self._ended
+        for shard_id in waiting:  # a child of a split holds the watermark before its first event is read
+            self._watermarks.expect(shard_id)
+        ready = [s for s in shards if s.shard_id in waiting and not waiting.intersection(s.parent_ids)]
+        aligned = self._aligned(ready)
+        # The same share for each, so that those that are read alone do not run far ahead.
+        return _Plan(
+            positions={shard.shard_id: self._positions.get(shard.shard_id, TRIM_HORIZON) for shard in aligned},
+            complete=len(aligned) == len(ready),
+            max_records=max(1, self._settings.batch_events // len(shards)),
+            max_bytes=max(1, self._settings.batch_bytes // len(shards)),
+        )
+
+    def _aligned(self, ready: Sequence[Shard]) -> list[Shard]:
+        newest_ms = {shard.shard_id: self._watermarks.newest_ms(shard.shard_id) for shard in ready}
+        behind = [ms for shard_id, ms in newest_ms.items() if shard_id not in self._at_tip and ms > BEGINNING]
+        limit_ms = min(behind, default=-BEGINNING) + self._settings.max_drift // _MS
+        return [shard for shard in ready if newest_ms[shard.shard_id] <= limit_ms]
+
+    def _fetch(self, plan: _Plan) -> _Fetched:
+        def read(shard_id: str, after: int) -> ReadBatch:
+            return self._stream.read(shard_id, after, max_records=plan.max_records, max_bytes=plan.max_bytes)
+
+        each = self._readers.map if self._readers else map
+        shard_ids, positions = plan.positions.keys(), plan.positions.values()
+        reads = dict(zip(shard_ids, each(read, shard_ids, positions), strict=True))
+        records = [record for read in reads.values() for record in read.records]
+        batch = Batch(
+            records=records,
+            decoded=self._decoder.decode([r.payload for r in records], [r.arrival_ms for r in records]),
+            positions={shard_id: read.position for shard_id, read in reads.items() if read.records},
+            behind_ms=max((read.behind_ms for read in reads.values()), default=0),
+        )
+        return _Fetched(plan, reads, batch)

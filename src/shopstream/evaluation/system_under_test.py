@@ -1,0 +1,137 @@
+"""The product under test: engine, all rules, all detectors, the real incident store; nothing else than event time.
+
+Events come decoded, so that the stream's speed is not what is measured here. Detections reach the incident store in
+steps of ten seconds of event time, as they do live: how often somebody is told does not depend on how large the
+batches of an evaluation are.
+"""
+
+import json
+import sqlite3
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Final, Self
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from shopstream.clock import ManualClock
+from shopstream.detection.detection import Detection
+from shopstream.detection.detector_runner import DetectorBank
+from shopstream.detection.rule import Rule
+from shopstream.detection.rule_matcher import detect
+from shopstream.engine.engine import Engine
+from shopstream.engine.settings import EngineSettings
+from shopstream.events.codec import REJECT_SCHEMA, Decoded
+from shopstream.events.identity import EVENT_ID_SQL
+from shopstream.incidents.embedded import EmbeddedIncidentStore
+from shopstream.incidents.settings import AlertingSettings
+from shopstream.stream.ports import Record
+
+__all__ = ["INCIDENTS", "Product"]
+
+INCIDENTS: Final = "incidents.db"
+"""The incident store, in the product's folder."""
+
+_SHARD = "evaluation"
+_TARGET = "evaluation"
+_STEP_MS = 10_000
+_NO_REJECTS = REJECT_SCHEMA.empty_table()
+
+
+class Product:
+    """One run of the product over events in order of time.
+
+    Args:
+        folder: holds the incident store; made where it is missing.
+        rules: rule id → rule, those that are switched on.
+        bank: the detectors.
+    """
+
+    def __init__(self, folder: Path, rules: Mapping[str, Rule], bank: DetectorBank) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._rules = rules
+        self._bank = bank
+        clock = ManualClock()
+        self.store = EmbeddedIncidentStore(folder / INCIDENTS, AlertingSettings(), clock, (_TARGET,))
+        windows = [*(rule.window_declaration() for rule in rules.values()), *bank.declarations]
+        self.engine = Engine(EngineSettings(threads=1), windows, clock, folder / "spill")
+        self.engine.connection.execute("SET enable_progress_bar = false")
+        bank.attach(self.engine)
+        self._identities = duckdb.connect()
+        self._identities.execute("SET TimeZone = 'UTC'; SET threads = 1; SET enable_progress_bar = false")
+        self._records = 0
+        self._told_ms: int | None = None
+        self.detections = 0
+
+    def feed(self, events: pa.Table) -> None:
+        """Take WIRE_SCHEMA events, in order of time, through engine, detection and incidents."""
+        if not events.num_rows:
+            return
+        self.engine.process(*self._decoded(events))
+        signals = self.engine.advance()
+        watermark_ms = self.engine.watermarks.current_ms
+        self._tell([*detect(signals, self._rules), *self._bank.advance(signals, watermark_ms)], watermark_ms)
+
+    def _decoded(self, events: pa.Table) -> tuple[list[Record], Decoded]:
+        column = events.schema.get_field_index("event_id")
+        if events.column(column).null_count:
+            ids = self._identities.from_arrow(events).project(f"{EVENT_ID_SQL} AS event_id").to_arrow_table()
+            events = events.set_column(column, "event_id", ids["event_id"])
+        newest = events.column("event_time")[-1].cast(pa.int64()).as_py() // 1000
+        events = events.append_column("record", pa.array(np.zeros(len(events), np.int32)))
+        events = events.append_column("place", pa.array(np.arange(len(events), dtype=np.int32)))
+        self._records += 1
+        return [Record(b"", "", _SHARD, self._records, newest)], Decoded(events, _NO_REJECTS)
+
+    def _tell(self, detections: Sequence[Detection], watermark_ms: int) -> None:
+        self.detections += len(detections)
+        steps: dict[int, list[Detection]] = defaultdict(list)
+        for detection in detections:
+            steps[min(-(-detection.end_ms // _STEP_MS) * _STEP_MS, watermark_ms)].append(detection)
+        begin_ms = min([self._told_ms or watermark_ms, *steps])
+        for end_ms in sorted({*range(begin_ms, watermark_ms, _STEP_MS), watermark_ms, *steps}):
+            self.store.apply(steps[end_ms], end_ms)
+        self._told_ms = watermark_ms - watermark_ms % _STEP_MS
+
+    def save(self, folder: Path) -> None:
+        """Write everything the product remembers into a folder of its own."""
+        folder.mkdir(parents=True)
+        self.engine.save(folder / "state.duckdb")
+        watermarks = self.engine.watermarks
+        manifest = {
+            "tables": self.engine.state_tables(),
+            "watermark_ms": watermarks.current_ms,
+            "newest_ms": watermarks.newest(),
+            "detectors": self._bank.snapshot(),
+        }
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        _copy(self.folder / INCIDENTS, folder / INCIDENTS)
+
+    @classmethod
+    def restored(cls, saved: Path, folder: Path, rules: Mapping[str, Rule], bank: DetectorBank) -> Self:
+        """A new run that goes on where `save` was called."""
+        folder.mkdir(parents=True, exist_ok=True)
+        _copy(saved / INCIDENTS, folder / INCIDENTS)
+        product = cls(folder, rules, bank)
+        manifest = json.loads((saved / "manifest.json").read_text())
+        product.engine.restore(
+            saved / "state.duckdb", manifest["tables"], manifest["watermark_ms"], manifest["newest_ms"]
+        )
+        bank.restore(manifest["detectors"])
+        return product
+
+    def close(self) -> None:
+        """Give memory and files back."""
+        self.store.close()
+        self.engine.connection.close()
+        self._identities.close()
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A whole SQLite store, whatever its writer still holds in the log."""
+    with closing(sqlite3.connect(source)) as reader, closing(sqlite3.connect(target)) as writer:
+        reader.backup(writer)

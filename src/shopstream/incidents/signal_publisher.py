@@ -1,0 +1,75 @@
+"""Puts an engine's signals into a stream of one shard, for a judge elsewhere."""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Final
+
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
+
+from shopstream.clock import Clock
+from shopstream.detection.detector import BIN_MS
+from shopstream.engine.signal import Signal
+from shopstream.engine.signal_codec import encode_signals
+from shopstream.errors import BackpressureError, RetryableError
+from shopstream.incidents.detection_runner import DetectionResult
+from shopstream.stream.ports import NewRecord, StreamWriter
+
+__all__ = ["SignalPublisher"]
+
+_PARTITION_KEY: Final = "signals"
+_PATIENCE: Final = timedelta(minutes=2)
+_wait = wait_exponential(multiplier=0.1, max=10)
+
+
+class SignalPublisher:
+    """See `judging.DetectionRunner`: what is told is in the stream when `judge` returns, at least once and in order.
+
+    After a crash the engine tells everything since its checkpoint again; a judge knows by event time what it had.
+
+    Args:
+        writer: a stream whose records all reach one shard.
+        clock: lets the waiting time pass.
+    """
+
+    def __init__(self, writer: StreamWriter, clock: Clock) -> None:
+        self._writer = writer
+        self._told_ms: int | None = None
+        self._retrying = Retrying(
+            retry=retry_if_exception_type(RetryableError),
+            wait=_pause,
+            stop=stop_after_delay(_PATIENCE.total_seconds()),
+            sleep=lambda seconds: clock.sleep(timedelta(seconds=seconds)),
+            reraise=True,
+        )
+
+    def judge(self, signals: Sequence[Signal], until_ms: int) -> DetectionResult:
+        """Put them into the stream. Without signals, only each whole bin of event time is worth a record.
+
+        Raises:
+            RetryableError: the stream did not take them for two minutes.
+        """
+        if not signals and self._told_ms is not None and until_ms // BIN_MS == self._told_ms // BIN_MS:
+            return DetectionResult()
+        for payload in encode_signals(signals, until_ms):
+            # One at a time: a put of several keeps no order when a part of it is refused.
+            self._retrying(self._put, NewRecord(payload, _PARTITION_KEY))
+        self._told_ms = until_ms
+        return DetectionResult()
+
+    def _put(self, record: NewRecord) -> None:
+        (outcome,) = self._writer.put([record])
+        if outcome.error_code is not None:
+            raise RetryableError(f"the stream of signals refused a record: {outcome.error_code}")
+
+    def snapshot(self) -> None:
+        """Nothing: what it told last is told again."""
+        return
+
+    def restore(self, state: Mapping[str, object]) -> list[str]:  # noqa: ARG002  a checkpoint of a worker that judged itself
+        """What a checkpoint holds of detectors stays there: they begin afresh where signals are judged now."""
+        return []
+
+
+def _pause(state: RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    return error.retry_after.total_seconds() if isinstance(error, BackpressureError) else float(_wait(state))

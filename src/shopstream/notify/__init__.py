@@ -1,0 +1,1 @@
+"""Who is told: notification policy, messages and channels."""

@@ -1,0 +1,463 @@
+"""A threshold in many values: `events=10..100:10`.
+
+What a rule would have done: windows, incidents and actors over past events, for one threshold or many.
+
+The windows come from `engine.batch`, so they are those of the stream. Incidents are counted in SQL by the rule that
+`alerting.episode` has for one rule and key: windows that overlap, or lie no further apart than `suppress_for`, are one.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from time import perf_counter
+from typing import Any
+
+import duckdb
+import sqlglot
+from sqlglot import exp
+
+from shopstream.clock import from_ms
+from shopstream.detection.rule import Rule
+from shopstream.engine.batch import BatchScan
+from shopstream.engine.derived_columns import derived_rows, stateful
+from shopstream.errors import ConfigurationError, PermanentError
+from shopstream.incidents.event_query import events_command
+from shopstream.ruletools.ground_truth import KnownEpisode
+from shopstream.ruletools.history import EVENTS, History
+
+__all__ = [
+    "ACTOR_KEYS",
+    "MAX_VALUES",
+    "Attack",
+    "Backtest",
+    "Day",
+    "Example",
+    "Outcome",
+    "Sweep",
+    "episodes_sql",
+    "parse_sweep",
+    "run_backtest",
+]
+
+MAX_VALUES = 200
+"""Values of one sweep."""
+
+_NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,9})?"
+_SHAPE = re.compile(rf"([a-z][a-z0-9_]*)=(-?{_NUMBER})\.\.(-?{_NUMBER})(?::({_NUMBER}))?", re.ASCII)
+_MIRRORED: dict[type[exp.Expr], type[exp.Expr]] = {exp.GT: exp.LT, exp.GTE: exp.LTE, exp.LT: exp.GT, exp.LTE: exp.GTE}
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """A rule's condition with other numbers in the place of one.
+
+    Args:
+        measure: whose comparison it is.
+        now: the number in the rule.
+        conditions: value → condition, from strict to loose, the rule's own number among them.
+    """
+
+    measure: str
+    now: Decimal
+    conditions: dict[Decimal, str]
+
+    @property
+    def loosest(self) -> str:
+        """The condition that every window meets which meets one of the others."""
+        return list(self.conditions.values())[-1]
+
+
+def parse_sweep(text: str, rule: Rule) -> Sweep:
+    """Read `measure=from..to:step` (the step is 1 by default) against a rule.
+
+    Raises:
+        ConfigurationError: another form, too many values, or the rule compares that measure not exactly once.
+    """
+    match = _SHAPE.fullmatch(text)
+    if match is None:
+        raise ConfigurationError(f"expected --sweep measure=from..to:step, e.g. events=10..100:10, got {text!r}")
+    measure = match[1]
+    first, last, step = (Decimal(part) for part in (match[2], match[3], match[4] or "1"))
+    if step <= 0 or last < first:
+        raise ConfigurationError(f"expected --sweep to go up by a step above zero, got {text!r}")
+    count = int((last - first) / step) + 1
+    if count > MAX_VALUES:
+        raise ConfigurationError(f"expected at most {MAX_VALUES} values in --sweep, got {count}; take a longer step")
+    place, rises = _comparison(rule, measure)
+    now = Decimal(str(place.this))
+    values = sorted({now, *(first + step * number for number in range(count))}, reverse=rises)
+    return Sweep(measure, now, {value: _with(rule.condition, measure, value) for value in values})
+
+
+def _comparison(rule: Rule, measure: str) -> tuple[exp.Expr, bool]:
+    """The number that the measure is compared with; whether a larger one is stricter."""
+    if measure not in rule.measures:
+        known = ", ".join(rule.measures)
+        raise ConfigurationError(f"expected a measure of rule {rule.id} in --sweep ({known}), got {measure!r}")
+    tree = sqlglot.parse_one(rule.condition, dialect="duckdb")
+    found = list(_literals_beside(tree, measure))
+    if len(found) != 1:
+        raise ConfigurationError(
+            f"expected rule {rule.id} to compare {measure} with a number just once (e.g. {measure} > 15), got "
+            f"{rule.condition!r}; sweep another measure, or write the condition so"
+        )
+    return found[0]
+
+
+def _literals_beside(tree: exp.Expr, measure: str) -> Iterator[tuple[exp.Expr, bool]]:
+    """Numbers that the measure is compared with; whether a larger one is stricter."""
+    for column in tree.find_all(exp.Column):
+        found = _literal_beside(column) if column.name == measure else None
+        if found is not None:
+            yield found
+
+
+def _literal_beside(column: exp.Expr) -> tuple[exp.Expr, bool] | None:
+    comparison = column.parent
+    if comparison is None or type(comparison) not in _MIRRORED or column.find_ancestor(exp.Not, exp.Case):
+        return None
+    left = comparison.args["this"] is column
+    number = comparison.args["expression" if left else "this"]
+    if not isinstance(number, exp.Literal) or number.is_string:
+        return None
+    kind = type(comparison) if left else _MIRRORED[type(comparison)]
+    return number, kind in {exp.GT, exp.GTE}
+
+
+def _with(condition: str, measure: str, value: Decimal) -> str:
+    tree = sqlglot.parse_one(condition, dialect="duckdb")
+    number, _ = next(_literals_beside(tree, measure))
+    number.replace(exp.Literal.number(f"{value:f}"))
+    return tree.sql(dialect="duckdb")
+
+
+ACTOR_KEYS = frozenset({"user_id", "user_session", "ip", "ip_net", "agent_hash", "user_agent"})
+"""A key with one of these is somebody, who may also buy."""
+
+_WINDOWS, _EPISODES, _BUYERS = "backtest_windows", "backtest_episodes", "backtest_buyers"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one condition gives.
+
+    Args:
+        value: the swept number; None without a sweep.
+        in_force: whether it is the rule's own condition.
+        windows: that met the condition.
+        incidents: episodes of them.
+        actors: different keys; None for the whole site.
+        buyers: those of them that bought something in the time looked at; None where the key is nobody who buys.
+        attacks_found: known attacks with an incident; None without a truth file.
+        unexplained: incidents that no known attack explains; likewise.
+    """
+
+    value: float | None
+    in_force: bool
+    condition: str
+    windows: int
+    incidents: int
+    actors: int | None
+    buyers: int | None
+    attacks_found: int | None = None
+    unexplained: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """A UTC day: incidents that began there, their windows and keys."""
+
+    day: datetime
+    incidents: int
+    windows: int
+    actors: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """An incident.
+
+    Args:
+        keys: key column → value as text.
+        first, last: span of its events.
+        detected: end of its first window.
+        peak: measures of its strongest window.
+        buyer: whether the key bought something in the time looked at.
+        command: shows its events.
+    """
+
+    keys: Mapping[str, str]
+    first: datetime
+    last: datetime
+    detected: datetime
+    windows: int
+    peak: Mapping[str, object]
+    buyer: bool | None
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """A known attack, and how the rule's own condition did.
+
+    Args:
+        kind: its name.
+        start, until: its time.
+        incidents: that it explains.
+        after_s: seconds from its start to the end of the first window; None where there is none.
+    """
+
+    kind: str
+    start: datetime
+    until: datetime
+    incidents: int
+    after_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Backtest:
+    """What a rule would have done.
+
+    Args:
+        events: looked at (copies included); first, last: their span, None without any.
+        outcomes: one, or one a value of the sweep, from strict to loose.
+        days: of the rule's own condition; days without an incident are left out.
+        examples: the first incidents of the rule's own condition.
+        attacks: those of the truth file.
+        elapsed_s: wall-clock time.
+    """
+
+    rule: str
+    key_kind: str
+    events: int
+    first: datetime | None
+    last: datetime | None
+    outcomes: Sequence[Outcome]
+    days: Sequence[Day]
+    examples: Sequence[Example]
+    attacks: Sequence[Attack] = field(default_factory=tuple)
+    elapsed_s: float = 0.0
+
+    @property
+    def own(self) -> Outcome:
+        """That of the rule as it stands."""
+        return next(outcome for outcome in self.outcomes if outcome.in_force)
+
+
+def run_backtest(
+    rule: Rule,
+    history: History,
+    *,
+    sweep: Sweep | None = None,
+    truth: Sequence[KnownEpisode] | None = None,
+    examples: int = 5,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> Backtest:
+    """Try a rule on past events.
+
+    Args:
+        rule: need not be in force.
+        history: the events.
+        sweep: other thresholds to try along.
+        truth: what is known of the events.
+        examples: how many incidents to show.
+        progress: told stretches of time done, and all.
+
+    Raises:
+        PermanentError: DuckDB cannot run it, e.g. for lack of memory or disk.
+    """
+    try:
+        return _Run(rule, history, sweep, truth).result(examples, progress)
+    except duckdb.Error as error:
+        raise PermanentError(
+            f"the backtest of {rule.id} cannot run: {error}; shorten the time with --from and --to, or raise "
+            "engine.memory_limit"
+        ) from error
+
+
+def episodes_sql(windows: str, keys: Sequence[str], suppress_ms: int, condition: str = "TRUE") -> str:
+    """Query: one row for each incident of a table of windows.
+
+    Columns: the keys, start_ms, end_ms, first_event_ms, last_event_ms, detected_ms (end of the first window), windows.
+    """
+    quoted = "".join(f'"{key}", ' for key in keys)
+    by = f"PARTITION BY {quoted[:-2]} " if keys else ""
+    order = f"{by}ORDER BY start_ms, end_ms"
+    before = f"max(end_ms) OVER ({order} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
+    opens = f"CASE WHEN start_ms - {before} <= {suppress_ms} THEN 0 ELSE 1 END"
+    return f"""
+        SELECT {quoted}min(start_ms) AS start_ms, max(end_ms) AS end_ms, min(first_event_ms) AS first_event_ms,
+               max(last_event_ms) AS last_event_ms, min(end_ms) AS detected_ms, count(*) AS windows
+        FROM (SELECT *, sum(opens) OVER ({order} ROWS UNBOUNDED PRECEDING) AS episode
+              FROM (SELECT *, {opens} AS opens FROM {windows} WHERE {condition}))
+        GROUP BY {quoted}episode"""
+
+
+class _Run:
+    """One rule over one history."""
+
+    def __init__(self, rule: Rule, history: History, sweep: Sweep | None, truth: Sequence[KnownEpisode] | None) -> None:
+        self._rule = rule
+        self._history = history
+        self._connection = history.connection
+        self._sweep = sweep
+        self._attacks = None if truth is None else [episode for episode in truth if episode.hostile]
+        self._keys = rule.key
+        self._quoted = ", ".join(f'"{key}"' for key in rule.key)
+        self._buys = bool(ACTOR_KEYS.intersection(rule.key)) and not stateful(rule.key)
+
+    def result(self, examples: int, progress: Callable[[int, int], None]) -> Backtest:
+        began = perf_counter()
+        declaration = self._rule.window_declaration()
+        if self._sweep:
+            loose = self._rule.model_copy(update={"condition": self._sweep.loosest})
+            declaration = loose.window_declaration()
+        history = self._history
+        scan = BatchScan(
+            self._connection, declaration, EVENTS, _WINDOWS, from_ms=history.from_ms, until_ms=history.until_ms
+        )
+        steps = len(scan) + 1
+        progress(0, steps)
+        scan.run(lambda done: progress(done, steps))
+        self._find_buyers()
+        events, first, last = self._all(
+            f"SELECT count(*), min(event_time), max(event_time) FROM {EVENTS} WHERE {history.limits()}"
+        )[0]
+        conditions = self._sweep.conditions.items() if self._sweep else [(None, self._rule.condition)]
+        outcomes = [self._outcome(None if value is None else float(value), text) for value, text in conditions]
+        self._keep_episodes(self._rule.condition)
+        progress(steps, steps)
+        return Backtest(
+            rule=self._rule.id,
+            key_kind=self._rule.key_kind,
+            events=events,
+            first=first,
+            last=last,
+            outcomes=outcomes,
+            days=self._days(),
+            examples=self._examples(examples),
+            attacks=self._found() if self._attacks is not None else (),
+            elapsed_s=perf_counter() - began,
+        )
+
+    def _all(self, sql: str) -> list[tuple[Any, ...]]:
+        rows: list[tuple[Any, ...]] = self._connection.execute(sql).fetchall()
+        return rows
+
+    def _keep_episodes(self, condition: str) -> None:
+        query = episodes_sql(_WINDOWS, self._keys, self._rule.suppress_for, condition)
+        self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {_EPISODES} AS {query}")
+
+    def _find_buyers(self) -> None:
+        """Keys of windows that also have a purchase in the time looked at."""
+        if not self._buys:
+            return
+        # Without windows nobody is asked for; the table is there all the same.
+        some = "TRUE" if self._all(f"SELECT count(*) FROM {_WINDOWS}")[0][0] else "FALSE"
+        bought = f"(SELECT * FROM {EVENTS} WHERE {some} AND event_type = 'purchase' AND {self._history.limits()})"
+        self._connection.execute(f"""
+            CREATE OR REPLACE TEMP TABLE {_BUYERS} AS
+            SELECT DISTINCT {self._quoted} FROM ({derived_rows(bought, self._keys)})
+            SEMI JOIN {_WINDOWS} USING ({self._quoted})""")
+
+    def _outcome(self, value: float | None, condition: str) -> Outcome:
+        self._keep_episodes(condition)
+        keys = f"SELECT DISTINCT {self._quoted} FROM {_EPISODES}"
+        found = unexplained = None
+        if self._attacks is not None:
+            incidents = self._incidents()
+            causes = [[attack for attack in self._attacks if attack.explains(*incident[:3])] for incident in incidents]
+            found = len({id(attack) for attacks in causes for attack in attacks})
+            unexplained = sum(not attacks for attacks in causes)
+        windows, incidents_count = self._all(f"SELECT coalesce(sum(windows), 0), count(*) FROM {_EPISODES}")[0]
+        return Outcome(
+            value=value,
+            in_force=value is None or (self._sweep is not None and value == float(self._sweep.now)),
+            condition=condition,
+            windows=_whole(windows),
+            incidents=_whole(incidents_count),
+            actors=_whole(self._all(f"SELECT count(*) FROM ({keys})")[0][0]) if self._keys else None,
+            buyers=self._count_buyers(keys) if self._buys else None,
+            attacks_found=found,
+            unexplained=unexplained,
+        )
+
+    def _count_buyers(self, keys: str) -> int:
+        joined = f"SELECT count(*) FROM ({keys}) SEMI JOIN {_BUYERS} USING ({self._quoted})"
+        return _whole(self._all(joined)[0][0])
+
+    def _incidents(self) -> list[tuple[dict[str, str], int, int, int]]:
+        """Keys, first and last event, detected: all incidents of the condition that was last kept."""
+        comma = ", " if self._keys else ""
+        rows = self._all(f"SELECT {self._quoted}{comma}first_event_ms, last_event_ms, detected_ms FROM {_EPISODES}")
+        width = len(self._keys)
+        return [(self._named(row), _whole(row[width]), _whole(row[width + 1]), _whole(row[width + 2])) for row in rows]
+
+    def _named(self, row: Sequence[object]) -> dict[str, str]:
+        return {key: str(value) for key, value in zip(self._keys, row, strict=False)}
+
+    def _days(self) -> list[Day]:
+        actors = f"count(DISTINCT ({self._quoted}))" if self._keys else "NULL"
+        rows = self._all(f"""
+            SELECT first_event_ms // 86400000, count(*), sum(windows), {actors}
+            FROM {_EPISODES} GROUP BY 1 ORDER BY 1""")
+        return [
+            Day(
+                datetime.fromtimestamp(_whole(day) * 86_400, UTC),
+                _whole(incidents),
+                _whole(windows),
+                None if actors is None else _whole(actors),
+            )
+            for day, incidents, windows, actors in rows
+        ]
+
+    def _examples(self, count: int) -> list[Example]:
+        comma = ", " if self._keys else ""
+        measures = tuple(self._rule.measures)
+        rank = ", ".join(f'w."{name}" DESC NULLS LAST' for name in measures)
+        same = " AND ".join([f'w."{key}" = e."{key}"' for key in self._keys] or ["TRUE"])
+        peak = ", ".join(f'w."{name}"' for name in measures)
+        buyer = f"({self._quoted}) IN (FROM {_BUYERS})" if self._buys else "NULL"
+        rows = self._all(f"""
+            SELECT {self._quoted}{comma}first_event_ms, last_event_ms, detected_ms, windows, buyer, p.*
+            FROM (SELECT *, {buyer} AS buyer FROM {_EPISODES}
+                  ORDER BY first_event_ms, start_ms{comma}{self._quoted} LIMIT {count}) AS e,
+            LATERAL (SELECT {peak} FROM {_WINDOWS} AS w
+                     WHERE {same} AND w.start_ms >= e.start_ms AND w.end_ms <= e.end_ms AND ({self._rule.condition})
+                     ORDER BY {rank}, w.start_ms LIMIT 1) AS p
+            ORDER BY first_event_ms, start_ms{comma}{self._quoted}""")
+        width = len(self._keys)
+        return [
+            self._example(row[:width], row[width : width + 5], dict(zip(measures, row[width + 5 :], strict=True)))
+            for row in rows
+        ]
+
+    def _example(self, key: Sequence[object], row: Sequence[object], peak: Mapping[str, object]) -> Example:
+        keys, (first_ms, last_ms, detected_ms, windows, buyer) = self._named(key), row
+        first, last = from_ms(_whole(first_ms)), from_ms(_whole(last_ms))
+        return Example(
+            keys=keys,
+            first=first,
+            last=last,
+            detected=from_ms(_whole(detected_ms)),
+            windows=_whole(windows),
+            peak=peak,
+            buyer=None if buyer is None else bool(buyer),
+            command=events_command(keys, first, last),
+        )
+
+    def _found(self) -> list[Attack]:
+        incidents = self._incidents()
+        attacks = []
+        for attack in self._attacks or ():
+            hits = [incident for incident in incidents if attack.explains(*incident[:3])]
+            soonest = min((detected for *_, detected in hits), default=None)
+            after_s = None if soonest is None else (soonest - attack.from_ms) / 1000
+            attacks.append(Attack(attack.kind, from_ms(attack.from_ms), from_ms(attack.until_ms), len(hits), after_s))
+        return attacks
+
+
+def _whole(value: object) -> int:
+    return int(str(value))

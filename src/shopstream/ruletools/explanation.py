@@ -1,0 +1,281 @@
+"""Why a rule did or did not fire on somebody: every window against the condition, part by part."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import duckdb
+import sqlglot
+from sqlglot import exp
+
+from shopstream.clock import from_ms
+from shopstream.detection.rule import Rule
+from shopstream.engine.batch import BatchScan
+from shopstream.engine.compile import compile_window
+from shopstream.engine.derived_columns import DERIVED_FIELDS, derived_rows, stateful, stateless_rows
+from shopstream.errors import ConfigurationError, PermanentError
+from shopstream.events.schema import EVENT_FIELDS
+from shopstream.ruletools.history import EVENTS, History
+
+__all__ = ["Explanation", "NearEvent", "Part", "explain"]
+
+_WINDOWS, _OWN = "explained_windows", "explained_events"
+_TYPES = {field.name: field.duckdb for field in EVENT_FIELDS} | {field.name: field.duckdb for field in DERIVED_FIELDS}
+_ALMOST = 0.999
+_COMPARISONS: dict[type[exp.Expr], str] = {exp.GT: "up", exp.GTE: "up", exp.LT: "down", exp.LTE: "down"}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of the condition; all of them together fire.
+
+    Args:
+        text: as in the rule.
+        windows: in which it held.
+        held: in the closest window.
+        best: the value nearest to the line in any window, where it compares a measure with a number.
+        at_closest: the value in the closest window, likewise.
+    """
+
+    text: str
+    windows: int
+    held: bool
+    best: object
+    at_closest: object
+
+
+@dataclass(frozen=True, slots=True)
+class NearEvent:
+    """An event in or around the closest window; `counted` says that the rule counted it there."""
+
+    event_time: datetime
+    event_type: str
+    product_id: int
+    category_code: str | None
+    brand: str | None
+    price: object
+    counted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """One key against one rule.
+
+    Args:
+        events: of the key in the time looked at; first, last: their span.
+        windows: that have such an event the rule counts.
+        met: windows that met the condition; first_met: when the first of them ended.
+        start, end: the closest window; None where the rule counts none of the events.
+        measures: its values.
+        parts: of the condition.
+        near: events in and around it, in order of time.
+    """
+
+    rule: str
+    keys: Mapping[str, str]
+    condition: str
+    events: int
+    first: datetime
+    last: datetime
+    windows: int
+    met: int
+    first_met: datetime | None
+    start: datetime | None
+    end: datetime | None
+    measures: Mapping[str, object]
+    parts: Sequence[Part]
+    near: Sequence[NearEvent]
+
+
+def explain(
+    rule: Rule,
+    keys: Mapping[str, str],
+    history: History,
+    *,
+    near: int = 20,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> Explanation:
+    """Hold one key's windows against a rule.
+
+    The closest window is the one in which the parts of the condition hold, or come nearest to it, taken together;
+    among equals the strongest, as for an incident's peak.
+
+    Args:
+        rule: need not be in force.
+        keys: a value for each key column of the rule.
+        history: the events.
+        near: events to show at most.
+        progress: told stretches of time done, and all.
+
+    Raises:
+        ConfigurationError: the keys are not the rule's, or a value is no number where the column holds numbers.
+        PermanentError: there are no such events, or DuckDB cannot run it.
+    """
+    values = _values(rule, keys)
+    try:
+        return _Run(rule, keys, values, history).result(near, progress)
+    except duckdb.Error as error:
+        raise PermanentError(
+            f"rule {rule.id} cannot be explained: {error}; shorten the time with --from and --to, or raise "
+            "engine.memory_limit"
+        ) from error
+
+
+def _values(rule: Rule, keys: Mapping[str, str]) -> list[object]:
+    if set(keys) != set(rule.key):
+        wanted = " ".join(f"--key {column}=VALUE" for column in rule.key) or "no key: it is about the whole site"
+        raise ConfigurationError(f"rule {rule.id} takes {wanted}, got {', '.join(keys) or 'none'}")
+    values: list[object] = []
+    for column in rule.key:
+        value: object = keys[column]
+        if _TYPES[column] == "BIGINT":
+            try:
+                value = int(keys[column])
+            except ValueError:
+                raise ConfigurationError(f"expected a whole number for {column}, got {keys[column]!r}") from None
+        values.append(value)
+    return values
+
+
+class _Run:
+    """One key."""
+
+    def __init__(self, rule: Rule, keys: Mapping[str, str], values: Sequence[object], history: History) -> None:
+        self._rule = rule
+        self._keys = {column: keys[column] for column in rule.key}
+        self._values = list(values)
+        self._history = history
+        self._connection = history.connection
+        self._declaration = rule.model_copy(update={"condition": "TRUE"}).window_declaration()
+        parts = compile_window(rule.window_declaration())
+        self._filter, self._columns = parts.filter, parts.columns
+        self._is_key = " AND ".join(f'"{column}" = CAST(? AS {_TYPES[column]})' for column in rule.key) or "TRUE"
+
+    def result(self, near: int, progress: Callable[[int, int], None]) -> Explanation:
+        history = self._history
+        within = f"(SELECT *, epoch_ms(event_time) AS t FROM {EVENTS} WHERE {history.limits()})"
+        own = f"SELECT * EXCLUDE (t) FROM ({stateless_rows(within, self._rule.key)}) WHERE {self._is_key}"
+        kind = "TABLE" if self._rule.key else "VIEW"  # the whole site is too much to copy
+        self._connection.execute(f"CREATE OR REPLACE TEMP {kind} {_OWN} AS {own}", self._values)
+        events, first, last = self._one(f"SELECT count(*), min(event_time), max(event_time) FROM {_OWN}")
+        if not events:
+            raise PermanentError(
+                f"expected events of {_who(self._keys)} in that time, found none; check the value, --from and --to, "
+                "and that the lake has them (`shopstream lake status`)"
+            )
+        self._cut(progress)
+        total, met, first_met_ms = self._one(f"""
+            SELECT count(*), count(*) FILTER (WHERE {self._rule.condition}),
+                   min(end_ms) FILTER (WHERE {self._rule.condition}) FROM {_WINDOWS}""")
+        conjuncts = _conjuncts(sqlglot.parse_one(self._rule.condition, dialect="duckdb"))
+        closest = self._closest(conjuncts) if total else None
+        return Explanation(
+            rule=self._rule.id,
+            keys=self._keys,
+            condition=self._rule.condition,
+            events=events,
+            first=first,
+            last=last,
+            windows=total,
+            met=met,
+            first_met=None if first_met_ms is None else from_ms(first_met_ms),
+            start=from_ms(closest["start_ms"]) if closest else None,
+            end=from_ms(closest["end_ms"]) if closest else None,
+            measures={name: closest[name] for name in self._rule.measures} if closest else {},
+            parts=[self._part(conjunct, closest) for conjunct in conjuncts] if closest else [],
+            near=self._near(closest["start_ms"], closest["end_ms"], near) if closest else [],
+        )
+
+    def _one(self, sql: str, values: Sequence[object] = ()) -> Any:  # noqa: ANN401  a row of any columns
+        return self._connection.execute(sql, list(values)).fetchall()[0]
+
+    def _cut(self, progress: Callable[[int, int], None]) -> None:
+        """Every window of the key. Derived columns look at a shopper's other events: without the shopper in the key,
+        the windows of all keys are cut.
+        """
+        history = self._history
+        alone = not stateful(self._columns)
+        limits = {"from_ms": history.from_ms, "until_ms": history.until_ms}
+        scan = BatchScan(self._connection, self._declaration, _OWN if alone else self._past(), _WINDOWS, **limits)
+        progress(0, len(scan))
+        scan.run(lambda done: progress(done, len(scan)))
+        if not alone:
+            self._connection.execute(f"DELETE FROM {_WINDOWS} WHERE NOT ({self._is_key})", self._values)
+
+    def _past(self) -> str:
+        """The events that derived columns need: also those before the time looked at."""
+        if "user_id" not in self._keys:
+            return EVENTS
+        self._connection.execute(
+            f"CREATE OR REPLACE TEMP TABLE explained_past AS FROM {EVENTS} WHERE user_id = ?",
+            [int(self._keys["user_id"])],
+        )
+        return "explained_past"
+
+    def _closest(self, conjuncts: Sequence[exp.Expr]) -> dict[str, Any]:
+        scores = " + ".join(_nearness(conjunct) for conjunct in conjuncts)
+        strongest = "".join(f'"{name}" DESC NULLS LAST, ' for name in self._rule.measures)  # as an incident's peak
+        cursor = self._connection.execute(
+            f"SELECT * FROM {_WINDOWS} ORDER BY {scores} DESC, {strongest}start_ms LIMIT 1"
+        )
+        names = [column[0] for column in cursor.description or []]
+        return dict(zip(names, cursor.fetchall()[0], strict=True))
+
+    def _part(self, conjunct: exp.Expr, closest: Mapping[str, Any]) -> Part:
+        text = conjunct.sql(dialect="duckdb")
+        measure, way = _compared(conjunct)
+        best = {"up": f'max("{measure}")', "down": f'min("{measure}")'}.get(way, "NULL")
+        held, best_value = self._one(f"SELECT count(*) FILTER (WHERE {text}), {best} FROM {_WINDOWS}")
+        same = f"start_ms = ? AND {self._is_key}"
+        now = self._one(f"SELECT bool_or({text}) FROM {_WINDOWS} WHERE {same}", [closest["start_ms"], *self._values])
+        return Part(text, held, bool(now[0]), best_value, closest.get(measure))
+
+    def _near(self, start_ms: int, end_ms: int, count: int) -> list[NearEvent]:
+        """Those in the window first, then the nearest around it."""
+        inside = f"t >= {start_ms} AND t < {end_ms}"
+        alone = not stateful(self._columns)
+        columns = {*self._columns, "event_type", "product_id", "category_code", "brand", "price", *self._rule.key}
+        source = _OWN if alone else ("explained_past" if "user_id" in self._keys else EVENTS)
+        rows = f"(SELECT * FROM ({derived_rows(source, sorted(columns))}) WHERE {self._is_key})"
+        found = self._connection.execute(
+            f"""SELECT event_time, event_type, product_id, category_code, brand, price,
+                       coalesce({inside} AND {self._filter}, FALSE) AS counted
+                FROM {rows} WHERE {self._history.limits()}
+                ORDER BY counted DESC, abs(t - {start_ms}), t LIMIT {count}""",
+            self._values,
+        ).fetchall()
+        return sorted((NearEvent(*row) for row in found), key=lambda event: event.event_time)
+
+
+def _conjuncts(parsed: exp.Expr) -> list[exp.Expr]:
+    parsed = parsed.unnest()
+    if isinstance(parsed, exp.And):
+        return _conjuncts(parsed.left) + _conjuncts(parsed.right)
+    return [parsed]
+
+
+def _compared(conjunct: exp.Expr) -> tuple[str, str]:
+    """Measure and direction (up, down or none) of `measure > number` and the like; empty for other forms."""
+    left, right = conjunct.args.get("this"), conjunct.args.get("expression")
+    if isinstance(left, exp.Column) and isinstance(right, exp.Literal):
+        return left.name, _COMPARISONS.get(type(conjunct), "")
+    if isinstance(right, exp.Column) and isinstance(left, exp.Literal):
+        return right.name, {"up": "down", "down": "up"}.get(_COMPARISONS.get(type(conjunct), ""), "")
+    return "", ""
+
+
+def _nearness(conjunct: exp.Expr) -> str:
+    """1 where it holds, else how far the measure has come to the line, 0 to almost 1 (as SQL)."""
+    text = conjunct.sql(dialect="duckdb")
+    measure, way = _compared(conjunct)
+    line = next((part.sql(dialect="duckdb") for part in conjunct.args.values() if isinstance(part, exp.Literal)), None)
+    ratio = "0"
+    if way and line is not None:
+        value = f'CAST("{measure}" AS DOUBLE)'
+        ratio = f"{value} / nullif({line}, 0)" if way == "up" else f"{line} / nullif({value}, 0)"
+    return f"CASE WHEN {text} THEN 1 ELSE coalesce(least(greatest({ratio}, 0), {_ALMOST}), 0) END"
+
+
+def _who(keys: Mapping[str, str]) -> str:
+    return ", ".join(f"{column} {value}" for column, value in keys.items()) or "the whole site"
