@@ -8,9 +8,8 @@ import pytest
 
 from shopstream.detection.baseline import Baselines, SeriesProfile, Share
 from shopstream.detection.detector import BIN_MS
-from shopstream.detection.detectors.series import SITE_MINUTE, SITE_TEN
-from shopstream.detection.reference_signals import TAIL_MINUTE, TAIL_TEN
-from shopstream.engine.signal import Signal
+from shopstream.detection.windows import SITE_10S, SITE_60S, TAIL_10S, TAIL_60S
+from shopstream.engine.signals import Signal
 
 START_MS = 1_573_430_400_000  # a Monday, 00:00 UTC
 BINS_A_DAY = 86_400_000 // BIN_MS
@@ -82,10 +81,10 @@ def site_signals(rng, genuine, hostile, *, start_ms=START_MS, tail=True, uniform
         }
         minute.append({**values, "tails": int(tails[place]), "hostile": int(others[place])})
         if count:
-            signals.append(signal(SITE_TEN.name, end_ms, BIN_MS, values))
+            signals.append(signal(SITE_10S.name, end_ms, BIN_MS, values))
             if tail:
                 spread = int(tails[place])
-                signals.append(signal(TAIL_TEN, end_ms, BIN_MS, _tails(spread)))
+                signals.append(signal(TAIL_10S, end_ms, BIN_MS, _tails(spread)))
         if end_ms % 60_000 == 0:
             signals += _minute(rng, end_ms, minute, tail=tail)
             minute = []
@@ -111,10 +110,10 @@ def _minute(rng, end_ms, bins, *, tail):
         "no_category_code": int(rng.binomial(total["events"], 0.32)),
         "no_session": 0,
     }
-    made = [signal(SITE_MINUTE.name, end_ms, 60_000, total)]
+    made = [signal(SITE_60S.name, end_ms, 60_000, total)]
     if tail:
         count = int(rng.binomial(shoppers, 0.1)) + int(rng.binomial(hostile, 0.75))
-        made.append(signal(TAIL_MINUTE, end_ms, 60_000, _tails(count)))
+        made.append(signal(TAIL_60S, end_ms, 60_000, _tails(count)))
     return made
 
 

@@ -13,10 +13,9 @@ from typer.testing import CliRunner
 
 from shopstream.cli import app
 from shopstream.clock import to_ms
-from shopstream.detection.allowlist import ALLOWED, AllowList, agent_hash, load_allow_list
-from shopstream.detection.allowlist_file import read_allow_file
+from shopstream.detection.allowlist import ALLOWED, AllowList, agent_hash, load_allow_list, read_allow_file
 from shopstream.detection.detection import Detection, Severity
-from shopstream.detection.loader import load_rules
+from shopstream.detection.rule import load_rules
 from shopstream.engine.compile import batch_sql
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.errors import ConfigurationError, RuleError

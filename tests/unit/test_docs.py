@@ -20,7 +20,7 @@ from shopstream.config import load_settings
 from shopstream.dashboard.health import Health
 from shopstream.dashboard.metrics import metrics_text
 from shopstream.dashboard.sources import Home
-from shopstream.detection.loader import read_rule, shipped_rules
+from shopstream.detection.rule import read_rule, shipped_rules
 from shopstream.events.validation import REASONS
 
 ROOT = Path(__file__).resolve().parents[2]

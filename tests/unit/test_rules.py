@@ -11,10 +11,9 @@ from shopstream.cli import app
 from shopstream.detection.detection import Severity
 from shopstream.detection.duration import format_duration, parse_duration
 from shopstream.detection.expression import check_condition, check_filter, check_measure
-from shopstream.detection.loader import MAX_RULE_BYTES, load_rules, read_rule, read_rules
-from shopstream.detection.rule import Rule
+from shopstream.detection.rule import MAX_RULE_BYTES, Rule, load_rules, read_rule, read_rules
 from shopstream.detection.rule_matcher import detect, detection_id
-from shopstream.engine.signal import Signal
+from shopstream.engine.signals import Signal
 from shopstream.engine.window import WindowKind
 from shopstream.errors import ConfigurationError, RuleError
 

@@ -16,8 +16,7 @@ from s3transfer.exceptions import RetriesExceededError
 from shopstream.aws.clients import client, error_code, explained
 from shopstream.clock import Clock, SystemClock
 from shopstream.config import Settings
-from shopstream.engine.checkpoint import CheckpointStore
-from shopstream.engine.shared_checkpoint import SharedCheckpointStore
+from shopstream.engine.checkpoint import CheckpointStore, SharedCheckpointStore
 from shopstream.errors import RetryableError
 from shopstream.incidents.aws import (
     DynamoIncidentStore,

@@ -40,7 +40,7 @@ def chosen_rule(settings: Settings, name: str) -> "Rule":
         ConfigurationError: there is no such rule.
         RuleError: the file is wrong.
     """
-    from shopstream.detection.loader import (  # noqa: PLC0415
+    from shopstream.detection.rule import (  # noqa: PLC0415
         load_rules,
         read_rule,
     )

@@ -3,7 +3,7 @@
 import duckdb
 
 from shopstream.engine.operators import BATCH
-from shopstream.engine.signal import Signal
+from shopstream.engine.signals import Signal
 from shopstream.engine.window import WindowDeclaration
 
 __all__ = ["ProductNames"]
