@@ -31,7 +31,7 @@ from shopstream.incidents.settings import AlertingSettings
 from shopstream.journeys.embedded import EmbeddedLiveStore
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.ports import LakeTable
-from shopstream.models.runner import build
+from shopstream.models.dbt import build
 from shopstream.stream.embedded import EmbeddedStream
 from shopstream.stream.ports import NewRecord
 from shopstream.stream.settings import StreamSettings

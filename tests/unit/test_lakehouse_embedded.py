@@ -20,8 +20,7 @@ from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.files import by_day, conform
 from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.settings import LakehouseSettings
-from shopstream.lakehouse.tables import TABLES
-from shopstream.lakehouse.views import create_views
+from shopstream.lakehouse.tables import TABLES, create_views
 
 EVENTS = LakeTable.EVENTS
 DAY_MS = 86_400_000
