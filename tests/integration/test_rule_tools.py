@@ -21,7 +21,7 @@ from shopstream.engine.signal import Signal
 from shopstream.incidents.embedded import EmbeddedIncidentStore
 from shopstream.incidents.settings import AlertingSettings
 from shopstream.lakehouse.ports import LakeTable
-from shopstream.lakehouse.views import create_views
+from shopstream.lakehouse.tables import create_views
 from shopstream.simulation.bots import Scraper
 from shopstream.simulation.flood import Flood
 from shopstream.simulation.replay import Replay

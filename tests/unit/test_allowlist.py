@@ -3,7 +3,6 @@
 import re
 import shutil
 import textwrap
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,11 +10,11 @@ import duckdb
 import pytest
 from typer.testing import CliRunner
 
+from factories import make_detection
 from shopstream.cli import app
 from shopstream.clock import to_ms
 from shopstream.detection.allowlist import ALLOWED, AllowList, agent_hash, load_allow_list
 from shopstream.detection.allowlist_file import ALLOW_LIST_FILES
-from shopstream.detection.detection import Detection, Severity
 from shopstream.detection.loader import load_rules
 from shopstream.engine.compile import batch_sql
 from shopstream.engine.window import WindowDeclaration, WindowKind
@@ -56,27 +55,8 @@ def listed(tmp_path, text=GOOD) -> AllowList:
     return load_allow_list(tmp_path)
 
 
-def detection(key, rule="user_burst", at=NOW, **words):
-    start = to_ms(at)
-    plain = Detection(
-        detection_id="d",
-        rule_id=rule,
-        rule_version="1",
-        title="t",
-        severity=Severity.HIGH,
-        tags=("owasp.oat-015",),
-        key_kind="+".join(key) or "site",
-        key=key,
-        start_ms=start,
-        end_ms=start + 10_000,
-        first_event_ms=start,
-        last_event_ms=start + 9_000,
-        measures={"events": 20},
-        threshold="events > 15",
-        final=True,
-        suppress_for_ms=1,
-    )
-    return replace(plain, **words)
+def detection(key, *, at=NOW, **changes):
+    return make_detection(to_ms(at), key, **({"tags": ("owasp.oat-015",)} | changes))
 
 
 def entry_of(allow_list, found):

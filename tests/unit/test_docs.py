@@ -17,8 +17,7 @@ from typer.testing import CliRunner
 
 from shopstream.cli import app
 from shopstream.config import load_settings
-from shopstream.dashboard.health import Health
-from shopstream.dashboard.metrics import metrics_text
+from shopstream.dashboard.health import Health, metrics_text
 from shopstream.dashboard.sources import Home
 from shopstream.detection.loader import RULE_FILES, shipped_rules
 from shopstream.events.validation import REASONS
@@ -214,7 +213,7 @@ def test_every_path_of_the_data_home_is_explained():
 
 def test_every_metric_is_documented(tmp_path, monkeypatch):
     from shopstream.clock import from_ms  # noqa: PLC0415
-    from shopstream.dashboard import metrics  # noqa: PLC0415
+    from shopstream.dashboard import health as metrics  # noqa: PLC0415
 
     full = Health(True, 1, from_ms(1), {}, from_ms(1), {"shard": 1}, {"open": 1})
     monkeypatch.setattr(metrics, "read_health", lambda _home: full)

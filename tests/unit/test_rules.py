@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from factories import make_signal
 from shopstream.cli import app
 from shopstream.detection.detection import Severity
 from shopstream.detection.duration import format_duration, parse_duration
@@ -14,7 +15,6 @@ from shopstream.detection.expression import check_condition, check_filter, check
 from shopstream.detection.loader import RULE_FILES, load_rules
 from shopstream.detection.rule import Rule
 from shopstream.detection.rule_matcher import detect, detection_id
-from shopstream.engine.signal import Signal
 from shopstream.engine.window import WindowKind
 from shopstream.errors import ConfigurationError, RuleError
 from shopstream.yaml_files import MAX_BYTES
@@ -287,16 +287,7 @@ def test_durations_are_read_and_written(text, ms):
 
 
 def signal(window, **key):
-    return Signal(
-        window=window,
-        key=key,
-        start_ms=1_000,
-        end_ms=11_000,
-        first_event_ms=1_500,
-        last_event_ms=10_500,
-        measures={"events": 16},
-        final=True,
-    )
+    return make_signal(window, 11_000, key, measures={"events": 16})
 
 
 def test_a_signal_of_a_rule_becomes_a_detection_with_the_rules_words():
