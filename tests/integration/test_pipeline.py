@@ -20,7 +20,7 @@ from shopstream.errors import BackpressureError, RetryableError, StateError
 from shopstream.events.codec import encode_arrow
 from shopstream.incidents.queries import read_incidents
 from shopstream.journeys.embedded import EmbeddedLiveStore
-from shopstream.lakehouse.views import create_views
+from shopstream.lakehouse.tables import create_views
 from shopstream.simulation.bots import Scraper
 from shopstream.simulation.flood import Flood
 from shopstream.simulation.replay import Replay

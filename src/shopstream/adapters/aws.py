@@ -28,7 +28,7 @@ from shopstream.incidents.aws import (
 from shopstream.incidents.ports import NotificationChannel
 from shopstream.notify.sender import Sender, targets_of
 from shopstream.stream.aws import KinesisStream
-from shopstream.stream.leader import ExclusiveLease
+from shopstream.stream.leader import LeaderLease
 from shopstream.stream.lease_table import LeaseTable
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ def engine_lease(
     """
     kinesis = settings.aws.kinesis
     owner = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
-    with ExclusiveLease(
+    with LeaderLease(
         LeaseTable(kinesis.leases, f"{kinesis.events}/engine-lease"),
         "engine",
         owner,
@@ -255,7 +255,7 @@ def open_lakehouse(settings: Settings) -> "AwsLakehouse":
 
 def fetch_reports(settings: Settings) -> None:
     """Bring the marts that Athena built into the reports file, unless it has them or DuckDB built it here."""
-    from shopstream.models.marts_file import fetch_marts  # noqa: PLC0415  likewise
+    from shopstream.models.athena import fetch_marts  # noqa: PLC0415  likewise
 
     with closing(open_lakehouse(settings)) as lakehouse:
         fetch_marts(lakehouse, settings.reports_path)

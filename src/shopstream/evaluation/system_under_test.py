@@ -25,7 +25,7 @@ from shopstream.detection.rule_matcher import detect
 from shopstream.engine.engine import Engine
 from shopstream.engine.settings import EngineSettings
 from shopstream.events.codec import REJECT_SCHEMA, Decoded
-from shopstream.events.identity import EVENT_ID_SQL
+from shopstream.events.schema import EVENT_ID_SQL
 from shopstream.incidents.embedded import EmbeddedIncidentStore
 from shopstream.incidents.settings import AlertingSettings
 from shopstream.stream.ports import Record
