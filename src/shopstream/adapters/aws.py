@@ -15,8 +15,7 @@ from uuid import uuid4
 from shopstream.adapters.ports import Adapters
 from shopstream.aws.objects import S3Objects
 from shopstream.dashboard.sources import EngineState, Home
-from shopstream.engine.checkpoint import CheckpointStore
-from shopstream.engine.shared_checkpoint import SharedCheckpointStore
+from shopstream.engine.checkpoint import CheckpointStore, SharedCheckpointStore
 from shopstream.errors import ConfigurationError, RetryableError, ShopstreamError
 from shopstream.incidents.aws import (
     DynamoIncidentStore,
@@ -29,10 +28,10 @@ from shopstream.journeys.embedded import EmbeddedLiveStore
 from shopstream.journeys.shared import SharedLiveStore
 from shopstream.notify.sender import targets_of
 from shopstream.stream.aws import KinesisStream
-from shopstream.stream.lag import lag
-from shopstream.stream.leader import ExclusiveLease
+from shopstream.stream.leader import LeaderLease
 from shopstream.stream.lease_table import LeaseTable
 from shopstream.stream.leases import SharedShards, Watch
+from shopstream.stream.ports import lag
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -106,7 +105,7 @@ class AwsAdapters(Adapters):
 
     def reports_file(self) -> Path:
         """A local copy of the marts, fetched if Athena has built newer ones."""
-        from shopstream.models.marts_file import fetch_marts
+        from shopstream.models.athena import fetch_marts
 
         with closing(self.open_lakehouse()) as lakehouse:
             fetch_marts(lakehouse, self.settings.reports_path)
@@ -216,7 +215,7 @@ class AwsAdapters(Adapters):
     def leadership(self, stop: Callable[[], bool], standing_by: Callable[[str], None]) -> Iterator[Callable[[], None]]:
         """By a lease in DynamoDB: one engine per stream, wherever it runs."""
         kinesis = self.settings.aws.kinesis
-        with ExclusiveLease(
+        with LeaderLease(
             LeaseTable(kinesis.leases, f"{kinesis.events}/engine-lease"),
             "engine",
             _process_name(),

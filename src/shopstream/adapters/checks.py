@@ -15,7 +15,7 @@ from shopstream.adapters.ports import adapters_of
 from shopstream.clock import SystemClock
 from shopstream.config import Settings
 from shopstream.detection.allowlist import load_allow_list
-from shopstream.detection.loader import load_rules
+from shopstream.detection.rule import load_rules
 from shopstream.engine.compile import compile_window
 from shopstream.errors import PermanentError
 from shopstream.lakehouse.ports import LakeTable

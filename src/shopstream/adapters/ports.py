@@ -138,7 +138,7 @@ class Adapters(ABC):
             StateError: a model or a test failed.
         """
         from shopstream.incidents.verdicts import read_verdicts
-        from shopstream.models.runner import build
+        from shopstream.models.dbt import build
 
         if on_athena:
             raise ConfigurationError(

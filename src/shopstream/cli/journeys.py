@@ -73,7 +73,7 @@ def show(
     import duckdb  # noqa: PLC0415  start-up time
 
     from shopstream.journeys.timeline import timeline  # noqa: PLC0415  start-up time
-    from shopstream.lakehouse.views import create_views  # noqa: PLC0415  start-up time
+    from shopstream.lakehouse.tables import create_views  # noqa: PLC0415  start-up time
 
     lakehouse = adapters_of(settings_of(ctx)).open_lakehouse()
     try:
