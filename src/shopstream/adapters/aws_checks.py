@@ -119,9 +119,7 @@ def _topic(settings: Settings) -> str:
         found = client("sns").list_subscriptions_by_topic(TopicArn=topic)["Subscriptions"]
     subscribers = sum(one["SubscriptionArn"].startswith("arn:") for one in found)  # others wait for confirmation
     if not subscribers:
-        raise CheckFailedError(
-            f"topic {name} has no confirmed subscription, so nobody is notified; subscribe, and confirm"
-        )
+        raise CheckFailedError(f"nobody has subscribed to topic {name}, so nobody is notified; subscribe, and confirm")
     return f"{name}: {subscribers} subscriptions"
 
 
