@@ -15,9 +15,9 @@ from datetime import timedelta
 from pathlib import Path
 
 from shopstream.adapters import flow
-from shopstream.adapters.aws import S3Objects
 from shopstream.adapters.flow import open_pipeline
 from shopstream.adapters.stores import open_stream
+from shopstream.aws.objects import S3Objects
 from shopstream.config import Settings
 from shopstream.detection.settings import DetectionSettings
 from shopstream.engine.checkpoint import CheckpointStore
