@@ -8,6 +8,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
+from factories import make_signal
 from shopstream.detection.detector_runner import DetectorBank
 from shopstream.detection.detectors.coordination import (
     AGENT_MINUTE,
@@ -17,7 +18,6 @@ from shopstream.detection.detectors.coordination import (
 )
 from shopstream.detection.detectors.series import SITE_MINUTE
 from shopstream.engine.batch import batch_sql
-from shopstream.engine.signal import Signal
 from shopstream.errors import StateError
 from shopstream.events.schema import WIRE_SCHEMA
 
@@ -27,9 +27,7 @@ SITE = 1_200
 
 
 def signal(window, minute, key, **measures):
-    end_ms = START + minute * MINUTE
-    start_ms = end_ms - window.size_ms
-    return Signal(window.name, key, start_ms, end_ms, start_ms, end_ms - 1, measures, True)
+    return make_signal(window.name, START + minute * MINUTE, key, size_ms=window.size_ms, measures=measures)
 
 
 def site(minute, events=SITE):

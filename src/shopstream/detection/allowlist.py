@@ -20,10 +20,9 @@ from ipaddress import AddressValueError, IPv4Network, IPv6Network, NetmaskValueE
 from pathlib import Path
 
 from shopstream.clock import from_ms, to_ms
-from shopstream.detection.allowlist_file import Actors, Entry, Sale, read_allow_list
+from shopstream.detection.allowlist_file import ALLOW_LIST_FILES, Actors, Entry, Sale
 from shopstream.detection.detection import Detection, Suppression
 from shopstream.engine.window import WindowDeclaration
-from shopstream.errors import ConfigurationError, RuleError
 
 __all__ = ["ALLOWED", "AllowList", "load_allow_list"]
 
@@ -84,18 +83,11 @@ def load_allow_list(folder: Path | None) -> AllowList:
 
     Raises:
         ConfigurationError: no such folder.
-        RuleError: files that do not fit, one line each: `file:line: entry: problem; remedy`.
+        RuleError: files that do not fit, one line each: `file:line: allow-list: problem; remedy`.
     """
     if folder is None:
         return AllowList()
-    if not folder.is_dir():
-        raise ConfigurationError(
-            f"expected a folder of allow-lists at {folder}, found none; create it, or change detection.allow_lists_path"
-        )
-    entries, problems = read_allow_list(folder)
-    if problems:
-        raise RuleError("\n".join(map(str, problems)))
-    return AllowList(entries)
+    return AllowList([entry for entries in ALLOW_LIST_FILES.load(folder).values() for entry in entries])
 
 
 def _meant(entry: Entry, rule_id: str) -> bool:

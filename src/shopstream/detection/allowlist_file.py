@@ -1,20 +1,18 @@
-"""Reads allow-list files: YAML in, checked entries out, or problems that say file, line, entry and remedy."""
+"""What allow-list files hold."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from importlib.resources.abc import Traversable
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, IPvAnyAddress, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, IPvAnyAddress
 from pydantic import model_validator as check_model
 
-from shopstream.yaml_files import Lines, Place, YamlError, content_of, line_of, read_mapping, said, yaml_files
+from shopstream.errors import RuleError
+from shopstream.yaml_files import Document, YamlError, YamlFiles
 
-__all__ = ["Actors", "AllowProblem", "Entry", "Sale", "read_allow_file", "read_allow_list"]
+__all__ = ["ALLOW_LIST_FILES", "Actors", "Entry", "Sale"]
 
 _ID = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", re.ASCII)
 _MAX_ID = 64
@@ -108,9 +106,7 @@ class Sale(BaseModel):
         return self
 
 
-class Entry(BaseModel):
-    """One entry; `file` and `line` are where it was read."""
-
+class _EntryFields(BaseModel):
     model_config = _STRICT
 
     id: Annotated[str, AfterValidator(_id)]
@@ -119,8 +115,6 @@ class Entry(BaseModel):
     rules: tuple[Text, ...] = ()
     actors: Actors | None = None
     sale: Sale | None = None
-    file: str
-    line: int
 
     @check_model(mode="after")
     def _one_of(self) -> Self:
@@ -128,96 +122,34 @@ class Entry(BaseModel):
             raise ValueError("expected actors or sale, one of the two")
         return self
 
+
+class Entry(_EntryFields):
+    """One entry; `file` and `line` are where it was read."""
+
+    file: str
+    line: int
+
     @property
     def name(self) -> str:
         """Unique in a folder: `crawlers.acme`, the file's stem and the id."""
         return f"{Path(self.file).stem}.{self.id}"
 
 
-@dataclass(frozen=True, slots=True)
-class AllowProblem:
-    """What is wrong with an allow-list file, and where.
+class _File(BaseModel):
+    model_config = _STRICT
 
-    Args:
-        file, line: the place; lines count from 1.
-        entry: id of the entry, or its place in the list; empty for the file.
-        problem: expected what, came what; do what.
-    """
-
-    file: str
-    line: int
-    entry: str
-    problem: str
-
-    def __str__(self) -> str:
-        """One line, in the form that editors jump to."""
-        return f"{self.file}:{self.line}: {f'entry {self.entry}: ' if self.entry else ''}{self.problem}"
+    entries: tuple[_EntryFields, ...]
 
 
-def read_allow_list(folder: Path) -> tuple[list[Entry], list[AllowProblem]]:
-    """Entries of all *.yml of a folder, by file name and place, and what is wrong with them."""
-    entries: list[Entry] = []
-    problems: list[AllowProblem] = []
-    for file, _stem, misnamed in yaml_files(folder, "allow-lists"):
-        if misnamed:
-            problems.append(AllowProblem(str(file), 1, "", misnamed))
-            continue
-        found, wrong = read_allow_file(file)
-        entries += found
-        problems += wrong
-    return entries, problems
+def _entries(document: Document) -> tuple[Entry, ...]:
+    found: dict[str, Entry] = {}
+    for place, fields in enumerate(document.validate(_File, _REMEDIES).entries):
+        line = document.line(("entries", place))
+        if fields.id in found:
+            raise YamlError((line, f"entries.{place}.id: {fields.id!r} stands here a second time; rename one"))
+        found[fields.id] = Entry.model_construct(**dict(fields), file=document.file, line=line)
+    return tuple(found.values())
 
 
-def read_allow_file(file: Path | Traversable) -> tuple[list[Entry], list[AllowProblem]]:
-    """Entries of one file, and what is wrong with it.
-
-    Raises:
-        ConfigurationError: the file cannot be read.
-    """
-    content = content_of(file, "allow-list")
-    try:
-        data, lines = read_mapping(content, one="one allow-list", begin="entries:")
-    except YamlError as found:
-        return [], [AllowProblem(str(file), line, "", text) for line, text in found.problems]
-    problems = [
-        AllowProblem(str(file), lines[(word,)], "", f"unknown word {word!r}; the file has one word, entries")
-        for word in data
-        if word != "entries"
-    ]
-    listed = data.get("entries")
-    if not isinstance(listed, list):
-        line = lines.get(("entries",), 1)
-        return [], [*problems, AllowProblem(str(file), line, "", f"entries: expected a list; {_REMEDIES['entries']}")]
-    entries: list[Entry] = []
-    for place, raw in enumerate(listed):
-        entry, wrong = _entry(raw, lines, str(file), ("entries", place))
-        if entry and any(entry.id == other.id for other in entries):
-            wrong = [AllowProblem(str(file), entry.line, entry.id, "the id stands here a second time; name one anew")]
-        problems += wrong
-        entries += [entry] if entry and not wrong else []
-    return entries, sorted(problems, key=lambda problem: problem.line)
-
-
-def _entry(raw: object, lines: Lines, file: str, path: Place) -> tuple[Entry | None, list[AllowProblem]]:
-    line = line_of(lines, path)
-    if not isinstance(raw, Mapping):
-        return None, [AllowProblem(file, line, str(path[-1]), f"expected words with values; {_REMEDIES['entries']}")]
-    name = str(raw.get("id", int(path[-1]) + 1))
-    known = [word for word in Entry.model_fields if word not in {"file", "line"}]
-    problems = [
-        AllowProblem(file, lines[*path, word], name, f"unknown word {word!r}; known words are {', '.join(known)}")
-        for word in raw
-        if word not in known
-    ]
-    try:
-        entry = Entry.model_validate({**{w: v for w, v in raw.items() if w in known}, "file": file, "line": line})
-    except ValidationError as error:
-        for item in error.errors():
-            where = ".".join(str(part) for part in item["loc"])
-            word = str(item["loc"][0]) if item["loc"] else "entries"
-            text = f"{where}: {said(item)}" if where else said(item)
-            problems.append(
-                AllowProblem(file, line_of(lines, (*path, *item["loc"])), name, f"{text}; {_REMEDIES[word]}")
-            )
-        return None, problems
-    return (None if problems else entry), problems
+ALLOW_LIST_FILES = YamlFiles("allow-list", _entries, "entries:", RuleError)
+"""Reads allow-list files: YAML in, checked entries out."""

@@ -7,9 +7,9 @@ The words are Sigma's where Sigma has one; `key`, `window`, `filter`, `measures`
 import re
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from shopstream.detection.detection import Severity
 from shopstream.detection.duration import parse_duration
@@ -103,10 +103,12 @@ class Rule(BaseModel):
     version: str
     source: str
 
-    @model_validator(mode="after")
-    def _check_condition(self) -> Self:
-        object.__setattr__(self, "condition", check_condition(self.condition, self.measures))
-        return self
+    @field_validator("condition")
+    @classmethod
+    def _check_condition(cls, condition: str, info: ValidationInfo) -> str:
+        """Invalid measures are a problem of their own: there is nothing to check the condition against."""
+        measures = info.data.get("measures")
+        return condition if measures is None else check_condition(condition, measures)
 
     @property
     def enabled(self) -> bool:
