@@ -14,10 +14,10 @@ from shopstream.cli import app
 from shopstream.clock import ManualClock
 from shopstream.config import Settings
 from shopstream.detection.detectors.shipped import shipped_detectors
-from shopstream.detection.loader import load_rules
+from shopstream.detection.rule import load_rules
 from shopstream.detection.rule_matcher import detect
 from shopstream.detection.settings import DetectionSettings
-from shopstream.engine.signal import Signal
+from shopstream.engine.signals import Signal
 from shopstream.incidents.embedded import EmbeddedIncidentStore
 from shopstream.incidents.settings import AlertingSettings
 from shopstream.lakehouse.ports import LakeTable

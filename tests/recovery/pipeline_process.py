@@ -20,9 +20,8 @@ from shopstream.adapters.stores import open_stream
 from shopstream.aws.objects import S3Objects
 from shopstream.config import Settings
 from shopstream.detection.settings import DetectionSettings
-from shopstream.engine.checkpoint import CheckpointStore
+from shopstream.engine.checkpoint import CheckpointStore, SharedCheckpointStore
 from shopstream.engine.settings import EngineSettings
-from shopstream.engine.shared_checkpoint import SharedCheckpointStore
 from shopstream.incidents.embedded import EmbeddedIncidentStore
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.simulation.replay import Replay

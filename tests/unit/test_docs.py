@@ -19,7 +19,7 @@ from shopstream.cli import app
 from shopstream.config import load_settings
 from shopstream.dashboard.health import Health, metrics_text
 from shopstream.dashboard.sources import Home
-from shopstream.detection.loader import RULE_FILES, shipped_rules
+from shopstream.detection.rule import RULE_FILES, shipped_rules
 from shopstream.events.validation import REASONS
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,8 +12,7 @@ from shopstream.cli import app
 from shopstream.detection.detection import Severity
 from shopstream.detection.duration import format_duration, parse_duration
 from shopstream.detection.expression import check_condition, check_filter, check_measure
-from shopstream.detection.loader import RULE_FILES, load_rules
-from shopstream.detection.rule import Rule
+from shopstream.detection.rule import RULE_FILES, Rule, load_rules
 from shopstream.detection.rule_matcher import detect, detection_id
 from shopstream.engine.window import WindowKind
 from shopstream.errors import ConfigurationError, RuleError

@@ -12,8 +12,7 @@ from uuid import uuid4
 from shopstream.aws.objects import S3Objects
 from shopstream.clock import Clock, SystemClock
 from shopstream.config import Settings
-from shopstream.engine.checkpoint import CheckpointStore
-from shopstream.engine.shared_checkpoint import SharedCheckpointStore
+from shopstream.engine.checkpoint import CheckpointStore, SharedCheckpointStore
 from shopstream.errors import RetryableError
 from shopstream.incidents.aws import (
     DynamoIncidentStore,

@@ -40,7 +40,7 @@ def chosen_rule(settings: Settings, name: str) -> "Rule":
         ConfigurationError: there is no such rule.
         RuleError: the file is wrong.
     """
-    from shopstream.detection.loader import RULE_FILES, load_rules  # noqa: PLC0415
+    from shopstream.detection.rule import RULE_FILES, load_rules  # noqa: PLC0415
 
     if name.endswith(".yml"):
         return RULE_FILES.load(Path(name)).popitem()[1]

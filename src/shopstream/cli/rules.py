@@ -55,7 +55,7 @@ def list_rules(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
 
 def _rules(settings: Settings) -> "dict[str, Rule]":
     """The rules in force."""
-    from shopstream.detection.loader import load_rules  # noqa: PLC0415
+    from shopstream.detection.rule import load_rules  # noqa: PLC0415
 
     return load_rules(settings.detection.rules_path)
 
@@ -139,7 +139,7 @@ def check(
       shopstream rules check my_rules/
       shopstream rules check my_rules/night_crawler.yml --format json
     """
-    from shopstream.detection.loader import RULE_FILES, shipped_rules  # noqa: PLC0415  start-up time
+    from shopstream.detection.rule import RULE_FILES, shipped_rules  # noqa: PLC0415  start-up time
 
     rules, problems = RULE_FILES.read(path or settings_of(ctx).detection.rules_path or shipped_rules())
     emit_problems(problems, fmt, f"{len(rules)} good, {len(problems)} wrong")
