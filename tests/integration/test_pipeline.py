@@ -13,7 +13,7 @@ from shopstream.adapters.flow import open_pipeline
 from shopstream.adapters.stores import open_lakehouse, open_stream
 from shopstream.clock import ManualClock
 from shopstream.config import Settings
-from shopstream.detection.loader import load_rules
+from shopstream.detection.rule import load_rules
 from shopstream.engine.compile import batch_sql
 from shopstream.engine.settings import EngineSettings
 from shopstream.errors import BackpressureError, RetryableError, StateError

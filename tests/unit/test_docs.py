@@ -19,7 +19,7 @@ from shopstream.cli import app
 from shopstream.config import load_settings
 from shopstream.dashboard.health import Health, metrics_text
 from shopstream.dashboard.sources import Home
-from shopstream.detection.loader import read_rule, shipped_rules
+from shopstream.detection.rule import RULE_FILES, shipped_rules
 from shopstream.events.validation import REASONS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -244,7 +244,7 @@ def test_rules_shown_are_rules(tmp_path):
     for body in shown:
         file = tmp_path / f"{yaml.safe_load(body)['id']}.yml"
         file.write_text(body)
-        assert read_rule(file)[1] == []
+        assert RULE_FILES.read(file)[1] == []
 
 
 def test_messages_in_the_table_of_troubles_are_the_program_s():

@@ -9,9 +9,9 @@ from typing import Protocol
 
 from shopstream.detection.allowlist import AllowList
 from shopstream.detection.detection import Detection
-from shopstream.detection.detector_runner import DetectorBank
-from shopstream.detection.rule_matcher import RuleWords, detect
-from shopstream.engine.signal import Signal
+from shopstream.detection.detector_runner import DetectorRunner
+from shopstream.detection.rule_matcher import RuleInfo, detect
+from shopstream.engine.signals import Signal
 from shopstream.incidents.incident import IncidentChange
 from shopstream.incidents.ports import IncidentStore
 
@@ -70,7 +70,7 @@ class Judging:
     """
 
     def __init__(
-        self, rules: Mapping[str, RuleWords], bank: DetectorBank, allow_list: AllowList, incidents: IncidentStore
+        self, rules: Mapping[str, RuleInfo], bank: DetectorRunner, allow_list: AllowList, incidents: IncidentStore
     ) -> None:
         self._rules = rules
         self._bank = bank
