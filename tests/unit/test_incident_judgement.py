@@ -16,7 +16,7 @@ from shopstream.detection.detection import Detection, Nature, Severity
 from shopstream.detection.rule_matcher import detection_id
 from shopstream.incidents.database import _TABLES
 from shopstream.incidents.embedded import EmbeddedIncidentStore
-from shopstream.incidents.explanation import genuine_share, lines_of
+from shopstream.incidents.explanation import genuine_share, lines_of, title_of
 from shopstream.incidents.incident import State
 from shopstream.incidents.precision import RulePrecision, read_precision
 from shopstream.incidents.queries import read_episodes, read_incident, read_incidents
@@ -270,6 +270,18 @@ def test_people_work_through_it_on_the_command_line(store, path, run):
     assert "is open" in run("incidents", "reopen", incident.id).stdout
     assert len(run("incidents", "export").stdout.splitlines()) == 1
     assert "30" in run("incidents", "list", "--format", "csv").stdout
+
+
+def test_a_title_counts_actors_and_shows_figures(store, path):
+    store.apply([replace(one, title="{who} sent {events} events") for one in campaign()], 0)
+    (incident,) = read_incidents(path)
+    assert title_of(incident) == f"Six users sent {incident.peak['events']:,} events"
+
+
+def test_a_title_without_a_subject_names_the_campaign(store, path):
+    store.apply(campaign(30), 0)
+    (incident,) = read_incidents(path)
+    assert title_of(incident) == "Too fast: 30 users"
 
 
 def test_an_incident_is_explained_in_sentences(store, path):

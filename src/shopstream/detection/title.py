@@ -20,8 +20,9 @@ ACTORS: Final = {
 TITLE_FIELD: Final = re.compile(r"\{(\w+)\}")
 """A measure, a key column or `who` in a title."""
 
-_COUNTS: Final = ("No", *"One Two Three Four Five Six Seven Eight Nine Ten Eleven Twelve".split())
-    ["No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve"]
+_COUNTS: Final = (
+    *("No", "One", "Two", "Three", "Four", "Five", "Six"),
+    *("Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve"),
 )
 _ROUND: Final = 1_000
 
