@@ -17,11 +17,12 @@ from shopstream.adapters.ports import adapters_of
 from shopstream.cli.incidents import incident_line
 from shopstream.cli.output import Format, emit, out
 from shopstream.config import Settings
+from shopstream.detection.title import describe_length
+from shopstream.incidents.explanation import title_of
 from shopstream.incidents.incident import Incident
 from shopstream.incidents.queries import read_incidents
 from shopstream.models.names import ReportName
 from shopstream.models.reports import report
-from shopstream.notify.message import describe_length
 
 __all__ = ["print_summary"]
 
@@ -75,7 +76,7 @@ def _print_incidents(incidents: list[Incident], truth: Path | None) -> None:
     shown = sorted(incidents, key=lambda incident: (-_rank(incident), incident.first_event_time))[:_INCIDENTS]
     for incident in shown:
         line = {name: v if isinstance(v, Text) else Text(str(v)) for name, v in incident_line(incident).items()}
-        out.print(Text.assemble(line["severity"], "  ", (line["who"].plain, "bold"), f": {incident.title}"))
+        out.print(Text.assemble(line["severity"], "  ", (line["who"].plain, "bold"), f": {title_of(incident)}"))
         out.print(
             f"    {incident.first_event_time:%Y-%m-%d %H:%M:%S} UTC, lasted {line['lasted']}, "
             f"peak {escape(line['peak'].plain)} (rule {incident.rule}: {escape(incident.threshold)}), "

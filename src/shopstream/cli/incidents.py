@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated
 
@@ -28,10 +28,16 @@ from shopstream.cli.output import Format, FormatOption, emit, emit_object, err, 
 from shopstream.clock import to_ms
 from shopstream.config import Settings
 from shopstream.detection.detection import Severity
-from shopstream.incidents.explanation import evidence_lines, genuine_share
-from shopstream.incidents.explanation import number as _number
+from shopstream.detection.title import describe_length
+from shopstream.incidents.explanation import (
+    describe_time,
+    figures_of,
+    genuine_share,
+    lines_of,
+    title_of,
+    who_of,
+)
 from shopstream.incidents.incident import Handling, Incident, Role, State
-from shopstream.notify.message import describe_length
 from shopstream.notify.outbox import Notification
 
 __all__ = [
@@ -60,7 +66,7 @@ def record(incident: Incident) -> dict[str, object]:
         "id": incident.id,
         "rule": incident.rule,
         "rules": list(incident.rules),
-        "title": incident.title,
+        "title": title_of(incident),
         "nature": str(incident.nature),
         "key_kind": incident.key_kind,
         "keys": dict(incident.keys),
@@ -182,30 +188,26 @@ def incident_line(incident: Incident) -> dict[str, object]:
         "severity": Text(str(incident.severity), colour),
         "state": str(incident.state).replace("_", " "),
         "rule": incident.rule,
-        "who": _who(incident),
+        "who": who_of(incident),
         "began": incident.first_event_time,
         "lasted": describe_length(incident.duration),
-        "peak": _measures(incident),
+        "peak": figures_of(incident),
     }
 
 
 def print_incident(incident: Incident) -> None:
     """For people: what, who and when, in lines that fit a narrow terminal."""
     line = {name: v if isinstance(v, Text) else Text(str(v)) for name, v in incident_line(incident).items()}
-    out.print(Text.assemble(line["severity"], "  ", (_who(incident), "bold"), f": {incident.title}"))
+    out.print(Text.assemble(line["severity"], "  ", (who_of(incident), "bold"), f": {title_of(incident)}"))
     lasted = "so far" if incident.ongoing else "lasted"
     said = f"  {line['state']}, {_rules(incident)}{_extent(incident)}"
     out.print(Text.assemble("    ", (incident.short_id, "cyan"), (said, "dim")))
     out.print(
-        Text(f"    {_moment(incident.first_event_time)}, {lasted} {line['lasted']}, peak {line['peak']}", style="dim")
+        Text(
+            f"    {describe_time(incident.first_event_time)}, {lasted} {line['lasted']}, peak {line['peak']}",
+            style="dim",
+        )
     )
-
-
-def _who(incident: Incident) -> str:
-    if incident.campaign:
-        kinds = Counter(actor.kind for actor in incident.actors)
-        return "campaign of " + ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
-    return ", ".join(f"{name} {value}" for name, value in incident.keys.items()) or "whole site"
 
 
 def _rules(incident: Incident) -> str:
@@ -219,11 +221,6 @@ def _extent(incident: Incident) -> str:
         return f"{nature}, part of {incident.parent}"
     under = incident.episodes - len(incident.rules)
     return nature + (f", {under:,} more under it" if under > 0 else "")
-
-
-def _measures(incident: Incident) -> str:
-    length = describe_length(incident.peak_end - incident.peak_start)
-    return ", ".join(f"{_number(value)} {name}" for name, value in incident.peak.items()) + f" in {length}"
 
 
 @app.command("list")
@@ -307,7 +304,7 @@ def show(ctx: typer.Context, incident_id: INCIDENT_ID, fmt: FormatOption = Forma
         return
     colour = _COLOURS[incident.severity]
     out.print(
-        f"[{colour}]{incident.severity}[/]  [bold]{escape(incident.title)}[/]  "
+        f"[{colour}]{incident.severity}[/]  [bold]{escape(title_of(incident))}[/]  "
         f"({str(incident.state).replace('_', ' ')}{_extent(incident)})"
     )
     rows = _facts(incident, events, parts, notifications)
@@ -330,19 +327,19 @@ def _facts(
     return {
         "id": incident.id,
         "rule": f"{incident.rule}, version {incident.rule_version}",
-        "who": _who(incident),
+        "who": who_of(incident),
         "with it": also,
-        "began": _moment(incident.first_event_time),
-        "detected": f"{_moment(incident.detected_at_event_time)}, "
+        "began": describe_time(incident.first_event_time),
+        "detected": f"{describe_time(incident.detected_at_event_time)}, "
         f"{describe_length(incident.detected_at_event_time - incident.first_event_time)} after its first event",
-        "last event": f"{_moment(incident.last_event_time)}"
+        "last event": f"{describe_time(incident.last_event_time)}"
         + (", goes on" if incident.ongoing else f", lasted {describe_length(incident.duration)}"),
-        "peak": f"{_measures(incident)}, from {_moment(incident.peak_start)}",
+        "peak": f"{figures_of(incident)}, from {describe_time(incident.peak_start)}",
         "line": f"{incident.threshold}; met by {incident.windows:,} {'window' if incident.windows == 1 else 'windows'}",
-        **evidence_lines(incident),
+        **lines_of(incident),
         "events": _composition(events) if events else "",
         "labels": ", ".join(incident.tags),
-        "handled": f"{str(incident.handling).replace('_', ' ')} {_moment(incident.handled_at)}"
+        "handled": f"{str(incident.handling).replace('_', ' ')} {describe_time(incident.handled_at)}"
         if incident.handled_at
         else "",
         "comment": incident.comment,
@@ -355,7 +352,8 @@ def _print_parts(parts: Sequence[Incident]) -> None:
         return
     out.print("\nIts parts:", highlight=False)
     for part in parts[:_PARTS]:
-        line = f"  {part.short_id}  {part.rule}, {_who(part)}: {_measures(part)}, from {_moment(part.first_event_time)}"
+        began = describe_time(part.first_event_time)
+        line = f"  {part.short_id}  {part.rule}, {who_of(part)}: {figures_of(part)}, from {began}"
         out.print(line, markup=False, highlight=False, soft_wrap=True)
     if len(parts) > _PARTS:
         out.print(f"  … and {len(parts) - _PARTS:,} more: --format json has all", highlight=False)
@@ -413,10 +411,6 @@ def _composition(events: dict[str, int]) -> str:
     parts = ", ".join(f"{events[name]:,} {name}" for name in ("views", "carts", "purchases"))
     users = "1 user" if events["users"] == 1 else f"{events['users']:,} users"
     return f"{events['events']:,} by {users}, {events['products']:,} products: {parts}"
-
-
-def _moment(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
 _Comment = Annotated[str | None, typer.Option("--comment", "-m", help="What you found or did.")]
