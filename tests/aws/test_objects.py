@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from shopstream.adapters.aws import S3Objects
+from shopstream.aws.objects import S3Objects
 from shopstream.clock import ManualClock
 from shopstream.engine.checkpoint import Manifest, SharedCheckpointStore
 from shopstream.errors import BackpressureError, ConfigurationError, RetryableError, StateError

@@ -7,7 +7,7 @@ import boto3
 import pytest
 
 from recovery.pipelines import Processes, new_home, outcome
-from shopstream.adapters.aws import S3Objects
+from shopstream.aws.objects import S3Objects
 from shopstream.engine.checkpoint import SharedCheckpointStore
 from standins import environment
 
