@@ -13,7 +13,7 @@ from shopstream.dashboard.sources import EngineState, Home
 from shopstream.errors import ShopstreamError
 from shopstream.journeys.embedded import EmbeddedLiveStore
 from shopstream.stream.lease_table import LeaseTable
-from shopstream.stream.leases import Watch
+from shopstream.stream.leases import HeartbeatMonitor
 from shopstream.stream.ports import lag
 
 __all__ = ["RemoteHome", "remote_home"]
@@ -41,7 +41,7 @@ class RemoteHome:
         self._monotonic = monotonic
         self._stream = open_stream(settings, self._clock)
         self._leases = LeaseTable(kinesis.leases, f"{kinesis.events}/engine-lease")
-        self._watch = Watch(kinesis.lease_time, monotonic)
+        self._monitor = HeartbeatMonitor(kinesis.lease_time, monotonic)
         self._checkpoints = open_checkpoints(settings)
         self._remote_live, self._live = open_live(settings), EmbeddedLiveStore(live)
         self._lock = Lock()
@@ -80,7 +80,7 @@ class RemoteHome:
 
     def _ask(self) -> EngineState:
         manifest = self._checkpoints.current()
-        owners = self._watch.living(self._leases.all())
+        owners = self._monitor.live_owners(self._leases.all())
         return EngineState(
             running=owners.get("engine") is not None,
             manifest=manifest,
