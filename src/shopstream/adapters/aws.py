@@ -28,7 +28,7 @@ from shopstream.stream.leader import LeaderLease
 from shopstream.stream.lease_table import LeaseTable
 
 if TYPE_CHECKING:
-    from shopstream.journeys.ports import LiveStore
+    from shopstream.journeys.store import LiveStore
     from shopstream.lakehouse.aws import AwsLakehouse
 
 __all__ = [
@@ -182,8 +182,7 @@ def open_checkpoints(settings: Settings) -> CheckpointStore:
 
 def open_live(settings: Settings) -> "LiveStore":
     """The live journeys: beside the checkpoints in S3, or in `home` where no place is named."""
-    from shopstream.journeys.embedded import EmbeddedLiveStore  # noqa: PLC0415  likewise
-    from shopstream.journeys.shared import SharedLiveStore  # noqa: PLC0415  likewise
+    from shopstream.journeys.store import LiveFile, LiveObject  # noqa: PLC0415  likewise
 
     objects = objects_of(settings)
-    return SharedLiveStore(objects, SystemClock()) if objects else EmbeddedLiveStore(settings.live_path)
+    return LiveObject(objects, SystemClock()) if objects else LiveFile(settings.live_path)

@@ -11,7 +11,7 @@ from shopstream.clock import SystemClock
 from shopstream.config import Settings
 from shopstream.dashboard.sources import EngineState, Home
 from shopstream.errors import ShopstreamError
-from shopstream.journeys.embedded import EmbeddedLiveStore
+from shopstream.journeys.store import LiveFile
 from shopstream.stream.lease_table import LeaseTable
 from shopstream.stream.leases import HeartbeatMonitor
 from shopstream.stream.ports import lag
@@ -43,7 +43,7 @@ class RemoteHome:
         self._leases = LeaseTable(kinesis.leases, f"{kinesis.events}/engine-lease")
         self._monitor = HeartbeatMonitor(kinesis.lease_time, monotonic)
         self._checkpoints = open_checkpoints(settings)
-        self._remote_live, self._live = open_live(settings), EmbeddedLiveStore(live)
+        self._remote_live, self._live = open_live(settings), LiveFile(live)
         self._lock = Lock()
         self._refresh_at = self._engine_at = self._reports_at = float("-inf")
         self._state: EngineState | None = None
@@ -91,6 +91,6 @@ class RemoteHome:
 
 def remote_home(settings: Settings, home: Home) -> Home:
     """A home whose engine runs on AWS; the files in it are copies."""
-    live = settings.home / "live.copy.db"
+    live = settings.home / "live.copy.json"
     incidents = incidents_file(settings)
     return replace(home, incidents=incidents, live=live, remote=RemoteHome(settings, live))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from shopstream.detection.baseline import Baselines
     from shopstream.engine.checkpoint import CheckpointStore, Manifest
     from shopstream.incidents.ports import IncidentStore, NotificationChannel
-    from shopstream.journeys.ports import LiveStore
+    from shopstream.journeys.store import LiveStore
     from shopstream.lakehouse.iceberg import IcebergLakehouse
     from shopstream.notify.sender import Sender
     from shopstream.stream.ports import Stream
@@ -132,9 +132,9 @@ def open_live(settings: Settings) -> "LiveStore":
             from shopstream.adapters.aws import open_live as of_aws  # noqa: PLC0415  the embedded profile has no boto3
 
         return of_aws(settings)
-    from shopstream.journeys.embedded import EmbeddedLiveStore  # noqa: PLC0415  only what this profile needs
+    from shopstream.journeys.store import LiveFile  # noqa: PLC0415  only what this profile needs
 
-    return EmbeddedLiveStore(settings.live_path)
+    return LiveFile(settings.live_path)
 
 
 def open_checkpoints(settings: Settings) -> "CheckpointStore":
