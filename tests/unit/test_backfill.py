@@ -45,7 +45,7 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(sources, "BLOCK_BYTES", 3000)
     monkeypatch.setattr(sources, "_SAME_TIME_BYTES", 400)
     monkeypatch.setattr(sources, "_LONGEST_HEADER", 300)
-    monkeypatch.setattr(ingest_module, "_BLOCKS_A_COMMIT", 3)
+    monkeypatch.setattr(ingest_module, "_BLOCKS_PER_COMMIT", 3)
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ def small_blocks(monkeypatch):
     """Blocks of some ten rows, two of them a commit."""
     monkeypatch.setattr(sources, "BLOCK_BYTES", 800)
     monkeypatch.setattr(sources, "PARQUET_ROWS", 10)
-    monkeypatch.setattr(ingest_module, "_BLOCKS_A_COMMIT", 2)
+    monkeypatch.setattr(ingest_module, "_BLOCKS_PER_COMMIT", 2)
 
 
 def query(lakehouse, sql):

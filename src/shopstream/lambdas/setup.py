@@ -11,7 +11,7 @@ from shopstream.config import Settings
 from shopstream.detection.allowlist import AllowList, load_allow_list
 from shopstream.detection.baseline import Baselines
 from shopstream.detection.detectors.shipped import shipped_runner
-from shopstream.detection.rule_matcher import RuleInfo, read_rule_bundle
+from shopstream.detection.rule_matcher import Rules, read_rule_bundle
 from shopstream.errors import ConfigurationError
 from shopstream.incidents.aws import DetectorState, DynamoIncidentStore, SnsChannel
 from shopstream.incidents.detection_runner import Judging
@@ -53,7 +53,7 @@ def open_incidents(settings: Settings, clock: Clock) -> Incidents:
     return Incidents(store, store.sender(channels))
 
 
-def packed_rules() -> dict[str, RuleInfo]:
+def packed_rules() -> Rules:
     """The rules of the package; without one, those that are shipped.
 
     Raises:
@@ -61,7 +61,7 @@ def packed_rules() -> dict[str, RuleInfo]:
     """
     packed = _HERE / "rules.json"
     if packed.is_file():
-        return dict(read_rule_bundle(packed.read_bytes(), packed.name))
+        return read_rule_bundle(packed.read_bytes(), packed.name)
     from shopstream.detection.rule import load_rules  # noqa: PLC0415  a package has no SQL parser
 
     return {rule_id: rule for rule_id, rule in load_rules().items() if rule.enabled}
@@ -91,7 +91,7 @@ def open_line(settings: Settings, clock: Clock, logger: Logger, incidents: Incid
 
 
 def _judge(
-    rules: dict[str, RuleInfo],
+    rules: Rules,
     settings: Settings,
     baselines: Baselines | None,
     allow_list: AllowList,
