@@ -320,7 +320,7 @@ def test_an_incident_carries_evidence_and_the_command_that_shows_its_events(tmp_
         panel = panels_of(client.get("/").text)["incidents"]
     (row,) = panel["rows"]
     assert (panel["ongoing"], row["severity"], row["state"], row["who"]) == (1, "high", "open", "user_id 7")
-    assert (row["observed"], row["threshold"]) == ("events 1,234", "events > 15")
+    assert (row["observed"], row["threshold"]) == ("1,234 events in 10 s", "events > 15")
     assert row["first"] == "2019-11-01T12:00:00Z"
     assert row["evidence"].startswith(f"shopstream --home {tmp_path} query 'select ")
 

@@ -18,7 +18,7 @@ from shopstream.errors import PermanentError, RetryableError
 from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.tables import TABLES, TableDeclaration
 
-__all__ = ["ROW_GROUP", "FileWriter", "ParquetFile", "Storage", "conform", "locked", "write_file"]
+__all__ = ["ROW_GROUP", "FileWriter", "ParquetFile", "Storage", "by_day", "conform", "locked", "write_file"]
 
 
 class Storage(Protocol):
@@ -115,7 +115,7 @@ def _is_frugal(column: pa.ChunkedArray, text: pa.DataType) -> bool:
     return column.num_chunks > 0 and len(column.chunk(0).dictionary) <= max(len(column) // 2, 64)
 
 
-def _by_day(rows: pa.Table, column: str) -> Iterator[tuple[int, pa.Table]]:
+def by_day(rows: pa.Table, column: str) -> Iterator[tuple[int, pa.Table]]:
     """Rows of each UTC day, as (days since 1970, rows)."""
     times = rows.column(column).cast(pa.int64())
     bounds = pc.min_max(times)
@@ -237,5 +237,5 @@ class FileWriter:
             parts = [(data, rows)]
         else:
             column = declaration.day_of
-            parts = [(_day_folder(data, column, day), part) for day, part in _by_day(rows, column)]
+            parts = [(_day_folder(data, column, day), part) for day, part in by_day(rows, column)]
         return [write_file(part, self.storage, folder, declaration, self.compression) for folder, part in parts]
