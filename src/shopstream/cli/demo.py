@@ -137,8 +137,7 @@ class _Stage:
 
 def _synthesis(seed: int, first_day: int, days: int) -> "Synthesis":
     """Days of one shop, which begins a week before the day that is shown; the attacks are in that day."""
-    from shopstream.simulation.bots import Scraper  # noqa: PLC0415
-    from shopstream.simulation.flood import Flood  # noqa: PLC0415
+    from shopstream.simulation.attacks import Flood, Scraper  # noqa: PLC0415
     from shopstream.simulation.synthesis import (  # noqa: PLC0415  likewise
         DEFAULT_START,
         Synthesis,

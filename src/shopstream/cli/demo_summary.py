@@ -89,7 +89,7 @@ def _print_incidents(incidents: list[Incident], truth: Path | None) -> None:
     if len(incidents) > len(shown):
         out.print(f"… and {len(incidents) - len(shown):,} more: shopstream incidents list")
     if truth and truth.is_file():
-        for episode in json.loads(truth.read_text())["episodes"]:
+        for episode in json.loads(truth.read_text())["injections"]:
             out.print(_verdict(episode, incidents), markup=False)
     if shown:
         out.print("The events behind the first:", style="dim")

@@ -35,7 +35,7 @@ def shards(
       shopstream shards --stream
       shopstream shards --stream --shards 16 --format json
     """
-    from shopstream.simulation.skew import (  # noqa: PLC0415  likewise
+    from shopstream.simulation.partitioning import (  # noqa: PLC0415  start-up time
         even_shards,
         events_of_file,
         events_of_stream,
