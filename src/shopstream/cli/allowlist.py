@@ -2,36 +2,30 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from shopstream.cli.output import Format, FormatOption, emit, emit_problems, settings_of
 from shopstream.config import Settings
+from shopstream.detection.allowlist import ALLOW_LIST_FILES, Entry, load_allow_list
 from shopstream.errors import ConfigurationError
+from shopstream.yaml_files import Problem
 
-if TYPE_CHECKING:
-    from shopstream.detection.allowlist import Entry
-
-__all__ = ["app", "expired_entries"]
-
-app = typer.Typer(no_args_is_help=True, help="Who and what is known to be harmless.")
+__all__ = ["check_allow_lists", "expired_entries", "list_allow_lists"]
 
 
-def expired_entries(settings: Settings) -> "list[Entry]":
+def expired_entries(settings: Settings) -> list[Entry]:
     """Entries of the allow-lists in force that no longer suppress anything.
 
     Raises:
         RuleError: a file is wrong.
     """
-    from shopstream.detection.allowlist import load_allow_list  # noqa: PLC0415
-
     now = datetime.now(UTC)
     return [entry for entry in load_allow_list(settings.detection.allow_lists_path).entries if entry.expires <= now]
 
 
-@app.command("list")
-def list_entries(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
+def list_allow_lists(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     """List what is allowed, by whom it is meant, why, and until when.
 
     The files are in the folder that detection.allow_lists_path names. A running engine reads them when it starts.
@@ -40,8 +34,6 @@ def list_entries(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
       shopstream rules allowlist list
       shopstream rules allowlist list --format json
     """
-    from shopstream.detection.allowlist import load_allow_list  # noqa: PLC0415
-
     now = datetime.now(UTC)
     rows: list[dict[str, object]] = []
     for entry in load_allow_list(settings_of(ctx).detection.allow_lists_path).entries:
@@ -60,7 +52,7 @@ def list_entries(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     emit(rows, fmt, empty="Nothing is allowed; see detection.allow_lists_path.")
 
 
-def _allows(entry: "Entry", *, short: bool) -> str:
+def _allows(entry: Entry, *, short: bool) -> str:
     if entry.sale:
         sale = entry.sale
         where = f" {', '.join(map(str, sale.category_id))}" if sale.category_id else ""
@@ -73,8 +65,7 @@ def _allows(entry: "Entry", *, short: bool) -> str:
     return "; ".join(parts)
 
 
-@app.command()
-def check(
+def check_allow_lists(
     ctx: typer.Context,
     path: Annotated[
         Path | None,
@@ -91,9 +82,6 @@ def check(
       shopstream rules allowlist check allow/
       shopstream rules allowlist check allow/crawlers.yml --format json
     """
-    from shopstream.detection.allowlist import ALLOW_LIST_FILES  # noqa: PLC0415  start-up time
-    from shopstream.yaml_files import Problem  # noqa: PLC0415
-
     place = path or settings_of(ctx).detection.allow_lists_path
     if place is None:
         raise ConfigurationError(

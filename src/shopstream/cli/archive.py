@@ -1,17 +1,15 @@
 """`shopstream archive`."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from shopstream.adapters.ports import adapters_of
+from shopstream.archive import Archived
 from shopstream.cli.heartbeat import with_heartbeat
 from shopstream.cli.output import err, settings_of
 from shopstream.cli.shutdown import told_to_stop
-
-if TYPE_CHECKING:
-    from shopstream.archive import Archived
 
 __all__ = ["archive"]
 
@@ -49,7 +47,7 @@ def archive(
     ):
         task = bar.add_task("archive", total=None, shards=0, events=0, dead=0, behind=0.0)
 
-        def show(where: "Archived") -> None:
+        def show(where: Archived) -> None:
             bar.update(
                 task,
                 shards=where.shards,

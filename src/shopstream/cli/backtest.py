@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -17,11 +17,10 @@ from shopstream.cli.rule_options import (
     past_events,
     progress_bar,
 )
+from shopstream.detection.rule import Rule
 from shopstream.detection.title import describe_length
-
-if TYPE_CHECKING:
-    from shopstream.detection.rule import Rule
-    from shopstream.ruletools.backtest import Backtest, Outcome
+from shopstream.ruletools.backtest import Backtest, Outcome, parse_sweep, run_backtest
+from shopstream.ruletools.ground_truth import read_truth
 
 __all__ = ["backtest"]
 
@@ -63,9 +62,6 @@ def backtest(
       shopstream rules backtest site_rate --events attack.csv \
         --truth attack.csv.truth.json
     """
-    from shopstream.ruletools.backtest import parse_sweep, run_backtest  # noqa: PLC0415
-    from shopstream.ruletools.ground_truth import read_truth  # noqa: PLC0415  likewise
-
     settings = settings_of(ctx)
     tried = chosen_rule(settings, rule)
     thresholds = parse_sweep(sweep, tried) if sweep else None
@@ -82,14 +78,14 @@ def backtest(
             err.print(f"The commands find these events once they are in the lake: shopstream lake ingest {events}")
 
 
-def _days(result: "Backtest") -> float:
+def _days(result: Backtest) -> float:
     """Length of the time looked at, a day at least."""
     if result.first is None or result.last is None:
         return 1.0
     return max(1.0, (result.last - result.first).total_seconds() / _DAY_S)
 
 
-def _row(outcome: "Outcome", result: "Backtest", sweep: str | None) -> dict[str, object]:
+def _row(outcome: Outcome, result: Backtest, sweep: str | None) -> dict[str, object]:
     row: dict[str, object] = {}
     if sweep:
         value = outcome.value
@@ -109,7 +105,7 @@ def _row(outcome: "Outcome", result: "Backtest", sweep: str | None) -> dict[str,
     return row
 
 
-def _record(result: "Backtest", sweep: str | None) -> dict[str, object]:
+def _record(result: Backtest, sweep: str | None) -> dict[str, object]:
     """For programs: everything."""
     record: dict[str, object] = {
         "rule": result.rule,
@@ -130,7 +126,7 @@ def _record(result: "Backtest", sweep: str | None) -> dict[str, object]:
     return record
 
 
-def _print(result: "Backtest", rule: "Rule", sweep: str | None) -> None:
+def _print(result: Backtest, rule: Rule, sweep: str | None) -> None:
     own = result.own
     out.print(f"[bold]{rule.id}[/]: {escape(rule.title)}", highlight=False)
     out.print(f"  {escape(own.condition)}", highlight=False, soft_wrap=True)
@@ -180,7 +176,7 @@ def _print(result: "Backtest", rule: "Rule", sweep: str | None) -> None:
         out.print(f"    {escape(example.command)}", highlight=False, soft_wrap=True, style="cyan")
 
 
-def _summary(result: "Backtest") -> str:
+def _summary(result: Backtest) -> str:
     own = result.own
     rate = f"{own.incidents / _days(result):,.2g} a day"
     parts = [f"{_count(own.incidents, 'incident')} ({rate}) of {_count(own.windows, 'window')}"]

@@ -2,6 +2,7 @@
 
 import csv
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -9,20 +10,14 @@ import typer
 
 from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import err, settings_of
-from shopstream.response.blocklist import BlocklistFormat
+from shopstream.detection.duration import parse_duration
+from shopstream.errors import ConfigurationError
+from shopstream.response.blocklist import BlocklistFormat, read_blocklist, render
 
-__all__ = ["app"]
-
-app = typer.Typer(no_args_is_help=True, help="Bots, as a list that the edge can block.")
-
-
-@app.callback()
-def blocklist() -> None:
-    """Bots, as a list that the edge can block."""
+__all__ = ["export_blocklist"]
 
 
-@app.command()
-def export(
+def export_blocklist(
     ctx: typer.Context,
     *,
     fmt: Annotated[BlocklistFormat, typer.Option("--format", help="Who is to read it.")],
@@ -41,15 +36,6 @@ def export(
       shopstream blocklist export --format crowdsec --ttl 4h > decisions.json
       shopstream blocklist export --format csv --left-out kept.csv
     """
-    from datetime import timedelta  # noqa: PLC0415  beside what it is for
-
-    from shopstream.detection.duration import parse_duration  # noqa: PLC0415  likewise
-    from shopstream.errors import ConfigurationError  # noqa: PLC0415  likewise
-    from shopstream.response.blocklist import (  # noqa: PLC0415
-        read_blocklist,
-        render,
-    )
-
     settings = settings_of(ctx)
     try:
         length = timedelta(milliseconds=parse_duration(ttl))

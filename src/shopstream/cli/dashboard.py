@@ -6,6 +6,7 @@ import typer
 
 from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import err, settings_of
+from shopstream.dashboard.server import is_loopback, open_page, serve
 
 __all__ = ["dashboard"]
 
@@ -34,8 +35,6 @@ def dashboard(
       curl -H "Authorization: Bearer $(cat .shopstream/dashboard.token)" \
         http://127.0.0.1:8787/metrics
     """
-    from shopstream.dashboard.server import is_loopback, open_page, serve  # noqa: PLC0415  start-up time
-
     settings = settings_of(ctx)
     chosen = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     page = settings.dashboard.model_copy(update=chosen)

@@ -1,7 +1,7 @@
 """`shopstream deadletters`: what was rejected, why, and sending it again."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -9,13 +9,10 @@ from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, emit_object, err, settings_of
 from shopstream.clock import from_ms
 from shopstream.errors import PermanentError
+from shopstream.lakehouse.deadletters import DeadLetters
 
-if TYPE_CHECKING:
-    from shopstream.lakehouse.deadletters import DeadLetters
+__all__ = ["list_dead_letters", "replay_dead_letters", "show_dead_letter"]
 
-__all__ = ["app"]
-
-app = typer.Typer(help="Rejected bytes: why, and sending them again.", no_args_is_help=True)
 
 _SHORT_ID = 10
 """Characters that name a dead letter in practice; `show` and `replay` take them."""
@@ -23,8 +20,7 @@ _SHORT_ID = 10
 ReasonOption = Annotated[str | None, typer.Option(help="Only those that this rule rejected, e.g. bad_price.")]
 
 
-def _dead_letters(ctx: typer.Context) -> "DeadLetters":
-    from shopstream.lakehouse.deadletters import DeadLetters  # noqa: PLC0415  start-up time
+def _dead_letters(ctx: typer.Context) -> DeadLetters:
 
     settings = settings_of(ctx)
     adapters = adapters_of(settings)
@@ -36,8 +32,7 @@ def _moment(ms: int | None) -> object:
     return None if ms is None else from_ms(ms)
 
 
-@app.command(name="list")
-def list_(
+def list_dead_letters(
     ctx: typer.Context,
     reason: ReasonOption = None,
     by_reason: Annotated[bool, typer.Option("--by-reason", help="One line a reason, with its count.")] = False,
@@ -83,8 +78,7 @@ def list_(
         err.print(f"These are the newest {len(rows):,} of {total:,}; --limit shows more.")
 
 
-@app.command()
-def show(
+def show_dead_letter(
     ctx: typer.Context,
     dead_letter_id: Annotated[str, typer.Argument(metavar="ID", help="Its id, or the first characters of it.")],
     fmt: FormatOption = Format.TABLE,
@@ -101,8 +95,7 @@ def show(
     emit_object({**row, "place": str(row["place"]), "replayed_at": replayed_at, "payload": payload}, fmt)
 
 
-@app.command()
-def replay(
+def replay_dead_letters(
     ctx: typer.Context,
     ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Ids, or the first characters of each.")] = None,
     *,

@@ -7,19 +7,29 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
+import duckdb
 import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from shopstream.adapters.flow import open_pipeline
 from shopstream.adapters.ports import adapters_of
+from shopstream.cli.dashboard import dashboard
+from shopstream.cli.demo_summary import print_summary
 from shopstream.cli.output import err, settings_of
 from shopstream.clock import SystemClock
 from shopstream.config import Settings
+from shopstream.detection.baseline_builder import build_baselines
 from shopstream.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from shopstream.simulation.synthesis import Synthesis
+from shopstream.events.schema import REES46_COLUMNS
+from shopstream.pipeline import Progress as Where
+from shopstream.simulation.bots import Scraper
+from shopstream.simulation.flood import Flood
+from shopstream.simulation.replay import Replay
+from shopstream.simulation.replay_settings import ReplaySettings
+from shopstream.simulation.synthesis import DEFAULT_START, Synthesis, SynthesisSettings
+from shopstream.stream.embedded import EmbeddedStream
 
 __all__ = ["demo"]
 
@@ -51,8 +61,6 @@ def demo(
       shopstream demo --events 2019-Oct.csv --no-serve
       shopstream --home /tmp/try demo
     """
-    from shopstream.cli.demo_summary import print_summary  # noqa: PLC0415  start-up time
-
     settings = settings_of(ctx)
     if not adapters_of(settings).self_contained:
         raise ConfigurationError(
@@ -78,8 +86,6 @@ def demo(
     _mark(settings, counters)
     print_summary(settings, elapsed=timedelta(seconds=perf_counter() - started), truth=truth)
     if serve:
-        from shopstream.cli.dashboard import dashboard  # noqa: PLC0415  start-up time
-
         ctx.invoke(dashboard, ctx=ctx)
 
 
@@ -135,16 +141,8 @@ class _Stage:
             self._bar.update(self._task, completed=1.0)
 
 
-def _synthesis(seed: int, first_day: int, days: int) -> "Synthesis":
+def _synthesis(seed: int, first_day: int, days: int) -> Synthesis:
     """Days of one shop, which begins a week before the day that is shown; the attacks are in that day."""
-    from shopstream.simulation.bots import Scraper  # noqa: PLC0415
-    from shopstream.simulation.flood import Flood  # noqa: PLC0415
-    from shopstream.simulation.synthesis import (  # noqa: PLC0415  likewise
-        DEFAULT_START,
-        Synthesis,
-        SynthesisSettings,
-    )
-
     flood = Flood(DEFAULT_START + timedelta(hours=14), timedelta(minutes=5), 10, 2_000)
     scraper = Scraper(DEFAULT_START + timedelta(hours=9), timedelta(minutes=20), 1, 0.5)
     start, whole = DEFAULT_START - timedelta(days=_HISTORY_DAYS), _HISTORY_DAYS + 1
@@ -154,10 +152,6 @@ def _synthesis(seed: int, first_day: int, days: int) -> "Synthesis":
 
 
 def _learn(settings: Settings, seed: int, show: Show) -> None:
-    import duckdb  # noqa: PLC0415  start-up time
-
-    from shopstream.detection.baseline_builder import build_baselines  # noqa: PLC0415  likewise
-    from shopstream.events.schema import REES46_COLUMNS  # noqa: PLC0415  likewise
 
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
@@ -183,8 +177,6 @@ def _synthesise(settings: Settings, seed: int, show: Show) -> tuple[str, Path]:
 
 
 def _replay(settings: Settings, source: str, show: Show) -> None:
-    from shopstream.simulation.replay import Replay  # noqa: PLC0415
-    from shopstream.simulation.replay_settings import ReplaySettings  # noqa: PLC0415
 
     with adapters_of(settings).open_stream() as stream:
         replay = Replay(source, stream, ReplaySettings(), bookmarks=settings.home / "replays")
@@ -192,9 +184,6 @@ def _replay(settings: Settings, source: str, show: Show) -> None:
 
 
 def _process(settings: Settings, show: Show) -> dict[str, int]:
-    from shopstream.adapters.flow import open_pipeline  # noqa: PLC0415
-    from shopstream.pipeline import Progress as Where  # noqa: PLC0415  likewise
-    from shopstream.stream.embedded import EmbeddedStream  # noqa: PLC0415  likewise
 
     with EmbeddedStream.open(settings.stream_path, settings.stream, SystemClock()) as stream:
         records = stream.describe().records

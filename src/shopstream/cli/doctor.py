@@ -1,16 +1,12 @@
 """`shopstream doctor`."""
 
-from typing import TYPE_CHECKING
-
 import typer
 
+from shopstream.adapters.checks import Check
 from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, settings_of
 from shopstream.config import Settings
 from shopstream.errors import ShopstreamError
-
-if TYPE_CHECKING:
-    from shopstream.adapters.checks import Check
 
 __all__ = ["doctor"]
 
@@ -33,7 +29,7 @@ def doctor(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
         raise typer.Exit(1)
 
 
-def _run(name: str, check: "Check", settings: Settings) -> dict[str, object]:
+def _run(name: str, check: Check, settings: Settings) -> dict[str, object]:
     try:
         return {"check": name, "ok": True, "finding": check(settings)}
     except ShopstreamError as error:

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -17,11 +17,10 @@ from shopstream.cli.rule_options import (
     past_events,
     progress_bar,
 )
+from shopstream.detection.rule import Rule
 from shopstream.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from shopstream.detection.rule import Rule
-    from shopstream.ruletools.explanation import Explanation
+from shopstream.ruletools.explanation import Explanation
+from shopstream.ruletools.explanation import explain as hold_against
 
 __all__ = ["explain"]
 
@@ -53,8 +52,6 @@ def explain(
       shopstream rules explain my_rules/hot.yml --key category_id=2053013555
       shopstream rules explain site_rate --from 2019-11-05 --to 2019-11-05
     """
-    from shopstream.ruletools.explanation import explain as hold_against  # noqa: PLC0415
-
     settings = settings_of(ctx)
     tried = chosen_rule(settings, rule)
     keys = _keys(tried, actor, key or [])
@@ -68,7 +65,7 @@ def explain(
         _print(found, tried)
 
 
-def _keys(rule: "Rule", actor: str | None, pairs: list[str]) -> dict[str, str]:
+def _keys(rule: Rule, actor: str | None, pairs: list[str]) -> dict[str, str]:
     keys: dict[str, str] = {}
     for pair in pairs:
         column, equals, value = pair.partition("=")
@@ -83,7 +80,7 @@ def _keys(rule: "Rule", actor: str | None, pairs: list[str]) -> dict[str, str]:
     return keys
 
 
-def _print(found: "Explanation", rule: "Rule") -> None:
+def _print(found: Explanation, rule: Rule) -> None:
     who = ", ".join(f"{column} {value}" for column, value in found.keys.items()) or "the whole site"
     out.print(f"[bold]{rule.id}[/] on [bold]{escape(who)}[/]: {escape(rule.title)}", highlight=False)
     out.print(f"  {escape(found.condition)}", highlight=False, soft_wrap=True)

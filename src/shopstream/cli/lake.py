@@ -2,22 +2,23 @@
 
 from datetime import timedelta
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, err, settings_of
 from shopstream.clock import SystemClock
+from shopstream.detection.duration import parse_duration
 from shopstream.errors import PermanentError
+from shopstream.lakehouse.iceberg import IcebergLakehouse
+from shopstream.lakehouse.ingest import IngestResult
+from shopstream.lakehouse.ingest import ingest as load
 from shopstream.lakehouse.ports import LakeTable
 
-if TYPE_CHECKING:
-    from shopstream.lakehouse.iceberg import IcebergLakehouse
+__all__ = ["compact", "expire", "ingest", "lake_status", "orphans"]
 
-__all__ = ["app"]
-
-app = typer.Typer(help="The lake: Iceberg tables of events, dead letters and detections.", no_args_is_help=True)
 
 TableOption = Annotated[list[LakeTable] | None, typer.Option("--table", help="Only this table; repeat for several.")]
 
@@ -25,7 +26,7 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _STEP = 1024
 
 
-def _open(ctx: typer.Context) -> "IcebergLakehouse":
+def _open(ctx: typer.Context) -> IcebergLakehouse:
     return adapters_of(settings_of(ctx)).open_lakehouse()
 
 
@@ -37,8 +38,7 @@ def _size(count: float) -> str:
     return f"{count:.0f} {_UNITS[unit]}" if unit == 0 else f"{count:.1f} {_UNITS[unit]}"
 
 
-@app.command()
-def status(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
+def lake_status(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     """Show size, rows, files and snapshots of each table, and the positions it holds.
 
     Examples:
@@ -68,7 +68,6 @@ def status(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
         err.print(lakehouse.catalog.description)
 
 
-@app.command()
 def ingest(
     ctx: typer.Context,
     files: Annotated[
@@ -87,11 +86,6 @@ def ingest(
       shopstream lake ingest 2019-Oct.csv.gz 2019-Nov.csv.gz
       shopstream lake ingest s3://my-bucket/2019-Oct.parquet --format json
     """
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415  start-up time
-
-    from shopstream.lakehouse.ingest import IngestResult  # noqa: PLC0415  start-up time
-    from shopstream.lakehouse.ingest import ingest as load  # noqa: PLC0415  start-up time
-
     lakehouse = _open(ctx)
     rows: list[dict[str, object]] = []
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rows]:,} rows"))
@@ -120,7 +114,6 @@ def ingest(
     emit(rows, fmt)
 
 
-@app.command()
 def compact(ctx: typer.Context, tables: TableOption = None, fmt: FormatOption = Format.TABLE) -> None:
     """Merge small files inside each day, rows in order of time. Readers and writers go on meanwhile.
 
@@ -134,7 +127,6 @@ def compact(ctx: typer.Context, tables: TableOption = None, fmt: FormatOption = 
     emit([{"table": table.value, "files_less": lakehouse.compact(table)} for table in tables or LakeTable], fmt)
 
 
-@app.command()
 def expire(
     ctx: typer.Context,
     keep: Annotated[
@@ -154,7 +146,6 @@ def expire(
     emit([{"table": t.value, "files_deleted": lakehouse.expire(t, keep)} for t in tables or LakeTable], fmt)
 
 
-@app.command()
 def orphans(
     ctx: typer.Context,
     older_than: Annotated[
@@ -172,8 +163,6 @@ def orphans(
       shopstream lake orphans
       shopstream lake orphans --older-than 2h --delete
     """
-    from shopstream.detection.duration import parse_duration  # noqa: PLC0415  start-up time
-
     try:
         age = timedelta(milliseconds=parse_duration(older_than)) if older_than else None
     except ValueError as error:

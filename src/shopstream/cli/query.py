@@ -7,6 +7,7 @@ import typer
 
 from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, err, settings_of
+from shopstream.models.query import query as run
 
 __all__ = ["query"]
 
@@ -34,8 +35,6 @@ def query(
       shopstream query "select event_type, count(*) from events group by all"
       shopstream query "from brand_marketing" --format csv > brands.csv
     """
-    from shopstream.models.query import query as run  # noqa: PLC0415  start-up time
-
     settings = settings_of(ctx)
     most = limit if limit is not None else _TABLE_ROWS if fmt is Format.TABLE else 0
     with closing(adapters_of(settings).open_lakehouse()) as lakehouse:

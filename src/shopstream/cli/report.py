@@ -8,6 +8,7 @@ from rich.markup import escape
 from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, err, out, settings_of
 from shopstream.models.names import Bots, ReportName
+from shopstream.models.reports import report as read
 
 __all__ = ["report"]
 
@@ -38,8 +39,6 @@ def report(
       shopstream report unique_visitors --limit 7 --format json
       shopstream report top_categories --bots both
     """
-    from shopstream.models.reports import report as read  # noqa: PLC0415  start-up time
-
     found = read(name, adapters_of(settings_of(ctx)).reports_file(), limit, bots)
     rows = found.rows
     if fmt is Format.TABLE:

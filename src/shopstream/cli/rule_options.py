@@ -4,18 +4,18 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import err
+from shopstream.clock import SystemClock
 from shopstream.config import Settings
+from shopstream.detection.rule import RULE_FILES, Rule, load_rules
 from shopstream.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from shopstream.detection.rule import Rule
-    from shopstream.ruletools.history import History
+from shopstream.ruletools.history import History, loaded, open_history
 
 __all__ = ["EventsOption", "FromOption", "RuleArgument", "ToOption", "chosen_rule", "past_events", "progress_bar"]
 
@@ -34,15 +34,13 @@ EventsOption = Annotated[
 _DATE = len("2019-11-05")
 
 
-def chosen_rule(settings: Settings, name: str) -> "Rule":
+def chosen_rule(settings: Settings, name: str) -> Rule:
     """A rule by its id, or from a file that need not be in force.
 
     Raises:
         ConfigurationError: there is no such rule.
         RuleError: the file is wrong.
     """
-    from shopstream.detection.rule import RULE_FILES, load_rules  # noqa: PLC0415
-
     if name.endswith(".yml"):
         return RULE_FILES.load(Path(name)).popitem()[1]
     rules = load_rules(settings.detection.rules_path)
@@ -60,9 +58,6 @@ def past_events(settings: Settings, events: str | None, since: str | None, until
     Raises:
         ConfigurationError: a time cannot be read, or there is no lake.
     """
-    from shopstream.clock import SystemClock  # noqa: PLC0415  likewise
-    from shopstream.ruletools.history import loaded, open_history  # noqa: PLC0415  likewise
-
     limits = {"since": _moment("--from", since), "until": _moment("--to", until, to_the_end=True)}
     spill, memory = settings.home / "spill", int(settings.engine.memory_limit)
     if events is not None:
@@ -86,8 +81,6 @@ def past_events(settings: Settings, events: str | None, since: str | None, until
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on stderr while the block lasts; told what is done, and all."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415  start-up time
-
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=err, transient=True
     ) as bar:

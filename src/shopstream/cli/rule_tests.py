@@ -2,18 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
 from shopstream.cli.output import Format, FormatOption, emit, out, settings_of
+from shopstream.cli.rule_options import chosen_rule
 from shopstream.config import Settings
+from shopstream.detection.rule import RULE_FILES, Rule, load_rules
 from shopstream.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from shopstream.detection.rule import Rule
-    from shopstream.ruletools.rule_test import Trial
+from shopstream.ruletools.rule_test import Trial, read_test, try_rule
 
 __all__ = ["run_tests"]
 
@@ -22,7 +21,7 @@ __all__ = ["run_tests"]
 class _Plan:
     """Rules to test, and the folder that has their tests."""
 
-    rules: "dict[str, Rule]"
+    rules: dict[str, Rule]
     tests: Path
     complete: bool
     """Whether tests without a rule are a mistake: all rules of a folder are tested."""
@@ -52,8 +51,6 @@ def run_tests(
       shopstream rules test my_rules/cart_hoarder.yml
       shopstream rules test --tests tests/rules
     """
-    from shopstream.ruletools.rule_test import read_test, try_rule  # noqa: PLC0415
-
     plan = _plan(settings_of(ctx), place, tests)
     trials: list[Trial] = []
     rows: list[dict[str, object]] = []
@@ -84,7 +81,6 @@ def run_tests(
 
 
 def _plan(settings: Settings, place: str | None, tests: Path | None) -> _Plan:
-    from shopstream.detection.rule import RULE_FILES, load_rules  # noqa: PLC0415
 
     own = settings.detection.rules_path
     if place is None and (tests is not None or own is None):
@@ -94,8 +90,6 @@ def _plan(settings: Settings, place: str | None, tests: Path | None) -> _Plan:
             )
         return _Plan(load_rules(own), tests, complete=True)
     if place is not None and not Path(place).is_dir():
-        from shopstream.cli.rule_options import chosen_rule  # noqa: PLC0415  start-up time
-
         rule = chosen_rule(settings, place)
         beside = Path(place).parent if place.endswith(".yml") else own
         if tests is None and beside is None:
@@ -111,7 +105,7 @@ def _folders(tests: Path) -> list[Path]:
     return sorted(path for path in tests.iterdir() if (path / "expected.yml").exists()) if tests.is_dir() else []
 
 
-def _row(rule: str, outcome: str, trial: "Trial | None" = None) -> dict[str, object]:
+def _row(rule: str, outcome: str, trial: Trial | None = None) -> dict[str, object]:
     return {
         "rule": rule,
         "outcome": outcome,
@@ -125,7 +119,7 @@ def _listed(value: object) -> list[object]:
     return value if isinstance(value, list) else []
 
 
-def _differences(trial: "Trial") -> list[str]:
+def _differences(trial: Trial) -> list[str]:
     return [
         *(f"missing: {one.line()}" for one in trial.missing),
         *(f"not expected: {one.line()}" for one in trial.unexpected),
@@ -138,7 +132,7 @@ def _differences(trial: "Trial") -> list[str]:
     ]
 
 
-def _print(trial: "Trial") -> None:
+def _print(trial: Trial) -> None:
     out.print(f"[bold]{trial.rule}[/]", highlight=False)
     for one in trial.found:
         mark = "[green]as expected[/]" if one not in trial.unexpected else "[red]not expected[/]"

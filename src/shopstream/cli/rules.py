@@ -2,30 +2,24 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from shopstream.adapters.ports import adapters_of
-from shopstream.cli import allowlist
-from shopstream.cli.backtest import backtest
-from shopstream.cli.explain import explain
+from shopstream.cli.allowlist import expired_entries
 from shopstream.cli.output import Format, FormatOption, emit, emit_problems, err, settings_of
-from shopstream.cli.rule_tests import run_tests
-from shopstream.cli.show import show
 from shopstream.config import Settings
+from shopstream.detection.detector import Detector
+from shopstream.detection.detectors.shipped import shipped_detectors
+from shopstream.detection.duration import format_duration
+from shopstream.detection.rule import RULE_FILES, Rule, load_rules, shipped_rules
+from shopstream.detection.settings import DetectionSettings
+from shopstream.incidents.precision import read_precision
 
-if TYPE_CHECKING:
-    from shopstream.detection.detector import Detector
-    from shopstream.detection.rule import Rule
-
-__all__ = ["app"]
-
-app = typer.Typer(no_args_is_help=True, help="Look at rules; check, test and try your own.")
-app.add_typer(allowlist.app, name="allowlist")
+__all__ = ["check_rules", "list_rules"]
 
 
-@app.command("list")
 def list_rules(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     """List what is in force: the shipped rules, yours over them, and the detectors.
 
@@ -54,17 +48,13 @@ def list_rules(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     emit([{name: row[name] for name in ("id", "status", "title", *last)} for row in detectors], fmt, title="Detectors")
 
 
-def _rules(settings: Settings) -> "dict[str, Rule]":
+def _rules(settings: Settings) -> dict[str, Rule]:
     """The rules in force."""
-    from shopstream.detection.rule import load_rules  # noqa: PLC0415
-
     return load_rules(settings.detection.rules_path)
 
 
 def _judged(settings: Settings) -> dict[str, str]:
     """Rule or detector → its precision in words, for those that people have judged."""
-    from shopstream.incidents.precision import read_precision  # noqa: PLC0415  start-up time
-
     return {
         row.rule: f"{row.precision:.0%} of {row.right + row.wrong:,}"
         for row in read_precision(adapters_of(settings).incidents_file())
@@ -72,8 +62,7 @@ def _judged(settings: Settings) -> dict[str, str]:
     }
 
 
-def _rule_row(rule: "Rule", precision: str | None) -> dict[str, object]:
-    from shopstream.detection.duration import format_duration  # noqa: PLC0415  start-up time
+def _rule_row(rule: Rule, precision: str | None) -> dict[str, object]:
 
     window = rule.window
     lengths = (window.size, window.slide, window.gap)
@@ -100,16 +89,13 @@ def _rule_row(rule: "Rule", precision: str | None) -> dict[str, object]:
     }
 
 
-def _detectors(settings: Settings) -> "list[tuple[Detector, bool]]":
+def _detectors(settings: Settings) -> list[tuple[Detector, bool]]:
     """Each detector that there is, and whether it is on."""
-    from shopstream.detection.detectors.shipped import shipped_detectors  # noqa: PLC0415
-    from shopstream.detection.settings import DetectionSettings  # noqa: PLC0415  likewise
-
     off = settings.detection.detectors_off
     return [(one, one.id not in off) for one in shipped_detectors(DetectionSettings())]
 
 
-def _detector_row(detector: "Detector", *, on: bool, judged: Mapping[str, str]) -> dict[str, object]:
+def _detector_row(detector: Detector, *, on: bool, judged: Mapping[str, str]) -> dict[str, object]:
     summary = (detector.__doc__ or "").strip().splitlines()[0].rstrip(".")
     own = [text for rule, text in judged.items() if rule == detector.id or rule.startswith(f"{detector.id}_")]
     return {
@@ -122,8 +108,7 @@ def _detector_row(detector: "Detector", *, on: bool, judged: Mapping[str, str]) 
     }
 
 
-@app.command()
-def check(
+def check_rules(
     ctx: typer.Context,
     path: Annotated[
         Path | None, typer.Argument(help="A rule file or a folder of them.", show_default="detection.rules_path")
@@ -139,12 +124,10 @@ def check(
       shopstream rules check my_rules/
       shopstream rules check my_rules/night_crawler.yml --format json
     """
-    from shopstream.detection.rule import RULE_FILES, shipped_rules  # noqa: PLC0415  start-up time
-
     rules, problems = RULE_FILES.read(path or settings_of(ctx).detection.rules_path or shipped_rules())
     emit_problems(problems, fmt, f"{len(rules)} good, {len(problems)} wrong")
     if path is None:
-        for entry in allowlist.expired_entries(settings_of(ctx)):
+        for entry in expired_entries(settings_of(ctx)):
             err.print(
                 f"{entry.file}:{entry.line}: warning: allow-list entry {entry.id} expired on {entry.expires:%Y-%m-%d}",
                 highlight=False,
@@ -153,9 +136,3 @@ def check(
             )
     if problems:
         raise typer.Exit(1)
-
-
-app.command("test")(run_tests)
-app.command()(explain)
-app.command()(backtest)
-app.command()(show)

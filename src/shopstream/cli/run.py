@@ -6,10 +6,12 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from shopstream.adapters.flow import open_pipeline
 from shopstream.adapters.ports import adapters_of
 from shopstream.cli.heartbeat import with_heartbeat
 from shopstream.cli.output import err, settings_of
 from shopstream.cli.shutdown import told_to_stop
+from shopstream.pipeline import Progress as Where
 
 __all__ = ["run"]
 
@@ -32,9 +34,6 @@ def run(
       shopstream run                      process for ever
       shopstream run --until-caught-up    process what is there, then end
     """
-    from shopstream.adapters.flow import open_pipeline  # noqa: PLC0415
-    from shopstream.pipeline import Progress as Where  # noqa: PLC0415  start-up time
-
     settings = settings_of(ctx)
     ended = with_heartbeat(adapters_of(settings).heartbeat_file, told_to_stop())
     columns = (

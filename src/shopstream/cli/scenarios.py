@@ -1,31 +1,26 @@
 """`shopstream scenarios`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from shopstream.cli.output import Format, FormatOption, emit, emit_object, emit_problems
 from shopstream.errors import ConfigurationError
+from shopstream.simulation.scenario_file import SCENARIO_FILES, ScenarioFile, load_scenarios
 
-if TYPE_CHECKING:
-    from shopstream.simulation.scenario_file import ScenarioFile
+__all__ = ["check_scenarios", "find_scenario", "list_scenarios", "show_scenario"]
 
-__all__ = ["app", "find_scenario"]
-
-app = typer.Typer(no_args_is_help=True, help="Look at the attacks, faults and surges that can be laid over traffic.")
 
 FolderOption = Annotated[Path | None, typer.Option("--folder", help="Your own scenario files, over the shipped ones.")]
 
 
-def find_scenario(name: str, folder: Path | None = None) -> "ScenarioFile":
+def find_scenario(name: str, folder: Path | None = None) -> ScenarioFile:
     """A shipped scenario by name, one of a folder, or a file that ends in .yml.
 
     Raises:
         ConfigurationError: there is none, or its file is wrong.
     """
-    from shopstream.simulation.scenario_file import SCENARIO_FILES, load_scenarios  # noqa: PLC0415
-
     if name.endswith((".yml", ".yaml")):
         return SCENARIO_FILES.load(Path(name)).popitem()[1]
     scenarios = load_scenarios(folder)
@@ -34,7 +29,6 @@ def find_scenario(name: str, folder: Path | None = None) -> "ScenarioFile":
     return scenarios[name]
 
 
-@app.command("list")
 def list_scenarios(folder: FolderOption = None, fmt: FormatOption = Format.TABLE) -> None:
     """List the scenarios: attacks, faults, and surges that must not be called either.
 
@@ -45,8 +39,6 @@ def list_scenarios(folder: FolderOption = None, fmt: FormatOption = Format.TABLE
       shopstream scenarios list
       shopstream scenarios list --folder my_scenarios --format json
     """
-    from shopstream.simulation.scenario_file import load_scenarios  # noqa: PLC0415
-
     rows: list[dict[str, object]] = []
     for scenario in load_scenarios(folder).values():
         row = {"id": scenario.id, "nature": str(scenario.nature), "target": scenario.target.describe()}
@@ -56,8 +48,7 @@ def list_scenarios(folder: FolderOption = None, fmt: FormatOption = Format.TABLE
     emit(rows, fmt)
 
 
-@app.command()
-def show(
+def show_scenario(
     name: Annotated[str, typer.Argument(help="A scenario's id, or FILE.yml.")],
     folder: FolderOption = None,
     fmt: FormatOption = Format.TABLE,
@@ -90,8 +81,7 @@ def show(
         emit_object(row | drawn, fmt)
 
 
-@app.command()
-def check(
+def check_scenarios(
     path: Annotated[Path, typer.Argument(help="A scenario file or a folder of them.")],
     fmt: FormatOption = Format.TABLE,
 ) -> None:
@@ -103,8 +93,6 @@ def check(
       shopstream scenarios check my_scenarios/
       shopstream scenarios check my_scenarios/two_floods.yml --format json
     """
-    from shopstream.simulation.scenario_file import SCENARIO_FILES  # noqa: PLC0415  start-up time
-
     scenarios, problems = SCENARIO_FILES.read(path)
     emit_problems(problems, fmt, f"{len(scenarios)} good, {len(problems)} wrong")
     if problems:

@@ -7,6 +7,7 @@ import typer
 from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, err, out, settings_of
 from shopstream.errors import ConfigurationError
+from shopstream.simulation.skew import even_shards, events_of_file, events_of_stream, measure_skew
 
 __all__ = ["shards"]
 
@@ -35,13 +36,6 @@ def shards(
       shopstream shards --stream
       shopstream shards --stream --shards 16 --format json
     """
-    from shopstream.simulation.skew import (  # noqa: PLC0415  likewise
-        even_shards,
-        events_of_file,
-        events_of_stream,
-        measure_skew,
-    )
-
     if (source is None) != stream:
         raise ConfigurationError("expected a file or --stream, got both or none; see `shopstream shards --help`")
     settings = settings_of(ctx)

@@ -7,8 +7,9 @@ import typer
 
 from shopstream.cli.output import settings_of
 from shopstream.cli.rule_options import RuleArgument, chosen_rule
+from shopstream.ruletools.rule_sql import Target, target_sql
 
-__all__ = ["show"]
+__all__ = ["show_rule"]
 
 
 class _Target(StrEnum):
@@ -19,7 +20,7 @@ class _Target(StrEnum):
     FLINK = "flink"
 
 
-def show(
+def show_rule(
     ctx: typer.Context,
     rule: RuleArgument,
     sql: Annotated[_Target, typer.Option(help="Where it is to run.")] = _Target.BATCH,
@@ -35,7 +36,5 @@ def show(
       shopstream rules show user_regular --sql flink
       shopstream rules show my_rules/hot.yml --sql duckdb
     """
-    from shopstream.ruletools.rule_sql import Target, target_sql  # noqa: PLC0415  start-up time
-
     chosen = chosen_rule(settings_of(ctx), rule)
     typer.echo(target_sql(chosen.window_declaration(), Target(sql.value)), nl=False)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import PurePath
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
@@ -16,10 +16,9 @@ from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit_object, err, settings_of
 from shopstream.clock import from_ms
 from shopstream.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from shopstream.simulation.replay import Replay
-    from shopstream.simulation.replay_settings import ReplayProgress, ReplaySummary
+from shopstream.simulation.partitioning import PartitionKey
+from shopstream.simulation.replay import Replay
+from shopstream.simulation.replay_settings import ReplayProgress, ReplaySettings, ReplaySummary
 
 __all__ = ["KeyName", "simulate"]
 
@@ -78,10 +77,6 @@ def simulate(
       SHOPSTREAM_PROFILE=aws shopstream simulate s3://bucket/day.csv --speed 60
       shopstream simulate day.csv --restart --format json
     """
-    from shopstream.simulation.partitioning import PartitionKey  # noqa: PLC0415
-    from shopstream.simulation.replay import Replay  # noqa: PLC0415
-    from shopstream.simulation.replay_settings import ReplaySettings  # noqa: PLC0415
-
     settings = settings_of(ctx)
     how = ReplaySettings(
         speed=speed,
@@ -114,7 +109,7 @@ def _moment(rebase: str | None) -> datetime | str | None:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-def _run(replay: "Replay", source: str) -> "ReplaySummary":
+def _run(replay: Replay, source: str) -> ReplaySummary:
     columns = (
         SpinnerColumn(),
         TextColumn(PurePath(source).name, markup=False),
@@ -128,7 +123,7 @@ def _run(replay: "Replay", source: str) -> "ReplaySummary":
     with _interruptible() as interrupted, Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task("replay", total=1.0, events=0, pace=0.0, volume=0.0, state="")
 
-        def progress(now: "ReplayProgress") -> None:
+        def progress(now: ReplayProgress) -> None:
             if interrupted():
                 raise KeyboardInterrupt
             state = "" if now.event_time_ms is None else f"{from_ms(now.event_time_ms):%Y-%m-%d %H:%M:%S}"
@@ -162,7 +157,7 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _print(source: str, summary: "ReplaySummary", fmt: Format) -> None:
+def _print(source: str, summary: ReplaySummary, fmt: Format) -> None:
     row = {
         "source": source,
         "events": summary.events,

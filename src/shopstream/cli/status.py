@@ -5,6 +5,9 @@ import typer
 from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit_object, settings_of
 from shopstream.clock import SystemClock, from_ms
+from shopstream.engine.engine import Counters
+from shopstream.incidents.queries import count_incidents
+from shopstream.stream.ports import lag
 
 __all__ = ["status"]
 
@@ -18,10 +21,6 @@ def status(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
       shopstream status
       shopstream status --format json
     """
-    from shopstream.engine.engine import Counters  # noqa: PLC0415  start-up time
-    from shopstream.incidents.queries import count_incidents  # noqa: PLC0415
-    from shopstream.stream.ports import lag  # noqa: PLC0415  start-up time
-
     settings = settings_of(ctx)
     manifest = adapters_of(settings).last_checkpoint()
     behind: dict[str, int] = {}

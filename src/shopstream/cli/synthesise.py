@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -12,10 +12,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from shopstream.cli.output import Format, FormatOption, emit, emit_object, err
 from shopstream.cli.scenarios import find_scenario
 from shopstream.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from shopstream.simulation.injection import Scenario
-    from shopstream.simulation.synthesis import OutOfOrder, Synthesis, SynthesisSettings, SynthesisSummary
+from shopstream.simulation.bots import Scraper
+from shopstream.simulation.faults import Outage
+from shopstream.simulation.flood import Flood
+from shopstream.simulation.injection import Scenario
+from shopstream.simulation.surges import FlashSale
+from shopstream.simulation.synthesis import OutOfOrder, Synthesis, SynthesisSettings, SynthesisSummary
 
 __all__ = ["synthesise"]
 
@@ -86,12 +88,6 @@ def synthesise(
       shopstream synthesise --out mixed.csv \
         --scenario site_flood@15:00 --scenario carding_many_ids
     """
-    from shopstream.simulation.bots import Scraper  # noqa: PLC0415
-    from shopstream.simulation.faults import Outage  # noqa: PLC0415
-    from shopstream.simulation.flood import Flood  # noqa: PLC0415
-    from shopstream.simulation.surges import FlashSale  # noqa: PLC0415
-    from shopstream.simulation.synthesis import Synthesis, SynthesisSettings  # noqa: PLC0415
-
     start = _date(from_)
     scenarios: list[Scenario] = []
     for text in flash_sale or ():
@@ -125,7 +121,7 @@ def synthesise(
     _print(_write(Synthesis(settings), out), fmt)
 
 
-def _drawn(settings: "SynthesisSettings", names: list[str]) -> "list[Scenario]":
+def _drawn(settings: SynthesisSettings, names: list[str]) -> list[Scenario]:
     """A case of each scenario named; chance depends on the seed, the scenario and its place among those named."""
     world = settings.world()
     cases: list[Scenario] = []
@@ -139,7 +135,7 @@ def _drawn(settings: "SynthesisSettings", names: list[str]) -> "list[Scenario]":
     return cases
 
 
-def _write(synthesis: "Synthesis", out: Path) -> "SynthesisSummary":
+def _write(synthesis: Synthesis, out: Path) -> SynthesisSummary:
     columns = (
         SpinnerColumn(),
         TextColumn("synthesising"),
@@ -156,7 +152,7 @@ def _write(synthesis: "Synthesis", out: Path) -> "SynthesisSummary":
         return synthesis.write(out, progress)
 
 
-def _print(summary: "SynthesisSummary", fmt: Format) -> None:
+def _print(summary: SynthesisSummary, fmt: Format) -> None:
     row = {
         "file": str(summary.path),
         "truth": str(summary.truth_path),
@@ -235,8 +231,7 @@ def _whole(option: str, text: str) -> int:
     return int(text)
 
 
-def _disorder(text: str | None) -> "OutOfOrder | None":
-    from shopstream.simulation.synthesis import OutOfOrder  # noqa: PLC0415
+def _disorder(text: str | None) -> OutOfOrder | None:
 
     if text is None:
         return None

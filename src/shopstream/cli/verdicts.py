@@ -7,10 +7,10 @@ import typer
 
 from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, err, settings_of
+from shopstream.incidents.verdicts import read_verdicts
 
-__all__ = ["app"]
+__all__ = ["list_verdicts"]
 
-app = typer.Typer(no_args_is_help=True, help="What incidents say of actors: bot or human, from when until when.")
 
 _SHOWN = 50
 
@@ -31,7 +31,6 @@ def _per_incident(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
     return list(lines.values())
 
 
-@app.command("list")
 def list_verdicts(
     ctx: typer.Context,
     *,
@@ -51,8 +50,6 @@ def list_verdicts(
       shopstream verdicts list
       shopstream verdicts list --actor 526725566 --format json
     """
-    from shopstream.incidents.verdicts import read_verdicts  # noqa: PLC0415
-
     found = read_verdicts(adapters_of(settings_of(ctx)).incidents_file()).to_pylist()
     rows = [row for row in found if actor in {None, row["actor"]}]
     rows.reverse()
