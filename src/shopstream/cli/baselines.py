@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 
 from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, err, out, settings_of
-from shopstream.cli.rule_options import EventsOption, FromOption, ToOption, past_events
+from shopstream.cli.rule_tools import EventsOption, FromOption, ToOption, past_events
 from shopstream.clock import from_ms
 from shopstream.detection.baseline import Baselines, SeriesProfile, Share
 from shopstream.detection.baseline_builder import build_baselines
@@ -31,7 +31,7 @@ def build(
     events: EventsOption = None,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
-    """Learn from the lake what is normal, so that detectors need no week of their own to learn it.
+    """Learn baselines from past events, so that detectors start without a week of learning.
 
     Rates by quarter of an hour and day of the week with their measured forecast error, shares of the composition,
     rates of the busiest categories and products, usual prices. Two weeks and more are good, a day works, with a wider
@@ -59,7 +59,7 @@ def show(
     ] = None,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
-    """Show what is held for normal, how far a forecast misses, and how old that is.
+    """Show the baselines, their forecast error, and their age.
 
     Each row is a series or a share with its day from midnight to midnight (UTC). The error of a series is how far an
     hour of a day that was held back lay from the forecast, chance aside; a share's is its own from minute to minute.

@@ -22,7 +22,7 @@ def dashboard(
         bool, typer.Option("--allow-remote", help="Listen on an address that other machines can connect to.")
     ] = False,
 ) -> None:
-    r"""Serve the live page: incidents, shoppers, the four reports and the pipeline's health.
+    r"""Serve the dashboard: incidents, shoppers, reports, and pipeline health.
 
     Reads what `run` and `build` write, from this home, while they write it; nothing is held up. In the AWS profile it
     follows the engine, wherever that runs: incidents every five seconds, the rest every ten. The address that is

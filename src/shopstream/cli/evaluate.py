@@ -53,7 +53,7 @@ def evaluate(
     ] = None,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
-    r"""Measure detection on synthetic shops: genuine days, and attacks laid over them.
+    r"""Measure detection on synthetic shops with injected attacks.
 
     Says for each scenario how many were found and how soon, how many incidents and notifications one attack gives, and
     what was told falsely on genuine days. It runs the engine, all rules, all detectors and the incident store as they

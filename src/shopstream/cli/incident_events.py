@@ -70,7 +70,7 @@ _WORDS = {
 
 
 def show(ctx: typer.Context, incident_id: INCIDENT_ID, fmt: FormatOption = Format.TABLE) -> None:
-    """Show one incident: its evidence, its parts, who was told, and the one command that shows the events.
+    """Show one incident: evidence, parts, notifications, and the command that shows its events.
 
     What the events were when it opened is remembered for the gravest few of each moment, and else read from the lake,
     which the engine writes every few seconds; there, too, the events of its whole span are counted. The id of a part
@@ -161,7 +161,7 @@ def events(
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 1_000,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
-    """Show the events behind an incident, from the lake, the earliest first; of a campaign those of all its actors.
+    """Show the events behind an incident, from the lake, in order of time.
 
     Examples:
       shopstream incidents events 3fa9

@@ -220,7 +220,7 @@ _Comment = Annotated[str | None, typer.Option("--comment", "-m", help="What you 
 def ack(
     ctx: typer.Context, incident_id: INCIDENT_ID, comment: _Comment = None, fmt: FormatOption = Format.TABLE
 ) -> None:
-    """Acknowledge: somebody looks after it. Its episodes go on being counted.
+    """Acknowledge an incident: somebody is working on it.
 
     Examples:
       shopstream incidents ack 3fa9c1d2e4b70a55-1
@@ -232,7 +232,7 @@ def ack(
 def resolve(
     ctx: typer.Context, incident_id: INCIDENT_ID, comment: _Comment = None, fmt: FormatOption = Format.TABLE
 ) -> None:
-    """Resolve: the rule was right, and nothing is left to do. Counts for the precision of its rules.
+    """Resolve an incident: the detection was right, and nothing is left to do.
 
     Examples:
       shopstream incidents resolve 3fa9 --comment "blocked at the edge"
@@ -246,7 +246,7 @@ def false_positive(
     comment: Annotated[str, typer.Option("--comment", "-m", help="Why it is none; the next one asks for it.")],
     fmt: FormatOption = Format.TABLE,
 ) -> None:
-    """Say that it is none: its actors are people again for reports and blocklists.
+    """Mark the incident as a false positive. Its actors count as human again in reports and blocklists.
 
     Counts against the precision of its rules. By the id of a part (one actor of a campaign) it holds for that part
     alone. The events stay as they are; `shopstream build` brings the reports up to date.
@@ -260,7 +260,7 @@ def false_positive(
 def reopen(
     ctx: typer.Context, incident_id: INCIDENT_ID, comment: _Comment = None, fmt: FormatOption = Format.TABLE
 ) -> None:
-    """Take back what was noted; the comment stays unless there is another.
+    """Undo acknowledge, resolve or false-positive.
 
     Examples:
       shopstream incidents reopen 3fa9 --comment "it was not the price check"
@@ -269,7 +269,7 @@ def reopen(
 
 
 def precision(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
-    """Show how often each rule was right, as people have judged its incidents.
+    """Show the precision of each rule, from resolved incidents and false positives.
 
     Resolved incidents were right, false positives wrong; the others are not judged. The interval says where the true
     figure lies with 95 %: few judgements say little.
@@ -336,7 +336,7 @@ def export(
     severity: Annotated[list[Severity] | None, typer.Option(help="Only these severities.")] = None,
     source: Annotated[str, typer.Option(help="Names this installation: a URI reference.")] = "urn:shopstream",
 ) -> None:
-    """Write incidents for other systems, one JSON object a line, the newest first.
+    """Export incidents for other systems, one JSON object per line, newest first.
 
     Each is an OCSF Detection Finding (class 2004) in a CloudEvents 1.0 envelope. The same state of an incident has the
     same id, so a receiver may be given all of them again and again. User ids and addresses are among the fields.

@@ -21,7 +21,7 @@ app = typer.Typer(invoke_without_command=True)
 
 @app.callback()
 def overview(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
-    """What shoppers do now: active sessions, funnel, open carts and top lists, as of the engine's event time.
+    """Show what shoppers do now: active sessions, funnel, open carts and top lists.
 
     Examples:
       shopstream journeys

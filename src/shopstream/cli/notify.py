@@ -16,7 +16,7 @@ __all__ = ["list_notifications", "retry", "send_test"]
 
 
 def send_test(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
-    r"""Send a test message to every address of alerting.notify_urls. Ends with status 1 when one fails.
+    r"""Send a test message to every notification target. Exits 1 if one fails.
 
     Addresses are those of Apprise (https://appriseit.com): json://host/path for a webhook, slack://, mailto://, and
     a hundred more. They are secret, so targets are shown by service and a digest.
@@ -50,7 +50,7 @@ def list_notifications(
     limit: Annotated[int, typer.Option(min=0, help="At most so many; 0 shows all.")] = 50,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
-    """List notifications, newest first: sent, pending (with the next attempt), failed (given up).
+    """List notifications, newest first: sent, pending, failed.
 
     Examples:
       shopstream notify list
@@ -80,7 +80,7 @@ def list_notifications(
 
 
 def retry(ctx: typer.Context) -> None:
-    """Let notifications that were given up be tried again; a running engine sends them.
+    """Queue failed notifications again; a running engine sends them.
 
     Examples:
       shopstream notify retry

@@ -38,7 +38,7 @@ def plan(
     show_prices: Annotated[bool, typer.Option("--show-prices", help="Print the packaged price list and end.")] = False,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
-    """Say what a shop of a given size needs on AWS and what that costs a month, with every assumption.
+    """Estimate what a shop of a given size needs on AWS, and what that costs per month.
 
     Shards, processors, function calls, storage and requests follow from the rate of events, from figures measured here
     and from guesses; the plan names each and where it is from. Costs are list prices as of the date of the price list,

@@ -1,4 +1,7 @@
-"""`shopstream simulate`: a file of events becomes a stream."""
+"""`shopstream simulate`: a file of events becomes a stream.
+
+`shopstream shards`: which partition key spreads the events best.
+"""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -13,14 +16,15 @@ import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
 
 from shopstream.adapters.ports import adapters_of
-from shopstream.cli.output import Format, FormatOption, emit_object, err, settings_of
+from shopstream.cli.output import Format, FormatOption, emit, emit_object, err, out, settings_of
 from shopstream.clock import from_ms
 from shopstream.errors import ConfigurationError
 from shopstream.simulation.partitioning import PartitionKey
 from shopstream.simulation.replay import Replay
 from shopstream.simulation.replay_settings import ReplayProgress, ReplaySettings, ReplaySummary
+from shopstream.simulation.skew import even_shards, events_of_file, events_of_stream, measure_skew
 
-__all__ = ["KeyName", "simulate"]
+__all__ = ["KeyName", "shards", "simulate"]
 
 _INTERRUPTED = 130
 
@@ -59,7 +63,7 @@ def simulate(
     restart: Annotated[bool, typer.Option("--restart", help="Begin at the start, wherever it stopped before.")] = False,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
-    """Replay a file of events into the stream: at once, at a rate, or as fast as it happened.
+    """Replay a file of events into the stream: at once, at a rate, or at its own pace.
 
     The file is read as it is sent, never as a whole. Rows that are no events are sent too, as they came: the engine
     keeps them as dead letters. A replay that was stopped or killed goes on where it stopped when the same command is
@@ -175,3 +179,75 @@ def _print(source: str, summary: ReplaySummary, fmt: Format) -> None:
         "events_per_second": round(summary.events / summary.seconds) if summary.seconds else summary.events,
     }
     emit_object(row, fmt, title="Replay")
+
+
+def shards(
+    ctx: typer.Context,
+    source: Annotated[
+        str | None, typer.Argument(help="A file as `shopstream simulate` takes it; leave it out with --stream.")
+    ] = None,
+    *,
+    stream: Annotated[bool, typer.Option("--stream", help="Measure what the stream holds now.")] = False,
+    count: Annotated[
+        int | None,
+        typer.Option("--shards", min=1, max=1024, help="Shards to spread over.", show_default="as the stream has"),
+    ] = None,
+    fmt: FormatOption = Format.TABLE,
+) -> None:
+    """Compare partition keys: how evenly each spreads events, how many users it splits.
+
+    A shard takes a fixed share of the stream's throughput, so the hottest one sets the pace. A user whose events lie
+    in several shards can only be judged by whoever sees all of them.
+
+    Examples:
+      shopstream shards 2019-Nov.csv --shards 8
+      shopstream shards s3://bucket/day.parquet
+      shopstream shards --stream
+      shopstream shards --stream --shards 16 --format json
+    """
+    if (source is None) != stream:
+        raise ConfigurationError("expected a file or --stream, got both or none; see `shopstream shards --help`")
+    settings = settings_of(ctx)
+    with err.status("measuring"):
+        if source is not None:
+            rows = measure_skew(events_of_file(source), even_shards(count or settings.stream.shards))
+        else:
+            with adapters_of(settings).open_stream() as opened:
+                rows = measure_skew(events_of_stream(opened), even_shards(count) if count else opened.shards())
+    if fmt is Format.TABLE:
+        title = f"{rows[0].events:,} events of {rows[0].users:,} users over {rows[0].shards} shards"
+        emit(
+            [
+                {
+                    "partition_key": row.key.value,
+                    "keys": row.keys,
+                    "hottest_shard": f"{row.hottest_shard_share:.1%}",
+                    "hottest_key": f"{row.hottest_key_share:.1%}",
+                    "users_split": f"{row.split_users / row.users:.1%}",
+                }
+                for row in rows
+            ],
+            fmt,
+            title=title,
+        )
+        for row in rows:
+            out.print(f"[bold]{row.key.value}[/]  {row.advice}", highlight=False)
+        return
+    emit(
+        [
+            {
+                "partition_key": row.key.value,
+                "events": row.events,
+                "keys": row.keys,
+                "shards": row.shards,
+                "even_share": row.even_share,
+                "hottest_shard_share": row.hottest_shard_share,
+                "hottest_key_share": row.hottest_key_share,
+                "users": row.users,
+                "split_users": row.split_users,
+                "advice": row.advice,
+            }
+            for row in rows
+        ],
+        fmt,
+    )
