@@ -21,8 +21,7 @@ from shopstream.events.codec import encode_arrow
 from shopstream.incidents.queries import read_incidents
 from shopstream.journeys.embedded import EmbeddedLiveStore
 from shopstream.lakehouse.tables import create_views
-from shopstream.simulation.bots import Scraper
-from shopstream.simulation.flood import Flood
+from shopstream.simulation.attacks import Flood, Scraper
 from shopstream.simulation.replay import Replay
 from shopstream.simulation.replay_settings import ReplaySettings
 from shopstream.simulation.synthesis import DEFAULT_START, OutOfOrder, Synthesis, SynthesisSettings

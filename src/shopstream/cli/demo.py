@@ -39,8 +39,7 @@ from shopstream.incidents.queries import read_incidents
 from shopstream.models.names import ReportName
 from shopstream.models.reports import report
 from shopstream.pipeline import Progress as Where
-from shopstream.simulation.bots import Scraper
-from shopstream.simulation.flood import Flood
+from shopstream.simulation.attacks import Flood, Scraper
 from shopstream.simulation.replay import Replay
 from shopstream.simulation.replay_settings import ReplaySettings
 from shopstream.simulation.synthesis import DEFAULT_START, Synthesis, SynthesisSettings
@@ -277,7 +276,7 @@ def _print_incidents(incidents: list[Incident], truth: Path | None) -> None:
     if len(incidents) > len(shown):
         out.print(f"… and {len(incidents) - len(shown):,} more: shopstream incidents list")
     if truth and truth.is_file():
-        for episode in json.loads(truth.read_text())["episodes"]:
+        for episode in json.loads(truth.read_text())["injections"]:
             out.print(_verdict(episode, incidents), markup=False)
     if shown:
         out.print("The events behind the first:", style="dim")

@@ -12,13 +12,21 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from shopstream.cli.output import Format, FormatOption, emit, emit_object, err, out, settings_of
 from shopstream.clock import Clock, SystemClock, from_ms
 from shopstream.errors import ConfigurationError
-from shopstream.evaluation.cache import default_cache
-from shopstream.evaluation.formatting import Facts, control_row, genuine_rows, row_of, short_row_of, verdict
-from shopstream.evaluation.plan import Shop, seeds_of
-from shopstream.evaluation.report import commit_of_code, machine, write_report
+from shopstream.evaluation.baseline_run import default_cache
+from shopstream.evaluation.plan import Shop, load_rows, seeds_of
+from shopstream.evaluation.report import (
+    Facts,
+    commit_of_code,
+    control_row,
+    genuine_rows,
+    machine,
+    row_of,
+    short_row_of,
+    verdict,
+    write_report,
+)
 from shopstream.evaluation.runner import Done, Matrix, run_matrix
 from shopstream.evaluation.summary import Summary, summarise
-from shopstream.evaluation.targets import load_rows
 
 __all__ = ["evaluate"]
 

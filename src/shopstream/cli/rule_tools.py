@@ -31,8 +31,7 @@ from shopstream.errors import ConfigurationError
 from shopstream.ruletools.backtest import Backtest, Outcome, parse_sweep, run_backtest
 from shopstream.ruletools.explanation import Explanation
 from shopstream.ruletools.explanation import explain as hold_against
-from shopstream.ruletools.ground_truth import read_truth
-from shopstream.ruletools.history import History, loaded, open_history
+from shopstream.ruletools.history import History, loaded, open_history, read_truth
 from shopstream.ruletools.rule_sql import Target, target_sql
 from shopstream.ruletools.rule_test import Trial, read_test, try_rule
 

@@ -56,7 +56,7 @@ def list_rules(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
 
 def _rules(settings: Settings) -> dict[str, Rule]:
     """The rules in force."""
-    return load_rules(settings.detection.rules_path)
+    return load_rules(settings.detection.rules_path, planned=False)
 
 
 def _judged(settings: Settings) -> dict[str, str]:

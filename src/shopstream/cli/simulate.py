@@ -19,10 +19,9 @@ from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, emit_object, err, out, settings_of
 from shopstream.clock import from_ms
 from shopstream.errors import ConfigurationError
-from shopstream.simulation.partitioning import PartitionKey
+from shopstream.simulation.partitioning import PartitionKey, even_shards, events_of_file, events_of_stream, measure_skew
 from shopstream.simulation.replay import Replay
 from shopstream.simulation.replay_settings import ReplayProgress, ReplaySettings, ReplaySummary
-from shopstream.simulation.skew import even_shards, events_of_file, events_of_stream, measure_skew
 
 __all__ = ["KeyName", "shards", "simulate"]
 
@@ -133,12 +132,12 @@ def _run(replay: Replay, source: str) -> ReplaySummary:
             state = "" if now.event_time_ms is None else f"{from_ms(now.event_time_ms):%Y-%m-%d %H:%M:%S}"
             if now.round:
                 state += f", round {now.round + 1}"
-            if now.delivery.refused:
-                state += f", refused {now.delivery.refused:,} records"
+            if now.sent.refused:
+                state += f", refused {now.sent.refused:,} records"
             if now.waiting:
                 state = f"waiting: {now.waiting}"
             elapsed = bar.tasks[0].elapsed or float("inf")
-            pace, volume = now.events / elapsed, now.delivery.bytes / elapsed / 1e6
+            pace, volume = now.events / elapsed, now.sent.bytes / elapsed / 1e6
             bar.update(task, completed=now.done, events=now.events, pace=pace, volume=volume, state=state)
 
         return replay.run(progress)
@@ -169,12 +168,12 @@ def _print(source: str, summary: ReplaySummary, fmt: Format) -> None:
         "earlier_events": summary.earlier_events,
         "first_event_time": None if summary.first_event_ms is None else from_ms(summary.first_event_ms),
         "last_event_time": None if summary.last_event_ms is None else from_ms(summary.last_event_ms),
-        "records": summary.delivery.records,
-        "bytes": summary.delivery.bytes,
-        "puts": summary.delivery.puts,
-        "refused_records": summary.delivery.refused,
-        "repeated_puts": summary.delivery.repeated,
-        "waited_seconds": round(summary.delivery.waited_ms / 1000, 3),
+        "records": summary.sent.records,
+        "bytes": summary.sent.bytes,
+        "puts": summary.sent.puts,
+        "refused_records": summary.sent.refused,
+        "repeated_puts": summary.sent.repeated,
+        "waited_seconds": round(summary.sent.waited_ms / 1000, 3),
         "seconds": round(summary.seconds, 3),
         "events_per_second": round(summary.events / summary.seconds) if summary.seconds else summary.events,
     }

@@ -14,12 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from shopstream.cli.output import Format, FormatOption, emit, emit_object, emit_problems, err
 from shopstream.errors import ConfigurationError
-from shopstream.simulation.bots import Scraper
-from shopstream.simulation.faults import Outage
-from shopstream.simulation.flood import Flood
+from shopstream.simulation.attacks import Flood, Scraper
+from shopstream.simulation.faults_and_surges import FlashSale, Outage
 from shopstream.simulation.injection import Scenario
 from shopstream.simulation.scenario_file import SCENARIO_FILES, ScenarioFile, load_scenarios
-from shopstream.simulation.surges import FlashSale
 from shopstream.simulation.synthesis import OutOfOrder, Synthesis, SynthesisSettings, SynthesisSummary
 
 __all__ = ["check_scenarios", "find_scenario", "list_scenarios", "show_scenario", "synthesise"]
@@ -164,27 +162,27 @@ def _print(summary: SynthesisSummary, fmt: Format) -> None:
         "first_event_time": summary.first_time,
         "last_event_time": summary.last_time,
     }
-    episodes: list[dict[str, object]] = [
+    injections: list[dict[str, object]] = [
         {
-            "kind": episode.kind,
-            "scenario": episode.scenario,
-            "attack": episode.hostile,
-            "from": episode.from_time,
-            "until": episode.until_time,
-            "key": ", ".join(f"{column} {value}" for column, value in episode.key.items()),
-            "actors": len(episode.actors),
-            "events": episode.events,
+            "kind": truth.kind,
+            "scenario": truth.scenario,
+            "attack": truth.hostile,
+            "from": truth.from_time,
+            "until": truth.until_time,
+            "key": ", ".join(f"{column} {value}" for column, value in truth.key.items()),
+            "actors": len(truth.actors),
+            "events": truth.events,
         }
-        for episode in summary.episodes
+        for truth in summary.ground_truth
     ]
     if fmt is Format.TABLE:
         emit_object(row, fmt, title="Synthetic traffic")
-        if episodes:
-            short = [{"what": row["scenario"] or row["kind"]} | row for row in episodes]
+        if injections:
+            short = [{"what": row["scenario"] or row["kind"]} | row for row in injections]
             hidden = ("kind", "scenario")
-            emit([{k: v for k, v in row.items() if k not in hidden} for row in short], fmt, title="Laid over it")
+            emit([{k: v for k, v in row.items() if k not in hidden} for row in short], fmt, title="Injections")
     elif fmt is Format.JSON:
-        emit_object(row | {"episodes": episodes}, fmt)
+        emit_object(row | {"injections": injections}, fmt)
     else:
         emit_object(row, fmt)
 
@@ -271,9 +269,9 @@ def list_scenarios(folder: FolderOption = None, fmt: FormatOption = Format.TABLE
     """
     rows: list[dict[str, object]] = []
     for scenario in load_scenarios(folder).values():
-        row = {"id": scenario.id, "nature": str(scenario.nature), "target": scenario.target.describe()}
+        row = {"id": scenario.id, "nature": str(scenario.nature), "goal": scenario.goal.describe()}
         if fmt is not Format.TABLE:
-            row |= {"title": scenario.title, "hits": scenario.hits, "duration": scenario.duration.describe("ms")}
+            row |= {"title": scenario.title, "target": scenario.target, "duration": scenario.duration.describe("ms")}
         rows.append(dict(row))
     emit(rows, fmt)
 
@@ -297,10 +295,10 @@ def show_scenario(
         "nature": str(scenario.nature),
         "tags": list(scenario.tags),
         "kind": scenario.kind,
-        "hits": scenario.hits,
+        "target": scenario.target,
         "min_rate": scenario.min_rate,
         "duration": scenario.duration.describe("ms"),
-        "target": scenario.target.describe(),
+        "goal": scenario.goal.describe(),
         "file": scenario.source,
         "version": scenario.version,
     }
