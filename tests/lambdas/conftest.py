@@ -50,7 +50,7 @@ def moments(tmp_path_factory):
 def steps():
     bank = shipped_bank(DetectionSettings())
     windows = [*(rule.window_declaration() for rule in rules().values()), *bank.declarations]
-    engine = Engine(EngineSettings(threads=1), windows, ManualClock(START_MS))
+    engine = Engine(EngineSettings(threads=1), windows)
     bank.attach(engine)
     rows = events()
     cuts = [*range(0, len(rows), 400), len(rows)]

@@ -152,7 +152,7 @@ def test_a_shard_that_was_read_to_its_end_and_removed_holds_nothing_back(aging, 
     batch = back.take()
     for place, record in enumerate(batch.records):
         watermarks.observe(record.shard_id, np.array([START_MS + (100 + place) * 1_000]))
-    assert watermarks.advance(clock.now_ms()) == START_MS + 100_000
+    assert watermarks.advance() == START_MS + 100_000
     assert back.ended == [SHARD]
     back.close()
 
@@ -217,5 +217,5 @@ def test_an_empty_read_behind_the_tip_holds_the_watermark_back():
     intake.take()
     clock.advance(timedelta(minutes=1))
     intake.take()
-    assert watermarks.advance(clock.now_ms()) == START_MS
+    assert watermarks.advance() == START_MS
     intake.close()

@@ -17,6 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import ipc
 
+from shopstream.engine.watermark import BEGINNING
 from shopstream.errors import StateError
 
 __all__ = ["MANIFEST", "CheckpointStore", "Manifest", "parse_manifest", "shown"]
@@ -41,6 +42,7 @@ class Manifest:
         owner: counts those who held a shared store one after the other (`SharedCheckpointStore.claim`); 0 in a folder
             of one machine.
         ended: closed shards that were read to their end, with `positions`.
+        history_ms: newest event of a history after which no live event is told of yet, see `watermark.GoingLive`.
     """
 
     generation: int
@@ -51,6 +53,7 @@ class Manifest:
     tables: Mapping[str, str]
     owner: int = 0
     ended: Sequence[str] = ()
+    history_ms: int = BEGINNING
 
     @property
     def mark(self) -> int:

@@ -2,8 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
-__all__ = ["Signal"]
+__all__ = ["QUIET", "UNWATCHED", "Quiet", "Signal"]
+
+UNWATCHED: Final = "unwatched"
+"""The window of a signal that says of a stretch of event time: it lies between loaded history and live events, so what
+did not come in it is no news. The bank of detectors reads it."""
+
+QUIET: Final = "quiet"
+"""The window of a signal that the bank gives where the clock goes on alone: the newest event is in this bin, and what
+else is in it is not known yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +36,16 @@ class Signal:
     last_event_ms: int
     measures: Mapping[str, object]
     final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """What the clock adds to a stream in which nothing comes: no promise, since events may be on their way.
+
+    Args:
+        newest_ms: the newest event.
+        until_ms: event time up to which, by the clock, none came after it.
+    """
+
+    newest_ms: int
+    until_ms: int

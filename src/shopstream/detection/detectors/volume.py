@@ -19,7 +19,7 @@ from shopstream.detection.detectors.series import EVENT_TYPES, SITE_TEN
 from shopstream.detection.detectors.site_state import SITE, Series, Traffic
 from shopstream.detection.detectors.surge_classifier import Excess, Judgement
 from shopstream.detection.reference_signals import TAIL_TEN
-from shopstream.engine.signal import Signal
+from shopstream.engine.signal import QUIET, Signal
 from shopstream.engine.window import WindowDeclaration
 from shopstream.errors import StateError
 
@@ -103,7 +103,7 @@ class VolumeDetector:
 
     id: Final = "volume"
     windows: Sequence[WindowDeclaration] = (SITE_TEN,)
-    other_signals: Sequence[str] = (TAIL_TEN,)
+    other_signals: Sequence[str] = (TAIL_TEN, QUIET)
 
     def __init__(self, traffic: Traffic, *, silent: bool = False) -> None:
         self._traffic = traffic
@@ -113,6 +113,9 @@ class VolumeDetector:
     def observe(self, end_ms: int, signals: Sequence[Signal]) -> list[Detection]:
         """One bin."""
         traffic = self._traffic
+        if signals and signals[0].window == QUIET:
+            traffic.begin_quiet(end_ms)
+            return []
         traffic.read(end_ms, signals)
         detections = self._site(end_ms)
         for kind in EVENT_TYPES:
