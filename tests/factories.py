@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from shopstream.detection.detection import Detection, Severity
 from shopstream.detection.rule_matcher import detection_id
-from shopstream.engine.signal import Signal
+from shopstream.engine.signals import Signal
 
 USER = {"user_id": "7"}
 

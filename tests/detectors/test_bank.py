@@ -9,12 +9,11 @@ from hypothesis import strategies as st
 
 from factories import make_signal
 from shopstream.detection.detection import Nature, Severity
-from shopstream.detection.detector import BIN_MS
-from shopstream.detection.detector_runner import DetectorBank
-from shopstream.detection.detectors.open_alert import Finding
+from shopstream.detection.detector import BIN_MS, AlertTemplate
+from shopstream.detection.detector_runner import DetectorRunner
 from shopstream.detection.detectors.shipped import shipped_detectors
 from shopstream.detection.settings import DetectionSettings
-from shopstream.engine.signal import UNWATCHED, Quiet, Signal
+from shopstream.engine.signals import UNWATCHED, Quiet, Signal
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.errors import RuleError, StateError
 
@@ -54,7 +53,7 @@ class Forgetful(Recorder):
 
 def test_bins_come_in_order_and_the_empty_ones_too():
     recorder = Recorder()
-    bank = DetectorBank([recorder])
+    bank = DetectorRunner([recorder])
     bank.advance([make_signal("ten", 50_000), make_signal("ten", 20_000)], 75_000)
     assert [end for end, _ in recorder.bins] == [20_000, 30_000, 40_000, 50_000, 60_000, 70_000]
     assert [len(signals) for _, signals in recorder.bins] == [1, 0, 0, 1, 0, 0]
@@ -62,13 +61,13 @@ def test_bins_come_in_order_and_the_empty_ones_too():
 
 def test_nothing_is_handed_over_before_the_first_signal():
     recorder = Recorder()
-    DetectorBank([recorder]).advance([], 10 * HOUR_MS)
+    DetectorRunner([recorder]).advance([], 10 * HOUR_MS)
     assert recorder.bins == []
 
 
 def test_signals_of_a_bin_are_ordered_by_window_and_key():
     recorder = Recorder(windows=(window("b", key=("user_id",)), window("a")))
-    bank = DetectorBank([recorder])
+    bank = DetectorRunner([recorder])
     signals = [
         make_signal("b", 20_000, {"user_id": 2}),
         make_signal("a", 20_000),
@@ -80,7 +79,7 @@ def test_signals_of_a_bin_are_ordered_by_window_and_key():
 
 def test_early_signals_and_those_of_others_are_left_out():
     recorder = Recorder()
-    bank = DetectorBank([recorder])
+    bank = DetectorRunner([recorder])
     bank.advance(
         [make_signal("ten", 20_000, final=False), make_signal("a_rule", 20_000), make_signal("ten", 30_000)], 30_000
     )
@@ -89,7 +88,7 @@ def test_early_signals_and_those_of_others_are_left_out():
 
 def test_equal_windows_are_computed_once_and_read_by_each_under_its_own_name():
     first, second = Recorder("one", (window("mine"),)), Recorder("two", (window("yours"),))
-    bank = DetectorBank([first, second])
+    bank = DetectorRunner([first, second])
     assert [declaration.name for declaration in bank.declarations] == ["mine"]
     bank.advance([make_signal("mine", 20_000)], 20_000)
     assert first.bins == [(20_000, [("mine", {})])]
@@ -98,7 +97,7 @@ def test_equal_windows_are_computed_once_and_read_by_each_under_its_own_name():
 
 def test_signals_of_operators_are_read_by_name():
     recorder = Recorder(windows=(), other_signals=("looked_up",))
-    DetectorBank([recorder]).advance([make_signal("looked_up", 20_000)], 20_000)
+    DetectorRunner([recorder]).advance([make_signal("looked_up", 20_000)], 20_000)
     assert recorder.bins == [(20_000, [("looked_up", {})])]
 
 
@@ -113,12 +112,12 @@ def test_signals_of_operators_are_read_by_name():
 )
 def test_what_does_not_fit_together_is_named(detectors, message):
     with pytest.raises(RuleError, match=message):
-        DetectorBank(detectors)
+        DetectorRunner(detectors)
 
 
 def test_years_of_silence_cost_an_hour_a_bin():
     recorder = Recorder()
-    bank = DetectorBank([recorder])
+    bank = DetectorRunner([recorder])
     years_ms = 3 * 365 * 24 * HOUR_MS
     bank.advance([make_signal("ten", BIN_MS), make_signal("ten", years_ms)], years_ms)
     ends = [end for end, _ in recorder.bins]
@@ -130,7 +129,7 @@ def test_years_of_silence_cost_an_hour_a_bin():
 
 def test_signals_of_bins_that_were_judged_are_counted_left_out_and_warned_of_once(caplog):
     recorder = Recorder()
-    bank = DetectorBank([recorder])
+    bank = DetectorRunner([recorder])
     bank.advance([make_signal("ten", 20_000)], 60_000)
     bank.advance([make_signal("ten", 40_000), make_signal("ten", 70_000)], 70_000)
     assert bank.late_signals == 1
@@ -147,7 +146,7 @@ def test_signals_of_bins_that_were_judged_are_counted_left_out_and_warned_of_onc
 
 def test_what_the_clock_hands_over_is_taken_back_when_events_come():
     recorder = Recorder()
-    bank = DetectorBank([recorder])
+    bank = DetectorRunner([recorder])
     bank.advance([make_signal("ten", 20_000)], 24_000, Quiet(28_000, 90_000))
     bank.advance([make_signal("ten", 30_000), make_signal("ten", 50_000)], 55_000)
     assert bank.late_signals == 0
@@ -159,21 +158,21 @@ def test_what_the_clock_hands_over_is_taken_back_when_events_come():
 
 def test_the_clock_hands_over_nothing_before_the_bin_of_the_newest_event_is_over():
     watcher = Watcher()
-    bank = DetectorBank([watcher])
+    bank = DetectorRunner([watcher])
     assert bank.advance([make_signal("ten", 20_000)], 24_000, Quiet(28_000, 39_999)) == []
     assert seen(bank.advance([], 24_000, Quiet(28_000, 40_000))) == [40_000]
     assert seen(bank.advance([], 24_000, Quiet(28_000, 65_000))) == [50_000, 60_000]
 
 
 def test_what_the_clock_found_is_not_told_again_when_events_prove_it():
-    bank = DetectorBank([Watcher()])
+    bank = DetectorRunner([Watcher()])
     bank.advance([make_signal("ten", 20_000)], 24_000)
     assert seen(bank.advance([], 24_000, Quiet(28_000, 50_000))) == [40_000, 50_000]
     assert seen(bank.advance([make_signal("ten", 30_000), make_signal("ten", 80_000)], 80_000)) == [60_000, 70_000]
 
 
 def test_a_snapshot_holds_nothing_that_only_the_clock_says():
-    bank = DetectorBank([Recorder()])
+    bank = DetectorRunner([Recorder()])
     bank.advance([make_signal("ten", 20_000)], 24_000)
     before = json.dumps(bank.snapshot())
     bank.advance([], 24_000, Quiet(28_000, 500_000))
@@ -182,7 +181,7 @@ def test_a_snapshot_holds_nothing_that_only_the_clock_says():
 
 def test_time_between_history_and_live_events_is_not_handed_over():
     recorder = Recorder()
-    bank = DetectorBank([recorder])
+    bank = DetectorRunner([recorder])
     live_ms = 1_000 * 24 * HOUR_MS + 3_000
     bank.advance([make_signal("ten", 20_000)], 24_000)
     gap = Signal(UNWATCHED, {}, 15_000, live_ms - 5_000, 15_000, live_ms - 5_000, {}, final=True)
@@ -209,15 +208,15 @@ def seen(detections):
     return [one.end_ms for one in detections]
 
 
-FOUND = Finding("watcher", "watcher-1", "Empty", (), Nature.FAULT, "no events").detection(
+FOUND = AlertTemplate("watcher", "watcher-1", "Empty", (), Nature.FAULT, "no events").detection(
     Severity.LOW, {}, (0, BIN_MS), {}, {}
 )
 
 
 def test_a_detector_whose_snapshot_is_of_another_version_begins_afresh_and_is_named():
-    bank = DetectorBank([Recorder("kept"), Recorder("changed")])
+    bank = DetectorRunner([Recorder("kept"), Recorder("changed")])
     bank.advance([make_signal("ten", 20_000)], 20_000)
-    other = DetectorBank([Recorder("kept"), Forgetful("changed"), Recorder("new")])
+    other = DetectorRunner([Recorder("kept"), Forgetful("changed"), Recorder("new")])
     assert other.restore(json.loads(json.dumps(bank.snapshot()))) == ["changed", "new"]
     assert other.detectors[0].bins == [(20_000, [("ten", {})])]
     assert other.advance([], 30_000) == []
@@ -226,7 +225,7 @@ def test_a_detector_whose_snapshot_is_of_another_version_begins_afresh_and_is_na
 
 def test_state_that_is_none_is_named():
     with pytest.raises(StateError, match="next_ms"):
-        DetectorBank([Recorder()]).restore({"next_ms": "soon"})
+        DetectorRunner([Recorder()]).restore({"next_ms": "soon"})
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +236,7 @@ def episode(shop):
 @pytest.fixture(scope="module")
 def bank_of(shop):
     known = shop.baselines()
-    return lambda: DetectorBank(shipped_detectors(DetectionSettings(), known))
+    return lambda: DetectorRunner(shipped_detectors(DetectionSettings(), known))
 
 
 @pytest.fixture(scope="module")

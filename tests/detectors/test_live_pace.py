@@ -12,9 +12,9 @@ import pytest
 from shopstream.clock import ManualClock
 from shopstream.detection.allowlist import AllowList
 from shopstream.detection.baseline import SLOTS, Baselines, SeriesProfile
-from shopstream.detection.detector_runner import DetectorBank
+from shopstream.detection.detector_runner import DetectorRunner
 from shopstream.detection.detectors.silence import SilenceDetector
-from shopstream.detection.detectors.site_state import Traffic
+from shopstream.detection.detectors.site_state import SiteState
 from shopstream.detection.detectors.volume import VolumeDetector
 from shopstream.engine.checkpoint import CheckpointStore
 from shopstream.engine.engine import Engine
@@ -106,8 +106,8 @@ class Shop:
 def opened(home, pace, clock):
     """A stream, and a pipeline with the detectors of volume and silence."""
     profile = SeriesProfile((float(pace),) * SLOTS, (1.0,) * 7, 0.05, 28.0)
-    traffic = Traffic(Baselines(START_MS - 1, START_MS, 1, series={"site": profile, "event_type=view": profile}))
-    bank = DetectorBank([VolumeDetector(traffic), SilenceDetector(traffic)])
+    traffic = SiteState(Baselines(START_MS - 1, START_MS, 1, series={"site": profile, "event_type=view": profile}))
+    bank = DetectorRunner([VolumeDetector(traffic), SilenceDetector(traffic)])
     settings = EngineSettings(threads=1)
     engine = Engine(settings, bank.declarations)
     with (

@@ -9,17 +9,17 @@ from factories import make_signal
 from shopstream.detection.baseline import KeyRate
 from shopstream.detection.detection import Nature
 from shopstream.detection.detector import BIN_MS
-from shopstream.detection.detector_runner import DetectorBank
+from shopstream.detection.detector_runner import DetectorRunner
 from shopstream.detection.detectors.shipped import shipped_detectors
-from shopstream.detection.reference_signals import DUPLICATE_SIGNAL, PRICE_SIGNAL
 from shopstream.detection.settings import DetectionSettings
+from shopstream.detection.windows import DUPLICATE_SIGNAL, PRICE_SIGNAL
 
 
 @pytest.fixture(scope="module")
 def judge(shop):
     def judge(signals, baselines=None, off=()):
         detectors = shipped_detectors(DetectionSettings(detectors_off=off), baselines or shop.baselines())
-        return DetectorBank(detectors).advance(signals, max(one.end_ms for one in signals))
+        return DetectorRunner(detectors).advance(signals, max(one.end_ms for one in signals))
 
     return judge
 

@@ -9,7 +9,7 @@ import pytest
 from shopstream.detection.baseline import Baselines
 from shopstream.detection.detection import Nature, Severity
 from shopstream.detection.detector import BIN_MS
-from shopstream.detection.detector_runner import DetectorBank
+from shopstream.detection.detector_runner import DetectorRunner
 from shopstream.detection.detectors.shipped import shipped_detectors
 from shopstream.detection.settings import DetectionSettings
 
@@ -19,7 +19,7 @@ def judge(shop):
     """Detections of signals, by default with the baselines of that shop."""
 
     def judge(signals, baselines=None):
-        bank = DetectorBank(shipped_detectors(DetectionSettings(), baselines or shop.baselines()))
+        bank = DetectorRunner(shipped_detectors(DetectionSettings(), baselines or shop.baselines()))
         return bank.advance(signals, signals[-1].end_ms)
 
     return judge

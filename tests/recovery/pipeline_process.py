@@ -14,15 +14,14 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
-from shopstream.adapters import flow
-from shopstream.adapters.aws import S3Objects
+from shopstream.adapters.embedded import EmbeddedAdapters
 from shopstream.adapters.flow import open_pipeline
-from shopstream.adapters.stores import open_stream
+from shopstream.adapters.ports import adapters_of
+from shopstream.aws.objects import S3Objects
 from shopstream.config import Settings
 from shopstream.detection.settings import DetectionSettings
-from shopstream.engine.checkpoint import CheckpointStore
+from shopstream.engine.checkpoint import CheckpointStore, SharedCheckpointStore
 from shopstream.engine.settings import EngineSettings
-from shopstream.engine.shared_checkpoint import SharedCheckpointStore
 from shopstream.incidents.embedded import EmbeddedIncidentStore
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.simulation.replay import Replay
@@ -76,12 +75,14 @@ def die_at(point: str, when: str, nth: int) -> None:
 
 def work(settings: Settings, source: str | None, checkpoints: str | None) -> None:
     if checkpoints:
-        flow.open_checkpoints = lambda s: SharedCheckpointStore(s.checkpoint_path, S3Objects(checkpoints))
+        EmbeddedAdapters.open_checkpoints = lambda adapters: SharedCheckpointStore(
+            adapters.settings.checkpoint_path, S3Objects(checkpoints)
+        )
     if source is None:
         with open_pipeline(settings) as pipeline:
             pipeline.run(until_caught_up=True)
         return
-    with open_stream(settings) as stream:
+    with adapters_of(settings).open_stream() as stream:
         Replay(source, stream, ReplaySettings(rate=RATE), bookmarks=settings.home / "replays").run()
 
 

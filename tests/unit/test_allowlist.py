@@ -13,9 +13,8 @@ from typer.testing import CliRunner
 from factories import make_detection
 from shopstream.cli import app
 from shopstream.clock import to_ms
-from shopstream.detection.allowlist import ALLOWED, AllowList, agent_hash, load_allow_list
-from shopstream.detection.allowlist_file import ALLOW_LIST_FILES
-from shopstream.detection.loader import load_rules
+from shopstream.detection.allowlist import ALLOW_LIST_FILES, ALLOWED, AllowList, agent_hash, load_allow_list
+from shopstream.detection.rule import load_rules
 from shopstream.engine.compile import batch_sql
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.errors import ConfigurationError, RuleError

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import pydoc
 import re
 import shlex
 import subprocess
@@ -19,7 +20,7 @@ from shopstream.cli import app
 from shopstream.config import load_settings
 from shopstream.dashboard.health import Health, metrics_text
 from shopstream.dashboard.sources import Home
-from shopstream.detection.loader import RULE_FILES, shipped_rules
+from shopstream.detection.rule import RULE_FILES, shipped_rules
 from shopstream.events.validation import REASONS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -290,3 +291,11 @@ def test_the_words_of_the_glossary_are_there_once():
 @pytest.mark.parametrize("page", TEXTS)
 def test_pages_name_no_machine(page):
     assert not re.search(r"(?<![\w.])/(work|home|root|Users)/", TEXTS[page])
+
+
+def test_every_function_that_the_architecture_names_exists():
+    names = re.findall(r"`([a-z_]+(?:\.\w+)+)`", TEXTS["docs/architecture.md"])
+    names = [name for name in names if not name.endswith((".py", ".yml"))]
+    assert len(names) > 20
+    for name in names:
+        assert pydoc.locate(f"shopstream.{name}"), name

@@ -11,7 +11,7 @@ from shopstream.config import Settings
 from shopstream.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from shopstream.detection.allowlist_file import Entry
+    from shopstream.detection.allowlist import Entry
 
 __all__ = ["app", "expired_entries"]
 
@@ -91,7 +91,7 @@ def check(
       shopstream rules allowlist check allow/
       shopstream rules allowlist check allow/crawlers.yml --format json
     """
-    from shopstream.detection.allowlist_file import ALLOW_LIST_FILES  # noqa: PLC0415  start-up time
+    from shopstream.detection.allowlist import ALLOW_LIST_FILES  # noqa: PLC0415  start-up time
     from shopstream.yaml_files import Problem  # noqa: PLC0415
 
     place = path or settings_of(ctx).detection.allow_lists_path

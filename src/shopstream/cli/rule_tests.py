@@ -84,7 +84,7 @@ def run_tests(
 
 
 def _plan(settings: Settings, place: str | None, tests: Path | None) -> _Plan:
-    from shopstream.detection.loader import RULE_FILES, load_rules  # noqa: PLC0415
+    from shopstream.detection.rule import RULE_FILES, load_rules  # noqa: PLC0415
 
     own = settings.detection.rules_path
     if place is None and (tests is not None or own is None):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shopstream.adapters.ports import adapters_of
 from shopstream.cli import allowlist
 from shopstream.cli.backtest import backtest
 from shopstream.cli.explain import explain
@@ -55,19 +56,18 @@ def list_rules(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
 
 def _rules(settings: Settings) -> "dict[str, Rule]":
     """The rules in force."""
-    from shopstream.detection.loader import load_rules  # noqa: PLC0415
+    from shopstream.detection.rule import load_rules  # noqa: PLC0415
 
     return load_rules(settings.detection.rules_path)
 
 
 def _judged(settings: Settings) -> dict[str, str]:
     """Rule or detector → its precision in words, for those that people have judged."""
-    from shopstream.adapters.stores import incidents_file  # noqa: PLC0415
     from shopstream.incidents.precision import read_precision  # noqa: PLC0415  start-up time
 
     return {
         row.rule: f"{row.precision:.0%} of {row.right + row.wrong:,}"
-        for row in read_precision(incidents_file(settings))
+        for row in read_precision(adapters_of(settings).incidents_file())
         if row.precision is not None
     }
 
@@ -139,7 +139,7 @@ def check(
       shopstream rules check my_rules/
       shopstream rules check my_rules/night_crawler.yml --format json
     """
-    from shopstream.detection.loader import RULE_FILES, shipped_rules  # noqa: PLC0415  start-up time
+    from shopstream.detection.rule import RULE_FILES, shipped_rules  # noqa: PLC0415  start-up time
 
     rules, problems = RULE_FILES.read(path or settings_of(ctx).detection.rules_path or shipped_rules())
     emit_problems(problems, fmt, f"{len(rules)} good, {len(problems)} wrong")

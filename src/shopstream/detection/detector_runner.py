@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from shopstream.detection.detection import Detection
 from shopstream.detection.detector import BIN_MS, Detector
-from shopstream.engine.signal import QUIET, UNWATCHED, Quiet, Signal
+from shopstream.engine.signals import QUIET, UNWATCHED, Quiet, Signal
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.errors import RuleError, StateError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # a process that judges signals has no engine
     from shopstream.engine.engine import Engine
     from shopstream.engine.operators import WindowOperator
 
-__all__ = ["DetectorBank", "OperatorFactory"]
+__all__ = ["DetectorRunner", "OperatorFactory"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ OperatorFactory = Callable[["Engine"], "WindowOperator"]
 """Makes an operator inside of an engine's database; detectors read its signals by their window's name."""
 
 
-class DetectorBank:
+class DetectorRunner:
     """Several detectors at work on one stream of signals.
 
     The first bin is that of the first signal. Bins in which nothing happened are handed over too, each one; when a
@@ -66,7 +66,7 @@ class DetectorBank:
         self._next_ms: int | None = None
         self._empty = 0
         self._unwatched: tuple[int, int] | None = None
-        self._ahead: DetectorBank | None = None
+        self._ahead: DetectorRunner | None = None
         self._foretold: dict[str, Detection] = {}
         self._late_until_ms = 0
         self.late_signals = 0

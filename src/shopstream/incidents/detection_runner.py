@@ -9,9 +9,9 @@ from typing import Protocol
 
 from shopstream.detection.allowlist import AllowList
 from shopstream.detection.detection import Detection
-from shopstream.detection.detector_runner import DetectorBank
-from shopstream.detection.rule_matcher import RuleWords, detect
-from shopstream.engine.signal import Quiet, Signal
+from shopstream.detection.detector_runner import DetectorRunner
+from shopstream.detection.rule_matcher import Rules, detect
+from shopstream.engine.signals import Quiet, Signal
 from shopstream.incidents.incident import IncidentChange
 from shopstream.incidents.ports import IncidentStore
 
@@ -70,9 +70,7 @@ class Judging:
         incidents: where detections go.
     """
 
-    def __init__(
-        self, rules: Mapping[str, RuleWords], bank: DetectorBank, allow_list: AllowList, incidents: IncidentStore
-    ) -> None:
+    def __init__(self, rules: Rules, bank: DetectorRunner, allow_list: AllowList, incidents: IncidentStore) -> None:
         self._rules = rules
         self._bank = bank
         self._allow_list = allow_list

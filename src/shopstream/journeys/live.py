@@ -17,7 +17,7 @@ import duckdb
 from shopstream.clock import from_ms
 from shopstream.engine.engine import Engine
 from shopstream.engine.operators import BATCH, SessionOperator, SlidingOperator, WindowOperator
-from shopstream.engine.signal import Signal
+from shopstream.engine.signals import Signal
 from shopstream.engine.watermark import BEGINNING
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.journeys.ports import LiveStore

@@ -29,7 +29,7 @@ from typing import Final
 
 from shopstream.clock import from_ms, to_ms
 from shopstream.detection.detection import Nature
-from shopstream.incidents.explanation import genuine_share
+from shopstream.incidents.explanation import genuine_share, title_of
 from shopstream.incidents.incident import Actor, Handling, Incident
 from shopstream.incidents.queries import reading
 from shopstream.incidents.rows import incident_of, stored_of
@@ -131,7 +131,7 @@ def read_blocklist(path: Path, ttl: timedelta, limit: float, now: datetime | Non
             left_out.append(LeftOut(actor, incident_id, reason))
         else:
             until = newest_part.last_event_time + ttl
-            blocked.append(Blocked(actor, until, newest_part.rule, incident_id, newest_part.title))
+            blocked.append(Blocked(actor, until, newest_part.rule, incident_id, title_of(newest_part)))
     return Blocklist(now, tuple(blocked), tuple(left_out))
 
 

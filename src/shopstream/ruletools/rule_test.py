@@ -35,7 +35,7 @@ from shopstream.detection.rule import Rule, RuleStatus
 from shopstream.detection.rule_matcher import detect
 from shopstream.engine.compile import batch_sql
 from shopstream.engine.derived_columns import derived_rows
-from shopstream.engine.signal import Signal
+from shopstream.engine.signals import Signal
 from shopstream.errors import ConfigurationError
 from shopstream.events.codec import decode
 from shopstream.incidents.episode import Episode, gather

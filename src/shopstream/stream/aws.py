@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
 from shopstream.aws.clients import client, explained
+from shopstream.aws.dynamodb import dynamodb_client
 from shopstream.clock import Clock, to_ms
 from shopstream.errors import BackpressureError, PermanentError, RetryableError, StateError
 from shopstream.stream.lease_table import LeaseTable, NewestTable
@@ -373,7 +374,7 @@ class KinesisStream:
         # Repeating PutRecords blindly would double what was taken, and let later records overtake.
         self._writing = client("kinesis", attempts=1)
         self._kinesis = client("kinesis")
-        self._dynamodb = client("dynamodb")
+        self._dynamodb = dynamodb_client()
         self._table = table
         self._notes = NewestTable(table, name, clock=clock, retention=self._retention, dynamodb=self._dynamodb)
         self._lock = Lock()

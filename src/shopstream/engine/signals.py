@@ -1,4 +1,6 @@
-"""Signals as bytes: what an engine tells those who judge elsewhere, whatever computed it.
+"""What windowed SQL gives: small rows, one for each window that met its condition.
+
+Signals as bytes: what an engine tells those who judge elsewhere, whatever computed it.
 
 A payload is one JSON object:
 
@@ -18,11 +20,65 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Final
 
-from shopstream.engine.signal import Quiet, Signal
 from shopstream.errors import DecodeError, PermanentError, StateError
 from shopstream.stream.ports import MAX_RECORD_BYTES
 
-__all__ = ["SignalAssembly", "SignalBatch", "decode_signals", "encode_signals"]
+__all__ = [
+    "QUIET",
+    "UNWATCHED",
+    "Quiet",
+    "Signal",
+    "SignalAssembler",
+    "SignalBatch",
+    "decode_signals",
+    "encode_signals",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """One window of one key.
+
+    Args:
+        window: name of the window declaration; for a rule, the rule's id.
+        key: key column → value, in declared order; empty for the whole site.
+        start_ms, end_ms: the window, [start, end), epoch milliseconds of event time.
+        first_event_ms, last_event_ms: span of the events inside it.
+        measures: measure name → value; money is Decimal.
+        final: False while the window is still open and the values may grow.
+    """
+
+    window: str
+    key: Mapping[str, str | int]
+    start_ms: int
+    end_ms: int
+    first_event_ms: int
+    last_event_ms: int
+    measures: Mapping[str, object]
+    final: bool
+
+
+UNWATCHED: Final = "unwatched"
+"""The window of a signal about a stretch of event time between loaded history and live events: nobody watched it, so
+events missing there mean nothing. The detector runner reads it."""
+
+QUIET: Final = "quiet"
+"""The window of a signal that the detector runner gives when only the clock moves on: the newest event is in this bin,
+and the rest of the bin is not known yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """What the clock adds to a stream without new events: no promise, since events may be on their way.
+
+    Args:
+        newest_ms: the newest event.
+        until_ms: event time up to which, by the clock, none came after it.
+    """
+
+    newest_ms: int
+    until_ms: int
+
 
 _FORMAT: Final = 1
 _ENVELOPE_BYTES: Final = 512
@@ -51,7 +107,7 @@ class SignalBatch:
     quiet: Quiet | None = None
 
 
-class SignalAssembly:
+class SignalAssembler:
     """Puts the parts of a moment together: detectors take all signals of a bin at once, or not at all."""
 
     def __init__(self) -> None:
