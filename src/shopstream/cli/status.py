@@ -3,7 +3,7 @@
 import typer
 
 from shopstream.adapters.ports import adapters_of
-from shopstream.cli.output import Format, FormatOption, emit_object, settings_of
+from shopstream.cli.output import Format, FormatOption, emit_object, err, settings_of
 from shopstream.clock import SystemClock, from_ms
 
 __all__ = ["status"]
@@ -18,6 +18,7 @@ def status(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
       shopstream status
       shopstream status --format json
     """
+    from shopstream.adapters.checks import late_signals  # noqa: PLC0415  start-up time
     from shopstream.engine.engine import Counters  # noqa: PLC0415  start-up time
     from shopstream.incidents.queries import count_incidents  # noqa: PLC0415
     from shopstream.stream.ports import lag  # noqa: PLC0415  start-up time
@@ -43,3 +44,5 @@ def status(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
         fmt,
         title="shopstream",
     )
+    if manifest and (finding := late_signals(manifest.counters)):
+        err.print(finding)
