@@ -22,11 +22,10 @@ from shopstream.incidents.embedded import EmbeddedIncidentStore
 from shopstream.incidents.settings import AlertingSettings
 from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.tables import create_views
-from shopstream.simulation.bots import Scraper
-from shopstream.simulation.flood import Flood
+from shopstream.simulation.attacks import Flood, Scraper
+from shopstream.simulation.faults_and_surges import FlashSale
 from shopstream.simulation.replay import Replay
 from shopstream.simulation.replay_settings import ReplaySettings
-from shopstream.simulation.surges import FlashSale
 from shopstream.simulation.synthesis import DEFAULT_START, Synthesis, SynthesisSettings
 
 SCRAPER = Scraper(DEFAULT_START + timedelta(hours=9), timedelta(minutes=10), 2, 0.4)

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -12,11 +12,21 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from shopstream.cli.output import Format, FormatOption, emit, emit_object, err, out, settings_of
 from shopstream.clock import Clock, SystemClock, from_ms
 from shopstream.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from shopstream.evaluation.formatting import Facts
-    from shopstream.evaluation.runner import Done, Matrix
-    from shopstream.evaluation.summary import Summary
+from shopstream.evaluation.baseline_run import default_cache
+from shopstream.evaluation.plan import Shop, load_rows, seeds_of
+from shopstream.evaluation.report import (
+    Facts,
+    commit_of_code,
+    control_row,
+    genuine_rows,
+    machine,
+    row_of,
+    short_row_of,
+    verdict,
+    write_report,
+)
+from shopstream.evaluation.runner import Done, Matrix, run_matrix
+from shopstream.evaluation.summary import Summary, summarise
 
 __all__ = ["evaluate"]
 
@@ -51,7 +61,7 @@ def evaluate(
     ] = None,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
-    r"""Measure detection on synthetic shops: genuine days, and attacks laid over them.
+    r"""Measure detection on synthetic shops with injected attacks.
 
     Says for each scenario how many were found and how soon, how many incidents and notifications one attack gives, and
     what was told falsely on genuine days. It runs the engine, all rules, all detectors and the incident store as they
@@ -64,14 +74,6 @@ def evaluate(
       shopstream evaluate --scenario site_flood --seeds 3 --tuning --explain
       shopstream evaluate --seeds 5 --tuning --out /tmp/look --format json
     """
-    from shopstream.evaluation.cache import default_cache  # noqa: PLC0415  start-up time
-    from shopstream.evaluation.formatting import verdict  # noqa: PLC0415
-    from shopstream.evaluation.plan import Shop, seeds_of  # noqa: PLC0415
-    from shopstream.evaluation.report import write_report  # noqa: PLC0415
-    from shopstream.evaluation.runner import Done, Matrix  # noqa: PLC0415
-    from shopstream.evaluation.summary import summarise  # noqa: PLC0415
-    from shopstream.evaluation.targets import load_rows  # noqa: PLC0415
-
     clock = SystemClock()
     started_ms = clock.now_ms()
     rows = load_rows()
@@ -104,10 +106,8 @@ def evaluate(
         raise typer.Exit(130)
 
 
-def _run(matrix: "Matrix", folder: Path, done: "Done") -> bool:
+def _run(matrix: Matrix, folder: Path, done: Done) -> bool:
     """Run all; returns whether somebody interrupted it."""
-    from shopstream.evaluation.runner import run_matrix  # noqa: PLC0415
-
     columns = (
         SpinnerColumn(),
         TextColumn("evaluating"),
@@ -126,9 +126,7 @@ def _run(matrix: "Matrix", folder: Path, done: "Done") -> bool:
     return False
 
 
-def _facts(matrix: "Matrix", done: "Done", clock: Clock, started_ms: int, *, tuning: bool, partial: bool) -> "Facts":
-    from shopstream.evaluation.formatting import Facts  # noqa: PLC0415
-    from shopstream.evaluation.report import commit_of_code, machine  # noqa: PLC0415
+def _facts(matrix: Matrix, done: Done, clock: Clock, started_ms: int, *, tuning: bool, partial: bool) -> Facts:
 
     now_ms = clock.now_ms()
     return Facts(
@@ -145,8 +143,7 @@ def _facts(matrix: "Matrix", done: "Done", clock: Clock, started_ms: int, *, tun
     )
 
 
-def _print(summary: "Summary", done: "Done", facts: "Facts", fmt: Format, *, explain: bool) -> None:
-    from shopstream.evaluation.formatting import control_row, genuine_rows, row_of, short_row_of  # noqa: PLC0415
+def _print(summary: Summary, done: Done, facts: Facts, fmt: Format, *, explain: bool) -> None:
 
     rows = [(short_row_of if fmt is Format.TABLE else row_of)(row) for row in summary.rows]
     if fmt is Format.JSON:
@@ -165,7 +162,7 @@ def _print(summary: "Summary", done: "Done", facts: "Facts", fmt: Format, *, exp
         _explain(done)
 
 
-def _explain(done: "Done") -> None:
+def _explain(done: Done) -> None:
     """What came nearest for each miss, and what was told falsely."""
     for scenario, runs in done.attacks.items():
         for run in runs:
