@@ -156,7 +156,7 @@ def test_commands_are_grouped():
 
 
 def test_prose_flows_to_the_width_of_the_terminal():
-    prose = help_of("simulate").split("happened.", 1)[1].split("Examples", 1)[0]
+    prose = help_of("simulate").split("pace.", 1)[1].split("Examples", 1)[0]
     full = [line.rstrip() for line in re.split(r"\n\s*\n", prose.strip())[0].splitlines()[:-1]]
     assert min(map(len, full)) > WIDTH - 20
 

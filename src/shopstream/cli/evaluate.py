@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -12,11 +12,21 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from shopstream.cli.output import Format, FormatOption, emit, emit_object, err, out, settings_of
 from shopstream.clock import Clock, SystemClock, from_ms
 from shopstream.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from shopstream.evaluation.report import Facts
-    from shopstream.evaluation.runner import RunPlan, RunResults
-    from shopstream.evaluation.summary import Summary
+from shopstream.evaluation.baseline_run import default_cache
+from shopstream.evaluation.plan import Shop, evaluated_scenarios, seeds_of
+from shopstream.evaluation.report import (
+    Facts,
+    baseline_rows,
+    commit_of_code,
+    control_row,
+    machine,
+    row_of,
+    short_row_of,
+    verdict,
+    write_report,
+)
+from shopstream.evaluation.runner import RunPlan, RunResults, run_all
+from shopstream.evaluation.summary import Summary, summarise
 
 __all__ = ["evaluate"]
 
@@ -66,16 +76,6 @@ def evaluate(
       shopstream evaluate --scenario site_flood --seeds 3 --tuning --explain
       shopstream evaluate --seeds 5 --tuning --out /tmp/look --format json
     """
-    from shopstream.evaluation.baseline_run import default_cache  # noqa: PLC0415  start-up time
-    from shopstream.evaluation.plan import (  # noqa: PLC0415
-        Shop,
-        evaluated_scenarios,
-        seeds_of,
-    )
-    from shopstream.evaluation.report import verdict, write_report  # noqa: PLC0415
-    from shopstream.evaluation.runner import RunPlan, RunResults  # noqa: PLC0415
-    from shopstream.evaluation.summary import summarise  # noqa: PLC0415
-
     clock = SystemClock()
     started_ms = clock.now_ms()
     rows = evaluated_scenarios()
@@ -108,10 +108,8 @@ def evaluate(
         raise typer.Exit(130)
 
 
-def _run(plan: "RunPlan", folder: Path, results: "RunResults") -> bool:
+def _run(plan: RunPlan, folder: Path, results: RunResults) -> bool:
     """Run everything; returns whether it was interrupted."""
-    from shopstream.evaluation.runner import run_all  # noqa: PLC0415
-
     columns = (
         SpinnerColumn(),
         TextColumn("evaluating"),
@@ -130,14 +128,7 @@ def _run(plan: "RunPlan", folder: Path, results: "RunResults") -> bool:
     return False
 
 
-def _facts(
-    plan: "RunPlan", results: "RunResults", clock: Clock, started_ms: int, *, tuning: bool, partial: bool
-) -> "Facts":
-    from shopstream.evaluation.report import (  # noqa: PLC0415
-        Facts,
-        commit_of_code,
-        machine,
-    )
+def _facts(plan: RunPlan, results: RunResults, clock: Clock, started_ms: int, *, tuning: bool, partial: bool) -> Facts:
 
     now_ms = clock.now_ms()
     return Facts(
@@ -156,8 +147,7 @@ def _facts(
     )
 
 
-def _print(summary: "Summary", results: "RunResults", facts: "Facts", fmt: Format, *, explain: bool) -> None:
-    from shopstream.evaluation.report import baseline_rows, control_row, row_of, short_row_of  # noqa: PLC0415
+def _print(summary: Summary, results: RunResults, facts: Facts, fmt: Format, *, explain: bool) -> None:
 
     rows = [(short_row_of if fmt is Format.TABLE else row_of)(row) for row in summary.rows]
     if fmt is Format.JSON:
@@ -176,7 +166,7 @@ def _print(summary: "Summary", results: "RunResults", facts: "Facts", fmt: Forma
         _explain(results)
 
 
-def _explain(results: "RunResults") -> None:
+def _explain(results: RunResults) -> None:
     """Print what detection saw of each miss, and each false incident."""
     for scenario, runs in results.attacks.items():
         for run in runs:
