@@ -11,7 +11,7 @@ from shopstream.config import Settings
 
 _HEAD = """# Configuration
 
-`docs/write_configuration.py` writes this page from the settings tree; change the descriptions there.
+`docs/write_configuration.py` writes this page from the settings tree; edit descriptions there.
 
 Later sources win: the default, the settings file, the variable, the flag. The settings file is
 `shopstream.toml` in the working directory, or the file that `--config` or `SHOPSTREAM_CONFIG`
