@@ -215,8 +215,6 @@ def test_shards_are_listed_over_several_pages(proxy, open_stream):
         ("kinesis:ListShards", lambda stream: stream.shards()),
         ("kinesis:GetShardIterator", lambda stream: stream.read("shardId-000000000000", -1, **PLENTY)),
         ("kinesis:GetRecords", lambda stream: stream.read("shardId-000000000000", -1, **PLENTY)),
-        ("kinesis:SplitShard", lambda stream: stream.split("shardId-000000000000", 1 << 120)),
-        ("kinesis:MergeShards", lambda stream: stream.merge("shardId-000000000000", "shardId-000000000001")),
     ],
 )
 def test_a_missing_permission_is_named(proxy, stream, action, do):

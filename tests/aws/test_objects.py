@@ -8,7 +8,7 @@ from shopstream.aws.objects import S3Objects
 from shopstream.clock import ManualClock
 from shopstream.engine.checkpoint import Manifest, SharedCheckpointStore
 from shopstream.errors import BackpressureError, ConfigurationError, RetryableError, StateError
-from shopstream.journeys.shared import SharedLiveStore
+from shopstream.journeys.store import LiveObject
 from standins import faults
 from standins.call import Answer
 
@@ -105,7 +105,7 @@ def test_a_file_whose_answers_all_break_off_can_be_tried_again(s3, objects, tmp_
 
 def test_live_panels_are_written_every_ten_seconds_and_at_the_end(objects):
     clock = ManualClock(0)
-    live = SharedLiveStore(objects, clock)
+    live = LiveObject(objects, clock)
     assert live.read() == {}
     live.publish({"sessions": 1}, 5)
     live.publish({"sessions": 2}, 6)
@@ -116,10 +116,10 @@ def test_live_panels_are_written_every_ten_seconds_and_at_the_end(objects):
 
 def test_live_panels_that_cannot_be_written_do_not_stop_the_line(s3, objects, caplog):
     clock = ManualClock(0)
-    live = SharedLiveStore(objects, clock)
+    live = LiveObject(objects, clock)
     s3.on("PutObject", faults.failing(), times=5)  # all tries of one call
     live.publish({"sessions": 1}, 5)
-    assert "live panels wait" in caplog.text
+    assert "live panels cannot be written now" in caplog.text
     clock.sleep(timedelta(seconds=10))
     live.publish({"sessions": 2}, 6)
     assert live.read() == {"sessions": 2, "as_of_ms": 6}

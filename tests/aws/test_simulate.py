@@ -22,6 +22,7 @@ from shopstream.stream.embedded import EmbeddedStream
 from shopstream.stream.ports import TRIM_HORIZON, hash_key
 from shopstream.stream.settings import KinesisSettings, StreamSettings
 from standins import faults
+from standins.reshaping import ReshapingStream
 
 pytestmark = pytest.mark.aws
 
@@ -212,7 +213,7 @@ def test_a_replay_that_was_stopped_goes_on_in_kinesis(upload, stream, tmp_path):
 def test_shards_may_be_split_and_merged_on_the_way(s3, kinesis_local, aws_env, upload, make_stream):
     aws_env(s3=s3.url, kinesis=kinesis_local)
     source, name, calls = upload(csv_of(20_000)), make_stream(2), []
-    with KinesisStream.open(KinesisSettings(events=name), SystemClock()) as stream:
+    with ReshapingStream.open(KinesisSettings(events=name), SystemClock()) as stream:
 
         def reshape(progress):
             calls.append(progress)

@@ -143,7 +143,7 @@ def test_every_query_of_the_repository_is_saved_with_what_it_tells(stage):
 def test_a_query_without_a_description_is_refused(tmp_path):
     file = tmp_path / "bare.sql"
     file.write_text("select 1")
-    with pytest.raises(ConfigError, match=r"bare\.sql to begin with `-- what it tells`"):
+    with pytest.raises(ConfigError, match=r"bare\.sql to begin with `-- description`"):
         read_query(file)
 
 

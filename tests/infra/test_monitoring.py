@@ -7,10 +7,9 @@ import pytest
 from shopstream_infra.alarms import Alarm
 
 _REPOSITORY = Path(__file__).parents[2]
+_PACKAGE = _REPOSITORY / "src" / "shopstream"
 _SOURCES = "".join(
-    path.read_text(encoding="utf-8")
-    for folder in ("metrics", "lambdas")
-    for path in (_REPOSITORY / "src" / "shopstream" / folder).glob("*.py")
+    path.read_text(encoding="utf-8") for path in (_PACKAGE / "metrics.py", *(_PACKAGE / "lambdas").glob("*.py"))
 )
 
 

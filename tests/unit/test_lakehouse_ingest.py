@@ -44,7 +44,7 @@ def small_blocks(monkeypatch):
     """Blocks of some ten rows, two of them a commit."""
     monkeypatch.setattr(sources, "BLOCK_BYTES", 800)
     monkeypatch.setattr(sources, "PARQUET_ROWS", 10)
-    monkeypatch.setattr(ingest_module, "_BLOCKS_A_COMMIT", 2)
+    monkeypatch.setattr(ingest_module, "_BLOCKS_PER_COMMIT", 2)
 
 
 def query(lakehouse, sql):
@@ -297,7 +297,7 @@ def test_two_loads_of_one_file_at_once_are_refused(lakehouse, tmp_path):
     write_csv(tmp_path / "f.csv", 10)
 
     def again(*_progress):
-        with pytest.raises(RetryableError, match="being loaded by another process"):
+        with pytest.raises(RetryableError, match="another process is loading"):
             ingest(lakehouse, str(tmp_path / "f.csv"), CLOCK)
 
     assert ingest(lakehouse, str(tmp_path / "f.csv"), CLOCK, again).events == 10

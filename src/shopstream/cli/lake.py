@@ -300,15 +300,15 @@ def replay_dead_letters(
     with adapters_of(settings_of(ctx)).open_stream() as stream:
         results = letters.replay_all(stream, reason) if all_ else letters.replay(ids or [], stream, payload)
     counts = {
-        "sent": sum(result.outcome == "sent" for result in results),
-        "sent_before": sum(result.outcome == "sent_before" for result in results),
-        "refused": sum(result.outcome == "refused" for result in results),
+        "sent": sum(result.status == "sent" for result in results),
+        "sent_before": sum(result.status == "sent_before" for result in results),
+        "refused": sum(result.status == "refused" for result in results),
     }
     emit_object(counts, fmt, title="Replay of dead letters")
     if counts["sent_before"]:
         err.print(f"{counts['sent_before']:,} had been sent before and were not sent again.")
     for result in results:
-        if result.outcome == "refused":
+        if result.status == "refused":
             err.print(f"{result.dead_letter_id} was refused: {result.detail}", highlight=False)
     if counts["refused"]:
         raise typer.Exit(1)
