@@ -299,3 +299,9 @@ def test_every_function_that_the_architecture_names_exists():
     assert len(names) > 20
     for name in names:
         assert pydoc.locate(f"shopstream.{name}"), name
+
+
+@pytest.mark.parametrize("page", [page for page in TEXTS if not page.startswith("benchmarks/")])
+def test_prose_is_wrapped_at_100_columns(page):
+    prose = [line for line in without_fences(TEXTS[page]).splitlines() if not line.startswith("|")]
+    assert [line for line in prose if len(line) > 100 and " " in LINK.sub("", line.strip())] == []
