@@ -2,12 +2,8 @@
 
 import importlib.util
 import json
-import os
 import pydoc
 import re
-import shlex
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -16,6 +12,7 @@ import yaml
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from pages import FENCE, ROOT, arguments_of, blocks, shell_lines
 from shopstream.cli import app
 from shopstream.config import load_settings
 from shopstream.dashboard.health import Health, metrics_text
@@ -23,12 +20,10 @@ from shopstream.dashboard.sources import Home
 from shopstream.detection.rule import RULE_FILES, shipped_rules
 from shopstream.events.validation import REASONS
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
 TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES}
 WIDTH = 80
 LINK = re.compile(r"(?<!\!)\[[^\]]+\]\(([^)\s]+)\)")
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def commands(command, path=()):
@@ -43,30 +38,8 @@ def commands(command, path=()):
 COMMANDS = dict(commands(get_command(app)))
 
 
-def blocks(text, language):
-    return [body for name, body in FENCE.findall(text) if name == language]
-
-
 def without_fences(text):
     return FENCE.sub("", text)
-
-
-def shell_lines(text):
-    """Command lines with continued ones joined, comments and what stands behind wide gaps taken off."""
-    for line in text.replace("\\\n", " ").splitlines():
-        command = re.split(r"\s{2,}(?![-'\"h\d])|\s#\s", line.strip())[0]
-        if command and not command.startswith("#"):
-            yield command
-
-
-def arguments_of(line):
-    """What the program gets of a command line: without variables before it, without redirection."""
-    words = shlex.split(line)
-    while words and re.fullmatch(r"[A-Z_]+=.*", words[0], re.DOTALL):
-        words.pop(0)
-    if not words or words.pop(0) != "shopstream":
-        return None
-    return words[: words.index(">")] if ">" in words else words
 
 
 def help_of(*path):
@@ -179,25 +152,6 @@ def test_make_targets_shown_exist():
     for name, text in TEXTS.items():
         named = re.findall(r"^make ([a-z-]+)", text, re.MULTILINE) + re.findall(r"`make ([a-z-]+)", text)
         assert targets.issuperset(named), name
-
-
-@pytest.mark.slow
-def test_the_steps_on_your_own_file_work_as_they_stand(tmp_path):
-    section = TEXTS["README.md"].split("### On your own file", 1)[1].split("\n### ", 1)[0]
-    lines = [*shell_lines(blocks(section, "console")[0]), *re.findall(r"`(shopstream lake ingest [^`]+)`", section)]
-    assert len(lines) > 5
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SHOPSTREAM_")}
-    for line in lines:
-        done = subprocess.run(
-            [sys.executable, "-c", "from shopstream.cli import main; main()", *arguments_of(line)],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, (line, done.stderr)
-    assert (tmp_path / ".shopstream" / "reports.duckdb").is_file()
 
 
 def test_every_path_of_the_data_home_is_explained():

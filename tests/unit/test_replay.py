@@ -164,7 +164,7 @@ def test_rebase_moves_the_first_event_to_the_given_moment(tmp_path):
 
 def test_rebase_now_is_kept_when_the_replay_goes_on(tmp_path):
     source, clock = str(csv_file(tmp_path, 100)), ManualClock(to_ms(datetime(2026, 1, 1, tzinfo=UTC)))
-    settings = ReplaySettings(rebase="now", rate=10)
+    settings = ReplaySettings(rebase="now")
     broken, rest = Kept(break_at=10), Kept()
     with pytest.raises(KeyboardInterrupt):
         replay(source, broken, settings, bookmarks=tmp_path / "marks", clock=clock)
@@ -172,6 +172,66 @@ def test_rebase_now_is_kept_when_the_replay_goes_on(tmp_path):
     replay(source, rest, settings, bookmarks=tmp_path / "marks", clock=clock)
     times = sorted(broken.decoded().events["event_time"].to_pylist() + rest.decoded().events["event_time"].to_pylist())
     assert times == [datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=second) for second in range(100)]
+
+
+class Timed(Kept):
+    """Keeps how far each event lay behind the clock when it was sent, too; breaks once `enough` events are there."""
+
+    def __init__(self, clock: ManualClock, enough: int) -> None:
+        super().__init__(shards=1)
+        self.clock, self.enough = clock, enough
+        self.lags_ms: list[int] = []
+
+    def put(self, records):
+        now = self.clock.now_ms()
+        events = Decoder().decode(
+            [r.payload for r in records], [to_ms(datetime(2100, 1, 1, tzinfo=UTC))] * len(records)
+        )
+        self.lags_ms += [now - to_ms(moment) for moment in events.events["event_time"].to_pylist()]
+        outcome = super().put(records)
+        if len(self.lags_ms) >= self.enough:
+            raise KeyboardInterrupt
+        return outcome
+
+
+@pytest.mark.parametrize("speed", [None, 1], ids=["no speed", "speed 1"])
+def test_a_replay_moved_to_now_sends_each_event_at_its_time_in_every_round(tmp_path, speed):
+    clock = ManualClock(to_ms(datetime(2026, 1, 1, tzinfo=UTC)))
+    stream = Timed(clock, 250)
+    settings = ReplaySettings(rebase="now", speed=speed, loop=True)
+    with pytest.raises(KeyboardInterrupt):
+        replay(str(csv_file(tmp_path, 100)), stream, settings, clock=clock)
+    assert 0 <= min(stream.lags_ms) <= max(stream.lags_ms) <= 60
+
+
+def test_a_replay_of_today_sends_the_day_so_far_at_once_and_the_rest_as_it_happens(tmp_path):
+    clock = ManualClock(to_ms(datetime(2026, 1, 31, 0, 0, 40, tzinfo=UTC)))
+    stream = Timed(clock, 100)
+    with pytest.raises(KeyboardInterrupt):
+        replay(str(csv_file(tmp_path, 200)), stream, ReplaySettings(rebase="today"), clock=clock)
+    times = stream.decoded().events["event_time"].to_pylist()
+    assert times == [datetime(2026, 1, 31, tzinfo=UTC) + timedelta(seconds=second) for second in range(100)]
+    assert stream.lags_ms[:41] == [1000 * second for second in range(40, -1, -1)]
+    assert 0 <= min(stream.lags_ms) <= max(stream.lags_ms[41:]) <= 60
+
+
+def test_each_round_of_today_is_a_day_of_its_own(tmp_path):
+    clock = ManualClock(to_ms(datetime(2026, 1, 31, 9, tzinfo=UTC)))
+    stream = Timed(clock, 150)
+    with pytest.raises(KeyboardInterrupt):
+        replay(str(csv_file(tmp_path, 50)), stream, ReplaySettings(rebase="today", loop=True), clock=clock)
+    times = stream.decoded().events["event_time"].to_pylist()
+    days = [datetime(2026, 1, 31, tzinfo=UTC) + timedelta(days=day) for day in range(3)]
+    assert times == [day + timedelta(seconds=second) for day in days for second in range(50)]
+    assert min(stream.lags_ms) >= 0
+
+
+def test_a_loop_at_a_speed_keeps_it_in_every_round(tmp_path):
+    clock = ManualClock()
+    stream = Timed(clock, 150)
+    with pytest.raises(KeyboardInterrupt):
+        replay(str(csv_file(tmp_path, 50)), stream, ReplaySettings(speed=10, loop=True), clock=clock)
+    assert clock.now_ms() >= 14_900
 
 
 def test_a_loop_grows_in_event_time_and_in_new_ids(tmp_path):
@@ -288,6 +348,8 @@ def test_speed_paces_by_event_time(tmp_path):
         ({"speed": 0}, "above 0"),
         ({"rate": float("inf")}, "above 0"),
         ({"rebase": "tomorrow"}, "'now'"),
+        ({"rebase": "now", "speed": 60}, "pace of the clock"),
+        ({"rebase": "today", "rate": 10}, "pace of the clock"),
         ({"rebase": datetime(2020, 1, 1)}, "time zone"),  # noqa: DTZ001  naive on purpose
     ],
 )

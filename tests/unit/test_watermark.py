@@ -1,6 +1,7 @@
 """Watermarks: when event time counts as over, and which events are late."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -8,6 +9,7 @@ from shopstream.engine.watermark import BEGINNING, LIVE_MS, GoingLive, Watermark
 
 LATENESS = 5_000
 IDLE = 10_000
+DAY_MS = 86_400_000
 
 
 def times(*values: int) -> np.ndarray:
@@ -224,6 +226,18 @@ def test_what_lies_between_history_and_live_events_is_told_as_far_as_the_waterma
 
 def test_a_pause_between_live_events_is_watched():
     assert going_live((NOW, NOW), (NOW + 20 * LIVE_MS, NOW + 20 * LIVE_MS)).passed(NOW + 20 * LIVE_MS) is None
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 6])
+def test_what_lies_between_two_histories_is_told(size):
+    first, second = 1_000, 20 * DAY_MS
+    shards = [first, first + 20, second + 3, first + 10, second, second + 9]
+    going = GoingLive()
+    for place in range(0, len(shards), size):
+        part = shards[place : place + size]
+        going.observe(times(*part), times(*[second + DAY_MS] * len(part)))
+    assert going.passed(second + 1) == (first + 20, second)
+    assert going.passed(second + DAY_MS) is None, "it is over"
 
 
 def test_a_pause_inside_a_history_is_watched():
