@@ -5,7 +5,6 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
-from shopstream.clock import ManualClock
 from shopstream.detection.detector_runner import DetectorRunner
 from shopstream.detection.product_reference import PRODUCT_SCHEMA, ProductReference
 from shopstream.detection.windows import DUPLICATE_SIGNAL, PRICE_SIGNAL, TAIL_10S, TAIL_60S
@@ -43,7 +42,7 @@ class Shop:
     """An engine with the operator, fed event by event or all at once."""
 
     def __init__(self, products=KNOWN):
-        self.engine = Engine(EngineSettings(threads=1), [], ManualClock())
+        self.engine = Engine(EngineSettings(threads=1), [])
         self.engine.attach(ProductReference(self.engine.connection, products), advance=True)
         self._decoder, self._place = Decoder(), 0
 
@@ -122,6 +121,6 @@ def test_state_survives_a_restart(tmp_path):
 
 
 def test_a_bank_gives_its_operators_to_the_engine():
-    engine = Engine(EngineSettings(threads=1), [], ManualClock())
+    engine = Engine(EngineSettings(threads=1), [])
     DetectorRunner([], [lambda engine: ProductReference(engine.connection)]).attach(engine)
     assert "detect_products_learned" in engine.state_tables()

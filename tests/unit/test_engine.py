@@ -7,7 +7,6 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
-from shopstream.clock import ManualClock
 from shopstream.engine.engine import Engine, Processed
 from shopstream.engine.settings import EngineSettings
 from shopstream.engine.signals import Signal
@@ -24,7 +23,7 @@ BURST = WindowDeclaration(
 
 
 def engine(*declarations: WindowDeclaration, **changes) -> Engine:
-    return Engine(EngineSettings(threads=1, **changes), declarations or (BURST,), ManualClock())
+    return Engine(EngineSettings(threads=1, **changes), declarations or (BURST,))
 
 
 def process(it: Engine, records: list[Record]) -> Processed:
