@@ -17,13 +17,13 @@ from typing import Any, Self
 
 import duckdb
 import httpx
-from shopstream.simulation.faults import Outage
-from shopstream.simulation.flood import Flood
 
 from shopstream.detection.baseline_builder import build_baselines
 from shopstream.events.schema import REES46_COLUMNS
 from shopstream.incidents.incident import Incident
 from shopstream.incidents.queries import read_incidents
+from shopstream.simulation.attacks import Flood
+from shopstream.simulation.faults_and_surges import Outage
 from shopstream.simulation.synthesis import Synthesis, SynthesisSettings
 
 PROGRAM = (sys.executable, "-c", "from shopstream.cli import main; main()")

@@ -63,7 +63,7 @@ def slug(heading):
 # settings
 
 
-def test_the_page_of_settings_is_what_the_settings_tree_gives():
+def test_the_page_of_settings_is_generated_from_the_settings_tree():
     spec = importlib.util.spec_from_file_location("write_configuration", ROOT / "docs" / "write_configuration.py")
     writer = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(writer)
@@ -154,6 +154,25 @@ def test_make_targets_shown_exist():
         assert targets.issuperset(named), name
 
 
+@pytest.mark.slow
+def test_the_steps_on_your_own_file_work(tmp_path):
+    section = TEXTS["README.md"].split("### On your own file", 1)[1].split("\n### ", 1)[0]
+    lines = [*shell_lines(blocks(section, "console")[0]), *re.findall(r"`(shopstream lake ingest [^`]+)`", section)]
+    assert len(lines) > 5
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SHOPSTREAM_")}
+    for line in lines:
+        done = subprocess.run(
+            [sys.executable, "-c", "from shopstream.cli import main; main()", *arguments_of(line)],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, (line, done.stderr)
+    assert (tmp_path / ".shopstream" / "reports.duckdb").is_file()
+
+
 def test_every_path_of_the_data_home_is_explained():
     readme = TEXTS["README.md"]
     home = Home.at(Path("home"))
@@ -202,7 +221,7 @@ def test_rules_shown_are_rules(tmp_path):
         assert RULE_FILES.read(file)[1] == []
 
 
-def test_messages_in_the_table_of_troubles_are_the_program_s():
+def test_the_table_of_errors_quotes_messages_of_the_program():
     table = TEXTS["docs/operations.md"].split("## When something is wrong", 1)[1]
     source = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
     source = re.sub(r"\"\s*\n\s*f?\"", "", source)
@@ -236,7 +255,7 @@ def test_every_decision_is_in_the_index_and_numbered_once():
         assert f"]({name})" in TEXTS["docs/adr/README.md"]
 
 
-def test_the_words_of_the_glossary_are_there_once():
+def test_the_glossary_defines_each_word_once():
     words = re.findall(r"^\| ([a-z][a-z -]+) \|", TEXTS["docs/glossary.md"], re.MULTILINE)
     assert len(words) == len(set(words))
     assert {"event", "record", "shard", "checkpoint", "watermark", "dead letter", "signal", "incident"} <= set(words)

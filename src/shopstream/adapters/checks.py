@@ -80,7 +80,7 @@ def _allow_lists(settings: Settings) -> str:
     expired = [entry.name for entry in entries if entry.expires <= datetime.now(UTC)]
     if expired:
         raise CheckFailedError(
-            f"expired entries, which suppress nothing: {', '.join(expired)}; review them, then renew or remove them"
+            f"expired, so that they suppress nothing: {', '.join(expired)}; review them, then renew or remove them"
         )
     return f"{len(entries)} entries, none expired"
 
