@@ -46,7 +46,7 @@ def test_only_actions_without_resource_level_permissions_are_for_all_resources(a
             assert set(listed(statement["Action"])) <= _KNOW_NO_RESOURCES, place
 
 
-def test_metrics_go_only_to_the_namespace_of_the_stage(any_stage):
+def test_metrics_continuely_to_the_namespace_of_the_stage(any_stage):
     conditions = [
         statement["Condition"]
         for _, statement in statements(any_stage)

@@ -162,7 +162,7 @@ def test_rebase_moves_the_first_event_to_the_given_moment(tmp_path):
     assert min(times) == target
 
 
-def test_rebase_now_is_kept_when_the_replay_goes_on(tmp_path):
+def test_rebase_now_is_kept_when_the_replay_continues(tmp_path):
     source, clock = str(csv_file(tmp_path, 100)), ManualClock(to_ms(datetime(2026, 1, 1, tzinfo=UTC)))
     settings = ReplaySettings(rebase="now")
     broken, rest = Kept(break_at=10), Kept()
@@ -245,7 +245,7 @@ def test_a_loop_grows_in_event_time_and_in_new_ids(tmp_path):
     assert len(set(stream.ids())) == 150
 
 
-def test_a_loop_tells_a_trackers_ids_of_different_rounds_apart(tmp_path):
+def test_a_loop_gives_a_trackers_ids_a_suffix_per_round(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text(f"{HEADER},event_id\n{row(0)},e-0\n{row(1)},e-1\n")
     stream = Kept(shards=1, break_at=3)
@@ -264,7 +264,7 @@ def test_a_loop_without_any_event_is_an_error_not_an_endless_run(tmp_path):
 @pytest.mark.parametrize("lost_answer", [False, True], ids=["put not taken", "put taken, answer lost"])
 @pytest.mark.parametrize("make", [csv_file, parquet_file])
 @pytest.mark.parametrize("settings", [ReplaySettings(rate=700), ReplaySettings(speed=500)], ids=["rate", "speed"])
-def test_a_replay_interrupted_anywhere_goes_on_and_loses_nothing(tmp_path, make, settings, lost_answer):
+def test_a_replay_interrupted_anywhere_continues_and_loses_nothing(tmp_path, make, settings, lost_answer):
     source = str(make(tmp_path, 3000))
     whole = Kept()
     replay(source, whole)
@@ -283,7 +283,7 @@ def test_a_replay_interrupted_anywhere_goes_on_and_loses_nothing(tmp_path, make,
     assert (len(ids) == 3000) is not lost_answer
 
 
-def test_a_complete_replay_sends_nothing_again_unless_told_to(tmp_path):
+def test_a_complete_replay_sends_nothing_again_by_default(tmp_path):
     source, marks = str(csv_file(tmp_path, 100)), tmp_path / "marks"
 
     def run(settings: ReplaySettings | None = None) -> ReplaySummary:
@@ -323,7 +323,7 @@ def test_the_same_replay_does_not_run_twice_at_once(tmp_path):
     assert replay(source, Kept(), bookmarks=marks, progress=second).events == 10
 
 
-def test_progress_tells_events_share_and_waits(tmp_path):
+def test_progress_has_events_share_and_waits(tmp_path):
     stream, told = Kept(), []
     plain = stream.put
     stream.put = lambda records: (
@@ -353,13 +353,13 @@ def test_speed_paces_by_event_time(tmp_path):
         ({"rebase": datetime(2020, 1, 1)}, "time zone"),  # noqa: DTZ001  naive on purpose
     ],
 )
-def test_settings_that_do_not_fit_are_told(wrong, words):
+def test_settings_that_do_not_fit_are_reported(wrong, words):
     with pytest.raises(ConfigurationError, match=words):
         ReplaySettings(**wrong)
 
 
 @pytest.mark.parametrize("name", ["missing.csv", "s.csv", "folder", "cut.csv.gz", "other.parquet"])
-def test_a_source_that_cannot_be_read_is_told(tmp_path, name):
+def test_a_source_that_cannot_be_read_is_reported(tmp_path, name):
     (tmp_path / "s.csv").write_bytes(b"")
     (tmp_path / "folder").mkdir()
     whole = csv_file(tmp_path, 1000, "cut.csv.gz")
