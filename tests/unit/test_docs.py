@@ -154,25 +154,6 @@ def test_make_targets_shown_exist():
         assert targets.issuperset(named), name
 
 
-@pytest.mark.slow
-def test_the_steps_on_your_own_file_work(tmp_path):
-    section = TEXTS["README.md"].split("### On your own file", 1)[1].split("\n### ", 1)[0]
-    lines = [*shell_lines(blocks(section, "console")[0]), *re.findall(r"`(shopstream lake ingest [^`]+)`", section)]
-    assert len(lines) > 5
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SHOPSTREAM_")}
-    for line in lines:
-        done = subprocess.run(
-            [sys.executable, "-c", "from shopstream.cli import main; main()", *arguments_of(line)],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, (line, done.stderr)
-    assert (tmp_path / ".shopstream" / "reports.duckdb").is_file()
-
-
 def test_every_path_of_the_data_home_is_explained():
     readme = TEXTS["README.md"]
     home = Home.at(Path("home"))
