@@ -127,7 +127,7 @@ def test_years_of_silence_cost_an_hour_a_bin():
     assert all(end % HOUR_MS == 0 for end in ends[10_000:-1])
 
 
-def test_signals_of_bins_that_were_judged_are_counted_left_out_and_warned_of_once(caplog):
+def test_signals_of_processed_bins_are_counted_skipped_and_logged_once(caplog):
     recorder = Recorder()
     bank = DetectorRunner([recorder])
     bank.advance([make_signal("ten", 20_000)], 60_000)
@@ -164,7 +164,7 @@ def test_the_clock_hands_over_nothing_before_the_bin_of_the_newest_event_is_over
     assert seen(bank.advance([], 24_000, Quiet(28_000, 65_000))) == [50_000, 60_000]
 
 
-def test_what_the_clock_found_is_not_told_again_when_events_prove_it():
+def test_a_silence_found_by_the_clock_is_not_reported_again_by_events():
     bank = DetectorRunner([Watcher()])
     bank.advance([make_signal("ten", 20_000)], 24_000)
     assert seen(bank.advance([], 24_000, Quiet(28_000, 50_000))) == [40_000, 50_000]
@@ -213,7 +213,7 @@ FOUND = AlertTemplate("watcher", "watcher-1", "Empty", (), Nature.FAULT, "no eve
 )
 
 
-def test_a_detector_whose_snapshot_is_of_another_version_begins_afresh_and_is_named():
+def test_a_detector_whose_snapshot_is_of_another_version_starts_afresh_and_is_named():
     bank = DetectorRunner([Recorder("kept"), Recorder("changed")])
     bank.advance([make_signal("ten", 20_000)], 20_000)
     other = DetectorRunner([Recorder("kept"), Forgetful("changed"), Recorder("new")])

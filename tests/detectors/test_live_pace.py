@@ -221,7 +221,7 @@ def test_both_stopped_for_minutes_at_a_time_is_no_silence(shop, tmp_path):
     assert shop.replayed(tmp_path / "replay") == []
 
 
-def test_a_sender_that_stops_for_a_minute_is_a_silence_and_what_it_held_back_is_judged(shop, tmp_path):
+def test_a_sender_that_stops_for_a_minute_is_a_silence_and_its_buffered_events_are_processed(shop, tmp_path):
     counters, found = shop.live(180)
     assert found == []
     counters, found = shop.live(60, silent=range(60))

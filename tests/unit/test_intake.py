@@ -92,7 +92,7 @@ def test_children_are_read_after_their_parents(stream):
     assert max(order.index(0), order.index(1)) < min(order.index(10), order.index(11))
 
 
-def test_it_goes_on_after_a_position(stream):
+def test_it_continues_after_a_position(stream):
     for second in range(4):
         put(stream, 0, second)
     watermarks = Watermarks(5_000, 10_000)
@@ -189,7 +189,7 @@ def test_distant_shards_are_read_at_once():
     intake.close()
 
 
-def test_an_error_of_one_distant_shard_is_told(stream):
+def test_an_error_of_one_distant_shard_is_reported(stream):
     class Broken(Distant):
         def read(self, shard_id, *_after, **_limits):
             raise StateError(f"{shard_id} was trimmed")

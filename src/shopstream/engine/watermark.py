@@ -21,6 +21,8 @@ __all__ = ["BEGINNING", "LIVE_MS", "GoingLive", "ShardProgress", "Watermarks"]
 BEGINNING = -(1 << 62)
 LIVE_MS = 300_000
 """An event is live where its time is at most so far from the clock's when it arrived; one that is older is history."""
+_SEAM_MS = 86_400_000
+"""History in which nothing happens for longer than this was loaded in two parts."""
 
 
 @dataclass(slots=True)
@@ -134,7 +136,7 @@ class Watermarks:
 
 
 class GoingLive:
-    """Finds the time between the end of a history that was loaded and the first live event after it.
+    """Finds the time between the end of a history that was loaded and the first live event, or other history, after it.
 
     Nobody sent then what could be missed. What is history is decided by an event's arrival, so a replay of the stream
     finds the same time, whatever the batches were.
@@ -153,10 +155,15 @@ class GoingLive:
         if not history.any() and self.history_ms == BEGINNING:
             return
         if self._live_ms is None and not live.any():
-            self.history_ms = max(self.history_ms, int(times_ms[history].max(initial=BEGINNING)))
-            return
+            past = np.sort(times_ms[history])
+            before = past[:1] if self.history_ms == BEGINNING else [self.history_ms]
+            if not (np.diff(past, prepend=before) > _SEAM_MS).any():
+                self.history_ms = max(self.history_ms, int(past.max(initial=BEGINNING)))
+                return
         for time_ms, old, new in zip(times_ms.tolist(), history.tolist(), live.tolist(), strict=True):
-            if old and (self._live_ms is None or time_ms < self._live_ms):
+            if old and self.history_ms > BEGINNING and time_ms - self.history_ms > _SEAM_MS:
+                self._live_ms = time_ms if self._live_ms is None else min(self._live_ms, time_ms)
+            elif old and (self._live_ms is None or time_ms < self._live_ms):
                 self.history_ms = max(self.history_ms, time_ms)
             elif new and time_ms > self.history_ms > BEGINNING:
                 self._live_ms = time_ms if self._live_ms is None else min(self._live_ms, time_ms)
