@@ -183,7 +183,7 @@ def test_incidents_of_residents_and_surges_are_not_false():
     assert (figures.site, figures.actors, figures.residents, figures.surges) == (0, 0, 1, 1)
 
 
-def test_false_incidents_are_told_apart_and_scaled():
+def test_false_incidents_are_classified_and_scaled():
     day = without_attack(brief(), brief("user_burst", actor=True), events=2_000_000)
     figures = summary_of(days=[day]).baseline
     assert (figures.site_per_week, figures.actors_per_million) == (7, 0.5)
@@ -195,7 +195,7 @@ def test_precision_counts_attack_runs_and_genuine_days():
     assert (figures.true, figures.false, figures.precision) == (3, 2, 0.6)
 
 
-def test_notifications_are_counted_per_incident_that_somebody_was_told_of():
+def test_notifications_are_counted_per_notified_incident():
     run = attack("site_flood", true=[brief(notifications=2), brief(notifications=0), brief()])
     assert summary_of(run).notifications_per_incident == 1.5
 
@@ -251,7 +251,7 @@ def test_the_summary_says_which_seeds_and_what_is_missed():
     assert "These figures are no evidence" in text
 
 
-def test_on_a_calm_day_a_quieter_product_is_hit_and_the_parameters_say_so():
+def test_on_a_calm_day_a_quieter_product_is_hit_and_the_parameters_state_it():
     row, eased = evaluated_scenarios()["product_flood"], 0
     for seed in range(1_000, 1_006):
         shop = Shop(seed)

@@ -85,7 +85,7 @@ def test_a_series_of_a_key_that_is_derived_is_found():
         assert traffic.key_totals({"ip_net": "198.18.1.0/24"}, START_MS, START_MS + 10_000) == (0, 0)
 
 
-def test_habits_name_nobody():
+def test_habits_contain_no_user_ids():
     with closing(RunEvents([events(range(0, 600, 10), user=BOT)], [BOT])) as traffic:
         said = traffic.habits([BOT])
         assert traffic.habits([5]) == "no events"
@@ -136,7 +136,7 @@ def test_the_level_is_observed_against_expected():
     assert level_of(baselines(), []) == 1.0
 
 
-def test_pictures_show_attack_baseline_and_detections():
+def test_charts_show_attack_baseline_and_detections():
     truth = Truth("some", START_MS + 3_600_000, START_MS + 4_200_000, Nature.ATTACK, START_MS, actors=frozenset({BOT}))
     moment = START_MS + 3_700_000
     found = FoundIncident("id", "rule", "high", "attack", {}, moment - 10_000, moment, moment)

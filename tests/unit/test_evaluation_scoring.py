@@ -190,7 +190,7 @@ def test_in_a_control_everything_but_a_surge_is_false():
     assert sorted(roles(result)) == [IncidentRole.FALSE, IncidentRole.SURGE]
 
 
-def test_the_fault_before_a_recovery_may_be_told():
+def test_the_fault_before_a_recovery_may_be_reported():
     truth = attack(nature=Nature.SURGE, actors=frozenset())
     outage = attack(nature=Nature.FAULT, actors=frozenset())
     assert roles(scored(truth, [found(nature="fault")], faults=[outage], bots=())) == [IncidentRole.TRUE]

@@ -123,7 +123,7 @@ _COUNTERS = {
     "late": "Kept events that were behind the watermark, in no live window.",
     "dead_letters": "Rejected rows, kept with their reason.",
     "suppressed": "Detections that an allow-list covered: kept, told to nobody.",
-    "late_signals": "Signals that detectors never saw: the clock had gone on through a silence.",
+    "late_signals": "Signals that detectors did not judge: they came after their time had been judged.",
 }
 
 

@@ -57,7 +57,7 @@ class SystemUnderTest:
         clock = ManualClock()
         self.store = EmbeddedIncidentStore(folder / INCIDENTS, AlertingSettings(), clock, (_TARGET,))
         windows = [*(rule.window_declaration() for rule in rules.values()), *bank.declarations]
-        self.engine = Engine(EngineSettings(threads=1), windows, clock, folder / "spill")
+        self.engine = Engine(EngineSettings(threads=1), windows, folder / "spill")
         self.engine.connection.execute("SET enable_progress_bar = false")
         bank.attach(self.engine)
         self._identities = duckdb.connect()
