@@ -27,17 +27,9 @@ KNOWN = pa.Table.from_pylist(
 
 
 def event(second, product, price="100", user=7, category=1):
-    event_time = (START_MS + int(second * 1000)) * 1000
     named = {"user_session": "s", "event_id": f"{second}-{product}-{user}-{price}"}
-    return make_event(
-        event_time,
-        user,
-        product=product,
-        category_id=category,
-        price=Decimal(price),
-        user_session="s",
-        event_id=event_id,
-    )
+    time_us = (START_MS + int(second * 1000)) * 1000
+    return make_event(time_us, user, product=product, category_id=category, price=Decimal(price), **named)
 
 
 class Shop:
