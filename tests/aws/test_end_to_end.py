@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from aws.shop import ended_well
-from shopstream.cli.dashboard import home_of
+from shopstream.adapters.ports import adapters_of
 from shopstream.dashboard.panels import Panels
 
 pytestmark = [pytest.mark.aws, pytest.mark.xdist_group("shop"), pytest.mark.timeout(600)]
@@ -29,7 +29,7 @@ def test_the_lake_is_iceberg_in_the_glue_catalog_on_s3(on_aws):
 
 def test_each_planted_attack_is_an_incident(on_aws, shop_day):
     incidents = list(on_aws.incidents.values())
-    for episode in shop_day[1]["episodes"]:
+    for episode in shop_day[1]["injections"]:
         actors = {str(actor) for actor in episode["actors"]}
         assert [
             one
@@ -122,7 +122,7 @@ for command in {commands!r}:
 
 
 def test_the_page_follows_an_engine_that_runs_elsewhere(on_aws):
-    home = home_of(on_aws.shop.settings())
+    home = adapters_of(on_aws.shop.settings()).dashboard_home()
     panels = {name: json.loads(text) for name, text in Panels(home).read().items()}
     assert panels["health"]["counters"]["events_read"] == on_aws.status["events_read"]
     assert panels["health"]["shards"] == 2

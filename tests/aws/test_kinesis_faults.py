@@ -9,7 +9,7 @@ import pytest
 
 from shopstream.clock import SystemClock
 from shopstream.errors import BackpressureError, ConfigurationError, RetryableError
-from shopstream.simulation.delivery import Delivery, Lane
+from shopstream.simulation.stream_sender import Lane, StreamSender
 from shopstream.stream.aws import KinesisStream, Pace
 from shopstream.stream.ports import TRIM_HORIZON, NewRecord
 from standins import faults
@@ -55,7 +55,7 @@ def stream(proxy, open_stream):  # noqa: ARG001  behind the proxy
 def send(stream, keys, numbers):
     """Send records of some keys, numbered, each key in order."""
     lanes = [Lane(f"key-{key}", [NewRecord(b"%d" % number, f"key-{key}") for number in numbers]) for key in range(keys)]
-    Delivery(stream, SystemClock(), lambda _why, _wait: None).send(lanes)
+    StreamSender(stream, SystemClock(), lambda _why, _wait: None).send(lanes)
 
 
 def read_all(stream, count):

@@ -138,7 +138,7 @@ def test_each_event_arrives_on_the_shard_where_the_embedded_stream_has_it(upload
     source = upload(csv_of(20_000))
     summary = replay(source, stream)
     assert (summary.events, summary.rejected, summary.complete) == (20_000, 0, True)
-    assert summary.delivery.refused == summary.delivery.repeated == summary.delivery.waited_ms == 0
+    assert summary.sent.refused == summary.sent.repeated == summary.sent.waited_ms == 0
     check_arrived_in_order(stream, 20_000)
     settings = StreamSettings(shards=SHARDS)
     with EmbeddedStream.open(tmp_path / "stream.db", settings, SystemClock()) as embedded:
@@ -151,8 +151,8 @@ def test_refused_records_go_again_and_nothing_overtakes_them(upload, stream, kin
     source = upload(csv_of(20_000))
     kinesis.on("PutRecords", faults.partly(), times=None, chance=0.3)
     summary = paced(source, stream)
-    assert summary.delivery.refused > 5
-    assert summary.delivery.waited_ms > 0
+    assert summary.sent.refused > 5
+    assert summary.sent.waited_ms > 0
     check_arrived_in_order(stream, 20_000)
     assert check_doubled_at_once(stream) == 0
 
@@ -161,7 +161,7 @@ def test_lost_answers_double_whole_puts_only(upload, stream, kinesis):
     source = upload(csv_of(20_000))
     kinesis.on("PutRecords", faults.lost_answer(), times=None, chance=0.2)
     summary = paced(source, stream)
-    assert summary.delivery.repeated > 2
+    assert summary.sent.repeated > 2
     check_arrived_in_order(stream, 20_000)
     assert check_doubled_at_once(stream) > 2
 
@@ -187,9 +187,9 @@ def test_a_throttled_shard_is_sent_to_as_fast_as_it_takes(upload, stream, kinesi
     kinesis.on("PutRecords", limit, times=None)
     told = []
     summary = replay(source, stream, ReplaySettings(rate=30_000), progress=told.append)
-    assert summary.delivery.refused == limit.refused > 0
-    assert summary.delivery.refused < summary.delivery.records
-    assert max(progress.delivery.refused for progress in told) == limit.refused
+    assert summary.sent.refused == limit.refused > 0
+    assert summary.sent.refused < summary.sent.records
+    assert max(progress.sent.refused for progress in told) == limit.refused
     assert any("throttle" in (progress.waiting or "") for progress in told)
     check_arrived_in_order(stream, 30_000)
 
@@ -228,7 +228,7 @@ def test_shards_may_be_split_and_merged_on_the_way(s3, kinesis_local, aws_env, u
     assert sorted(n for numbers in found.values() for n in numbers) == list(range(20_000))
     by_key = [[n for n in numbers if n % 31 == key] for numbers in found.values() for key in range(31)]
     assert all(numbers == sorted(numbers) for numbers in by_key)
-    assert summary.delivery.refused == summary.delivery.repeated == 0
+    assert summary.sent.refused == summary.sent.repeated == 0
 
 
 def test_another_stream_has_a_bookmark_of_its_own(upload, stream, tmp_path):
@@ -263,7 +263,7 @@ def test_rows_that_are_no_events_arrive_as_they_came(upload, stream):
     records = [record for records in read(stream).values() for record in records]
     decoded = Decoder().decode([r.payload for r in records], [FAR_MS] * len(records))
     assert sorted(decoded.rejects["payload"].to_pylist()) == sorted(bad)
-    assert summary.delivery.puts < summary.delivery.records / 50
+    assert summary.sent.puts < summary.sent.records / 50
 
 
 def test_a_missing_permission_to_put_is_told_at_once(upload, stream, kinesis):

@@ -67,13 +67,13 @@ def test_pieces_add_up_to_the_whole_and_so_does_their_truth():
     whole = Synthesis(laid)
     total = sum(batch.num_rows for batch in whole.batches())
     edges = [START + timedelta(hours=hour) for hour in (0, 7, 15, 15.5, 33, 48)]
-    counts, events = 0, np.zeros(len(whole.episodes()), np.int64)
+    counts, events = 0, np.zeros(len(whole.ground_truth()), np.int64)
     for begin, until in pairwise(edges):
         piece = Synthesis(laid, between=(begin, until))
         counts += sum(batch.num_rows for batch in piece.batches())
-        events += [episode.events for episode in piece.episodes()]
+        events += [truth.events for truth in piece.ground_truth()]
     assert counts == total
-    assert events.tolist() == [episode.events for episode in whole.episodes()]
+    assert events.tolist() == [truth.events for truth in whole.ground_truth()]
 
 
 def test_a_stretch_is_made_without_the_rest(monkeypatch):

@@ -10,15 +10,22 @@ from hypothesis import strategies as st
 from shopstream.clock import to_ms
 from shopstream.errors import ConfigurationError
 from shopstream.evaluation.attack import _draw
-from shopstream.evaluation.cache import Cache
-from shopstream.evaluation.formatting import Facts, time_text
-from shopstream.evaluation.plan import REPORTING_SEEDS, STRATA, TUNING_SEEDS, Shop, seeds_of, stratum_of
-from shopstream.evaluation.report import markdown, write_report
+from shopstream.evaluation.baseline_run import Cache
+from shopstream.evaluation.plan import (
+    REPORTING_SEEDS,
+    STRATA,
+    TUNING_SEEDS,
+    Shop,
+    TimeUnit,
+    load_rows,
+    seeds_of,
+    stratum_of,
+)
+from shopstream.evaluation.report import Facts, markdown, time_text, write_report
 from shopstream.evaluation.results import AttackResult, Brief, GenuineResult, Picture
 from shopstream.evaluation.runner import Done
 from shopstream.evaluation.scoring import Unit, percentile, rule_of_three
 from shopstream.evaluation.summary import summarise
-from shopstream.evaluation.targets import TimeUnit, load_rows
 from shopstream.incidents.precision import wilson
 
 ROWS = load_rows()

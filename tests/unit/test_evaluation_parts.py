@@ -8,11 +8,18 @@ import pytest
 
 from shopstream.detection.baseline import SLOTS, Baselines, KeyRate, SeriesProfile
 from shopstream.detection.detection import Nature
-from shopstream.evaluation.forecast import HOUR_MS, HourCounts, expected_series, forecast_errors, level_of
-from shopstream.evaluation.ground_truth import Found, Truth
+from shopstream.evaluation.results import Found, Truth
+from shopstream.evaluation.run_events import Traffic
 from shopstream.evaluation.slices import cut
-from shopstream.evaluation.timelines import draw_false, draw_miss
-from shopstream.evaluation.traffic import Traffic
+from shopstream.evaluation.timelines import (
+    HOUR_MS,
+    HourCounts,
+    draw_false,
+    draw_miss,
+    expected_series,
+    forecast_errors,
+    level_of,
+)
 from shopstream.events.schema import WIRE_SCHEMA
 
 START = datetime(2019, 11, 18, tzinfo=UTC)

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 
 from shopstream.detection.detection import Nature
-from shopstream.evaluation.ground_truth import Found, Truth
+from shopstream.evaluation.results import Found, Truth
+from shopstream.evaluation.run_events import Traffic
 from shopstream.evaluation.scoring import GRACE_MS, Role, Unit, score
-from shopstream.evaluation.traffic import Traffic
 from shopstream.events.schema import WIRE_SCHEMA
 
 START = 1_574_160_000_000

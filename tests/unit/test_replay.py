@@ -10,10 +10,9 @@ from shopstream.clock import ManualClock, SystemClock, to_ms
 from shopstream.errors import BackpressureError, ConfigurationError, PermanentError, StateError
 from shopstream.events.codec import Decoded, Decoder
 from shopstream.events.schema import REES46_COLUMNS
-from shopstream.simulation.partitioning import PartitionKey
+from shopstream.simulation.partitioning import PartitionKey, even_shards
 from shopstream.simulation.replay import replay
 from shopstream.simulation.replay_settings import ReplaySettings, ReplaySummary
-from shopstream.simulation.skew import even_shards
 from shopstream.stream.embedded import EmbeddedStream
 from shopstream.stream.ports import NewRecord, PutOutcome
 from shopstream.stream.settings import StreamSettings

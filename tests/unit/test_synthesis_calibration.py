@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from shopstream.clock import to_ms
-from shopstream.simulation.intensity import Calendar
+from shopstream.simulation.intensity import TrafficIntensity
 from shopstream.simulation.synthesis import Synthesis, SynthesisSettings
 
 EVENTS = 600_000
@@ -240,9 +240,9 @@ def test_days_differ_by_weekday_and_by_noise():
 def _rates(seed: int, days: int = 28) -> np.ndarray:
     """Expected events per day and minute."""
     start = datetime(2019, 11, 4, tzinfo=UTC)
-    calendar = Calendar(start, days, 1_770_000 * days, seed)
+    intensity = TrafficIntensity(start, days, 1_770_000 * days, seed)
     minutes = to_ms(start) + np.arange(days * 1_440) * 60_000
-    return (calendar.rate_at(minutes) * 60).reshape(days, 1_440)
+    return (intensity.rate_at(minutes) * 60).reshape(days, 1_440)
 
 
 def test_many_days_together_have_the_hours_of_the_real_ones():

@@ -64,7 +64,7 @@ def backtest(
         --truth attack.csv.truth.json
     """
     from shopstream.ruletools.backtest import parse_sweep, run_backtest  # noqa: PLC0415
-    from shopstream.ruletools.ground_truth import read_truth  # noqa: PLC0415  likewise
+    from shopstream.ruletools.history import read_truth  # noqa: PLC0415  likewise
 
     settings = settings_of(ctx)
     tried = chosen_rule(settings, rule)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import err, settings_of
 from shopstream.response.blocklist import BlocklistFormat
 
@@ -42,7 +43,6 @@ def export(
     """
     from datetime import timedelta  # noqa: PLC0415  beside what it is for
 
-    from shopstream.adapters.stores import incidents_file  # noqa: PLC0415
     from shopstream.detection.duration import parse_duration  # noqa: PLC0415  likewise
     from shopstream.errors import ConfigurationError  # noqa: PLC0415  likewise
     from shopstream.response.blocklist import (  # noqa: PLC0415
@@ -55,7 +55,7 @@ def export(
         length = timedelta(milliseconds=parse_duration(ttl))
     except ValueError as error:
         raise ConfigurationError(f"--ttl: {error}") from error
-    found = read_blocklist(incidents_file(settings), length, settings.alerting.blocklist_genuine_share)
+    found = read_blocklist(adapters_of(settings).incidents_file(), length, settings.alerting.blocklist_genuine_share)
     text, others = render(found, fmt)
     sys.stdout.write(text)
     reasons: dict[str, int] = {}

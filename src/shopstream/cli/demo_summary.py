@@ -13,7 +13,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from shopstream.adapters.stores import incidents_file, open_checkpoints, open_live
+from shopstream.adapters.ports import adapters_of
 from shopstream.cli.incidents import incident_line
 from shopstream.cli.output import Format, emit, out
 from shopstream.config import Settings
@@ -39,13 +39,13 @@ _COLUMNS: Mapping[ReportName, tuple[str, ...]] = {
 
 def print_summary(settings: Settings, *, elapsed: timedelta, truth: Path | None) -> None:
     """Print it. `truth` is the ground-truth file of a synthetic day, to compare incidents with; None without one."""
-    manifest = open_checkpoints(settings).current()
+    manifest = adapters_of(settings).open_checkpoints().current()
     counters = dict(manifest.counters) if manifest else {}
-    incidents = read_incidents(incidents_file(settings))
+    incidents = read_incidents(adapters_of(settings).incidents_file())
     out.print()
     out.print(Columns([_figure(name, value) for name, value in _figures(counters, incidents, elapsed)]))
     _print_incidents(incidents, truth)
-    _print_live(open_live(settings).read())
+    _print_live(adapters_of(settings).open_live().read())
     for name in ReportName:
         found = report(name, settings.reports_path, limit=_ROWS)
         out.print(Rule(f"[bold]{found.title}[/]", align="left"))
@@ -89,7 +89,7 @@ def _print_incidents(incidents: list[Incident], truth: Path | None) -> None:
     if len(incidents) > len(shown):
         out.print(f"… and {len(incidents) - len(shown):,} more: shopstream incidents list")
     if truth and truth.is_file():
-        for episode in json.loads(truth.read_text())["episodes"]:
+        for episode in json.loads(truth.read_text())["injections"]:
             out.print(_verdict(episode, incidents), markup=False)
     if shown:
         out.print("The events behind the first:", style="dim")

@@ -14,7 +14,7 @@ from shopstream.clock import Clock, SystemClock, from_ms
 from shopstream.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from shopstream.evaluation.formatting import Facts
+    from shopstream.evaluation.report import Facts
     from shopstream.evaluation.runner import Done, Matrix
     from shopstream.evaluation.summary import Summary
 
@@ -64,13 +64,15 @@ def evaluate(
       shopstream evaluate --scenario site_flood --seeds 3 --tuning --explain
       shopstream evaluate --seeds 5 --tuning --out /tmp/look --format json
     """
-    from shopstream.evaluation.cache import default_cache  # noqa: PLC0415  start-up time
-    from shopstream.evaluation.formatting import verdict  # noqa: PLC0415
-    from shopstream.evaluation.plan import Shop, seeds_of  # noqa: PLC0415
-    from shopstream.evaluation.report import write_report  # noqa: PLC0415
+    from shopstream.evaluation.baseline_run import default_cache  # noqa: PLC0415  start-up time
+    from shopstream.evaluation.plan import (  # noqa: PLC0415
+        Shop,
+        load_rows,
+        seeds_of,
+    )
+    from shopstream.evaluation.report import verdict, write_report  # noqa: PLC0415
     from shopstream.evaluation.runner import Done, Matrix  # noqa: PLC0415
     from shopstream.evaluation.summary import summarise  # noqa: PLC0415
-    from shopstream.evaluation.targets import load_rows  # noqa: PLC0415
 
     clock = SystemClock()
     started_ms = clock.now_ms()
@@ -127,8 +129,11 @@ def _run(matrix: "Matrix", folder: Path, done: "Done") -> bool:
 
 
 def _facts(matrix: "Matrix", done: "Done", clock: Clock, started_ms: int, *, tuning: bool, partial: bool) -> "Facts":
-    from shopstream.evaluation.formatting import Facts  # noqa: PLC0415
-    from shopstream.evaluation.report import commit_of_code, machine  # noqa: PLC0415
+    from shopstream.evaluation.report import (  # noqa: PLC0415
+        Facts,
+        commit_of_code,
+        machine,
+    )
 
     now_ms = clock.now_ms()
     return Facts(
@@ -146,7 +151,7 @@ def _facts(matrix: "Matrix", done: "Done", clock: Clock, started_ms: int, *, tun
 
 
 def _print(summary: "Summary", done: "Done", facts: "Facts", fmt: Format, *, explain: bool) -> None:
-    from shopstream.evaluation.formatting import control_row, genuine_rows, row_of, short_row_of  # noqa: PLC0415
+    from shopstream.evaluation.report import control_row, genuine_rows, row_of, short_row_of  # noqa: PLC0415
 
     rows = [(short_row_of if fmt is Format.TABLE else row_of)(row) for row in summary.rows]
     if fmt is Format.JSON:

@@ -23,6 +23,7 @@ import typer
 from rich.markup import escape
 from rich.text import Text
 
+from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, emit_object, err, out, settings_of
 from shopstream.clock import to_ms
 from shopstream.config import Settings
@@ -140,18 +141,17 @@ def context_from_lake(settings: Settings, incident: Incident) -> Mapping[str, ob
     """The same as `engine.recent.RecentEvents.describe`, over its time; None where the lake has nothing of it."""
     import duckdb  # noqa: PLC0415  start-up time
 
-    from shopstream.adapters.stores import has_lake, open_lakehouse  # noqa: PLC0415
     from shopstream.engine.recent import RecentEvents  # noqa: PLC0415  likewise
     from shopstream.lakehouse.ports import LakeTable  # noqa: PLC0415  likewise
     from shopstream.lakehouse.tables import create_views  # noqa: PLC0415  likewise
 
-    if not has_lake(settings):
+    if not adapters_of(settings).has_lake():
         return None
     first, last = incident.first_event_time, incident.last_event_time
     if last - first > _LONGEST:
         last = min(last, incident.peak_end)
         first = max(first, last - _LONGEST)
-    with closing(open_lakehouse(settings)) as lakehouse, duckdb.connect() as connection:
+    with closing(adapters_of(settings).open_lakehouse()) as lakehouse, duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         create_views(connection, lakehouse, [LakeTable.EVENTS])
         events = connection.sql(
@@ -247,12 +247,11 @@ def list_incidents(
       shopstream incidents list --state open --severity critical --severity high
       shopstream incidents list --rule user_burst --limit 20 --format json
     """
-    from shopstream.adapters.stores import incidents_file  # noqa: PLC0415
     from shopstream.incidents.queries import read_incidents  # noqa: PLC0415
 
     most = limit if limit is not None else _SHOWN if fmt is Format.TABLE else 0
     incidents = read_incidents(
-        incidents_file(settings_of(ctx)),
+        adapters_of(settings_of(ctx)).incidents_file(),
         states=state or (),
         severities=severity or (),
         rules=rule or (),
@@ -283,12 +282,11 @@ def show(ctx: typer.Context, incident_id: INCIDENT_ID, fmt: FormatOption = Forma
       shopstream incidents show 3fa9c1d2e4b70a55-1
       shopstream incidents show 3fa9 --format json
     """
-    from shopstream.adapters.stores import incidents_file  # noqa: PLC0415
     from shopstream.incidents.queries import read_episodes, read_incident  # noqa: PLC0415
     from shopstream.notify.outbox import read_notifications  # noqa: PLC0415
 
     settings = settings_of(ctx)
-    path = incidents_file(settings)
+    path = adapters_of(settings).incidents_file()
     incident = read_incident(path, incident_id)
     if incident.context is None:
         incident = replace(incident, context=context_from_lake(settings, incident))
@@ -375,13 +373,12 @@ def events(
       shopstream incidents events 3fa9
       shopstream incidents events 3fa9 --limit 100000 --format csv > events.csv
     """
-    from shopstream.adapters.stores import incidents_file, open_lakehouse  # noqa: PLC0415
     from shopstream.incidents.queries import read_incident  # noqa: PLC0415
     from shopstream.models.query import query  # noqa: PLC0415  likewise
 
     settings = settings_of(ctx)
-    incident = read_incident(incidents_file(settings), incident_id)
-    with closing(open_lakehouse(settings)) as lakehouse:
+    incident = read_incident(adapters_of(settings).incidents_file(), incident_id)
+    with closing(adapters_of(settings).open_lakehouse()) as lakehouse:
         result = query(
             f"select {'*' if fmt is not Format.TABLE else _EVENT_COLUMNS} from events where {incident.events_sql} "
             f"order by event_time, event_id limit {limit}",
@@ -393,12 +390,11 @@ def events(
 
 def _events_of(settings: Settings, incident: Incident) -> dict[str, int] | None:
     """How many events of each kind the lake has of it; None where there is no lake."""
-    from shopstream.adapters.stores import has_lake, open_lakehouse  # noqa: PLC0415
     from shopstream.models.query import query  # noqa: PLC0415  likewise
 
-    if not has_lake(settings):
+    if not adapters_of(settings).has_lake():
         return None
-    with closing(open_lakehouse(settings)) as lakehouse:
+    with closing(adapters_of(settings).open_lakehouse()) as lakehouse:
         result = query(
             "select count(*) as events, count(distinct user_id) as users, "
             "count(*) filter (where event_type = 'view') as views, "
@@ -481,11 +477,10 @@ def precision(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
       shopstream incidents precision
       shopstream incidents precision --format json
     """
-    from shopstream.adapters.stores import incidents_file  # noqa: PLC0415
     from shopstream.incidents.precision import read_precision  # noqa: PLC0415  start-up time
 
     rows: list[dict[str, object]] = []
-    for one in read_precision(incidents_file(settings_of(ctx))):
+    for one in read_precision(adapters_of(settings_of(ctx)).incidents_file()):
         low, high = one.interval
         row: dict[str, object] = {"rule": one.rule, "incidents": one.incidents, "right": one.right, "wrong": one.wrong}
         if fmt is Format.TABLE:
@@ -499,12 +494,11 @@ def precision(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
 
 
 def _handle(ctx: typer.Context, incident_id: str, handling: Handling, comment: str | None, fmt: Format) -> None:
-    from shopstream.adapters.stores import incidents_file, open_incidents  # noqa: PLC0415
     from shopstream.incidents.queries import read_incident  # noqa: PLC0415
 
     settings = settings_of(ctx)
-    read_incident(incidents_file(settings), incident_id)  # so that a wrong --home makes no store
-    with closing(open_incidents(settings)) as store:
+    read_incident(adapters_of(settings).incidents_file(), incident_id)  # so that a wrong --home makes no store
+    with closing(adapters_of(settings).open_incidents()) as store:
         if handling is Handling.FALSE_POSITIVE:
             incident = store.mark_false_positive(incident_id, comment or "")
         elif handling is Handling.NONE:
@@ -553,12 +547,11 @@ def export(
       shopstream incidents export --format ocsf > findings.jsonl
       shopstream incidents export --state open --severity critical
     """
-    from shopstream.adapters.stores import incidents_file  # noqa: PLC0415
     from shopstream.incidents.queries import read_incidents  # noqa: PLC0415
     from shopstream.response.ocsf import cloud_event  # noqa: PLC0415  likewise
 
     del fmt  # there is one as yet
-    path = incidents_file(settings_of(ctx))
+    path = adapters_of(settings_of(ctx)).incidents_file()
     for incident in read_incidents(path, states=state or (), severities=severity or ()):
         sys.stdout.write(json.dumps(cloud_event(incident, source), ensure_ascii=False) + "\n")
 

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, err, out, settings_of
 
 __all__ = ["app"]
@@ -23,12 +24,11 @@ def send_test(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
         shopstream notify test
       shopstream notify test --format json
     """
-    from shopstream.adapters.stores import open_channels  # noqa: PLC0415
     from shopstream.detection.detection import Severity  # noqa: PLC0415  likewise
     from shopstream.errors import ConfigurationError, RetryableError  # noqa: PLC0415  likewise
     from shopstream.notify.message import Message  # noqa: PLC0415  start-up time
 
-    channels = open_channels(settings_of(ctx))
+    channels = adapters_of(settings_of(ctx)).open_channels()
     if not channels:
         raise ConfigurationError(
             "alerting.notify_urls is empty, so nobody is told; set it in shopstream.toml, or by "
@@ -59,10 +59,9 @@ def list_notifications(
       shopstream notify list
       shopstream notify list --limit 0 --format json
     """
-    from shopstream.adapters.stores import incidents_file  # noqa: PLC0415
     from shopstream.notify.outbox import read_notifications  # noqa: PLC0415
 
-    found = read_notifications(incidents_file(settings_of(ctx)), limit=limit or None)
+    found = read_notifications(adapters_of(settings_of(ctx)).incidents_file(), limit=limit or None)
     rows: list[dict[str, object]] = []
     for one in found:
         row: dict[str, object] = {
@@ -92,8 +91,7 @@ def retry(ctx: typer.Context) -> None:
     Examples:
       shopstream notify retry
     """
-    from shopstream.adapters.stores import retry_notifications  # noqa: PLC0415
     from shopstream.clock import SystemClock  # noqa: PLC0415  likewise
 
-    count = retry_notifications(settings_of(ctx), SystemClock())
+    count = adapters_of(settings_of(ctx), SystemClock()).retry_notifications()
     out.print(f"{count:,} {'notification is' if count == 1 else 'notifications are'} tried again.", highlight=False)

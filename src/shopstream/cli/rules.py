@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shopstream.adapters.ports import adapters_of
 from shopstream.cli import allowlist
 from shopstream.cli.backtest import backtest
 from shopstream.cli.explain import explain
@@ -62,12 +63,11 @@ def _rules(settings: Settings) -> "dict[str, Rule]":
 
 def _judged(settings: Settings) -> dict[str, str]:
     """Rule or detector → its precision in words, for those that people have judged."""
-    from shopstream.adapters.stores import incidents_file  # noqa: PLC0415
     from shopstream.incidents.precision import read_precision  # noqa: PLC0415  start-up time
 
     return {
         row.rule: f"{row.precision:.0%} of {row.right + row.wrong:,}"
-        for row in read_precision(incidents_file(settings))
+        for row in read_precision(adapters_of(settings).incidents_file())
         if row.precision is not None
     }
 

@@ -49,9 +49,9 @@ def list_scenarios(folder: FolderOption = None, fmt: FormatOption = Format.TABLE
 
     rows: list[dict[str, object]] = []
     for scenario in load_scenarios(folder).values():
-        row = {"id": scenario.id, "nature": str(scenario.nature), "target": scenario.target.describe()}
+        row = {"id": scenario.id, "nature": str(scenario.nature), "goal": scenario.goal.describe()}
         if fmt is not Format.TABLE:
-            row |= {"title": scenario.title, "hits": scenario.hits, "duration": scenario.duration.describe("ms")}
+            row |= {"title": scenario.title, "target": scenario.target, "duration": scenario.duration.describe("ms")}
         rows.append(dict(row))
     emit(rows, fmt)
 
@@ -76,10 +76,10 @@ def show(
         "nature": str(scenario.nature),
         "tags": list(scenario.tags),
         "kind": scenario.kind,
-        "hits": scenario.hits,
+        "target": scenario.target,
         "min_rate": scenario.min_rate,
         "duration": scenario.duration.describe("ms"),
-        "target": scenario.target.describe(),
+        "goal": scenario.goal.describe(),
         "file": scenario.source,
         "version": scenario.version,
     }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
 
+from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit_object, err, settings_of
 from shopstream.clock import from_ms
 from shopstream.errors import ConfigurationError
@@ -77,7 +78,6 @@ def simulate(
       SHOPSTREAM_PROFILE=aws shopstream simulate s3://bucket/day.csv --speed 60
       shopstream simulate day.csv --restart --format json
     """
-    from shopstream.adapters.stores import open_stream  # noqa: PLC0415
     from shopstream.simulation.partitioning import PartitionKey  # noqa: PLC0415
     from shopstream.simulation.replay import Replay  # noqa: PLC0415
     from shopstream.simulation.replay_settings import ReplaySettings  # noqa: PLC0415
@@ -91,10 +91,10 @@ def simulate(
         partition_key=PartitionKey(partition_key),
         restart=restart,
     )
-    target = settings.aws.kinesis.events if settings.profile == "aws" else None
-    with open_stream(settings) as stream:
+    adapters = adapters_of(settings)
+    with adapters.open_stream() as stream:
         try:
-            replay = Replay(source, stream, how, bookmarks=settings.home / "replays", stream=target)
+            replay = Replay(source, stream, how, bookmarks=settings.home / "replays", stream=adapters.stream_name)
             summary = _run(replay, source)
         except KeyboardInterrupt:
             err.print("Stopped. The same command goes on from here.")
@@ -134,12 +134,12 @@ def _run(replay: "Replay", source: str) -> "ReplaySummary":
             state = "" if now.event_time_ms is None else f"{from_ms(now.event_time_ms):%Y-%m-%d %H:%M:%S}"
             if now.round:
                 state += f", round {now.round + 1}"
-            if now.delivery.refused:
-                state += f", refused {now.delivery.refused:,} records"
+            if now.sent.refused:
+                state += f", refused {now.sent.refused:,} records"
             if now.waiting:
                 state = f"waiting: {now.waiting}"
             elapsed = bar.tasks[0].elapsed or float("inf")
-            pace, volume = now.events / elapsed, now.delivery.bytes / elapsed / 1e6
+            pace, volume = now.events / elapsed, now.sent.bytes / elapsed / 1e6
             bar.update(task, completed=now.done, events=now.events, pace=pace, volume=volume, state=state)
 
         return replay.run(progress)
@@ -170,12 +170,12 @@ def _print(source: str, summary: "ReplaySummary", fmt: Format) -> None:
         "earlier_events": summary.earlier_events,
         "first_event_time": None if summary.first_event_ms is None else from_ms(summary.first_event_ms),
         "last_event_time": None if summary.last_event_ms is None else from_ms(summary.last_event_ms),
-        "records": summary.delivery.records,
-        "bytes": summary.delivery.bytes,
-        "puts": summary.delivery.puts,
-        "refused_records": summary.delivery.refused,
-        "repeated_puts": summary.delivery.repeated,
-        "waited_seconds": round(summary.delivery.waited_ms / 1000, 3),
+        "records": summary.sent.records,
+        "bytes": summary.sent.bytes,
+        "puts": summary.sent.puts,
+        "refused_records": summary.sent.refused,
+        "repeated_puts": summary.sent.repeated,
+        "waited_seconds": round(summary.sent.waited_ms / 1000, 3),
         "seconds": round(summary.seconds, 3),
         "events_per_second": round(summary.events / summary.seconds) if summary.seconds else summary.events,
     }

@@ -2,6 +2,7 @@
 
 import typer
 
+from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit_object, settings_of
 from shopstream.clock import SystemClock, from_ms
 
@@ -17,18 +18,17 @@ def status(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
       shopstream status
       shopstream status --format json
     """
-    from shopstream.adapters.stores import has_stream, incidents_file, last_checkpoint, open_stream  # noqa: PLC0415
     from shopstream.engine.engine import Counters  # noqa: PLC0415  start-up time
     from shopstream.incidents.queries import count_incidents  # noqa: PLC0415
     from shopstream.stream.ports import lag  # noqa: PLC0415  start-up time
 
     settings = settings_of(ctx)
-    manifest = last_checkpoint(settings)
+    manifest = adapters_of(settings).last_checkpoint()
     behind: dict[str, int] = {}
-    if has_stream(settings):
-        with open_stream(settings) as stream:
+    if adapters_of(settings).has_stream():
+        with adapters_of(settings).open_stream() as stream:
             behind = lag(stream, manifest.positions if manifest else {}, SystemClock())
-    incidents = count_incidents(incidents_file(settings))
+    incidents = count_incidents(adapters_of(settings).incidents_file())
     emit_object(
         {
             **(manifest.counters if manifest else Counters().as_dict()),

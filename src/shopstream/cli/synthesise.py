@@ -86,10 +86,8 @@ def synthesise(
       shopstream synthesise --out mixed.csv \
         --scenario site_flood@15:00 --scenario carding_many_ids
     """
-    from shopstream.simulation.bots import Scraper  # noqa: PLC0415
-    from shopstream.simulation.faults import Outage  # noqa: PLC0415
-    from shopstream.simulation.flood import Flood  # noqa: PLC0415
-    from shopstream.simulation.surges import FlashSale  # noqa: PLC0415
+    from shopstream.simulation.attacks import Flood, Scraper  # noqa: PLC0415
+    from shopstream.simulation.faults_and_surges import FlashSale, Outage  # noqa: PLC0415
     from shopstream.simulation.synthesis import Synthesis, SynthesisSettings  # noqa: PLC0415
 
     start = _date(from_)
@@ -165,27 +163,27 @@ def _print(summary: "SynthesisSummary", fmt: Format) -> None:
         "first_event_time": summary.first_time,
         "last_event_time": summary.last_time,
     }
-    episodes: list[dict[str, object]] = [
+    injections: list[dict[str, object]] = [
         {
-            "kind": episode.kind,
-            "scenario": episode.scenario,
-            "attack": episode.hostile,
-            "from": episode.from_time,
-            "until": episode.until_time,
-            "key": ", ".join(f"{column} {value}" for column, value in episode.key.items()),
-            "actors": len(episode.actors),
-            "events": episode.events,
+            "kind": truth.kind,
+            "scenario": truth.scenario,
+            "attack": truth.hostile,
+            "from": truth.from_time,
+            "until": truth.until_time,
+            "key": ", ".join(f"{column} {value}" for column, value in truth.key.items()),
+            "actors": len(truth.actors),
+            "events": truth.events,
         }
-        for episode in summary.episodes
+        for truth in summary.ground_truth
     ]
     if fmt is Format.TABLE:
         emit_object(row, fmt, title="Synthetic traffic")
-        if episodes:
-            short = [{"what": row["scenario"] or row["kind"]} | row for row in episodes]
+        if injections:
+            short = [{"what": row["scenario"] or row["kind"]} | row for row in injections]
             hidden = ("kind", "scenario")
-            emit([{k: v for k, v in row.items() if k not in hidden} for row in short], fmt, title="Laid over it")
+            emit([{k: v for k, v in row.items() if k not in hidden} for row in short], fmt, title="Injections")
     elif fmt is Format.JSON:
-        emit_object(row | {"episodes": episodes}, fmt)
+        emit_object(row | {"injections": injections}, fmt)
     else:
         emit_object(row, fmt)
 

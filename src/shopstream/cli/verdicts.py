@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, err, settings_of
 
 __all__ = ["app"]
@@ -50,10 +51,9 @@ def list_verdicts(
       shopstream verdicts list
       shopstream verdicts list --actor 526725566 --format json
     """
-    from shopstream.adapters.stores import incidents_file  # noqa: PLC0415
     from shopstream.incidents.verdicts import read_verdicts  # noqa: PLC0415
 
-    found = read_verdicts(incidents_file(settings_of(ctx))).to_pylist()
+    found = read_verdicts(adapters_of(settings_of(ctx)).incidents_file()).to_pylist()
     rows = [row for row in found if actor in {None, row["actor"]}]
     rows.reverse()
     if fmt is Format.TABLE:

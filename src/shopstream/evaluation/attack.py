@@ -24,18 +24,15 @@ from shopstream.evaluation.baseline_run import (
     load_baselines,
     state_folder,
 )
-from shopstream.evaluation.ground_truth import Truth, read_found
-from shopstream.evaluation.plan import Shop, stratum_of
-from shopstream.evaluation.results import AttackResult, brief_of
+from shopstream.evaluation.plan import Row, Shop, load_rows, stratum_of
+from shopstream.evaluation.results import AttackResult, Truth, brief_of, read_found
+from shopstream.evaluation.run_events import Traffic
 from shopstream.evaluation.scoring import GRACE_MS, Role, Score, score
 from shopstream.evaluation.slices import batches, synthesis_of, world_of
 from shopstream.evaluation.system_under_test import INCIDENTS, Product
-from shopstream.evaluation.targets import Row, load_rows
 from shopstream.evaluation.timelines import draw_false, draw_miss
-from shopstream.evaluation.traffic import Traffic
-from shopstream.simulation.injection import Episode
+from shopstream.simulation.injection import SITE, GroundTruth, busy_targets
 from shopstream.simulation.scenario_file import DrawnScenario
-from shopstream.simulation.target import SITE, busy_keys
 
 __all__ = ["AttackJob", "run_attack"]
 
@@ -80,7 +77,7 @@ def run_attack(job: AttackJob) -> AttackResult:
             tables.append(table)
         product.close()
         found = read_found(Path(folder) / INCIDENTS)
-    truth, *others = _truths(row, synthesis.episodes())
+    truth, *others = _truths(row, synthesis.ground_truth())
     with Traffic(tables, truth.actors) as traffic:
         scored = score(truth, row.unit, found, genuine_found(genuine), traffic, grace_ms=GRACE_MS, faults=tuple(others))
         result = _result(job, truth, scored, traffic, baselines)
@@ -103,7 +100,7 @@ def _draw(shop: Shop, row: Row, place: int) -> tuple[datetime, DrawnScenario, in
             moment = moments[(first + turn) % len(moments)]
             begin = moment + _LEAD + timedelta(seconds=int(rng.integers(0, _LEAD.seconds)))
             world = world_of(shop)
-            if not busy_keys(world.catalogue, file.hits, file.min_rate / world.rate(SITE, to_ms(begin))):
+            if not busy_targets(world.catalogue, file.target, file.min_rate / world.rate(SITE, to_ms(begin))):
                 continue
             try:
                 case = file.draw(rng, shop.test_from, world, begin)
@@ -112,7 +109,7 @@ def _draw(shop: Shop, row: Row, place: int) -> tuple[datetime, DrawnScenario, in
                 continue
             if ease < 1:
                 case = replace(case, parameters={**case.parameters, "min_rate": file.min_rate})
-            ends = [to_ms(episode.until_time) for episode in case.build(world_of(shop)).episodes()]
+            ends = [to_ms(truth.until_time) for truth in case.build(world_of(shop)).ground_truth()]
             return moment, case, min(max(ends) + GRACE_MS, to_ms(shop.test_until))
         if not row.file.min_rate:
             break
@@ -124,22 +121,22 @@ def _second(moment: datetime) -> int:
     return to_ms(moment) // 1000 * 1000
 
 
-def _truths(row: Row, episodes: Sequence[Episode]) -> list[Truth]:
+def _truths(row: Row, truths: Sequence[GroundTruth]) -> list[Truth]:
     """The one that is scored first: of a control the surge, else the attack or fault."""
-    truths = [
+    scored = [
         Truth(
             scenario=row.id,
-            from_ms=_second(episode.from_time),
-            until_ms=to_ms(episode.until_time),
-            first_ms=_second(episode.first_time or episode.from_time),
-            nature=episode.nature,
-            key=episode.key,
-            actors=frozenset(episode.actors),
-            parameters=episode.parameters,
+            from_ms=_second(truth.from_time),
+            until_ms=to_ms(truth.until_time),
+            first_ms=_second(truth.first_time or truth.from_time),
+            nature=truth.nature,
+            key=truth.key,
+            actors=frozenset(truth.actors),
+            parameters=truth.parameters,
         )
-        for episode in episodes
+        for truth in truths
     ]
-    return sorted(truths, key=lambda truth: (truth.nature is Nature.SURGE) != row.control)
+    return sorted(scored, key=lambda truth: (truth.nature is Nature.SURGE) != row.control)
 
 
 def _result(job: AttackJob, truth: Truth, scored: Score, traffic: Traffic, baselines: Baselines) -> AttackResult:

@@ -2,15 +2,21 @@
 
 The run goes once through the day before the test (to warm up) and the test days. Where attacks will begin, everything
 that the product remembers is written down.
+
+What runs may take from an earlier evaluation: baselines and saved states, kept under a digest of what made them.
 """
 
+import hashlib
+import os
 import resource
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.resources import files
 from pathlib import Path
 
+from filelock import FileLock
 from pydantic import TypeAdapter
 
 from shopstream.clock import to_ms
@@ -19,19 +25,19 @@ from shopstream.detection.detectors.shipped import shipped_runner
 from shopstream.detection.rule import Rule, load_rules
 from shopstream.detection.settings import DetectionSettings
 from shopstream.errors import StateError
-from shopstream.evaluation.cache import Cache, code_digest
-from shopstream.evaluation.forecast import HourCounts, forecast_errors
-from shopstream.evaluation.ground_truth import Found, read_found
 from shopstream.evaluation.plan import Shop
-from shopstream.evaluation.results import GenuineResult, Picture, brief_of
+from shopstream.evaluation.results import Found, GenuineResult, Picture, brief_of, read_found
+from shopstream.evaluation.run_events import Traffic
 from shopstream.evaluation.slices import batches, cut, learn, synthesis_of
 from shopstream.evaluation.system_under_test import INCIDENTS, Product
-from shopstream.evaluation.timelines import draw_false
-from shopstream.evaluation.traffic import Traffic
+from shopstream.evaluation.timelines import HourCounts, draw_false, forecast_errors
 
 __all__ = [
+    "Cache",
     "GenuineJob",
+    "code_digest",
     "cpu_seconds",
+    "default_cache",
     "enabled_rules",
     "genuine_folder",
     "genuine_found",
@@ -187,3 +193,58 @@ def _look_at(shop: Shop, told: list[Found], baselines: Baselines) -> tuple[set[s
                 residents.add(one.id)
         false = [one for one in told if one.id not in residents]
         return residents, [draw_false(one, traffic, baselines, None) for one in false[:_MAX_PICTURES]]
+
+
+_SUFFIXES = (".py", ".yml", ".json", ".sql")
+
+
+def default_cache() -> Path:
+    """The user's cache folder (XDG_CACHE_HOME, else ~/.cache)."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "shopstream" / "evaluation"
+
+
+def code_digest(packages: Iterable[str]) -> str:
+    """Of all source and data files of sub-packages of shopstream: 12 hex digits."""
+    digest = hashlib.sha256()
+    for package in packages:
+        root = Path(str(files("shopstream"))) / package
+        for path in sorted([root, *root.rglob("*")]):
+            if path.suffix in _SUFFIXES and path.is_file():
+                digest.update(path.relative_to(root.parent).as_posix().encode())
+                digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+class Cache:
+    """Folders of one shop, made once.
+
+    Args:
+        root: of the whole cache.
+        shop: whose.
+    """
+
+    def __init__(self, root: Path, shop: Shop) -> None:
+        described = hashlib.sha256(repr(shop).encode()).hexdigest()[:12]
+        self._folder = root / f"shop-{shop.seed}-{described}"
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def folder(self, kind: str, digest: str, make: Callable[[Path], None]) -> Path:
+        """The folder of that kind; made in a place of its own and moved when it is whole.
+
+        Args:
+            kind: word for what it holds; another digest of the same kind is thrown away.
+            digest: of everything it was made from.
+            make: fills an empty folder.
+        """
+        target = self._folder / f"{kind}-{digest}"
+        with FileLock(self._folder / f"{kind}.lock"):
+            if not target.is_dir():
+                for old in self._folder.glob(f"{kind}-*"):
+                    shutil.rmtree(old)
+                part = self._folder / f"part-{kind}"
+                shutil.rmtree(part, ignore_errors=True)
+                part.mkdir()
+                make(part)
+                part.rename(target)
+        return target

@@ -1,7 +1,4 @@
-"""The summary as a page of the documentation.
-
-Files of an evaluation: JSON for programs, Markdown for the documentation, a page with pictures for people.
-"""
+"""The report of an evaluation: JSON for programs, Markdown for the documentation, HTML with charts for people."""
 
 import json
 import os
@@ -9,22 +6,449 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from datetime import datetime
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
+from typing import Any, Final
 
 import jinja2
 import plotly
 
-from shopstream.evaluation.charts import delay_figure, false_figure, picture_figure, recall_figure
-from shopstream.evaluation.formatting import Facts, control_row, genuine_rows, how_it_was_done, row_of, verdict
-from shopstream.evaluation.results import Picture
-from shopstream.evaluation.runner import Done
-from shopstream.evaluation.summary import Summary
+from shopstream.evaluation.plan import REPORTING_SEEDS, STRATA, TUNING_SEEDS, TimeUnit
+from shopstream.evaluation.results import AttackResult, Picture
+from shopstream.evaluation.runner import EVERY, Done
+from shopstream.evaluation.scoring import GRACE_MS
+from shopstream.evaluation.summary import ControlSummary, GenuineSummary, RowSummary, Summary
 
-__all__ = ["commit_of_code", "machine", "markdown", "write_report"]
+__all__ = [
+    "Facts",
+    "Figure",
+    "commit_of_code",
+    "control_row",
+    "delay_figure",
+    "false_figure",
+    "genuine_rows",
+    "how_it_was_done",
+    "machine",
+    "markdown",
+    "met",
+    "picture_figure",
+    "recall_figure",
+    "row_of",
+    "short_row_of",
+    "time_text",
+    "verdict",
+    "write_report",
+]
+
+
+_NONE = "-"
+_MINUTE_S = 60
+_HOUR_S = 3_600
+_MINUTE_MS = 60_000
+_LEAST_EVENTS = 3_000_000
+_TARGETS = {"site": 1.0, "actors": 1.0, "precision": 0.90, "notifications": 1.2}
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Where figures come from.
+
+    Args:
+        seeds: of the shops that gave results.
+        test_days: of each.
+        tuning: they are tuning seeds.
+        commit: of the code, if known.
+        machine: processor, cores, Python.
+        finished: when.
+        minutes: how long it took.
+        partial: it was interrupted.
+        tracker: events carried address and user agent.
+        history_days: before the test days, for the baselines.
+    """
+
+    seeds: Sequence[int]
+    test_days: int
+    tuning: bool
+    commit: str
+    machine: str
+    finished: datetime
+    minutes: float
+    partial: bool
+    tracker: bool
+    history_days: int
+
+
+def met(reached: bool | None) -> str:
+    """One word."""
+    return _NONE if reached is None else "met" if reached else "missed"
+
+
+def time_text(value: float | None, unit: TimeUnit) -> str:
+    """A time to detect: `12 s`, `4.2 min`, `3.1 h`, `14 events`, `1.9x`."""
+    if value is None:
+        return _NONE
+    if unit is TimeUnit.EVENTS:
+        return f"{value:.0f} event{'' if round(value) == 1 else 's'}"
+    if unit is TimeUnit.FACTOR:
+        return f"{value:.2f}x"
+    if value < 2 * _MINUTE_S:
+        return f"{value:.0f} s"
+    return f"{value / _MINUTE_S:.1f} min" if value < 2 * _HOUR_S else f"{value / _HOUR_S:.1f} h"
+
+
+def _share(value: float | None) -> str:
+    return _NONE if value is None else f"{value:.3f}".removeprefix("0") if value < 1 else "1.000"
+
+
+def _figure(value: float | None) -> str:
+    return _NONE if value is None else f"{value:.2f}"
+
+
+def row_of(row: RowSummary) -> dict[str, object]:
+    """One line of the catalogue."""
+    return {
+        "scenario": row.title,
+        "found": f"{row.found:,} of {row.trials:,} {row.unit}",
+        "recall": _share(row.recall),
+        "95 %": f"{_share(row.low)} to {_share(row.high)}",
+        "target": _NONE if row.target_recall is None else f"≥ {_share(row.target_recall)}",
+        "median": time_text(row.median, row.time_unit),
+        "p95": time_text(row.p95, row.time_unit),
+        "at most": time_text(row.target_time, row.time_unit),
+        "incidents": _figure(row.incidents_per_attack),
+        "told": _figure(row.notifications_per_incident),
+        "false": row.false,
+        "target met": met(row.reached),
+    }
+
+
+def short_row_of(row: RowSummary) -> dict[str, object]:
+    """One line of the catalogue for a terminal."""
+    full = row_of(row)
+    return {
+        "scenario": row.title,
+        "found": f"{row.found:,}/{row.trials:,}",
+        "recall": f"{row.recall:.2f}",
+        "target": _NONE if row.target_recall is None else f"{row.target_recall:.2f}",
+        "median": full["median"],
+        "limit": full["at most"],
+        "p95": full["p95"],
+        "inc.": full["incidents"],
+        "told": full["told"],
+        "false": row.false,
+        "target met": met(row.reached),
+    }
+
+
+def control_row(row: ControlSummary) -> dict[str, object]:
+    """One line of the controls."""
+    return {
+        "control": row.title,
+        "runs": row.runs,
+        "critical": row.critical,
+        "other": row.other,
+        "informational": row.informational,
+        "good runs": f"{row.good_runs} of {row.runs}",
+        "target met": met(row.reached),
+    }
+
+
+def genuine_rows(summary: Summary) -> list[dict[str, object]]:
+    """What the genuine days say, a figure a line."""
+    genuine = summary.genuine
+    errors = genuine.forecast_error
+    lines: list[tuple[str, str, str, bool | None]] = [
+        (
+            "genuine events",
+            f"{genuine.events:,} in {genuine.days:g} days",
+            "≥ 3,000,000",
+            genuine.events >= _LEAST_EVENTS,
+        ),
+        (
+            "false site incidents a week",
+            f"{genuine.site_per_week:.2f} ({genuine.site} found; bound {genuine.site_bound:.2f})",
+            "≤ 1",
+            genuine.site_per_week <= _TARGETS["site"],
+        ),
+        (
+            "false actor incidents per million events",
+            f"{genuine.actors_per_million:.3f} ({genuine.actors} found; bound {genuine.actors_bound:.3f})",
+            "≤ 1",
+            genuine.actors_per_million <= _TARGETS["actors"],
+        ),
+        ("false incidents a day", f"{genuine.per_day:.2f}", _NONE, None),
+        ("incidents about resident robots", f"{genuine.residents}", _NONE, None),
+        ("organic surges told", f"{genuine.surges}", _NONE, None),
+        (
+            "incident precision",
+            f"{_share(summary.precision)} ({summary.true} true, {summary.false} false)",
+            "≥ .900",
+            None if summary.precision is None else summary.precision >= _TARGETS["precision"],
+        ),
+        (
+            "notifications per notified incident",
+            _figure(summary.notifications_per_incident),
+            "≤ 1.2",
+            None
+            if summary.notifications_per_incident is None
+            else summary.notifications_per_incident <= _TARGETS["notifications"],
+        ),
+        *(
+            (
+                f"forecast error, {series}",
+                f"{error:.1%} (the baseline states {genuine.stated_error.get(series, 0):.1%})",
+                _NONE,
+                None,
+            )
+            for series, error in errors.items()
+        ),
+    ]
+    names = ("figure", "value", "target", "target met")
+    return [dict(zip(names, (*line[:3], met(line[3])), strict=True)) for line in lines]
+
+
+def verdict(summary: Summary) -> str:
+    """How many targets were met, and which rows missed theirs."""
+    judged = [(row.title, row.reached) for row in summary.rows if row.reached is not None]
+    judged += [(row.title, row.reached) for row in summary.controls]
+    missed = [title for title, reached in judged if not reached]
+    missed += [str(row["figure"]) for row in genuine_rows(summary) if row["target met"] == met(reached=False)]
+    count = len(judged) + sum(row["target met"] != met(None) for row in genuine_rows(summary))
+    return f"{count - len(missed)} of {count} targets met; missed: {', '.join(missed) or 'none'}."
+
+
+def how_it_was_done(facts: Facts, genuine: GenuineSummary) -> list[str]:
+    """Sentences without which the figures mislead."""
+    kind, others = ("tuning", REPORTING_SEEDS) if facts.tuning else ("reporting", TUNING_SEEDS)
+    hours = ", ".join(f"{low:g} to {high:g}" for low, high in STRATA)
+    seeds = f"{min(facts.seeds)} to {max(facts.seeds)}" if facts.seeds else "none"
+    split = (
+        f"Seeds used: {seeds}, of the {kind} range. Thresholds are chosen on seeds {TUNING_SEEDS.start} to "
+        f"{TUNING_SEEDS.stop - 1} only, figures are published from {REPORTING_SEEDS.start} to "
+        f"{REPORTING_SEEDS.stop - 1} only; the two ranges have no seed in common"
+    )
+    shops = (
+        f"A seed is a synthetic shop of its own: catalogue, {facts.history_days} days of history for the baselines, "
+        f"the last of which warms the state up, then {facts.test_days} test day(s); "
+        f"{genuine.days:g} genuine day(s) are in these figures."
+    )
+    starts = (
+        f"Attacks begin at random moments in these hours of the day, in turn (UTC): {hours}. An attack's run starts "
+        "from the saved state of the genuine run at that moment and differs from it by the attack alone."
+    )
+    counting = (
+        "Incidents are counted, never windows, and nothing is point-adjusted. An incident that the genuine run has, "
+        "too, is not the attack's. One that only the attack's run has, and that the attack does not explain, is false."
+    )
+    late = (
+        f"An incident may begin up to {GRACE_MS // _MINUTE_MS} minutes after the attack's end. What the product calls "
+        "an organic surge never counts as the detection of an attack."
+    )
+    columns = (
+        "In the tables, incidents are true ones per attack that gave any, told are notifications per incident that "
+        "somebody was told of, false are incidents that only the runs with the attack have. For controls the worst run "
+        "is shown; a run is good with no critical incident, at most one informational, and no other."
+    )
+    recall = (
+        "Recall is counted over attacks, or over actors where single bots are to be found. Medians and p95 are of "
+        "those that were found. Times are event time; live, the allowed out-of-orderness (5 s) comes on top."
+    )
+    end = f", so these figures are no evidence: take seeds from {others.start} on for that." if facts.tuning else "."
+    return [
+        split + end,
+        shops,
+        starts,
+        counting,
+        late,
+        recall,
+        columns,
+        f"Promotion days are laid over one shop in {EVERY} only: each is several days of traffic.",
+        "Precision depends on how many attacks there are: here each shop has one of each scenario for its test days.",
+        "Robots that live in the genuine traffic are known to the truth; incidents about them are listed apart.",
+        "Events carry address and user agent."
+        if facts.tracker
+        else "Events carry the nine columns of a shop's log: no address, no user agent.",
+    ]
+
+
+Figure = Mapping[str, Any]
+"""`data` and `layout`, JSON-ready."""
+
+_GOOD: Final = "#1a7f5a"
+_BAD: Final = "#c2410c"
+_PLAIN: Final = "#475569"
+_EXPECTED: Final = "#64748b"
+_ROW_PX = 30
+
+
+def _chart(data: Sequence[Mapping[str, Any]], **layout: Any) -> Figure:  # noqa: ANN401  plotly's own keys
+    usual = {
+        "margin": {"l": 60, "r": 20, "t": 30, "b": 40},
+        "font": {"family": "system-ui, sans-serif", "size": 13},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "hovermode": "closest",
+    }
+    return {"data": list(data), "layout": usual | layout}
+
+
+def _colour(row: RowSummary) -> str:
+    return {True: _GOOD, False: _BAD, None: _PLAIN}[row.reached]
+
+
+def recall_figure(summary: Summary) -> Figure:
+    """Recall with its interval, and the target, a line a scenario."""
+    rows = list(reversed(summary.rows))
+    names = [row.title for row in rows]
+    found = {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "recall, 95 % interval",
+        "x": [row.recall for row in rows],
+        "y": names,
+        "marker": {"size": 11, "color": [_colour(row) for row in rows]},
+        "error_x": {
+            "type": "data",
+            "symmetric": False,
+            "array": [row.high - row.recall for row in rows],
+            "arrayminus": [row.recall - row.low for row in rows],
+            "color": _EXPECTED,
+            "thickness": 1.5,
+        },
+        "hovertext": [f"{row.found} of {row.trials} {row.unit}" for row in rows],
+    }
+    target = {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "target",
+        "x": [row.target_recall for row in rows],
+        "y": names,
+        "marker": {"symbol": "line-ns-open", "size": 18, "color": _PLAIN, "line": {"width": 2}},
+        "hoverinfo": "x+name",
+    }
+    return _chart(
+        [found, target],
+        height=110 + _ROW_PX * len(rows),
+        xaxis={"range": [-0.02, 1.03], "title": {"text": "share found"}, "zeroline": False},
+        yaxis={"automargin": True},
+        legend={"orientation": "h", "y": 1, "yanchor": "bottom"},
+    )
+
+
+def delay_figure(done: Done, summary: Summary) -> Figure:
+    """Seconds to detect, a point an attack (or actor), on a logarithmic axis."""
+    data: list[Mapping[str, Any]] = []
+    for row in reversed(summary.rows):
+        seconds = [max(value, 1.0) for run in done.attacks[row.scenario] for value in _seconds(run)]
+        data.append(
+            {
+                "type": "box",
+                "name": row.title,
+                "x": seconds,
+                "boxpoints": "all",
+                "jitter": 0.4,
+                "pointpos": 0,
+                "marker": {"size": 4, "color": _colour(row)},
+                "line": {"width": 1},
+                "showlegend": False,
+            }
+        )
+    timed = [row for row in summary.rows if row.time_unit is TimeUnit.SECONDS and row.target_time]
+    data.append(
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "target for the median",
+            "x": [row.target_time for row in timed],
+            "y": [row.title for row in timed],
+            "marker": {"symbol": "line-ns-open", "size": 18, "color": _PLAIN, "line": {"width": 2}},
+        }
+    )
+    return _chart(
+        data,
+        height=110 + _ROW_PX * len(summary.rows),
+        xaxis={"type": "log", "title": {"text": "seconds from the first event to the detection"}},
+        yaxis={"automargin": True},
+        legend={"orientation": "h", "y": 1, "yanchor": "bottom"},
+    )
+
+
+def _seconds(run: AttackResult) -> list[float]:
+    if run.actors:
+        return [actor[0] for actor in run.actors if actor is not None]
+    return [] if run.found_after_s is None else [run.found_after_s]
+
+
+def false_figure(summary: Summary) -> Figure:
+    """False incidents on genuine days, by rule."""
+    rules = list(summary.genuine.per_rule.items())[::-1]
+    bars = {
+        "type": "bar",
+        "orientation": "h",
+        "x": [count for _, count in rules],
+        "y": [rule for rule, _ in rules],
+        "marker": {"color": _BAD},
+    }
+    return _chart(
+        [bars],
+        height=90 + _ROW_PX * len(rules),
+        xaxis={"title": {"text": "false incidents on genuine days"}},
+        yaxis={"automargin": True},
+    )
+
+
+def picture_figure(picture: Picture) -> Figure:
+    """Events of a key over time, those of the attack, what was expected, and when something was said."""
+    times = [_moment(time_ms) for time_ms in picture.times_ms]
+    per_second = 1000 / picture.bin_ms
+    lines: list[Mapping[str, Any]] = [_line("events", times, [n * per_second for n in picture.events], _PLAIN)]
+    if any(picture.hostile):
+        hostile = _line("of the attack", times, [n * per_second for n in picture.hostile], _BAD)
+        lines.append({**hostile, "fill": "tozeroy"})
+    if picture.expected:
+        expected = _line("baseline", times, [n * per_second for n in picture.expected], _EXPECTED)
+        lines.append({**expected, "line": {"color": _EXPECTED, "dash": "dot", "width": 2}})
+    shapes: list[Mapping[str, Any]] = []
+    if picture.attack is not None:
+        edges = {"x0": _moment(picture.attack[0]), "x1": _moment(picture.attack[1]), "y0": 0, "y1": 1, "yref": "paper"}
+        shapes.append({"type": "rect", **edges, "fillcolor": _BAD, "opacity": 0.08, "line": {"width": 0}})
+    for from_ms, until_ms in picture.windows:
+        edges = {"x0": _moment(from_ms), "x1": _moment(until_ms), "y0": 0, "y1": 0.03, "yref": "paper"}
+        shapes.append({"type": "rect", **edges, "fillcolor": _GOOD, "opacity": 0.5, "line": {"width": 0}})
+    notes = []
+    for place, (time_ms, words) in enumerate(picture.marks):
+        at = _moment(time_ms)
+        line = {"color": _GOOD, "width": 1.5, "dash": "dash"}
+        shapes.append({"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper", "line": line})
+        height = 1 - 0.08 * (place % 6)
+        notes.append({"x": at, "y": height, "yref": "paper", "text": words, "showarrow": False, "xanchor": "left"})
+    return _chart(
+        lines,
+        height=320,
+        xaxis={"title": {"text": f"UTC, bins of {picture.bin_ms // 1000} s"}},
+        yaxis={"title": {"text": "events per second"}, "rangemode": "tozero"},
+        shapes=shapes,
+        annotations=notes,
+        legend={"orientation": "h", "y": 1, "yanchor": "bottom"},
+    )
+
+
+def _line(name: str, times: Sequence[str], values: Sequence[float], colour: str) -> Mapping[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": name,
+        "x": times,
+        "y": [round(value, 3) for value in values],
+        "line": {"color": colour, "width": 1.5, "shape": "hv"},
+    }
+
+
+def _moment(time_ms: int) -> str:
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def markdown(summary: Summary, facts: Facts) -> str:

@@ -14,9 +14,8 @@ from pydantic import TypeAdapter
 
 from shopstream.evaluation.attack import AttackJob, run_attack
 from shopstream.evaluation.baseline_run import GenuineJob, genuine_folder, run_genuine
-from shopstream.evaluation.plan import Shop
+from shopstream.evaluation.plan import Shop, load_rows
 from shopstream.evaluation.results import AttackResult, GenuineResult
-from shopstream.evaluation.targets import load_rows
 
 __all__ = ["EVERY", "Done", "Matrix", "Watch", "run_matrix"]
 

@@ -23,8 +23,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from shopstream.detection.detection import Nature
-from shopstream.evaluation.ground_truth import Found, Truth
-from shopstream.evaluation.traffic import Claim, Traffic
+from shopstream.evaluation.results import Found, Truth
+from shopstream.evaluation.run_events import Claim, Traffic
 
 __all__ = ["GRACE_MS", "ActorScore", "DetectionResult", "Role", "Score", "Unit", "percentile", "rule_of_three", "score"]
 

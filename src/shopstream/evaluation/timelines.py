@@ -1,14 +1,21 @@
-"""Pictures of what went wrong: the rate of the key that was hit or accused, around the time in question."""
+"""Pictures of what went wrong: the rate of the key that was hit or accused, around the time in question.
 
-from collections.abc import Mapping, Sequence
+How well a baseline foresaw traffic that it had not seen.
+"""
 
-from shopstream.detection.baseline import Baselines
-from shopstream.evaluation.forecast import expected_series, level_of
-from shopstream.evaluation.ground_truth import Found, Truth
-from shopstream.evaluation.results import Picture
-from shopstream.evaluation.traffic import Traffic
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-__all__ = ["draw_false", "draw_miss"]
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from shopstream.detection.baseline import Baselines, SeriesProfile
+from shopstream.evaluation.results import Found, Picture, Truth
+from shopstream.evaluation.run_events import Traffic
+
+__all__ = ["HourCounts", "draw_false", "draw_miss", "expected_series", "forecast_errors", "level_of"]
 
 _MARGIN_MS = 20 * 60_000
 _BINS = 240
@@ -81,3 +88,96 @@ def _draw(
 
 def _words(key: Mapping[str, str]) -> str:
     return ", ".join(f"{column} {value}" for column, value in key.items()) or "whole site"
+
+
+HOUR_MS = 3_600_000
+_LEVEL_HOURS = 3
+_LEAST_EVENTS = 100
+"""An hour with fewer says more about chance than about the forecast."""
+_STEPS = 12
+
+
+@dataclass(slots=True)
+class HourCounts:
+    """Events per hour: `site`, `event_type=view` … → hour since the epoch → events."""
+
+    counts: dict[str, dict[int, int]] = field(default_factory=dict)
+
+    def add(self, events: pa.Table) -> None:
+        """Take more events."""
+        hours = pc.divide(events.column("event_time").cast(pa.int64()), HOUR_MS * 1000)
+        kinds = events.column("event_type").cast(pa.string())
+        table = pa.table({"hour": hours, "kind": kinds}).group_by(["hour", "kind"]).aggregate([([], "count_all")])
+        for row in table.to_pylist():
+            for series in ("site", f"event_type={row['kind']}"):
+                of_series = self.counts.setdefault(series, {})
+                of_series[row["hour"]] = of_series.get(row["hour"], 0) + row["count_all"]
+
+
+def forecast_errors(baselines: Baselines, counts: HourCounts) -> dict[str, float]:
+    """Series → root mean square of the relative error of an hour's sum, as the baseline forecast it.
+
+    The forecast of an hour is the profile times the level of the three hours before, as a detector would have it.
+    """
+    errors = {}
+    for series, profile in baselines.series.items():
+        error = _error(profile, counts.counts.get(series, {}))
+        if error is not None:
+            errors[series] = error
+    return errors
+
+
+def _error(profile: SeriesProfile, counts: Mapping[int, int]) -> float | None:
+    squares = []
+    for hour in sorted(counts):
+        before = [hour - step for step in range(1, _LEVEL_HOURS + 1)]
+        if not all(one in counts for one in before):
+            continue
+        usual = sum(_hour(profile, one) for one in before)
+        expected = _hour(profile, hour) * sum(counts[one] for one in before) / usual if usual > 0 else 0.0
+        if expected >= _LEAST_EVENTS:
+            squares.append((counts[hour] / expected - 1) ** 2)
+    return math.sqrt(sum(squares) / len(squares)) if squares else None
+
+
+def _hour(profile: SeriesProfile, hour: int) -> float:
+    """Expected events of a whole hour."""
+    step_ms = HOUR_MS // _STEPS
+    return sum(profile.rate(hour * HOUR_MS + step_ms // 2 + step * step_ms) for step in range(_STEPS)) * step_ms / 1000
+
+
+def expected_series(
+    baselines: Baselines, key: Mapping[str, str], times_ms: Sequence[int], bin_ms: int, level: float
+) -> list[float]:
+    """Expected events of each bin for the site, an event type, or a category or product that the baseline knows.
+
+    Args:
+        baselines: what is normal.
+        key: of the series; empty for the site.
+        times_ms: start of each bin.
+        bin_ms: their width.
+        level: factor of the present day on the profile.
+
+    Returns:
+        One value a bin; none at all where the baseline does not know the key.
+    """
+    share, name = 1.0, "site"
+    for column, value in key.items():
+        if column == "event_type":
+            name = f"event_type={value}"
+        elif value in baselines.keys.get(column, {}):
+            share = baselines.keys[column][value].share
+        else:
+            return []
+    profile = baselines.series.get(name)
+    if profile is None:
+        return []
+    return [profile.rate(time_ms + bin_ms // 2) * share * level * bin_ms / 1000 for time_ms in times_ms]
+
+
+def level_of(baselines: Baselines, totals: Iterable[tuple[int, int]]) -> float:
+    """Observed against the site's profile over (start of a minute, events); 1 without a profile."""
+    profile = baselines.series.get("site")
+    pairs = list(totals)
+    usual = 0.0 if profile is None else float(np.sum([profile.rate(time_ms) * 60 for time_ms, _ in pairs]))
+    return sum(events for _, events in pairs) / usual if usual > 0 else 1.0

@@ -28,11 +28,11 @@ from shopstream.events.schema import REES46_COLUMNS, WIRE_SCHEMA
 from shopstream.events.sources import Block, Source, identify, open_blocks
 from shopstream.events.validation import time_us
 from shopstream.simulation.bookmark import Bookmark, BookmarkFile
-from shopstream.simulation.delivery import Delivery, Lane
 from shopstream.simulation.pacing import Pacer
 from shopstream.simulation.partitioning import Router, packed
 from shopstream.simulation.rejects import reject_records
 from shopstream.simulation.replay_settings import ReplayProgress, ReplaySettings, ReplaySummary
+from shopstream.simulation.stream_sender import Lane, StreamSender
 from shopstream.stream.ports import NewRecord, Shard, StreamWriter
 
 __all__ = ["Replay", "ReplayTarget", "replay"]
@@ -96,12 +96,12 @@ class Replay:
         self._clock = clock or SystemClock()
         self._file = BookmarkFile(bookmarks, self._identity()) if bookmarks is not None else None
         self._tell: Callable[[ReplayProgress], None] = lambda _: None
-        self._delivery = Delivery(target, self._clock, self._waiting)
+        self._sender = StreamSender(target, self._clock, self._waiting)
         self._router = Router(target.shards())
         self._router_ms = self._saved_ms = self._clock.now_ms()
         self._first_us: int | None = None
         self._last_us: int | None = None
-        self._told = ReplayProgress(0, 0, 0.0, 0, None, self._delivery.figures)
+        self._told = ReplayProgress(0, 0, 0.0, 0, None, self._sender.statistics)
 
     def _identity(self) -> dict[str, object]:
         """Source, target and the options that decide what is sent; another pace goes on where this one stops."""
@@ -149,7 +149,7 @@ class Replay:
         return ReplaySummary(
             events=mark.sent - begun.sent,
             rejected=mark.rejected - begun.rejected,
-            delivery=self._delivery.figures,
+            sent=self._sender.statistics,
             earlier_events=begun.sent,
             first_event_ms=None if self._first_us is None else self._first_us // 1000,
             last_event_ms=None if self._last_us is None else self._last_us // 1000,
@@ -252,7 +252,7 @@ class Replay:
         for record in reject_records(rejects, prepared.block.header or _DEFAULT_HEADER):
             unordered.setdefault(router.shards[router.of(record.partition_key)].shard_id, []).append(record)
         lanes += [Lane(shard_id, records, ordered=False) for shard_id, records in unordered.items()]
-        if self._delivery.send(lanes) - router.ids:
+        if self._sender.send(lanes) - router.ids:
             self._router_ms = -_ROUTES_EVERY_MS  # resharded meanwhile
         mark = self._counted(mark, prepared.times[low:high], len(rejects))
         self._told = ReplayProgress(
@@ -261,7 +261,7 @@ class Replay:
             done=min(1.0, prepared.block.consumed / max(1, size)),
             round=mark.round,
             event_time_ms=None if self._last_us is None else self._last_us // 1000,
-            delivery=self._delivery.figures,
+            sent=self._sender.statistics,
         )
         self._tell(self._told)
         return mark
@@ -287,7 +287,7 @@ class Replay:
         return self._router
 
     def _waiting(self, why: str, _: timedelta) -> None:
-        self._tell(replace(self._told, delivery=self._delivery.figures, waiting=why))
+        self._tell(replace(self._told, sent=self._sender.statistics, waiting=why))
 
 
 def replay(

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from shopstream.errors import ConfigurationError
-from shopstream.simulation.delivery import DeliveryFigures
 from shopstream.simulation.partitioning import PartitionKey
+from shopstream.simulation.stream_sender import SendStatistics
 
 __all__ = ["ReplayProgress", "ReplaySettings", "ReplaySummary"]
 
@@ -55,7 +55,7 @@ class ReplayProgress:
         done: share of the source, 0 to 1, in this round.
         round: 0 at first.
         event_time_ms: latest event time sent, shifted; None before the first.
-        delivery: what the stream took of it so far, and what it refused.
+        sent: what the stream took, and what it refused, so far.
         waiting: why it waits for the stream, if it does.
     """
 
@@ -64,7 +64,7 @@ class ReplayProgress:
     done: float
     round: int
     event_time_ms: int | None
-    delivery: DeliveryFigures
+    sent: SendStatistics
     waiting: str | None = None
 
 
@@ -75,7 +75,7 @@ class ReplaySummary:
     Args:
         events: sent and acknowledged in this run.
         rejected: rows that are no events, sent as they came, in this run.
-        delivery: the stream records they travelled in, and what the stream refused.
+        sent: what the stream took, and what it refused.
         earlier_events: done by earlier runs, before the bookmark this one began at.
         first_event_ms: earliest event time sent in this run, shifted; None without events.
         last_event_ms: latest, likewise.
@@ -87,7 +87,7 @@ class ReplaySummary:
 
     events: int
     rejected: int
-    delivery: DeliveryFigures
+    sent: SendStatistics
     earlier_events: int
     first_event_ms: int | None
     last_event_ms: int | None

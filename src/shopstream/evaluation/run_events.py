@@ -9,7 +9,7 @@ import duckdb
 import pyarrow as pa
 
 from shopstream.engine.derived_columns import stateless
-from shopstream.evaluation.ground_truth import Found
+from shopstream.evaluation.results import Found
 
 __all__ = ["Claim", "Series", "Traffic"]
 
