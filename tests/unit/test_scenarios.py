@@ -106,7 +106,9 @@ def test_the_page_names_each_scenario_with_its_target_and_each_kind_with_its_par
         assert all(f"{word} {domain.describe()}" in row for word, domain in file.parameters.items())
     for name, kind in KINDS.items():
         (row,) = (line for line in kinds.splitlines() if line.startswith(f"| `{name}` | {', '.join(kind.TARGETS)} |"))
-        assert all(f"`{field.name}`" in row for field in fields(kind) if field.name not in {"start", "duration", "target"})
+        assert all(
+            f"`{field.name}`" in row for field in fields(kind) if field.name not in {"start", "duration", "target"}
+        )
     example = page.split("```yaml\n")[1].split("```")[0]
     assert _written(tmp_path, example)[1] == []
 

@@ -17,8 +17,8 @@ from shopstream.detection.windows import (
     TAIL_10S,
     TAIL_60S,
 )
-from shopstream.engine.operators import BATCH, REPEATED
 from shopstream.engine.signals import Signal
+from shopstream.engine.tables import BATCH, REPEATED
 from shopstream.engine.watermark import BEGINNING
 from shopstream.engine.window import WindowDeclaration, WindowKind
 
