@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from factories import make_detection
-from shopstream.cli.incidents import context_from_lake
+from shopstream.cli.incident_events import context_from_lake
 from shopstream.clock import ManualClock
 from shopstream.config import load_settings
 from shopstream.detection.detection import Severity

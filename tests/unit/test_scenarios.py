@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from shopstream.cli.scenarios import app
+from shopstream.cli import app
 from shopstream.detection.detection import Nature
 from shopstream.errors import ConfigurationError
 from shopstream.simulation.injection import Target
@@ -172,7 +172,7 @@ def test_the_same_chance_gives_the_same_case_and_scenarios_differ(world):
     assert len(starts) > 20
 
 
-def test_a_case_may_be_told_when_to_begin(world):
+def test_the_start_of_a_case_can_be_set(world):
     file, noon = SHIPPED["fast_scraper"], START + timedelta(hours=12)
     assert file.draw(file.chance(1_000), START, world, noon).start == noon
 
@@ -284,25 +284,25 @@ def test_own_files_come_over_the_shipped_ones_and_wrong_ones_stop_all(tmp_path):
 
 
 def test_the_commands_list_and_show_scenarios():
-    listed = CliRunner().invoke(app, ["list", "--format", "json"])
+    listed = CliRunner().invoke(app, ["scenarios", "list", "--format", "json"])
     assert [row["id"] for row in json.loads(listed.stdout)] == sorted(SHIPPED)
-    shown = json.loads(CliRunner().invoke(app, ["show", "site_flood", "--format", "json"]).stdout)
+    shown = json.loads(CliRunner().invoke(app, ["scenarios", "show", "site_flood", "--format", "json"]).stdout)
     assert shown["parameters"] == {"factor": "3 or 10", "ids": "500 to 50000 (log)"}
-    table = CliRunner().invoke(app, ["show", "metronome"])
+    table = CliRunner().invoke(app, ["scenarios", "show", "metronome"])
     assert "10.0 to 60.0" in table.stdout
 
 
 def test_an_unknown_scenario_is_answered_with_the_known_ones():
-    result = CliRunner().invoke(app, ["show", "tsunami"])
+    result = CliRunner().invoke(app, ["scenarios", "show", "tsunami"])
     assert isinstance(result.exception, ConfigurationError)
     assert "site_flood" in str(result.exception)
 
 
 def test_the_check_command_counts_problems(tmp_path):
     (tmp_path / "two_bots.yml").write_text(GOOD)
-    good = CliRunner().invoke(app, ["check", str(tmp_path)])
+    good = CliRunner().invoke(app, ["scenarios", "check", str(tmp_path)])
     assert (good.exit_code, good.stdout.strip()) == (0, "1 good, 0 wrong")
     (tmp_path / "two_bots.yml").write_text(GOOD.replace("bots: 2", "bots: 0"))
-    bad = CliRunner().invoke(app, ["check", str(tmp_path / "two_bots.yml"), "--format", "json"])
+    bad = CliRunner().invoke(app, ["scenarios", "check", str(tmp_path / "two_bots.yml"), "--format", "json"])
     assert bad.exit_code == 1
     assert [problem["line"] for problem in json.loads(bad.stdout)] == [9]

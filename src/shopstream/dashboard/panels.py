@@ -23,7 +23,7 @@ from shopstream.errors import ShopstreamError, StateError
 from shopstream.incidents.explanation import figures_of, lines_of, title_of, who_of
 from shopstream.incidents.incident import Incident, State
 from shopstream.incidents.queries import count_incidents, read_incidents
-from shopstream.journeys.embedded import EmbeddedLiveStore
+from shopstream.journeys.store import LiveFile
 from shopstream.models.names import Bots, ReportName
 from shopstream.models.reports import choose_bots, open_reports, report, scope
 
@@ -171,7 +171,7 @@ class Panels:
         return {
             "health": _Source(lambda: _health_panel(home)),
             "incidents": _Source(lambda: incidents_panel(home), _with_log(home.incidents)),
-            "live": _Source(lambda: live_panel(home.live), _with_log(home.live)),
+            "live": _Source(lambda: live_panel(home.live), (home.live,)),
             "reports": _Source(lambda: reports_panel(home.reports), (home.reports,)),
         }
 
@@ -202,7 +202,7 @@ def incidents_panel(home: Home) -> dict[str, object]:
 
 def live_panel(path: Path) -> dict[str, object] | None:
     """The live journeys as they were last published, `as_of` in event time; None before the first."""
-    panels = EmbeddedLiveStore(path).read()
+    panels = LiveFile(path).read()
     as_of_ms = panels.pop("as_of_ms", None)
     if not isinstance(as_of_ms, int):
         return None

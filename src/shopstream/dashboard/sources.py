@@ -79,7 +79,7 @@ class Home:
             stream=folder / "stream.db",
             checkpoint=folder / "checkpoint",
             incidents=folder / "incidents.db",
-            live=folder / "live.db",
+            live=folder / "live.json",
             reports=folder / "reports.duckdb",
             engine_lock=folder / "engine.lock",
             token=folder / "dashboard.token",

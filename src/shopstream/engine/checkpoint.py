@@ -23,6 +23,7 @@ from typing import Protocol
 import pyarrow as pa
 from pyarrow import ipc
 
+from shopstream.engine.watermark import BEGINNING
 from shopstream.errors import RetryableError, StateError
 
 __all__ = [
@@ -106,6 +107,7 @@ class Manifest:
         tables: state table → digest of its declaration.
         owner: number of the owner of a shared store (`SharedCheckpointStore.claim`); 0 in a local folder.
         ended: closed shards that were read to their end.
+        history_ms: newest event of a history without live events after it yet, see `watermark.GoingLive`.
     """
 
     generation: int
@@ -116,6 +118,7 @@ class Manifest:
     tables: Mapping[str, str]
     owner: int = 0
     ended: Sequence[str] = ()
+    history_ms: int = BEGINNING
 
     @property
     def mark(self) -> int:

@@ -20,7 +20,8 @@ class EngineSettings(BaseModel):
     idle_timeout: timedelta = Field(
         default=timedelta(seconds=10),
         gt=timedelta(0),
-        description="A shard at its tip without new records for this long no longer holds the watermark back.",
+        description="A shard whose polls found no records for this long no longer holds the watermark back. A silence "
+        "counts from then on, too.",
     )
     dedup_horizon: timedelta = Field(
         default=timedelta(minutes=2),

@@ -6,8 +6,9 @@ A payload is one JSON object:
       {"window": "user_burst", "key": {"user_id": 7}, "start_ms": …, "end_ms": …, "first_event_ms": …,
        "last_event_ms": …, "measures": {"events": 31, "spent": {"decimal": "12.50"}}, "final": true}]}
 
-`until_ms` is the event time up to which all signals are known once all parts have arrived. The parts of one batch
-follow each other. A writer that was killed may send a batch again from part 0, divided differently.
+`until_ms` is the event time up to which all signals are known once all parts have arrived. If no events arrive, `quiet`
+is `[newest_ms, until_ms]`, see `Quiet`. The parts of one batch follow each other. A writer that was killed may send a
+batch again from part 0, divided differently.
 """
 
 import json
@@ -20,7 +21,16 @@ from typing import Final
 from shopstream.errors import DecodeError, PermanentError, StateError
 from shopstream.stream.ports import MAX_RECORD_BYTES
 
-__all__ = ["Signal", "SignalAssembler", "SignalBatch", "decode_signals", "encode_signals"]
+__all__ = [
+    "QUIET",
+    "UNWATCHED",
+    "Quiet",
+    "Signal",
+    "SignalAssembler",
+    "SignalBatch",
+    "decode_signals",
+    "encode_signals",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +56,28 @@ class Signal:
     final: bool
 
 
+UNWATCHED: Final = "unwatched"
+"""The window of a signal about a stretch of event time between loaded history and live events: nobody watched it, so
+events missing there mean nothing. The detector runner reads it."""
+
+QUIET: Final = "quiet"
+"""The window of a signal that the detector runner gives when only the clock moves on: the newest event is in this bin,
+and the rest of the bin is not known yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """What the clock adds to a stream without new events: no promise, since events may be on their way.
+
+    Args:
+        newest_ms: the newest event.
+        until_ms: event time up to which, by the clock, none came after it.
+    """
+
+    newest_ms: int
+    until_ms: int
+
+
 _FORMAT: Final = 1
 _ENVELOPE_BYTES: Final = 512
 """Upper bound of the bytes around the signals, and of a partition key."""
@@ -63,12 +95,14 @@ class SignalBatch:
         until_ms: event time up to which all signals are known with the last part, epoch milliseconds.
         part: number of this part, from 0.
         parts: number of parts.
+        quiet: how far the clock has advanced without events; None if events arrive.
     """
 
     signals: tuple[Signal, ...]
     until_ms: int
     part: int = 0
     parts: int = 1
+    quiet: Quiet | None = None
 
 
 class SignalAssembler:
@@ -102,7 +136,7 @@ class SignalAssembler:
         signals = tuple(signal for part in self._parts for signal in part.signals)
         self._parts.clear()
         self._complete_ms = batch.until_ms
-        return SignalBatch(signals, batch.until_ms)
+        return SignalBatch(signals, batch.until_ms, quiet=batch.quiet)
 
     @property
     def waiting(self) -> int:
@@ -132,7 +166,9 @@ class SignalAssembler:
         self._parts = [decode_signals(str(part).encode()) for part in parts]
 
 
-def encode_signals(signals: Iterable[Signal], until_ms: int, *, max_bytes: int = MAX_RECORD_BYTES) -> list[bytes]:
+def encode_signals(
+    signals: Iterable[Signal], until_ms: int, quiet: Quiet | None = None, *, max_bytes: int = MAX_RECORD_BYTES
+) -> list[bytes]:
     """Payloads, each small enough for one record.
 
     Raises:
@@ -151,9 +187,10 @@ def encode_signals(signals: Iterable[Signal], until_ms: int, *, max_bytes: int =
             size = 0
         parts[-1].append(text)
         size += len(text) + 1
+    by_clock = f'"quiet":[{quiet.newest_ms},{quiet.until_ms}],' if quiet else ""
     return [
         (
-            f'{{"format":{_FORMAT},"until_ms":{until_ms},"part":{place},"parts":{len(parts)},'
+            f'{{"format":{_FORMAT},"until_ms":{until_ms},{by_clock}"part":{place},"parts":{len(parts)},'
             f'"signals":[{",".join(part)}]}}'
         ).encode()
         for place, part in enumerate(parts)
@@ -167,6 +204,7 @@ def _text(batch: SignalBatch) -> str:
             "until_ms": batch.until_ms,
             "part": batch.part,
             "parts": batch.parts,
+            **({"quiet": [batch.quiet.newest_ms, batch.quiet.until_ms]} if batch.quiet else {}),
             "signals": [_document(signal) for signal in batch.signals],
         }
     )
@@ -191,7 +229,17 @@ def decode_signals(payload: bytes) -> SignalBatch:
     until_ms, part, parts = (int(str(number)) for number in numbers)
     if not 0 <= part < parts:
         raise DecodeError(f"expected a part of signals below {parts}, got {part}")
-    return SignalBatch(tuple(map(_signal, signals)), until_ms, part, parts)
+    return SignalBatch(tuple(map(_signal, signals)), until_ms, part, parts, _quiet(document.get("quiet")))
+
+
+def _quiet(value: object) -> Quiet | None:
+    match value:
+        case None:
+            return None
+        case [int(newest_ms), int(until_ms)] if _is_int(newest_ms) and _is_int(until_ms):
+            return Quiet(newest_ms, until_ms)
+        case _:
+            raise DecodeError("expected quiet as two event times, [newest_ms, until_ms]")
 
 
 def _document(signal: Signal) -> dict[str, object]:
