@@ -173,7 +173,7 @@ def _expression(text: str) -> str:
 
 
 def _sum_exactly(node: exp.Expr) -> None:
-    """Spell out AVG, which gives whole numbers for whole numbers in Flink; sum fractions as decimals."""
+    """Write AVG as a quotient, because Flink averages whole numbers to whole numbers; sum fractions as decimals."""
     if node.this.find(*INEXACT):
         node.set("this", exp.TryCast(this=node.this.copy(), to=exp.DataType.build("DECIMAL(38, 9)")))
     whole = node.parent if isinstance(node.parent, exp.Filter) else node
