@@ -22,8 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from lambdas.functions import Services, event_of, started  # noqa: E402  the tests' helpers
-from shopstream.engine.signal import Signal  # noqa: E402  likewise
-from shopstream.engine.signal_codec import encode_signals  # noqa: E402  likewise
+from shopstream.engine.signals import Signal, encode_signals  # noqa: E402  likewise
 from shopstream.lambdas.ports import SignalRecord  # noqa: E402  likewise
 from standins import process  # noqa: E402  likewise
 

@@ -22,13 +22,13 @@ from report import Table
 from shopstream.clock import ManualClock
 from shopstream.detection.detection import Detection
 from shopstream.detection.detector import Detector
-from shopstream.detection.detector_runner import DetectorBank, OperatorFactory
-from shopstream.detection.detectors.shipped import shipped_bank
-from shopstream.detection.loader import load_rules
+from shopstream.detection.detector_runner import DetectorRunner, OperatorFactory
+from shopstream.detection.detectors.shipped import shipped_runner
+from shopstream.detection.rule import load_rules
 from shopstream.detection.settings import DetectionSettings
 from shopstream.engine.engine import Engine
 from shopstream.engine.settings import EngineSettings
-from shopstream.engine.signal import Signal
+from shopstream.engine.signals import Signal
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.events.codec import REJECT_SCHEMA, Decoded
 from shopstream.simulation.synthesis import Synthesis, SynthesisSettings
@@ -105,7 +105,7 @@ def costs() -> list[Table]:
     events = sum(decoded.events.num_rows for _, decoded in batches)
     bare = _closed(_run(batches, []))
     rules = {rule_id: rule.window_declaration() for rule_id, rule in load_rules().items() if rule.enabled}
-    bank = shipped_bank(DetectionSettings())
+    bank = shipped_runner(DetectionSettings())
     windows = [*rules.values(), *bank.declarations]
     alone = {window.name: _closed(_run(batches, [window])) for window in windows}
     reference = _closed(_run(batches, [], bank.operators))
@@ -191,8 +191,8 @@ def _line(what: str, cpu_s: float, events: int, signals: int) -> tuple[str, ...]
 
 
 def _detectors(whole: Run, events: int) -> Table:
-    timed = [Timed(detector) for detector in shipped_bank(DetectionSettings()).detectors]
-    bank = DetectorBank(timed)
+    timed = [Timed(detector) for detector in shipped_runner(DetectionSettings()).detectors]
+    bank = DetectorRunner(timed)
     begun = process_time()
     for signals, watermark_ms in whole.steps:
         bank.advance(signals, watermark_ms)

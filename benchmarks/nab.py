@@ -36,10 +36,10 @@ from report import Table, write_page
 from shopstream.clock import to_ms
 from shopstream.detection.detection import Detection
 from shopstream.detection.detector import BIN_MS
-from shopstream.detection.detectors.series import SITE_TEN
 from shopstream.detection.detectors.shipped import shipped_detectors
 from shopstream.detection.settings import DetectionSettings
-from shopstream.engine.signal import Signal
+from shopstream.detection.windows import SITE_10S
+from shopstream.engine.signals import Signal
 
 HERE = Path(__file__).parent
 WORK = HERE / ".work"
@@ -119,7 +119,7 @@ def detect(series: Series) -> tuple[list[Detection], int]:
     number = 0
     for end_ms, count in bins(series):
         number += 1
-        signal = Signal(SITE_TEN.name, {}, end_ms - BIN_MS, end_ms, end_ms - BIN_MS, end_ms, {"events": count}, True)
+        signal = Signal(SITE_10S.name, {}, end_ms - BIN_MS, end_ms, end_ms - BIN_MS, end_ms, {"events": count}, True)
         for detector in detectors:
             found += detector.observe(end_ms, [signal] if count else [])
     return found, number

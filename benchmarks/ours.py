@@ -18,7 +18,7 @@ from workload import Check, Workload, check
 from shopstream.adapters.stores import open_lakehouse
 from shopstream.config import load_settings
 from shopstream.detection.detectors.shipped import shipped_detectors
-from shopstream.detection.loader import load_rules
+from shopstream.detection.rule import load_rules
 from shopstream.detection.settings import DetectionSettings
 from shopstream.incidents.queries import read_episodes, read_incidents
 from shopstream.lakehouse.ports import LakeTable

@@ -21,8 +21,7 @@ from pyspark.sql import SparkSession
 
 from shopstream.clock import SystemClock
 from shopstream.lakehouse.aws import AwsLakehouse
-from shopstream.lakehouse.backfill import Piece, in_waves
-from shopstream.lakehouse.ingest import Part, ingest
+from shopstream.lakehouse.ingest import Part, Piece, in_waves, ingest
 from shopstream.lakehouse.settings import GlueSettings, LakehouseSettings
 
 _PIECES_A_CORE = 4

@@ -21,8 +21,8 @@ from collections import Counter
 from pathlib import Path
 
 from shopstream.detection.allowlist import load_allow_list
-from shopstream.detection.loader import load_rules
-from shopstream.detection.rule_bundle import pack_rules
+from shopstream.detection.rule import load_rules
+from shopstream.detection.rule_matcher import write_rule_bundle
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "shopstream-detection"
@@ -106,7 +106,7 @@ def add_shopstream(build: Path, rules: Path | None, allow_lists: Path | None) ->
         if len(place.parts) == 1 or place.parts[0] in PACKAGES:
             (target / place).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target / place)
-    (target / "lambdas" / "rules.json").write_bytes(pack_rules(load_rules(rules)))
+    (target / "lambdas" / "rules.json").write_bytes(write_rule_bundle(load_rules(rules)))
     if allow_lists:
         load_allow_list(allow_lists)  # what does not fit is said here, not in the function
         (target / "lambdas" / "allow_lists").mkdir()

@@ -6,7 +6,7 @@ Rules come from where the engine has them: `.venv/bin/python notebooks/write_stu
 import json
 from pathlib import Path
 
-from shopstream.detection.loader import load_rules
+from shopstream.detection.rule import load_rules
 from shopstream.engine.flink import flink_sql
 
 NOTEBOOK = Path(__file__).with_name("shopstream.zpln")

@@ -38,7 +38,7 @@ from shopstream.engine.checkpoint import CheckpointStore, Manifest, shown
 from shopstream.engine.engine import Counters, Engine
 from shopstream.engine.recent import RecentEvents
 from shopstream.engine.settings import EngineSettings
-from shopstream.engine.signal import Signal
+from shopstream.engine.signals import Signal
 from shopstream.engine.source import SourceReader
 from shopstream.engine.watermark import BEGINNING
 from shopstream.errors import RetryableError, StateError

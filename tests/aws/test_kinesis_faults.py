@@ -10,8 +10,7 @@ import pytest
 from shopstream.clock import SystemClock
 from shopstream.errors import BackpressureError, ConfigurationError, RetryableError
 from shopstream.simulation.delivery import Delivery, Lane
-from shopstream.stream.aws import KinesisStream
-from shopstream.stream.kinesis_reader import Pace
+from shopstream.stream.aws import KinesisStream, Pace
 from shopstream.stream.ports import TRIM_HORIZON, NewRecord
 from standins import faults
 

@@ -12,8 +12,7 @@ from shopstream.clock import SystemClock
 from shopstream.engine.settings import EngineSettings
 from shopstream.engine.source import SourceReader
 from shopstream.engine.watermark import Watermarks
-from shopstream.stream.aws import KinesisStream
-from shopstream.stream.kinesis_reader import Pace
+from shopstream.stream.aws import KinesisStream, Pace
 from shopstream.stream.ports import NewRecord
 
 pytestmark = pytest.mark.aws

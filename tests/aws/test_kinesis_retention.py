@@ -10,8 +10,7 @@ from shopstream.engine.settings import EngineSettings
 from shopstream.engine.source import SourceReader
 from shopstream.engine.watermark import Watermarks
 from shopstream.errors import StateError
-from shopstream.stream.aws import KinesisStream
-from shopstream.stream.kinesis_reader import Pace
+from shopstream.stream.aws import KinesisStream, Pace
 from shopstream.stream.ports import TRIM_HORIZON, NewRecord
 from standins import process
 

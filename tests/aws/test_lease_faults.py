@@ -8,7 +8,7 @@ import pytest
 
 from shopstream.clock import SystemClock
 from shopstream.errors import BackpressureError, ConfigurationError, RetryableError
-from shopstream.stream.leader import ExclusiveLease
+from shopstream.stream.leader import LeaderLease
 from shopstream.stream.lease_table import LeaseTable
 from shopstream.stream.settings import KinesisSettings
 from standins import faults
@@ -33,7 +33,7 @@ def taken(lease, owner):
 
 
 def exclusive(table, owner, lease_time=timedelta(seconds=30)):
-    return ExclusiveLease(table, "engine", owner, lease_time, clock=SystemClock(), monotonic=time.monotonic)
+    return LeaderLease(table, "engine", owner, lease_time, clock=SystemClock(), monotonic=time.monotonic)
 
 
 def test_a_change_whose_answer_was_lost_stands_once(proxy, table):

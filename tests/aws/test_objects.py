@@ -4,10 +4,9 @@ from datetime import timedelta
 
 import pytest
 
-from shopstream.adapters.aws import S3Objects
+from shopstream.aws.objects import S3Objects
 from shopstream.clock import ManualClock
-from shopstream.engine.checkpoint import Manifest
-from shopstream.engine.shared_checkpoint import SharedCheckpointStore
+from shopstream.engine.checkpoint import Manifest, SharedCheckpointStore
 from shopstream.errors import BackpressureError, ConfigurationError, RetryableError, StateError
 from shopstream.journeys.shared import SharedLiveStore
 from standins import faults

@@ -19,9 +19,8 @@ from shopstream.lakehouse.aws import AwsLakehouse
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.ports import Lakehouse
 from shopstream.lakehouse.settings import GlueSettings, LakehouseSettings
-from shopstream.stream.aws import KinesisStream
+from shopstream.stream.aws import KinesisStream, Pace
 from shopstream.stream.embedded import EmbeddedStream
-from shopstream.stream.kinesis_reader import Pace
 from shopstream.stream.ports import ConsumerPositions, StreamAdmin, StreamReader, StreamWriter
 from shopstream.stream.settings import StreamSettings
 

@@ -9,7 +9,7 @@ import pytest
 
 from shopstream.errors import PermanentError, StateError
 from shopstream.lakehouse.ports import LakeTable
-from shopstream.lakehouse.views import create_views
+from shopstream.lakehouse.tables import create_views
 
 EVENTS = LakeTable.EVENTS
 

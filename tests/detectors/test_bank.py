@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from factories import make_signal
 from shopstream.detection.detector import BIN_MS
-from shopstream.detection.detector_runner import DetectorBank
+from shopstream.detection.detector_runner import DetectorRunner
 from shopstream.detection.detectors.shipped import shipped_detectors
 from shopstream.detection.settings import DetectionSettings
-from shopstream.engine.signal import Signal
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.errors import RuleError, StateError
 
@@ -48,51 +48,53 @@ class Forgetful(Recorder):
         raise StateError(f"another version: {state}")
 
 
-def signal(name, end_ms, key=None, *, final=True):
-    return Signal(name, key or {}, end_ms - BIN_MS, end_ms, end_ms - BIN_MS, end_ms - 1, {"n": 1}, final)
-
-
 def test_bins_come_in_order_and_the_empty_ones_too():
     recorder = Recorder()
-    bank = DetectorBank([recorder])
-    bank.advance([signal("ten", 50_000), signal("ten", 20_000)], 75_000)
+    bank = DetectorRunner([recorder])
+    bank.advance([make_signal("ten", 50_000), make_signal("ten", 20_000)], 75_000)
     assert [end for end, _ in recorder.bins] == [20_000, 30_000, 40_000, 50_000, 60_000, 70_000]
     assert [len(signals) for _, signals in recorder.bins] == [1, 0, 0, 1, 0, 0]
 
 
 def test_nothing_is_handed_over_before_the_first_signal():
     recorder = Recorder()
-    DetectorBank([recorder]).advance([], 10 * HOUR_MS)
+    DetectorRunner([recorder]).advance([], 10 * HOUR_MS)
     assert recorder.bins == []
 
 
 def test_signals_of_a_bin_are_ordered_by_window_and_key():
     recorder = Recorder(windows=(window("b", key=("user_id",)), window("a")))
-    bank = DetectorBank([recorder])
-    signals = [signal("b", 20_000, {"user_id": 2}), signal("a", 20_000), signal("b", 20_000, {"user_id": 1})]
+    bank = DetectorRunner([recorder])
+    signals = [
+        make_signal("b", 20_000, {"user_id": 2}),
+        make_signal("a", 20_000),
+        make_signal("b", 20_000, {"user_id": 1}),
+    ]
     bank.advance(signals, 20_000)
     assert recorder.bins == [(20_000, [("a", {}), ("b", {"user_id": 1}), ("b", {"user_id": 2})])]
 
 
 def test_early_signals_and_those_of_others_are_left_out():
     recorder = Recorder()
-    bank = DetectorBank([recorder])
-    bank.advance([signal("ten", 20_000, final=False), signal("a_rule", 20_000), signal("ten", 30_000)], 30_000)
+    bank = DetectorRunner([recorder])
+    bank.advance(
+        [make_signal("ten", 20_000, final=False), make_signal("a_rule", 20_000), make_signal("ten", 30_000)], 30_000
+    )
     assert recorder.bins == [(30_000, [("ten", {})])]
 
 
 def test_equal_windows_are_computed_once_and_read_by_each_under_its_own_name():
     first, second = Recorder("one", (window("mine"),)), Recorder("two", (window("yours"),))
-    bank = DetectorBank([first, second])
+    bank = DetectorRunner([first, second])
     assert [declaration.name for declaration in bank.declarations] == ["mine"]
-    bank.advance([signal("mine", 20_000)], 20_000)
+    bank.advance([make_signal("mine", 20_000)], 20_000)
     assert first.bins == [(20_000, [("mine", {})])]
     assert second.bins == [(20_000, [("yours", {})])]
 
 
 def test_signals_of_operators_are_read_by_name():
     recorder = Recorder(windows=(), other_signals=("looked_up",))
-    DetectorBank([recorder]).advance([signal("looked_up", 20_000)], 20_000)
+    DetectorRunner([recorder]).advance([make_signal("looked_up", 20_000)], 20_000)
     assert recorder.bins == [(20_000, [("looked_up", {})])]
 
 
@@ -107,14 +109,14 @@ def test_signals_of_operators_are_read_by_name():
 )
 def test_what_does_not_fit_together_is_named(detectors, message):
     with pytest.raises(RuleError, match=message):
-        DetectorBank(detectors)
+        DetectorRunner(detectors)
 
 
 def test_years_of_silence_cost_an_hour_a_bin():
     recorder = Recorder()
-    bank = DetectorBank([recorder])
+    bank = DetectorRunner([recorder])
     years_ms = 3 * 365 * 24 * HOUR_MS
-    bank.advance([signal("ten", BIN_MS), signal("ten", years_ms)], years_ms)
+    bank.advance([make_signal("ten", BIN_MS), make_signal("ten", years_ms)], years_ms)
     ends = [end for end, _ in recorder.bins]
     assert ends == sorted(set(ends))
     assert len(ends) < 40_000
@@ -124,17 +126,17 @@ def test_years_of_silence_cost_an_hour_a_bin():
 
 def test_signals_behind_the_clock_are_counted_and_left_out():
     recorder = Recorder()
-    bank = DetectorBank([recorder])
-    bank.advance([signal("ten", 20_000)], 60_000)
-    bank.advance([signal("ten", 40_000), signal("ten", 70_000)], 70_000)
+    bank = DetectorRunner([recorder])
+    bank.advance([make_signal("ten", 20_000)], 60_000)
+    bank.advance([make_signal("ten", 40_000), make_signal("ten", 70_000)], 70_000)
     assert bank.late_signals == 1
     assert [end for end, signals in recorder.bins if signals] == [20_000, 70_000]
 
 
 def test_a_detector_whose_snapshot_is_of_another_version_begins_afresh_and_is_named():
-    bank = DetectorBank([Recorder("kept"), Recorder("changed")])
-    bank.advance([signal("ten", 20_000)], 20_000)
-    other = DetectorBank([Recorder("kept"), Forgetful("changed"), Recorder("new")])
+    bank = DetectorRunner([Recorder("kept"), Recorder("changed")])
+    bank.advance([make_signal("ten", 20_000)], 20_000)
+    other = DetectorRunner([Recorder("kept"), Forgetful("changed"), Recorder("new")])
     assert other.restore(json.loads(json.dumps(bank.snapshot()))) == ["changed", "new"]
     assert other.detectors[0].bins == [(20_000, [("ten", {})])]
     assert other.advance([], 30_000) == []
@@ -143,7 +145,7 @@ def test_a_detector_whose_snapshot_is_of_another_version_begins_afresh_and_is_na
 
 def test_state_that_is_none_is_named():
     with pytest.raises(StateError, match="next_ms"):
-        DetectorBank([Recorder()]).restore({"next_ms": "soon"})
+        DetectorRunner([Recorder()]).restore({"next_ms": "soon"})
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +156,7 @@ def episode(shop):
 @pytest.fixture(scope="module")
 def bank_of(shop):
     known = shop.baselines()
-    return lambda: DetectorBank(shipped_detectors(DetectionSettings(), known))
+    return lambda: DetectorRunner(shipped_detectors(DetectionSettings(), known))
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import pyarrow as pa
 import pytest
 
 from shopstream.clock import ManualClock
-from shopstream.detection.detector_runner import DetectorBank
+from shopstream.detection.detector_runner import DetectorRunner
 from shopstream.detection.product_reference import PRODUCT_SCHEMA, ProductReference
-from shopstream.detection.reference_signals import DUPLICATE_SIGNAL, PRICE_SIGNAL, TAIL_MINUTE, TAIL_TEN
+from shopstream.detection.windows import DUPLICATE_SIGNAL, PRICE_SIGNAL, TAIL_10S, TAIL_60S
 from shopstream.engine.engine import Engine
 from shopstream.engine.settings import EngineSettings
 from shopstream.events.codec import Decoder, encode_arrow
@@ -95,12 +95,12 @@ def test_the_tail_is_counted_by_shoppers_and_products_with_and_without_its_busie
     ]
     signals = Shop().all(*events, batch=batch)
     whole = {"tail_users": 4, "tail_products": 3, "spread_users": 1, "spread_products": 1}
-    assert of(signals, TAIL_TEN)[:2] == [(0, {}, whole), (10_000, {}, dict.fromkeys(whole, 0))]
-    assert of(signals, TAIL_MINUTE)[0] == (0, {}, whole)
+    assert of(signals, TAIL_10S)[:2] == [(0, {}, whole), (10_000, {}, dict.fromkeys(whole, 0))]
+    assert of(signals, TAIL_60S)[0] == (0, {}, whole)
 
 
 def test_nothing_is_said_of_the_tail_where_nothing_is_known_of_it():
-    assert of(Shop(None).all(event(1, 1), event(2, 2)), TAIL_TEN) == []
+    assert of(Shop(None).all(event(1, 1), event(2, 2)), TAIL_10S) == []
 
 
 def test_duplicates_count_when_they_come():
@@ -123,5 +123,5 @@ def test_state_survives_a_restart(tmp_path):
 
 def test_a_bank_gives_its_operators_to_the_engine():
     engine = Engine(EngineSettings(threads=1), [], ManualClock())
-    DetectorBank([], [lambda engine: ProductReference(engine.connection)]).attach(engine)
+    DetectorRunner([], [lambda engine: ProductReference(engine.connection)]).attach(engine)
     assert "detect_products_learned" in engine.state_tables()

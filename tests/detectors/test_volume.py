@@ -1,5 +1,6 @@
 """Floods are found at once, surges are told from them, and a week of ordinary days is quiet."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from shopstream.detection.baseline import Baselines
 from shopstream.detection.detection import Nature, Severity
 from shopstream.detection.detector import BIN_MS
-from shopstream.detection.detector_runner import DetectorBank
+from shopstream.detection.detector_runner import DetectorRunner
 from shopstream.detection.detectors.shipped import shipped_detectors
 from shopstream.detection.settings import DetectionSettings
 
@@ -18,7 +19,7 @@ def judge(shop):
     """Detections of signals, by default with the baselines of that shop."""
 
     def judge(signals, baselines=None):
-        bank = DetectorBank(shipped_detectors(DetectionSettings(), baselines or shop.baselines()))
+        bank = DetectorRunner(shipped_detectors(DetectionSettings(), baselines or shop.baselines()))
         return bank.advance(signals, signals[-1].end_ms)
 
     return judge
@@ -138,7 +139,7 @@ def test_one_robot_is_no_flood_of_the_site(shop, judge):
             measures["events"] += 900
             measures["views"] += 900
             measures["users"] += 1
-        signals.append(shop.signal(one.window, one.end_ms, one.end_ms - one.start_ms, measures))
+        signals.append(replace(one, measures=measures))
     flat = shop.baselines()
     assert [one for one in judge(signals, flat) if one.rule_id == "volume"] == []
 

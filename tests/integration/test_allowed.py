@@ -14,7 +14,7 @@ from shopstream.detection.settings import DetectionSettings
 from shopstream.engine.settings import EngineSettings
 from shopstream.incidents.queries import read_incidents
 from shopstream.lakehouse.ports import LakeTable
-from shopstream.lakehouse.views import create_views
+from shopstream.lakehouse.tables import create_views
 from shopstream.simulation.replay import Replay
 from shopstream.simulation.replay_settings import ReplaySettings
 

@@ -18,12 +18,12 @@ import pytest
 from filelock import FileLock
 from prometheus_client.parser import text_string_to_metric_families
 
+from factories import make_detection
 from shopstream.clock import SystemClock
 from shopstream.dashboard.server import serve
 from shopstream.dashboard.settings import DashboardSettings
 from shopstream.dashboard.sources import Home
-from shopstream.detection.detection import Detection, Severity
-from shopstream.detection.rule_matcher import detection_id
+from shopstream.detection.detection import Severity
 from shopstream.engine.checkpoint import CheckpointStore, Manifest
 from shopstream.errors import ConfigurationError
 from shopstream.incidents.embedded import EmbeddedIncidentStore
@@ -31,7 +31,7 @@ from shopstream.incidents.settings import AlertingSettings
 from shopstream.journeys.embedded import EmbeddedLiveStore
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.ports import LakeTable
-from shopstream.models.runner import build
+from shopstream.models.dbt import build
 from shopstream.stream.embedded import EmbeddedStream
 from shopstream.stream.ports import NewRecord
 from shopstream.stream.settings import StreamSettings
@@ -123,23 +123,12 @@ def panels_of(html: str) -> dict[str, object]:
 
 
 def add_incident(folder, user="7", severity=Severity.HIGH):
-    found = Detection(
-        detection_id=detection_id("user_burst", {"user_id": user}, NOW_MS),
-        rule_id="user_burst",
-        rule_version="v1",
+    found = make_detection(
+        NOW_MS,
+        {"user_id": user},
         title="One user sends events faster than a person clicks",
         severity=severity,
-        tags=("owasp.oat-011",),
-        key_kind="user_id",
-        key={"user_id": user},
-        start_ms=NOW_MS,
-        end_ms=NOW_MS + 10_000,
-        first_event_ms=NOW_MS + 1,
-        last_event_ms=NOW_MS + 9_000,
         measures={"events": 1234},
-        threshold="events > 15",
-        final=True,
-        suppress_for_ms=300_000,
     )
     with closing(EmbeddedIncidentStore(folder / "incidents.db", AlertingSettings(), SystemClock())) as store:
         store.apply([found], NOW_MS + 10_000)

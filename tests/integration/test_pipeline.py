@@ -13,14 +13,14 @@ from shopstream.adapters.flow import open_pipeline
 from shopstream.adapters.stores import open_lakehouse, open_stream
 from shopstream.clock import ManualClock
 from shopstream.config import Settings
-from shopstream.detection.loader import load_rules
+from shopstream.detection.rule import load_rules
 from shopstream.engine.compile import batch_sql
 from shopstream.engine.settings import EngineSettings
 from shopstream.errors import BackpressureError, RetryableError, StateError
 from shopstream.events.codec import encode_arrow
 from shopstream.incidents.queries import read_incidents
 from shopstream.journeys.embedded import EmbeddedLiveStore
-from shopstream.lakehouse.views import create_views
+from shopstream.lakehouse.tables import create_views
 from shopstream.simulation.bots import Scraper
 from shopstream.simulation.flood import Flood
 from shopstream.simulation.replay import Replay

@@ -14,14 +14,14 @@ from shopstream.cli import app
 from shopstream.clock import ManualClock
 from shopstream.config import Settings
 from shopstream.detection.detectors.shipped import shipped_detectors
-from shopstream.detection.loader import load_rules
+from shopstream.detection.rule import load_rules
 from shopstream.detection.rule_matcher import detect
 from shopstream.detection.settings import DetectionSettings
-from shopstream.engine.signal import Signal
+from shopstream.engine.signals import Signal
 from shopstream.incidents.embedded import EmbeddedIncidentStore
 from shopstream.incidents.settings import AlertingSettings
 from shopstream.lakehouse.ports import LakeTable
-from shopstream.lakehouse.views import create_views
+from shopstream.lakehouse.tables import create_views
 from shopstream.simulation.bots import Scraper
 from shopstream.simulation.flood import Flood
 from shopstream.simulation.replay import Replay
@@ -346,8 +346,8 @@ def test_rules_without_a_test_and_tests_without_a_rule_are_named(own):
 @pytest.mark.parametrize(
     ("file", "old", "new", "said"),
     [
-        ("expected.yml", "windows: 8", "windows: many", "expected.yml:6: incidents.0.windows"),
-        ("expected.yml", "why: exactly", "wy: exactly", "expected.yml:9: innocent.0.wy"),
+        ("expected.yml", "windows: 8", "windows: many", "expected.yml:6: rule test expected: incidents.0.windows"),
+        ("expected.yml", "why: exactly", "wy: exactly", "expected.yml:9: rule test expected: innocent.0.wy"),
         ("expected.yml", "incidents:", "incidents: [", "no YAML"),
         ("expected.yml", "2026-03-02T10:03:00Z", "later", "expected a time such as"),
         ("events.csv", "view,3,7", "look,3,7", "expected events only, got 2 rows"),

@@ -16,11 +16,11 @@ from lambdas.hour import FIRST_SEQUENCE_NUMBER, START_MS, events, rules, seen, w
 from lambdas.shop import Shop
 from shopstream.clock import ManualClock
 from shopstream.detection.allowlist import AllowList
-from shopstream.detection.detectors.shipped import shipped_bank
+from shopstream.detection.detectors.shipped import shipped_runner
 from shopstream.detection.settings import DetectionSettings
 from shopstream.engine.engine import Engine
 from shopstream.engine.settings import EngineSettings
-from shopstream.engine.signal_codec import encode_signals
+from shopstream.engine.signals import encode_signals
 from shopstream.events.codec import decode
 from shopstream.incidents.detection_runner import Judging
 from shopstream.incidents.embedded import EmbeddedIncidentStore
@@ -48,7 +48,7 @@ def moments(tmp_path_factory):
 
 
 def steps():
-    bank = shipped_bank(DetectionSettings())
+    bank = shipped_runner(DetectionSettings())
     windows = [*(rule.window_declaration() for rule in rules().values()), *bank.declarations]
     engine = Engine(EngineSettings(threads=1), windows, ManualClock(START_MS))
     bank.attach(engine)
@@ -83,7 +83,7 @@ def expected(moments, tmp_path_factory):
     """The incidents of judging in process."""
     path = tmp_path_factory.mktemp("expected") / "incidents.db"
     store = EmbeddedIncidentStore(path, AlertingSettings(), ManualClock(START_MS))
-    judging = Judging(rules(), shipped_bank(DetectionSettings()), AllowList(), store)
+    judging = Judging(rules(), shipped_runner(DetectionSettings()), AllowList(), store)
     for signals, until_ms in moments:
         judging.judge(signals, until_ms)
     store.close()

@@ -7,8 +7,8 @@ from aws_lambda_powertools import Logger
 from lambdas.hour import START_MS, rules
 from shopstream.clock import ManualClock
 from shopstream.detection.allowlist import AllowList
-from shopstream.detection.detectors.shipped import shipped_bank
-from shopstream.detection.rule_bundle import pack_rules, unpack_rules
+from shopstream.detection.detectors.shipped import shipped_runner
+from shopstream.detection.rule_matcher import read_rule_bundle, write_rule_bundle
 from shopstream.detection.settings import DetectionSettings
 from shopstream.errors import StateError
 from shopstream.incidents.detection_runner import Judging
@@ -72,16 +72,16 @@ class Shop:
     def __init__(self, folder):
         self.path = folder / "incidents.db"
         self.states, self.delivered, self.failed = States(), Gathered(), Gathered()
-        self.rules = unpack_rules(pack_rules(rules()), "rules")
+        self.rules = read_rule_bundle(write_rule_bundle(rules()), "rules")
         self.opened = []
 
     def judging(self):
         store = EmbeddedIncidentStore(self.path, AlertingSettings(), ManualClock(START_MS))
         self.opened.append(store)
-        return Judging(self.rules, shipped_bank(DetectionSettings()), AllowList(), store)
+        return Judging(self.rules, shipped_runner(DetectionSettings()), AllowList(), store)
 
     def line(self, **changed):
-        bank = shipped_bank(DetectionSettings())
+        bank = shipped_runner(DetectionSettings())
         parts = {
             "build": self.judging,
             "known": frozenset([*self.rules, *bank.reads]),

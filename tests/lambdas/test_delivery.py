@@ -12,8 +12,7 @@ from shopstream.lakehouse.detections import detection_rows
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.settings import LakehouseSettings
-from shopstream.lakehouse.tables import DETECTION_FIELDS
-from shopstream.lakehouse.views import create_views
+from shopstream.lakehouse.tables import DETECTION_FIELDS, create_views
 from shopstream.lambdas.aws import FirehoseDelivery, _batches
 from standins import faults
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lambdas.hour import START_MS, seen
 from lambdas.shop import KilledError, left
-from shopstream.engine.signal_codec import encode_signals
+from shopstream.engine.signals import encode_signals
 from shopstream.errors import BackpressureError, ConfigurationError
 
 

@@ -10,7 +10,7 @@ from aws_lambda_powertools import Logger
 
 from lambdas.hour import seen
 from lambdas.shop import left
-from shopstream.engine.signal_codec import encode_signals
+from shopstream.engine.signals import encode_signals
 from shopstream.errors import BackpressureError, ConfigurationError, PermanentError
 from shopstream.incidents.item import ItemTooLargeError
 from shopstream.incidents.table import ConflictError

@@ -4,16 +4,15 @@ import json
 
 import pytest
 
-from shopstream.detection.loader import load_rules
-from shopstream.detection.rule_bundle import pack_rules, unpack_rules
-from shopstream.detection.rule_matcher import detect
+from shopstream.detection.rule import load_rules
+from shopstream.detection.rule_matcher import detect, read_rule_bundle, write_rule_bundle
 from shopstream.errors import RuleError
 
 RULES = load_rules()
 
 
 def test_detections_of_packed_rules_are_those_of_the_rules(moments):
-    packed = unpack_rules(pack_rules(RULES), "rules.json")
+    packed = read_rule_bundle(write_rule_bundle(RULES), "rules.json")
     signals = [signal for told, _ in moments for signal in told]
     found = detect(signals, packed)
     assert found
@@ -23,21 +22,21 @@ def test_detections_of_packed_rules_are_those_of_the_rules(moments):
 def test_rules_that_are_switched_off_are_not_packed():
     off = {"user_burst": RULES["user_burst"].model_copy(update={"status": "deprecated"})}
     on = {rule_id for rule_id, rule in RULES.items() if rule.enabled}
-    assert unpack_rules(pack_rules(RULES | off), "rules.json").keys() == on - off.keys()
+    assert read_rule_bundle(write_rule_bundle(RULES | off), "rules.json").keys() == on - off.keys()
 
 
 def test_the_same_rules_give_the_same_bytes():
-    assert pack_rules(RULES) == pack_rules(dict(reversed(RULES.items())))
+    assert write_rule_bundle(RULES) == write_rule_bundle(dict(reversed(RULES.items())))
 
 
 def test_a_pack_that_was_changed_is_refused():
-    document = json.loads(pack_rules(RULES))
+    document = json.loads(write_rule_bundle(RULES))
     document["rules"][0]["title"] = "All is well"
     with pytest.raises(RuleError, match="was changed after"):
-        unpack_rules(json.dumps(document).encode(), "rules.json")
+        read_rule_bundle(json.dumps(document).encode(), "rules.json")
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"format": 1}'])
 def test_what_is_no_pack_is_refused(content):
     with pytest.raises(RuleError, match=r"rules\.json is damaged"):
-        unpack_rules(content, "rules.json")
+        read_rule_bundle(content, "rules.json")

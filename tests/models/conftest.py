@@ -10,7 +10,7 @@ import yaml
 from shopstream.events.schema import LAKE_FIELDS, arrow_schema
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.ports import LakeTable
-from shopstream.models.runner import PROJECT, BuildResult, build
+from shopstream.models.dbt import PROJECT, BuildResult, build
 
 
 def make_event(number, at, kind, user, *, product=1, brand="acme", price="10.00", session="s"):

@@ -19,12 +19,10 @@ from shopstream.lakehouse.aws import AwsLakehouse
 from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.settings import GlueSettings, LakehouseSettings
 from shopstream.lakehouse.tables import TABLES
-from shopstream.models.athena import build_on_athena
-from shopstream.models.dbt import PROJECT
-from shopstream.models.marts_file import MARTS, fetch_marts
+from shopstream.models.athena import MARTS, build_on_athena, fetch_marts
+from shopstream.models.dbt import PROJECT, build
 from shopstream.models.names import Bots, ReportName
 from shopstream.models.reports import report
-from shopstream.models.runner import build
 from standins import athena
 
 pytestmark = [pytest.mark.aws, pytest.mark.filterwarnings("ignore:Delete operation did not match:UserWarning")]

@@ -12,13 +12,13 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from shopstream.dashboard.reports import reports_panel
+from shopstream.dashboard.panels import reports_panel
 from shopstream.engine.derived_columns import DERIVED_FIELDS
 from shopstream.incidents.verdicts import VERDICT_SCHEMA
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
+from shopstream.models.dbt import build
 from shopstream.models.names import Bots, ReportName
 from shopstream.models.reports import report, scope
-from shopstream.models.runner import build
 
 NOON = datetime(2019, 11, 1, 12, tzinfo=UTC)
 UNTIL = NOON.replace(minute=10)

@@ -8,9 +8,9 @@ from filelock import FileLock
 
 from shopstream.errors import ConfigurationError, RetryableError, StateError
 from shopstream.lakehouse.ports import LakeTable
+from shopstream.models.dbt import build
 from shopstream.models.names import ReportName
 from shopstream.models.reports import open_reports, report
-from shopstream.models.runner import build
 
 
 def days(connection):

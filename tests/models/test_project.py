@@ -8,8 +8,8 @@ import sqlglot
 import yaml
 
 from shopstream.events.schema import EVENT_FIELDS, LAKE_FIELDS, EventType
+from shopstream.models.dbt import PROJECT
 from shopstream.models.names import ReportName
-from shopstream.models.runner import PROJECT
 
 FOLDERS = ("staging", "intermediate", "marts")
 MODELS = sorted(path for folder in FOLDERS for path in (PROJECT / folder).glob("*.sql"))

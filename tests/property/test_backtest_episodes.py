@@ -4,7 +4,7 @@ import duckdb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shopstream.detection.detection import Detection, Severity
+from factories import make_detection
 from shopstream.incidents.episode import gather
 from shopstream.ruletools.backtest import episodes_sql
 
@@ -16,22 +16,12 @@ window = st.tuples(st.integers(1, 2), st.integers(0, 60), st.integers(1, 8)).map
 
 
 def detection(user, start_ms, end_ms):
-    return Detection(
-        detection_id=f"{user}-{start_ms}",
-        rule_id="r",
-        rule_version="1",
-        title="t",
-        severity=Severity.LOW,
-        tags=(),
-        key_kind="user_id",
-        key={"user_id": str(user)},
-        start_ms=start_ms,
+    return make_detection(
+        start_ms,
+        {"user_id": str(user)},
         end_ms=end_ms,
         first_event_ms=start_ms + 100,
         last_event_ms=end_ms - 100,
-        measures={"events": 1},
-        threshold="events > 0",
-        final=True,
         suppress_for_ms=QUIET_MS,
     )
 

@@ -6,7 +6,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shopstream.detection.share_quantiles import ShareHistory
+from shopstream.detection.share_quantiles import ShareQuantiles
 from shopstream.detection.space_saving import SpaceSaving
 
 KEYS = st.sampled_from("abcdefghijklmnop")
@@ -72,7 +72,7 @@ def test_fading_keeps_the_order_and_scales_the_bound(offers, capacity):
 
 @given(st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=100), st.integers(0, 100), st.sampled_from([0.5, 0.9, 0.95]))
 def test_a_quantile_is_exceeded_in_few_times_and_at_most_a_step_too_high(shares, absent, part):
-    history = ShareHistory()
+    history = ShareQuantiles()
     for place, share in enumerate(shares):
         history.learn(place * MINUTE_MS, {"key": share})
     for place in range(absent):
@@ -86,7 +86,7 @@ def test_a_quantile_is_exceeded_in_few_times_and_at_most_a_step_too_high(shares,
 
 
 def test_a_share_of_eight_days_ago_is_forgotten():
-    history = ShareHistory()
+    history = ShareQuantiles()
     history.learn(0, {"key": 0.5})
     for day in range(1, 9):
         history.learn(day * 86_400_000, {})
@@ -94,7 +94,7 @@ def test_a_share_of_eight_days_ago_is_forgotten():
 
 
 def test_a_history_survives_a_restart():
-    history, again = ShareHistory(), ShareHistory()
+    history, again = ShareQuantiles(), ShareQuantiles()
     for minute in range(3_000):
         history.learn(minute * MINUTE_MS, {"a": 0.1, "b": 0.001 * (1 + minute % 7)})
     again.restore(json.loads(json.dumps(history.snapshot())))

@@ -13,7 +13,7 @@ from shopstream.clock import ManualClock
 from shopstream.engine.compile import batch_sql
 from shopstream.engine.engine import Engine
 from shopstream.engine.settings import EngineSettings
-from shopstream.engine.signal import Signal
+from shopstream.engine.signals import Signal
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.events.codec import decode, encode_arrow
 from shopstream.events.schema import WIRE_SCHEMA

@@ -15,14 +15,13 @@ from datetime import timedelta
 from pathlib import Path
 
 from shopstream.adapters import flow
-from shopstream.adapters.aws import S3Objects
 from shopstream.adapters.flow import open_pipeline
 from shopstream.adapters.stores import open_stream
+from shopstream.aws.objects import S3Objects
 from shopstream.config import Settings
 from shopstream.detection.settings import DetectionSettings
-from shopstream.engine.checkpoint import CheckpointStore
+from shopstream.engine.checkpoint import CheckpointStore, SharedCheckpointStore
 from shopstream.engine.settings import EngineSettings
-from shopstream.engine.shared_checkpoint import SharedCheckpointStore
 from shopstream.incidents.embedded import EmbeddedIncidentStore
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.simulation.replay import Replay

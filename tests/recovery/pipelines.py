@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shopstream.detection.loader import load_rules
+from shopstream.detection.rule import load_rules
 from shopstream.engine.checkpoint import CheckpointStore
 from shopstream.incidents.queries import read_incidents
 from shopstream.lakehouse.embedded import EmbeddedLakehouse

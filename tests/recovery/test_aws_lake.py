@@ -16,7 +16,7 @@ from shopstream.lakehouse.aws import AwsLakehouse
 from shopstream.lakehouse.catalog import OutcomeUnknownError
 from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.settings import GlueSettings, LakehouseSettings
-from shopstream.lakehouse.views import create_views
+from shopstream.lakehouse.tables import create_views
 from standins import faults
 
 pytestmark = pytest.mark.aws

@@ -10,7 +10,7 @@ import duckdb
 import pytest
 
 from shopstream.clock import ManualClock
-from shopstream.detection.loader import load_rules
+from shopstream.detection.rule import load_rules
 from shopstream.detection.rule_matcher import detect
 from shopstream.incidents.embedded import EmbeddedIncidentStore
 from shopstream.incidents.queries import read_incidents

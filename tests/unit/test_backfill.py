@@ -12,12 +12,11 @@ from shopstream.clock import ManualClock
 from shopstream.events import sources
 from shopstream.events.sources import identify, open_blocks, plan_blocks
 from shopstream.lakehouse import ingest as ingest_module
-from shopstream.lakehouse.backfill import in_waves
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
-from shopstream.lakehouse.ingest import ingest
+from shopstream.lakehouse.ingest import in_waves, ingest
 from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.settings import LakehouseSettings
-from shopstream.lakehouse.views import create_views
+from shopstream.lakehouse.tables import create_views
 
 CLOCK = ManualClock(1_600_000_000_000)
 HEADER = "event_time,event_type,product_id,category_id,category_code,brand,price,user_id,user_session\n"

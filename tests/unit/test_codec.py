@@ -6,8 +6,7 @@ import pyarrow as pa
 import pytest
 
 from shopstream.events.codec import Decoded, Decoder, decode, encode_arrow, encode_csv, encode_json
-from shopstream.events.identity import EVENT_ID_SQL, content_id
-from shopstream.events.schema import PRICE_TYPE, REES46_COLUMNS, WIRE_SCHEMA
+from shopstream.events.schema import EVENT_ID_SQL, PRICE_TYPE, REES46_COLUMNS, WIRE_SCHEMA, content_id
 from shopstream.events.validation import REASONS, Reason
 
 ARRIVAL_MS = 1_600_000_000_000

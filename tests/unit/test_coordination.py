@@ -8,16 +8,16 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from shopstream.detection.detector_runner import DetectorBank
+from factories import make_signal
+from shopstream.detection.detector_runner import DetectorRunner
 from shopstream.detection.detectors.coordination import (
     AGENT_MINUTE,
     NET_MINUTE,
     WALK_FIVE,
     CoordinationDetector,
 )
-from shopstream.detection.detectors.series import SITE_MINUTE
+from shopstream.detection.windows import SITE_60S
 from shopstream.engine.batch import batch_sql
-from shopstream.engine.signal import Signal
 from shopstream.errors import StateError
 from shopstream.events.schema import WIRE_SCHEMA
 
@@ -27,13 +27,11 @@ SITE = 1_200
 
 
 def signal(window, minute, key, **measures):
-    end_ms = START + minute * MINUTE
-    start_ms = end_ms - window.size_ms
-    return Signal(window.name, key, start_ms, end_ms, start_ms, end_ms - 1, measures, True)
+    return make_signal(window.name, START + minute * MINUTE, key, size_ms=window.size_ms, measures=measures)
 
 
 def site(minute, events=SITE):
-    return signal(SITE_MINUTE, minute, {}, events=events)
+    return signal(SITE_60S, minute, {}, events=events)
 
 
 def agent(minute, name, events, ids=None, new_ids=0):
@@ -227,6 +225,6 @@ def test_events_without_address_or_predecessor_are_in_no_window():
         connection.register("events", pa.Table.from_pylist(rows, schema=WIRE_SCHEMA))
         counts = {
             window.name: connection.execute(f"select count(*) from ({batch_sql(window, 'events')})").fetchall()[0][0]
-            for window in DetectorBank([CoordinationDetector()]).declarations
+            for window in DetectorRunner([CoordinationDetector()]).declarations
         }
-    assert counts == {SITE_MINUTE.name: 1, AGENT_MINUTE.name: 1, NET_MINUTE.name: 1, WALK_FIVE.name: 0}
+    assert counts == {SITE_60S.name: 1, AGENT_MINUTE.name: 1, NET_MINUTE.name: 1, WALK_FIVE.name: 0}

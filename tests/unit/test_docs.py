@@ -17,10 +17,9 @@ from typer.testing import CliRunner
 
 from shopstream.cli import app
 from shopstream.config import load_settings
-from shopstream.dashboard.health import Health
-from shopstream.dashboard.metrics import metrics_text
+from shopstream.dashboard.health import Health, metrics_text
 from shopstream.dashboard.sources import Home
-from shopstream.detection.loader import read_rule, shipped_rules
+from shopstream.detection.rule import RULE_FILES, shipped_rules
 from shopstream.events.validation import REASONS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -214,7 +213,7 @@ def test_every_path_of_the_data_home_is_explained():
 
 def test_every_metric_is_documented(tmp_path, monkeypatch):
     from shopstream.clock import from_ms  # noqa: PLC0415
-    from shopstream.dashboard import metrics  # noqa: PLC0415
+    from shopstream.dashboard import health as metrics  # noqa: PLC0415
 
     full = Health(True, 1, from_ms(1), {}, from_ms(1), {"shard": 1}, {"open": 1})
     monkeypatch.setattr(metrics, "read_health", lambda _home: full)
@@ -245,7 +244,7 @@ def test_rules_shown_are_rules(tmp_path):
     for body in shown:
         file = tmp_path / f"{yaml.safe_load(body)['id']}.yml"
         file.write_text(body)
-        assert read_rule(file)[1] == []
+        assert RULE_FILES.read(file)[1] == []
 
 
 def test_messages_in_the_table_of_troubles_are_the_program_s():

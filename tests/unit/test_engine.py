@@ -10,7 +10,7 @@ import pytest
 from shopstream.clock import ManualClock
 from shopstream.engine.engine import Engine, Processed
 from shopstream.engine.settings import EngineSettings
-from shopstream.engine.signal import Signal
+from shopstream.engine.signals import Signal
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.errors import StateError
 from shopstream.events.codec import decode, encode_arrow

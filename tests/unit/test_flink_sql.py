@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from shopstream.cli.program import app
-from shopstream.detection.loader import load_rules
+from shopstream.detection.rule import load_rules
 from shopstream.engine.derived_columns import DERIVED_FIELDS
 from shopstream.engine.flink import flink_sql
 from shopstream.engine.window import WindowDeclaration, WindowKind

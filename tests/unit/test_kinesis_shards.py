@@ -2,7 +2,7 @@
 
 import pytest
 
-from shopstream.stream.kinesis_reader import listed, shard_number
+from shopstream.stream.aws import listed, shard_number
 
 
 def item(number, *, parent=None, adjacent=None, ending=None):

@@ -10,8 +10,8 @@ import pytest
 from pyiceberg.catalog import load_catalog
 from pyiceberg.exceptions import CommitFailedException
 
+from factories import make_detection
 from shopstream.clock import ManualClock, SystemClock
-from shopstream.detection.detection import Detection, Severity
 from shopstream.errors import PermanentError, RetryableError, StateError
 from shopstream.lakehouse import catalog, maintenance
 from shopstream.lakehouse.catalog import CATALOG_NAME, POSITIONS_PROPERTY
@@ -20,8 +20,7 @@ from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.files import by_day, conform
 from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.settings import LakehouseSettings
-from shopstream.lakehouse.tables import TABLES
-from shopstream.lakehouse.views import create_views
+from shopstream.lakehouse.tables import TABLES, create_views
 
 EVENTS = LakeTable.EVENTS
 DAY_MS = 86_400_000
@@ -307,23 +306,11 @@ def test_a_view_sees_later_commits_when_it_is_made_again(lakehouse, lake_events)
 
 
 def test_a_detection_is_kept_whole(lakehouse):
-    detection = Detection(
-        detection_id="ab12",
-        rule_id="user_burst",
-        rule_version="f00",
-        title="Burst",
-        severity=Severity.HIGH,
-        tags=("bot", "flood"),
-        key_kind="user_id",
-        key={"user_id": "7"},
-        start_ms=1_572_566_400_000,
-        end_ms=1_572_566_410_000,
+    detection = make_detection(
+        1_572_566_400_000,
         first_event_ms=1_572_566_400_123,
-        last_event_ms=1_572_566_409_999,
+        tags=("bot", "flood"),
         measures={"events": 12},
-        threshold="events > 5",
-        final=True,
-        suppress_for_ms=60_000,
     )
     lakehouse.append(LakeTable.DETECTIONS, detection_rows([detection]), {"a": 1})
     lakehouse.append(LakeTable.DETECTIONS, detection_rows([]), {"a": 2})

@@ -13,9 +13,9 @@ from shopstream.detection.expression import check_condition, check_filter, check
 from shopstream.detection.rule import Rule
 from shopstream.engine.compile import batch_sql
 from shopstream.engine.engine import Engine
-from shopstream.engine.keyed_state import NEVER_MS, KeyedMemory
+from shopstream.engine.keyed_state import NEVER_MS, KeyedState
 from shopstream.engine.settings import EngineSettings
-from shopstream.engine.signal import Signal
+from shopstream.engine.signals import Signal
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.events.codec import decode, encode_arrow
 from shopstream.events.schema import WIRE_SCHEMA
@@ -204,7 +204,7 @@ def test_memory_of_actors_is_bounded_by_those_within_the_horizon():
 
 
 def test_a_keyed_memory_forgets_what_is_past_its_horizon_and_keeps_the_newest():
-    memory = KeyedMemory(1_000, ("v",))
+    memory = KeyedState(1_000, ("v",))
     chance = np.random.default_rng(1)
     known: dict[int, tuple[int, int]] = {}
     for now in range(0, 20_000, 100):
@@ -220,6 +220,6 @@ def test_a_keyed_memory_forgets_what_is_past_its_horizon_and_keeps_the_newest():
         else:
             assert t[key] in {seen, NEVER_MS}
     assert len(memory) < 4 * 5_000
-    again = KeyedMemory(1_000, ("v",))
+    again = KeyedState(1_000, ("v",))
     again.restore({name: memory.table().column(name).to_numpy() for name in ("key", "t", "v")})
     assert [list(column) for column in again.get(np.arange(50))] == [list(t[:50]), list(v[:50])]

@@ -7,7 +7,7 @@ import pytest
 
 from shopstream.clock import ManualClock
 from shopstream.errors import ConfigurationError, RetryableError
-from shopstream.stream.leader import ExclusiveLease
+from shopstream.stream.leader import LeaderLease
 from shopstream.stream.leases import Lease, SharedShards, Watch
 from shopstream.stream.ports import Shard
 from standins.memory_leases import MemoryLeases, Seconds
@@ -32,7 +32,7 @@ def worker(leases, name, clock):
 
 
 def exclusive(leases, owner, seconds, clock=None):
-    return ExclusiveLease(leases, "engine", owner, LEASE, clock=clock or ManualClock(), monotonic=seconds)
+    return LeaderLease(leases, "engine", owner, LEASE, clock=clock or ManualClock(), monotonic=seconds)
 
 
 def test_an_owner_lives_as_long_as_its_counter_grows():
@@ -224,7 +224,7 @@ def test_a_standby_that_is_told_to_stop_does_not_wait():
 
 def test_the_holder_renews_by_itself_while_it_works():
     leases = MemoryLeases()
-    lease = ExclusiveLease(leases, "engine", "me", timedelta(milliseconds=60), clock=ManualClock(), monotonic=Seconds())
+    lease = LeaderLease(leases, "engine", "me", timedelta(milliseconds=60), clock=ManualClock(), monotonic=Seconds())
     with lease:
         assert lease.acquire()
         for _ in range(200):
@@ -238,7 +238,7 @@ def test_the_holder_renews_by_itself_while_it_works():
 
 def test_a_table_that_may_not_be_written_is_told_as_such():
     leases = Broken()
-    lease = ExclusiveLease(leases, "engine", "me", timedelta(milliseconds=60), clock=ManualClock(), monotonic=Seconds())
+    lease = LeaderLease(leases, "engine", "me", timedelta(milliseconds=60), clock=ManualClock(), monotonic=Seconds())
     assert lease.acquire()
     leases.error = ConfigurationError("AWS denies dynamodb:PutItem")
     lease._thread.join(10)
@@ -250,7 +250,7 @@ def test_a_table_that_may_not_be_written_is_told_as_such():
 
 def test_a_table_that_is_away_for_less_than_the_lease_time_costs_nothing():
     leases = Broken()
-    lease = ExclusiveLease(leases, "engine", "me", timedelta(milliseconds=60), clock=ManualClock(), monotonic=Seconds())
+    lease = LeaderLease(leases, "engine", "me", timedelta(milliseconds=60), clock=ManualClock(), monotonic=Seconds())
     leases.error = None
     assert lease.acquire()
     leases.error = RetryableError("away")

@@ -256,17 +256,25 @@ def test_a_region_without_prices_says_what_to_do():
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("currency: USD", "currency: EUR", r"own\.yml:2: currency: .*write USD"),
+        ("currency: USD", "currency: EUR", r"own\.yml:2: price list own: currency: .*write USD"),
         ('price: "0.01"', "price: 0.01", r"own\.yml:5: .*price: expected a number in quotes"),
         ('price: "0.01"', 'price: "-1"', r"own\.yml:5: .*at least 0"),
         ('price: "0.01"', 'price: "cheap"', r"own\.yml:5: .*decimal number, got 'cheap'"),
-        ("unit: GB", "unit: TB", r"own\.yml:6: expected the price of one GB, got one of 'TB'; convert it"),
-        ("nat_data", "nat_date", r"own\.yml:4: unknown word 'nat_date'; did you mean 'nat_data'"),
+        (
+            "unit: GB",
+            "unit: TB",
+            r"own\.yml:6: price list own: expected the price of one GB, got one of 'TB'; convert it",
+        ),
+        ("nat_data", "nat_date", r"own\.yml:4: price list own: unknown word 'nat_date'; did you mean 'nat_data'"),
         ("page:", "title:", r"own\.yml:7: .*unknown word 'title'"),
         ("read: 2027-01-31", "read: soon", r"own\.yml:8: .*read: .*write the day"),
-        ("as_of: 2027-01-31\n", "", r"own\.yml:1: as_of: missing; write the day"),
+        ("as_of: 2027-01-31\n", "", r"own\.yml:1: price list own: as_of: missing; write the day"),
         ("nat_data:", "nat_data: &one", r"own\.yml:\d+: .*"),
-        ("currency: USD", "currency: USD\ncurrency: USD", r"own\.yml:3: 'currency' stands here a second time"),
+        (
+            "currency: USD",
+            "currency: USD\ncurrency: USD",
+            r"own\.yml:3: price list own: 'currency' stands here a second time",
+        ),
     ],
 )
 def test_a_wrong_price_list_names_file_line_and_remedy(tmp_path, old, new, message):

@@ -9,10 +9,11 @@ import duckdb
 import pyarrow as pa
 import pytest
 
+from factories import make_detection
 from shopstream.cli.incidents import context_from_lake
 from shopstream.clock import ManualClock
 from shopstream.config import load_settings
-from shopstream.detection.detection import Detection, Severity
+from shopstream.detection.detection import Severity
 from shopstream.engine.recent import RecentEvents
 from shopstream.events.schema import LAKE_FIELDS, arrow_schema
 from shopstream.incidents.embedded import EmbeddedIncidentStore
@@ -116,7 +117,7 @@ def test_rows_are_bounded_and_late_batches_are_let_go(recent):
 def test_the_lake_answers_where_nobody_was_asked(tmp_path, recent):
     settings = load_settings(None, {"home": tmp_path})
     store = EmbeddedIncidentStore(settings.incidents_path, settings.alerting, ManualClock())
-    store.apply([burst(user=7, start_ms=100_000)], 0)
+    store.apply([make_detection(100_000)], 0)
     store.close()
     (incident,) = read_incidents(settings.incidents_path)
     assert context_from_lake(settings, incident) is None
@@ -126,27 +127,6 @@ def test_the_lake_answers_where_nobody_was_asked(tmp_path, recent):
         lake.append(LakeTable.EVENTS, events(bot + people), {"shard": 1})
     recent.keep(events(bot + people))
     assert context_from_lake(settings, incident) == recent.describe({"user_id": "7"}, 100_000, 109_999)
-
-
-def burst(user, start_ms):
-    return Detection(
-        detection_id="d",
-        rule_id="user_burst",
-        rule_version="v1",
-        title="Too fast",
-        severity=Severity.HIGH,
-        tags=(),
-        key_kind="user_id",
-        key={"user_id": str(user)},
-        start_ms=start_ms,
-        end_ms=start_ms + 10_000,
-        first_event_ms=start_ms,
-        last_event_ms=start_ms + 9_999,
-        measures={"events": 20},
-        threshold="events > 15",
-        final=True,
-        suppress_for_ms=60_000,
-    )
 
 
 class Notes:

@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from factories import make_signal
 from shopstream.cli import app
 from shopstream.detection.detection import Severity
 from shopstream.detection.duration import format_duration, parse_duration
 from shopstream.detection.expression import check_condition, check_filter, check_measure
-from shopstream.detection.loader import MAX_RULE_BYTES, load_rules, read_rule, read_rules
-from shopstream.detection.rule import Rule
+from shopstream.detection.rule import RULE_FILES, Rule, load_rules
 from shopstream.detection.rule_matcher import detect, detection_id
-from shopstream.engine.signal import Signal
 from shopstream.engine.window import WindowKind
 from shopstream.errors import ConfigurationError, RuleError
+from shopstream.yaml_files import MAX_BYTES
 
 GOOD = """\
 title: Many carts
@@ -41,6 +41,11 @@ def written(tmp_path, text, name="many_carts.yml"):
     file = tmp_path / name
     file.write_bytes(text if isinstance(text, bytes) else textwrap.dedent(text).encode())
     return file
+
+
+def read_rule(file):
+    rules, problems = RULE_FILES.read(file)
+    return rules.get(file.stem), problems
 
 
 def problems_of(tmp_path, text, name="many_carts.yml"):
@@ -117,7 +122,7 @@ def test_a_wrong_rule_is_told_with_line_and_remedy(tmp_path, old, new, line, sai
     assert any(said in problem.problem for problem in problems), problems
     assert line in {problem.line for problem in problems}, problems
     assert str(problems[0]).startswith(f"{tmp_path / 'many_carts.yml'}:")
-    assert all(problem.rule == "many_carts" for problem in problems)
+    assert all(problem.subject == "rule many_carts" for problem in problems)
 
 
 def test_all_that_is_wrong_is_told_at_once(tmp_path):
@@ -137,7 +142,7 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
         ("title: !!python/object/apply:os.system [date]\n", "no YAML"),
         ("title: 2026-13-45\n", "put it in quotes"),
         ("1: x\n", "expected a word before the colon"),
-        (b"a" * (MAX_RULE_BYTES + 1), "expected at most"),
+        (b"a" * (MAX_BYTES + 1), "expected at most"),
     ],
 )
 def test_files_that_are_no_rules_are_refused(tmp_path, text, said):
@@ -161,7 +166,7 @@ def test_a_rule_is_switched_off_by_its_status(tmp_path):
 
 
 def test_a_folder_that_is_missing_is_told():
-    with pytest.raises(ConfigurationError, match="expected a folder of rules"):
+    with pytest.raises(ConfigurationError, match="expected rule files at"):
         load_rules(Path("/nowhere/at/all"))
 
 
@@ -176,7 +181,7 @@ def test_wrong_rules_are_one_error_with_a_line_each(tmp_path):
 
 def test_another_file_ending_is_a_problem_and_not_a_silence(tmp_path):
     written(tmp_path, GOOD, "many_carts.yaml")
-    assert "rename it to many_carts.yml" in read_rules(tmp_path)[1][0].problem
+    assert "rename it to many_carts.yml" in RULE_FILES.read(tmp_path)[1][0].problem
 
 
 @pytest.mark.parametrize(
@@ -281,16 +286,7 @@ def test_durations_are_read_and_written(text, ms):
 
 
 def signal(window, **key):
-    return Signal(
-        window=window,
-        key=key,
-        start_ms=1_000,
-        end_ms=11_000,
-        first_event_ms=1_500,
-        last_event_ms=10_500,
-        measures={"events": 16},
-        final=True,
-    )
+    return make_signal(window, 11_000, key, measures={"events": 16})
 
 
 def test_a_signal_of_a_rule_becomes_a_detection_with_the_rules_words():
@@ -335,11 +331,11 @@ def test_the_command_lists_and_checks(tmp_path):
     assert rules == sorted(load_rules())
     detectors = {row["id"]: row["status"] for row in listed if row["kind"] == "detector"}
     assert detectors["volume"] == "on"
-    assert run("check").stdout == f"{len(rules)} good, 0 problems\n"
+    assert run("check").stdout == f"{len(rules)} good, 0 wrong\n"
     written(tmp_path, GOOD)
     wrong = written(tmp_path, GOOD.replace("level: medium", "level: terrible"), "wrong.yml")
     result = run("check", str(tmp_path))
     assert result.exit_code == 1
     assert f"{wrong}:5: rule wrong: level" in result.stdout
-    assert result.stdout.endswith("1 good, 2 problems\n")
+    assert result.stdout.endswith("1 good, 2 wrong\n")
     assert {row["line"] for row in json.loads(run("check", str(wrong), "--format", "json").stdout)} == {2, 5}

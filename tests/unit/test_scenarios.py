@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from shopstream.cli.scenarios import app
 from shopstream.detection.detection import Nature
 from shopstream.errors import ConfigurationError
-from shopstream.simulation.scenario_file import KINDS, Domain, load_scenarios, read_scenario
+from shopstream.simulation.scenario_file import KINDS, SCENARIO_FILES, Domain, load_scenarios
 from shopstream.simulation.synthesis import SynthesisSettings
 from shopstream.simulation.target import Key
 
@@ -69,7 +69,8 @@ def world():
 def _written(tmp_path, text, name="two_bots.yml"):
     path = tmp_path / name
     path.write_text(text)
-    return read_scenario(path)
+    scenarios, problems = SCENARIO_FILES.read(path)
+    return scenarios.get(path.stem), problems
 
 
 def test_every_row_of_the_catalogue_ships_with_its_target():
@@ -269,12 +270,12 @@ def test_own_files_come_over_the_shipped_ones_and_wrong_ones_stop_all(tmp_path):
     (tmp_path / "pulse.yml").write_text(GOOD.replace("two_bots", "pulse"))
     assert load_scenarios(tmp_path)["pulse"].kind == "scraper"
     (tmp_path / "late.yaml").write_text(GOOD)
-    with pytest.raises(ConfigurationError, match=r"late\.yaml:1: scenario late: scenarios end in \.yml"):
+    with pytest.raises(ConfigurationError, match=r"late\.yaml:1: scenario late: scenario files end in \.yml"):
         load_scenarios(tmp_path)
-    with pytest.raises(ConfigurationError, match="a folder of scenarios"):
+    with pytest.raises(ConfigurationError, match="expected scenario files at"):
         load_scenarios(tmp_path / "none")
-    with pytest.raises(ConfigurationError, match="cannot be read"):
-        read_scenario(tmp_path / "none.yml")
+    with pytest.raises(ConfigurationError, match="found none; create one"):
+        SCENARIO_FILES.load(tmp_path / "none.yml")
 
 
 # commands
@@ -298,7 +299,7 @@ def test_an_unknown_scenario_is_answered_with_the_known_ones():
 def test_the_check_command_counts_problems(tmp_path):
     (tmp_path / "two_bots.yml").write_text(GOOD)
     good = CliRunner().invoke(app, ["check", str(tmp_path)])
-    assert (good.exit_code, good.stdout.strip()) == (0, "1 good, 0 problems")
+    assert (good.exit_code, good.stdout.strip()) == (0, "1 good, 0 wrong")
     (tmp_path / "two_bots.yml").write_text(GOOD.replace("bots: 2", "bots: 0"))
     bad = CliRunner().invoke(app, ["check", str(tmp_path / "two_bots.yml"), "--format", "json"])
     assert bad.exit_code == 1

@@ -5,8 +5,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pytest
 
-from shopstream.engine.checkpoint import Manifest
-from shopstream.engine.shared_checkpoint import SharedCheckpointStore
+from shopstream.engine.checkpoint import Manifest, SharedCheckpointStore
 from shopstream.errors import RetryableError, StateError
 
 ROWS = pa.table({"n": [1, 2]})

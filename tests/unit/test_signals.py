@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shopstream.clock import ManualClock
-from shopstream.engine.signal import Signal
-from shopstream.engine.signal_codec import SignalAssembly, SignalBatch, decode_signals, encode_signals
+from shopstream.engine.signals import Signal, SignalAssembler, SignalBatch, decode_signals, encode_signals
 from shopstream.errors import BackpressureError, DecodeError, PermanentError, RetryableError, StateError
 from shopstream.incidents.signal_publisher import SignalPublisher
 from shopstream.stream.ports import PutOutcome
@@ -77,12 +76,12 @@ def test_moments_are_whole_whatever_is_told_again_or_saved_between(signals, data
         for size in (data.draw(st.sampled_from([1500, 2500, 4096])), 4096):
             parts = encode_signals(signals, until_ms, max_bytes=size)
             told += parts[: data.draw(st.integers(0, len(parts))) if size != 4096 else len(parts)]
-    assembly, moments = SignalAssembly(), []
+    assembly, moments = SignalAssembler(), []
     for payload in told:
         for _ in range(data.draw(st.integers(1, 2))):
             if data.draw(st.booleans()):
                 saved = json.loads(json.dumps(assembly.snapshot()))
-                assembly = SignalAssembly()
+                assembly = SignalAssembler()
                 assembly.restore(saved)
             if (moment := assembly.add(decode_signals(payload))) is not None:
                 moments.append(moment)
@@ -91,13 +90,13 @@ def test_moments_are_whole_whatever_is_told_again_or_saved_between(signals, data
 
 
 def test_a_part_whose_first_parts_are_lost_is_refused():
-    assembly = SignalAssembly()
+    assembly = SignalAssembler()
     with pytest.raises(StateError, match="part 1"):
         assembly.add(SignalBatch((one(),), 10_000, part=1, parts=2))
 
 
 def test_parts_that_are_given_up_are_counted_and_the_next_moment_is_whole():
-    assembly = SignalAssembly()
+    assembly = SignalAssembler()
     for part in range(2):
         assembly.add(SignalBatch((one(),), 10_000, part=part, parts=3))
     assert (assembly.waiting, assembly.give_up(), assembly.waiting) == (2, 2, 0)

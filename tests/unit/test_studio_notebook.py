@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shopstream.detection.loader import load_rules
+from shopstream.detection.rule import load_rules
 from shopstream.engine.flink import flink_sql
 from shopstream.events.schema import REES46_COLUMNS
 

@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from shopstream.detection.loader import load_rules
+from shopstream.detection.rule import load_rules
 from shopstream.errors import ConfigurationError
 from shopstream.ruletools.backtest import parse_sweep
 

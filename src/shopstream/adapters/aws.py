@@ -5,19 +5,14 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from botocore.exceptions import ClientError
-from s3transfer.exceptions import RetriesExceededError
-
-from shopstream.aws.clients import client, error_code, explained
+from shopstream.aws.objects import S3Objects
 from shopstream.clock import Clock, SystemClock
 from shopstream.config import Settings
-from shopstream.engine.checkpoint import CheckpointStore
-from shopstream.engine.shared_checkpoint import SharedCheckpointStore
+from shopstream.engine.checkpoint import CheckpointStore, SharedCheckpointStore
 from shopstream.errors import RetryableError
 from shopstream.incidents.aws import (
     DynamoIncidentStore,
@@ -29,7 +24,7 @@ from shopstream.incidents.aws import (
 from shopstream.incidents.ports import NotificationChannel
 from shopstream.notify.sender import Sender, targets_of
 from shopstream.stream.aws import KinesisStream
-from shopstream.stream.leader import ExclusiveLease
+from shopstream.stream.leader import LeaderLease
 from shopstream.stream.lease_table import LeaseTable
 
 if TYPE_CHECKING:
@@ -37,7 +32,6 @@ if TYPE_CHECKING:
     from shopstream.lakehouse.aws import AwsLakehouse
 
 __all__ = [
-    "S3Objects",
     "engine_lease",
     "fetch_baselines",
     "fetch_reports",
@@ -54,97 +48,6 @@ __all__ = [
     "retry_notifications",
     "topic_channel",
 ]
-
-_NO_OBJECT: Final = frozenset({"404", "NoSuchKey"})
-_CHANGED: Final = frozenset({"412", "PreconditionFailed", "ConditionalRequestConflict"})
-_MOST_DELETED: Final = 1_000
-
-
-class S3Objects:
-    """`engine.objects.ObjectStore` under a prefix of a bucket.
-
-    Args:
-        address: s3://bucket/prefix.
-    """
-
-    def __init__(self, address: str) -> None:
-        self.place = address.rstrip("/")
-        self._bucket, _, prefix = self.place.removeprefix("s3://").partition("/")
-        self._prefix = f"{prefix}/" if prefix else ""
-        self._client = client("s3")
-
-    def read(self, key: str) -> tuple[bytes, str] | None:
-        """Content and version of a small object; None when there is none."""
-        with explained(f"to read {self.place}/{key} (s3:GetObject)"):
-            try:
-                answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
-            except ClientError as error:
-                if error_code(error) in _NO_OBJECT:
-                    return None
-                raise
-            return answer["Body"].read(), answer["ETag"]
-
-    def written_at(self, key: str) -> datetime | None:
-        """When it was last written; None when there is none."""
-        with explained(f"to look at {self.place}/{key} (s3:GetObject)"):
-            try:
-                answer = self._client.head_object(Bucket=self._bucket, Key=self._prefix + key)
-            except ClientError as error:
-                if error_code(error) in _NO_OBJECT:
-                    return None
-                raise
-        moment: datetime = answer["LastModified"]
-        return moment
-
-    def replace(self, key: str, content: bytes, version: str | None) -> str | None:
-        """Write if it still has this version; None when somebody else wrote it."""
-        condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
-        with explained(f"to write {self.place}/{key} (s3:PutObject)"):
-            try:
-                answer = self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=content, **condition)
-            except ClientError as error:
-                if error_code(error) in _CHANGED | _NO_OBJECT:
-                    return None
-                raise
-        return str(answer["ETag"])
-
-    def write(self, key: str, content: bytes) -> None:
-        """Write a small object, whatever was there."""
-        with explained(f"to write {self.place}/{key} (s3:PutObject)"):
-            self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=content)
-
-    def upload(self, key: str, path: Path) -> None:
-        """Write a file of any size."""
-        with explained(f"to write {self.place}/{key} (s3:PutObject)"), path.open("rb") as file:
-            self._client.upload_fileobj(file, self._bucket, self._prefix + key)
-
-    def download(self, key: str, path: Path) -> None:
-        """Get a file of any size."""
-        action = f"to read {self.place}/{key} (s3:GetObject)"
-        with explained(action), path.open("wb") as file:
-            try:
-                self._client.download_fileobj(self._bucket, self._prefix + key, file)
-            except RetriesExceededError as error:
-                raise RetryableError(
-                    f"AWS cannot be reached {action} (answers break off: {error.last_exception}); try again"
-                ) from error
-
-    def keys(self, prefix: str) -> list[str]:
-        """Those that begin with it, in order."""
-        with explained(f"to list {self.place} (s3:ListBucket)"):
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=self._prefix + prefix
-            )
-            return [item["Key"].removeprefix(self._prefix) for page in pages for item in page.get("Contents", ())]
-
-    def delete(self, keys: Sequence[str]) -> None:
-        """Remove them; one that is gone is no error."""
-        for first in range(0, len(keys), _MOST_DELETED):
-            part = [{"Key": self._prefix + key} for key in keys[first : first + _MOST_DELETED]]
-            with explained(f"to clean up {self.place} (s3:DeleteObject)"):
-                answer = self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": part, "Quiet": True})
-                for refused in answer.get("Errors", ()):
-                    raise ClientError({"Error": refused}, "DeleteObjects")
 
 
 def open_incidents(settings: Settings, clock: Clock) -> DynamoIncidentStore:
@@ -234,7 +137,7 @@ def engine_lease(
     """
     kinesis = settings.aws.kinesis
     owner = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
-    with ExclusiveLease(
+    with LeaderLease(
         LeaseTable(kinesis.leases, f"{kinesis.events}/engine-lease"),
         "engine",
         owner,
@@ -256,7 +159,7 @@ def open_lakehouse(settings: Settings) -> "AwsLakehouse":
 
 def fetch_reports(settings: Settings) -> None:
     """Bring the marts that Athena built into the reports file, unless it has them or DuckDB built it here."""
-    from shopstream.models.marts_file import fetch_marts  # noqa: PLC0415  likewise
+    from shopstream.models.athena import fetch_marts  # noqa: PLC0415  likewise
 
     with closing(open_lakehouse(settings)) as lakehouse:
         fetch_marts(lakehouse, settings.reports_path)

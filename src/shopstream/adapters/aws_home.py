@@ -12,9 +12,9 @@ from shopstream.config import Settings
 from shopstream.dashboard.sources import EngineState, Home
 from shopstream.errors import ShopstreamError
 from shopstream.journeys.embedded import EmbeddedLiveStore
-from shopstream.stream.lag import lag
 from shopstream.stream.lease_table import LeaseTable
 from shopstream.stream.leases import Watch
+from shopstream.stream.ports import lag
 
 __all__ = ["RemoteHome", "remote_home"]
 

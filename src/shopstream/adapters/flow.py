@@ -20,10 +20,9 @@ from shopstream.adapters.stores import (
 from shopstream.clock import Clock, SystemClock
 from shopstream.config import Settings
 from shopstream.detection.allowlist import AllowList, load_allow_list
-from shopstream.detection.detector_runner import DetectorBank
-from shopstream.detection.detectors.shipped import shipped_bank
-from shopstream.detection.loader import load_rules
-from shopstream.detection.rule import Rule
+from shopstream.detection.detector_runner import DetectorRunner
+from shopstream.detection.detectors.shipped import shipped_runner
+from shopstream.detection.rule import Rule, load_rules
 from shopstream.engine.engine import Engine
 from shopstream.engine.source import SourceReader
 from shopstream.errors import RetryableError, RuleError
@@ -44,7 +43,7 @@ class _Detection:
     """What is looked for."""
 
     rules: dict[str, Rule]
-    bank: DetectorBank
+    bank: DetectorRunner
     allow_list: AllowList
 
 
@@ -133,7 +132,7 @@ def watched(settings: Settings, clock: Clock | None = None) -> Iterator[Callable
 
 def _detection(settings: Settings) -> _Detection:
     rules = {rule_id: rule for rule_id, rule in load_rules(settings.detection.rules_path).items() if rule.enabled}
-    bank = shipped_bank(settings.detection, open_baselines(settings))
+    bank = shipped_runner(settings.detection, open_baselines(settings))
     if clash := rules.keys() & {declaration.name for declaration in bank.declarations}:
         raise RuleError(f"a detector's window has the name of a rule, {', '.join(sorted(clash))}; rename the rule")
     return _Detection(rules, bank, load_allow_list(settings.detection.allow_lists_path))

@@ -31,7 +31,7 @@ from shopstream.errors import (
     StateError,
 )
 
-__all__ = ["client", "error_code", "explained"]
+__all__ = ["client", "config_of", "error_code", "explained"]
 
 _CONNECT_S = 5
 _READ_S = 60
@@ -100,13 +100,17 @@ def client(service: str, *, attempts: int = _ATTEMPTS) -> Any:  # noqa: ANN401  
     Raises:
         ConfigurationError: no region is set, or the profile is unknown.
     """
-    config = Config(
+    with explained(f"to use {service}"):
+        return boto3.client(service, config=config_of(service, attempts))  # type: ignore[call-overload]  # no literal
+
+
+def config_of(service: str, attempts: int = _ATTEMPTS) -> Config:
+    """Time limits of a service, and retries that back off."""
+    return Config(
         connect_timeout=_CONNECT_S,
         read_timeout=_READ_OF_S.get(service, _READ_S),
         retries={"mode": "standard", "total_max_attempts": attempts},
     )
-    with explained(f"to use {service}"):
-        return boto3.client(service, config=config)  # type: ignore[call-overload]  # the name is not a literal
 
 
 def error_code(error: ClientError) -> str:

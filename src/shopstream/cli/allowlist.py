@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shopstream.cli.output import Format, FormatOption, emit, out, settings_of
+from shopstream.cli.output import Format, FormatOption, emit, emit_problems, settings_of
 from shopstream.config import Settings
 from shopstream.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from shopstream.detection.allowlist_file import Entry
+    from shopstream.detection.allowlist import Entry
 
 __all__ = ["app", "expired_entries"]
 
@@ -82,50 +82,37 @@ def check(
     ] = None,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
-    """Check allow-lists: words, values, dates. Ends with 1 when something is wrong; expired entries are warned of.
+    """Check allow-list files, and list expired entries. Exits 1 if a file is invalid.
 
-    Each problem is one line: file:line: entry: what was expected, what came, what to do.
+    Each problem is one line: file:line: allow-list: what was expected, what the file has, what to do.
 
     Examples:
       shopstream rules allowlist check
       shopstream rules allowlist check allow/
       shopstream rules allowlist check allow/crawlers.yml --format json
     """
-    from shopstream.detection.allowlist_file import read_allow_file, read_allow_list  # noqa: PLC0415  start-up time
+    from shopstream.detection.allowlist import ALLOW_LIST_FILES  # noqa: PLC0415  start-up time
+    from shopstream.yaml_files import Problem  # noqa: PLC0415
 
     place = path or settings_of(ctx).detection.allow_lists_path
-    if place is None or not place.exists():
+    if place is None:
         raise ConfigurationError(
-            f"expected an allow-list or a folder of them, got {place or 'none'}; name one, or set "
-            "detection.allow_lists_path"
+            "expected an allow-list or a folder of them; name one, or set detection.allow_lists_path"
         )
-    entries, problems = read_allow_list(place) if place.is_dir() else read_allow_file(place)
+    files, problems = ALLOW_LIST_FILES.read(place)
+    entries = [entry for entries in files.values() for entry in entries]
     now = datetime.now(UTC)
-    expired = [entry for entry in entries if entry.expires <= now]
-    rows: list[dict[str, object]] = [
-        {"file": p.file, "line": p.line, "entry": p.entry, "problem": p.problem, "level": "error"} for p in problems
+    warnings = [
+        Problem(
+            entry.file,
+            entry.line,
+            f"expired entry {entry.id}",
+            f"suppresses nothing since {entry.expires:%Y-%m-%d}; look again, renew or remove it",
+        )
+        for entry in entries
+        if entry.expires <= now
     ]
-    rows += [
-        {
-            "file": entry.file,
-            "line": entry.line,
-            "entry": entry.id,
-            "problem": f"expired on {entry.expires:%Y-%m-%d}, suppresses nothing; look again, renew or remove it",
-            "level": "warning",
-        }
-        for entry in expired
-    ]
-    if fmt is Format.TABLE:
-        for row in rows:
-            entry = f"entry {row['entry']}: " if row["entry"] else ""
-            out.print(
-                f"{row['file']}:{row['line']}: {row['level']}: {entry}{row['problem']}",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
-        out.print(f"{len(entries)} good, {len(problems)} wrong, {len(expired)} expired", highlight=False)
-    else:
-        emit(rows, fmt)
+    summary = f"{len(entries)} good, {len(problems)} wrong, {len(warnings)} expired"
+    emit_problems([*problems, *warnings], fmt, summary)
     if problems:
         raise typer.Exit(1)

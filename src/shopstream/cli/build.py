@@ -59,7 +59,7 @@ def build(  # noqa: PLR0917  Typer passes by name
 
     from shopstream.adapters.stores import incidents_file, open_lakehouse  # noqa: PLC0415
     from shopstream.incidents.verdicts import read_verdicts  # noqa: PLC0415  start-up time
-    from shopstream.models.runner import build as build_models  # noqa: PLC0415  start-up time
+    from shopstream.models.dbt import build as build_models  # noqa: PLC0415  start-up time
 
     settings = settings_of(ctx)
     on_athena = target is Target.ATHENA if target else settings.profile == "aws"

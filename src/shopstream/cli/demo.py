@@ -210,7 +210,7 @@ def _process(settings: Settings, show: Show) -> dict[str, int]:
 def _build(settings: Settings, show: Show) -> None:
     from shopstream.adapters.stores import incidents_file, open_lakehouse  # noqa: PLC0415
     from shopstream.incidents.verdicts import read_verdicts  # noqa: PLC0415  start-up time
-    from shopstream.models.runner import build  # noqa: PLC0415  likewise
+    from shopstream.models.dbt import build  # noqa: PLC0415  likewise
 
     lakehouse = open_lakehouse(settings)
     try:

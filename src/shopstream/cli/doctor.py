@@ -83,7 +83,7 @@ def _home(settings: Settings) -> str:
 
 
 def _rules(settings: Settings) -> str:
-    from shopstream.detection.loader import load_rules  # noqa: PLC0415
+    from shopstream.detection.rule import load_rules  # noqa: PLC0415
     from shopstream.engine.compile import compile_window  # noqa: PLC0415  likewise
 
     rules = load_rules(settings.detection.rules_path)

@@ -7,8 +7,8 @@ from importlib.metadata import version
 from typing import Any
 from uuid import uuid4
 
-from shopstream.adapters.aws import S3Objects
 from shopstream.aws.clients import client, explained
+from shopstream.aws.objects import S3Objects
 from shopstream.cli.findings import TroubleError
 from shopstream.config import Settings
 from shopstream.stream.lease_table import LeaseTable

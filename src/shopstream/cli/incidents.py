@@ -137,7 +137,7 @@ def context_from_lake(settings: Settings, incident: Incident) -> Mapping[str, ob
     from shopstream.adapters.stores import has_lake, open_lakehouse  # noqa: PLC0415
     from shopstream.engine.recent import RecentEvents  # noqa: PLC0415  likewise
     from shopstream.lakehouse.ports import LakeTable  # noqa: PLC0415  likewise
-    from shopstream.lakehouse.views import create_views  # noqa: PLC0415  likewise
+    from shopstream.lakehouse.tables import create_views  # noqa: PLC0415  likewise
 
     if not has_lake(settings):
         return None

@@ -75,7 +75,7 @@ def show(
 
     from shopstream.adapters.stores import open_lakehouse  # noqa: PLC0415
     from shopstream.journeys.timeline import timeline  # noqa: PLC0415  start-up time
-    from shopstream.lakehouse.views import create_views  # noqa: PLC0415  start-up time
+    from shopstream.lakehouse.tables import create_views  # noqa: PLC0415  start-up time
 
     lakehouse = open_lakehouse(settings_of(ctx))
     try:

@@ -7,10 +7,11 @@ import csv
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import date, datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -20,7 +21,10 @@ from rich.text import Text
 
 from shopstream.config import Settings
 
-__all__ = ["Format", "FormatOption", "emit", "emit_object", "err", "out", "settings_of"]
+if TYPE_CHECKING:
+    from shopstream.yaml_files import Problem
+
+__all__ = ["Format", "FormatOption", "emit", "emit_object", "emit_problems", "err", "out", "settings_of"]
 
 out = Console()
 err = Console(stderr=True)
@@ -120,3 +124,13 @@ def emit_object(row: Mapping[str, object], fmt: Format, *, title: str = "") -> N
         for name, value in row.items():
             table.add_row(name.replace("_", " "), _cell(value))
         out.print(table)
+
+
+def emit_problems(problems: "Sequence[Problem]", fmt: Format, summary: str) -> None:
+    """Print the problems of checked files; a table ends with the summary."""
+    if fmt is not Format.TABLE:
+        emit([asdict(problem) for problem in problems], fmt)
+        return
+    for problem in problems:
+        out.print(str(problem), highlight=False, markup=False, soft_wrap=True)
+    out.print(summary, highlight=False)

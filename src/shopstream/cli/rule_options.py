@@ -10,7 +10,7 @@ import typer
 
 from shopstream.cli.output import err
 from shopstream.config import Settings
-from shopstream.errors import ConfigurationError, RuleError
+from shopstream.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from shopstream.detection.rule import Rule
@@ -40,16 +40,10 @@ def chosen_rule(settings: Settings, name: str) -> "Rule":
         ConfigurationError: there is no such rule.
         RuleError: the file is wrong.
     """
-    from shopstream.detection.loader import (  # noqa: PLC0415
-        load_rules,
-        read_rule,
-    )
+    from shopstream.detection.rule import RULE_FILES, load_rules  # noqa: PLC0415
 
     if name.endswith(".yml"):
-        rule, problems = read_rule(Path(name))
-        if rule is None:
-            raise RuleError("\n".join(map(str, problems)))
-        return rule
+        return RULE_FILES.load(Path(name)).popitem()[1]
     rules = load_rules(settings.detection.rules_path)
     if name not in rules:
         raise ConfigurationError(

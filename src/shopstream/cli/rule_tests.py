@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from shopstream.cli.output import Format, FormatOption, emit, out, settings_of
 from shopstream.config import Settings
-from shopstream.errors import ConfigurationError, RuleError
+from shopstream.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from shopstream.detection.rule import Rule
@@ -84,7 +84,7 @@ def run_tests(
 
 
 def _plan(settings: Settings, place: str | None, tests: Path | None) -> _Plan:
-    from shopstream.detection.loader import load_rules, read_rules  # noqa: PLC0415
+    from shopstream.detection.rule import RULE_FILES, load_rules  # noqa: PLC0415
 
     own = settings.detection.rules_path
     if place is None and (tests is not None or own is None):
@@ -104,10 +104,7 @@ def _plan(settings: Settings, place: str | None, tests: Path | None) -> _Plan:
             )
         return _Plan({rule.id: rule}, tests or Path(beside or ".") / "tests", complete=False)
     folder = Path(place) if place is not None else Path(own or ".")
-    rules, problems = read_rules(folder)
-    if problems:
-        raise RuleError("\n".join(map(str, problems)))
-    return _Plan(rules, tests or folder / "tests", complete=True)
+    return _Plan(RULE_FILES.load(folder), tests or folder / "tests", complete=True)
 
 
 def _folders(tests: Path) -> list[Path]:

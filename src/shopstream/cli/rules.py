@@ -9,7 +9,7 @@ import typer
 from shopstream.cli import allowlist
 from shopstream.cli.backtest import backtest
 from shopstream.cli.explain import explain
-from shopstream.cli.output import Format, FormatOption, emit, err, out, settings_of
+from shopstream.cli.output import Format, FormatOption, emit, emit_problems, err, settings_of
 from shopstream.cli.rule_tests import run_tests
 from shopstream.cli.show import show
 from shopstream.config import Settings
@@ -55,7 +55,7 @@ def list_rules(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
 
 def _rules(settings: Settings) -> "dict[str, Rule]":
     """The rules in force."""
-    from shopstream.detection.loader import load_rules  # noqa: PLC0415
+    from shopstream.detection.rule import load_rules  # noqa: PLC0415
 
     return load_rules(settings.detection.rules_path)
 
@@ -132,36 +132,17 @@ def check(
 ) -> None:
     """Check rule files: words, values, expressions, types. Ends with status 1 when something is wrong.
 
-    Each problem is one line: file:line: rule: what was expected, what came, what to do.
+    Each problem is one line: file:line: rule: what was expected, what the file has, what to do.
 
     Examples:
       shopstream rules check
       shopstream rules check my_rules/
       shopstream rules check my_rules/night_crawler.yml --format json
     """
-    from shopstream.detection.loader import read_rule, read_rules, shipped_rules  # noqa: PLC0415  start-up time
+    from shopstream.detection.rule import RULE_FILES, shipped_rules  # noqa: PLC0415  start-up time
 
-    place = path or settings_of(ctx).detection.rules_path or shipped_rules()
-    if place.is_file():
-        rule, problems = read_rule(place)
-        good = [rule.id] if rule else []
-    else:
-        rules, problems = read_rules(place)
-        good = list(rules)
-    if fmt is Format.TABLE:
-        for problem in problems:
-            out.print(str(problem), highlight=False, markup=False, soft_wrap=True)
-        out.print(
-            f"{len(good)} good, {len(problems)} {'problem' if len(problems) == 1 else 'problems'}", highlight=False
-        )
-    else:
-        emit(
-            [
-                {"file": problem.file, "line": problem.line, "rule": problem.rule, "problem": problem.problem}
-                for problem in problems
-            ],
-            fmt,
-        )
+    rules, problems = RULE_FILES.read(path or settings_of(ctx).detection.rules_path or shipped_rules())
+    emit_problems(problems, fmt, f"{len(rules)} good, {len(problems)} wrong")
     if path is None:
         for entry in allowlist.expired_entries(settings_of(ctx)):
             err.print(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shopstream.cli.output import Format, FormatOption, emit, emit_object, out
+from shopstream.cli.output import Format, FormatOption, emit, emit_object, emit_problems
 from shopstream.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -24,13 +24,10 @@ def find_scenario(name: str, folder: Path | None = None) -> "ScenarioFile":
     Raises:
         ConfigurationError: there is none, or its file is wrong.
     """
-    from shopstream.simulation.scenario_file import load_scenarios, read_scenario  # noqa: PLC0415
+    from shopstream.simulation.scenario_file import SCENARIO_FILES, load_scenarios  # noqa: PLC0415
 
     if name.endswith((".yml", ".yaml")):
-        scenario, problems = read_scenario(Path(name))
-        if scenario is None:
-            raise ConfigurationError("\n".join(map(str, problems)))
-        return scenario
+        return SCENARIO_FILES.load(Path(name)).popitem()[1]
     scenarios = load_scenarios(folder)
     if name not in scenarios:
         raise ConfigurationError(f"expected a scenario of {', '.join(scenarios)}, or a file FILE.yml, got {name!r}")
@@ -100,31 +97,15 @@ def check(
 ) -> None:
     """Check scenario files: words, values, figures. Ends with status 1 when something is wrong.
 
-    Each problem is one line: file:line: scenario: what was expected, what came, what to do.
+    Each problem is one line: file:line: scenario: what was expected, what the file has, what to do.
 
     Examples:
       shopstream scenarios check my_scenarios/
       shopstream scenarios check my_scenarios/two_floods.yml --format json
     """
-    from shopstream.simulation.scenario_file import read_scenario, read_scenarios  # noqa: PLC0415  start-up time
+    from shopstream.simulation.scenario_file import SCENARIO_FILES  # noqa: PLC0415  start-up time
 
-    if path.is_dir():
-        scenarios, problems = read_scenarios(path)
-        good = len(scenarios)
-    else:
-        scenario, problems = read_scenario(path)
-        good = int(scenario is not None)
-    if fmt is Format.TABLE:
-        for problem in problems:
-            out.print(str(problem), highlight=False, markup=False, soft_wrap=True)
-        out.print(f"{good} good, {len(problems)} {'problem' if len(problems) == 1 else 'problems'}", highlight=False)
-    else:
-        emit(
-            [
-                {"file": one.file, "line": one.line, "scenario": one.scenario, "problem": one.problem}
-                for one in problems
-            ],
-            fmt,
-        )
+    scenarios, problems = SCENARIO_FILES.read(path)
+    emit_problems(problems, fmt, f"{len(scenarios)} good, {len(problems)} wrong")
     if problems:
         raise typer.Exit(1)

@@ -20,7 +20,7 @@ def status(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     from shopstream.adapters.stores import has_stream, incidents_file, last_checkpoint, open_stream  # noqa: PLC0415
     from shopstream.engine.engine import Counters  # noqa: PLC0415  start-up time
     from shopstream.incidents.queries import count_incidents  # noqa: PLC0415
-    from shopstream.stream.lag import lag  # noqa: PLC0415  start-up time
+    from shopstream.stream.ports import lag  # noqa: PLC0415  start-up time
 
     settings = settings_of(ctx)
     manifest = last_checkpoint(settings)

@@ -1,14 +1,21 @@
-"""How the pipeline is: counters of the last checkpoint, watermark, lag, and whether an engine runs."""
+"""How the pipeline is: counters of the last checkpoint, watermark, lag, and whether an engine runs.
+
+The pipeline's figures as Prometheus text.
+"""
 
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector, CollectorRegistry
 
 from shopstream.clock import from_ms
 from shopstream.dashboard.sources import EngineState, Home
@@ -17,9 +24,9 @@ from shopstream.engine.engine import Counters
 from shopstream.errors import StateError
 from shopstream.incidents.incident import State
 from shopstream.incidents.queries import count_incidents
-from shopstream.stream.embedded_status import oldest_unread_ms
+from shopstream.stream.embedded import oldest_unread_ms
 
-__all__ = ["Health", "read_health"]
+__all__ = ["Health", "metrics_text", "read_health"]
 
 _TRIES = 3
 
@@ -114,3 +121,72 @@ def _lag(path: Path, positions: Mapping[str, int]) -> dict[str, int]:
         raise StateError(f"the stream {path} cannot be read ({error}); `shopstream doctor` looks closer") from error
     now_ms = time.time_ns() // 1_000_000
     return {shard: 0 if arrival is None else max(0, now_ms - arrival) for shard, arrival in oldest.items()}
+
+
+_COUNTERS = {
+    "events_read": "Events taken from the stream: kept, duplicates and dead letters.",
+    "events_kept": "Events kept in the lake, late ones included.",
+    "duplicates": "Events that came again and were dropped.",
+    "late": "Kept events that were behind the watermark, in no live window.",
+    "dead_letters": "Rejected rows, kept with their reason.",
+    "suppressed": "Detections that an allow-list covered: kept, told to nobody.",
+    "late_signals": "Signals that detectors never saw: the clock had gone on through a silence.",
+}
+
+
+def metrics_text(home: Home, accept: str = "") -> tuple[bytes, str]:
+    """The figures in the format that `accept` asks for, and its content type.
+
+    Raises:
+        StateError: a file is none of ours.
+        RetryableError: a file is busy.
+    """
+    if home.remote:
+        home.remote.refresh()
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_HealthCollector(read_health(home)))
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type
+
+
+class _HealthCollector(Collector):
+    """One scrape."""
+
+    def __init__(self, health: Health) -> None:
+        self._health = health
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: the registry need not collect to learn the names."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """The metric families."""
+        health = self._health
+        for name, text in _COUNTERS.items():
+            yield CounterMetricFamily(f"shopstream_{name}", text, value=health.counters.get(name, 0))
+        yield GaugeMetricFamily(
+            "shopstream_engine_running", "1 while a process runs the engine of this home.", int(health.engine_running)
+        )
+        yield CounterMetricFamily("shopstream_checkpoints", "Checkpoints made.", value=health.checkpoint)
+        if health.committed_at:
+            yield GaugeMetricFamily(
+                "shopstream_checkpoint_timestamp_seconds",
+                "When the last one was made.",
+                health.committed_at.timestamp(),
+            )
+        if health.watermark:
+            yield GaugeMetricFamily(
+                "shopstream_watermark_timestamp_seconds",
+                "Event time before which no event is expected.",
+                health.watermark.timestamp(),
+            )
+        lag = GaugeMetricFamily(
+            "shopstream_lag_seconds", "Age of the oldest record that is in no checkpoint yet.", labels=["shard"]
+        )
+        for shard, milliseconds in health.lag_ms.items():
+            lag.add_metric([shard], milliseconds / 1000)
+        yield lag
+        incidents = GaugeMetricFamily("shopstream_incidents", "Incidents by state.", labels=["state"])
+        for state, count in health.incidents.items():
+            incidents.add_metric([str(state)], count)
+        yield incidents

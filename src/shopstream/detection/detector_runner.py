@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from shopstream.detection.detection import Detection
 from shopstream.detection.detector import BIN_MS, Detector
-from shopstream.engine.signal import Signal
+from shopstream.engine.signals import Signal
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.errors import RuleError, StateError
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # a process that judges signals has no engine
     from shopstream.engine.engine import Engine
     from shopstream.engine.operators import WindowOperator
 
-__all__ = ["DetectorBank", "OperatorFactory"]
+__all__ = ["DetectorRunner", "OperatorFactory"]
 
 _PATIENCE: Final = 24 * 3_600_000 // BIN_MS
 """After so many empty bins in a row (a day) one each `_STRIDE_MS` is enough, until something happens again."""
@@ -24,7 +24,7 @@ OperatorFactory = Callable[["Engine"], "WindowOperator"]
 """Makes an operator inside of an engine's database; detectors read its signals by their window's name."""
 
 
-class DetectorBank:
+class DetectorRunner:
     """Several detectors at work on one stream of signals.
 
     The first bin is that of the first signal. Bins in which nothing happened are handed over too, each one; when a

@@ -10,15 +10,15 @@ from typing import Final
 import duckdb
 import pyarrow as pa
 
-from shopstream.detection.reference_signals import (
+from shopstream.detection.windows import (
     DUPLICATE_SIGNAL,
     PRICE_FACTOR,
     PRICE_SIGNAL,
-    TAIL_MINUTE,
-    TAIL_TEN,
+    TAIL_10S,
+    TAIL_60S,
 )
 from shopstream.engine.operators import BATCH, REPEATED
-from shopstream.engine.signal import Signal
+from shopstream.engine.signals import Signal
 from shopstream.engine.watermark import BEGINNING
 from shopstream.engine.window import WindowDeclaration, WindowKind
 
@@ -117,7 +117,7 @@ class ProductReference:
         closed_ms, self._watermark_ms = self._watermark_ms, max(watermark_ms, self._watermark_ms)
         until_ms = self._watermark_ms // _TEN_MS * _TEN_MS
         signals = [*self._price_signals(until_ms), *self._duplicate_signals(until_ms)]
-        for name, length_ms in ((TAIL_TEN, _TEN_MS), (TAIL_MINUTE, _MINUTE_MS)):
+        for name, length_ms in ((TAIL_10S, _TEN_MS), (TAIL_60S, _MINUTE_MS)):
             until_ms = self._watermark_ms // length_ms * length_ms
             if self._tails and until_ms > closed_ms // length_ms * length_ms:
                 signals += self._tail_signals(name, length_ms, until_ms, closed_ms // length_ms * length_ms)

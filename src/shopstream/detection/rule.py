@@ -2,22 +2,33 @@
 
 The words are Sigma's where Sigma has one; `key`, `window`, `filter`, `measures`, `condition`, `suppress_for` and
 `verdict` are shopstream's. `docs/rules.md` explains each with an example.
+
+Reads rule files, and checks them as far as DuckDB can plan them.
 """
 
 import re
 from enum import StrEnum
+from functools import cache
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+import duckdb
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from shopstream.detection.detection import Severity
 from shopstream.detection.duration import parse_duration
 from shopstream.detection.expression import check_condition, check_filter, check_measure
+from shopstream.engine.compile import batch_sql
 from shopstream.engine.derived_columns import COLUMNS
 from shopstream.engine.window import WindowDeclaration, WindowKind
+from shopstream.errors import RuleError
+from shopstream.events.schema import EVENT_FIELDS, duckdb_columns
+from shopstream.yaml_files import Document, YamlError, YamlFiles
 
-__all__ = ["MEASURE_NAME", "RULE_ID", "Rule", "RuleStatus", "Window"]
+__all__ = ["MEASURE_NAME", "RULE_FILES", "RULE_ID", "Rule", "RuleStatus", "Window", "load_rules", "shipped_rules"]
 
 RULE_ID = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", re.ASCII)
 MEASURE_NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
@@ -103,10 +114,12 @@ class Rule(BaseModel):
     version: str
     source: str
 
-    @model_validator(mode="after")
-    def _check_condition(self) -> Self:
-        object.__setattr__(self, "condition", check_condition(self.condition, self.measures))
-        return self
+    @field_validator("condition")
+    @classmethod
+    def _check_condition(cls, condition: str, info: ValidationInfo) -> str:
+        """Invalid measures are a problem of their own: there is nothing to check the condition against."""
+        measures = info.data.get("measures")
+        return condition if measures is None else check_condition(condition, measures)
 
     @property
     def enabled(self) -> bool:
@@ -135,3 +148,69 @@ class Rule(BaseModel):
             filter=self.filter,
             condition=self.condition,
         )
+
+
+_REMEDIES = {
+    "id": "name it like the file, without .yml",
+    "title": "say in one line what was found",
+    "status": "take stable, test or experimental; deprecated or unsupported switch a rule off",
+    "description": "say what the rule looks at, and why the numbers are what they are",
+    "level": "take informational, low, medium, high or critical",
+    "tags": "write a list, e.g. [attack.t1498]",
+    "falsepositives": "name at least one honest reason for a false alarm",
+    "references": "write a list of addresses",
+    "key": "list columns, e.g. [user_id]; an empty list [] means the whole site",
+    "window": "write e.g. {kind: sliding, size: 10s, slide: 1s}, or {kind: session, gap: 30m}",
+    "filter": "write a condition on one event, e.g. event_type = 'cart'",
+    "measures": "write name: aggregate, e.g. events: count(*)",
+    "condition": "compare measures, e.g. events > 15",
+    "suppress_for": "write the quiet time that ends an incident, e.g. 5m",
+    "verdict": "take bot, human or unknown, or leave it out",
+}
+
+
+def shipped_rules() -> Traversable:
+    """The folder of the rules that come with shopstream."""
+    return files("shopstream.detection") / "rules"
+
+
+def load_rules(rules_path: Path | None = None) -> dict[str, Rule]:
+    """The shipped rules, and those of a folder over them, by id in order.
+
+    Raises:
+        ConfigurationError: no such folder.
+        RuleError: invalid rules, one line each: `file:line: rule id: problem; remedy`.
+    """
+    return RULE_FILES.load(shipped_rules(), *([rules_path] if rules_path else []))
+
+
+def _rule(document: Document) -> Rule:
+    rule = document.validate(Rule, _REMEDIES, source=document.file, version=document.version)
+    try:
+        _bind(rule)
+    except RuleError as error:
+        raise YamlError((document.line(("window",)), f"window: {error}; {_REMEDIES['window']}")) from error
+    except duckdb.Error as error:
+        what = str(error).splitlines()[0]
+        text = f"the types do not fit: {what}; compare like with like"
+        raise YamlError((document.line(("measures",)), text)) from error
+    return rule
+
+
+RULE_FILES = YamlFiles("rule", _rule, "id: and title:", RuleError)
+"""Reads rule files: YAML in, checked rules out."""
+
+
+def _bind(rule: Rule) -> None:
+    """Let DuckDB plan the rule over an empty table, which finds types that do not fit."""
+    with _planner().cursor() as cursor:
+        cursor.execute("EXPLAIN " + batch_sql(rule.window_declaration(), "events"))
+
+
+@cache
+def _planner() -> duckdb.DuckDBPyConnection:
+    """An empty table of events in memory; one for all rules, as a database takes longer to open than to plan."""
+    columns = ", ".join(f"{name} {kind}" for name, kind in duckdb_columns(EVENT_FIELDS).items())
+    connection = duckdb.connect(config={"threads": 1})
+    connection.execute(f"CREATE TABLE events ({columns})")
+    return connection

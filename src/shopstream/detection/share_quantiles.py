@@ -6,13 +6,13 @@ from typing import Any, Final
 
 from shopstream.detection.baseline import DAY_MS
 
-__all__ = ["ShareHistory"]
+__all__ = ["ShareQuantiles"]
 
 _DAYS: Final = 7
 _PER_OCTAVE: Final = 4
 
 
-class ShareHistory:
+class ShareQuantiles:
     """The shares of many keys, at most seven days back.
 
     Shares are kept as counts of geometric steps (four an octave), so a quantile is up to 19 % too high, never too low.

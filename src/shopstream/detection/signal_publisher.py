@@ -8,8 +8,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 
 from shopstream.clock import Clock
 from shopstream.detection.detector import BIN_MS
-from shopstream.engine.signal import Signal
-from shopstream.engine.signal_codec import encode_signals
+from shopstream.engine.signals import Signal, encode_signals
 from shopstream.errors import BackpressureError, RetryableError
 from shopstream.detection.runner import DetectionResult
 from shopstream.stream.ports import NewRecord, StreamWriter

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from shopstream.errors import StateError
 
-__all__ = ["Heavy", "SpaceSaving"]
+__all__ = ["HeavyHitter", "SpaceSaving"]
 
 
-class Heavy(NamedTuple):
+class HeavyHitter(NamedTuple):
     """A key that is kept.
 
     Args:
@@ -79,10 +79,10 @@ class SpaceSaving:
     def _full(self) -> bool:
         return len(self._kept) >= self.capacity
 
-    def heaviest(self, most: int) -> list[Heavy]:
+    def heaviest(self, most: int) -> list[HeavyHitter]:
         """The first `most` keys by count."""
         ordered = sorted(self._kept.items(), key=lambda item: (-item[1][0], item[0]))
-        return [Heavy(key, count, error) for key, (count, error) in ordered[:most]]
+        return [HeavyHitter(key, count, error) for key, (count, error) in ordered[:most]]
 
     def fade(self, factor: float) -> None:
         """Let the past weigh less: every count is multiplied; the bounds hold for faded weights."""

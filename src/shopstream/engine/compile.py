@@ -18,7 +18,7 @@ import sqlglot
 from sqlglot import exp
 
 from shopstream.engine.derived_columns import COLUMNS, derived_rows
-from shopstream.engine.sql_rewrite import INEXACT, Course, condition_only_grows, course_of, lowered
+from shopstream.engine.sql_rewrite import INEXACT, Monotonicity, monotonicity_of, null_safe, stays_true
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.errors import RuleError
 
@@ -177,14 +177,14 @@ class _Splitter:
         """What bounds a growing measure from above, cheaply; None where it is no plain count or sum."""
         inner = parsed.this if isinstance(parsed, exp.Filter) else parsed
         if isinstance(inner, exp.Count) and isinstance(inner.this, exp.Distinct):
-            value = _sql(lowered(inner.this.expressions[0]))
+            value = _sql(null_safe(inner.this.expressions[0]))
             if isinstance(parsed, exp.Filter):
-                value = f"CASE WHEN {_sql(lowered(parsed.expression.this))} THEN {value} END"
+                value = f"CASE WHEN {_sql(null_safe(parsed.expression.this))} THEN {value} END"
             alias = self._extra_key(value)
             varied = (f"min({value}) <> max({value})", f"min({alias}) <> max({alias})")
             return Bound(0, True, f"count({value})", f"count({alias})", varied)
         if isinstance(inner, exp.Count | exp.Sum) and not inner.find(*INEXACT):
-            parsed = lowered(parsed)
+            parsed = null_safe(parsed)
             return Bound(0, isinstance(inner, exp.Count), _sql(parsed), self._merge_one(parsed)[0])
         return None
 
@@ -256,29 +256,29 @@ def compile_window(declaration: WindowDeclaration) -> Compiled:
     singles: dict[str, str] = {}
     measures: dict[str, str] = {}
     limits: dict[str, Bound] = {}
-    courses: dict[str, Course] = {}
+    courses: dict[str, Monotonicity] = {}
     for name, text in declaration.measures.items():
         parsed = _parse(declaration, "measure", text)
         used |= _check_columns(declaration, f"measure {name!r}", parsed, COLUMNS)
-        courses[name] = course_of(parsed)
-        plain, parsed = parsed, lowered(parsed)
+        courses[name] = monotonicity_of(parsed)
+        plain, parsed = parsed, null_safe(parsed)
         measures[name] = _sql(_without_avg(parsed))
         merges[name], singles[name] = splitter.merge(name, parsed)
-        if courses[name] is Course.UP and (limit := splitter.limit(plain)):
+        if courses[name] is Monotonicity.UP and (limit := splitter.limit(plain)):
             limits[name] = limit
     keys = tuple(f'"{column}"' for column in declaration.key)
     parts = [f"{key} IS NOT NULL" for key in keys]
     if declaration.filter is not None:
         parsed = _parse(declaration, "filter", declaration.filter)
         used |= _check_columns(declaration, "filter", parsed, COLUMNS)
-        parts.append(f"({_sql(lowered(parsed))})")
+        parts.append(f"({_sql(null_safe(parsed))})")
     condition, monotone = "TRUE", False
     bounds: list[Bound] = []
     if declaration.condition is not None:
         parsed = _parse(declaration, "condition", declaration.condition)
         _check_columns(declaration, "condition", parsed, frozenset(declaration.measures))
-        condition = _sql(lowered(parsed))
-        monotone = condition_only_grows(parsed, courses)
+        condition = _sql(null_safe(parsed))
+        monotone = stays_true(parsed, courses)
         for name, least in filter(None, map(_lower_bound, _conjuncts(parsed))):
             if name in limits and least > 0:
                 bounds.append(replace(limits[name], least=math.ceil(least) if limits[name].counts else least))

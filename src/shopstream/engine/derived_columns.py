@@ -11,11 +11,13 @@ The stream computes the stateless ones by the same expressions, the stateful one
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-import duckdb
-import pyarrow as pa
+from typing import TYPE_CHECKING
 
 from shopstream.events.columns import EVENT_COLUMNS
+
+if TYPE_CHECKING:  # functions that only read signals have no DuckDB
+    import duckdb
+    import pyarrow as pa
 
 __all__ = [
     "ACTOR_HORIZON_MS",
@@ -159,8 +161,10 @@ def stateless_rows(source: str, columns: Iterable[str]) -> str:
     return f"SELECT *{added} FROM {source}" if added else f"SELECT * FROM {source}"
 
 
-def with_texts(connection: duckdb.DuckDBPyConnection, events: pa.Table, columns: Iterable[str]) -> pa.Table:
+def with_texts(connection: "duckdb.DuckDBPyConnection", events: "pa.Table", columns: Iterable[str]) -> "pa.Table":
     """Events with every field of TEXTS: those among the named columns as they are derived, nulls for the others."""
+    import pyarrow as pa  # noqa: PLC0415  functions that only read signals have no Arrow
+
     wanted = set(columns)
     for field in TEXTS:
         made = pa.nulls(events.num_rows, pa.string())

@@ -15,13 +15,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from shopstream.clock import Clock
-from shopstream.engine.dedup import SEEN, Deduplicator
 from shopstream.engine.derived_columns import batch_columns, event_columns, with_texts
+from shopstream.engine.keyed_state import SEEN, Deduplicator
 from shopstream.engine.lake_rows import dead_letter_rows, event_rows
 from shopstream.engine.operators import BATCH, REPEATED, WindowOperator, build_operator
 from shopstream.engine.settings import EngineSettings
-from shopstream.engine.signal import Signal
-from shopstream.engine.sort_buffer import Ordering
+from shopstream.engine.signals import Signal
+from shopstream.engine.sort_buffer import SortBuffer
 from shopstream.engine.watermark import Watermarks
 from shopstream.engine.window import WindowDeclaration
 from shopstream.errors import StateError
@@ -110,7 +110,7 @@ class Engine:
         nothing = WIRE_SCHEMA.empty_table().append_column("t", pa.array([], pa.int64()))
         self.connection.register(BATCH, with_texts(self.connection, nothing, ()))
         self.connection.register(REPEATED, nothing.select(["t"]))
-        self._ordering = Ordering(self.connection)
+        self._ordering = SortBuffer(self.connection)
         self._operators: list[WindowOperator] = []
         self._attached: list[WindowOperator] = []
         for declaration in declarations:

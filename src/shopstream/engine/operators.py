@@ -4,22 +4,33 @@ An operator absorbs micro-batches (`absorb`) and, as the watermark moves, gives 
 condition (`advance`): once as soon as a growing condition is true (`final=False`), and once when the window closes
 (`final=True`). Its state lives in one table of the engine's in-memory database and holds nothing older than the
 longest window that is still open.
+
+Which open windows have fired already: a window fires early once, and once more when it closes.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 import duckdb
+import pyarrow as pa
 
 from shopstream.engine.compile import Bound, Compiled, compile_window
 from shopstream.engine.derived_columns import TEXTS, stateful, stateless_rows
-from shopstream.engine.early_firing import EarlyWindows
-from shopstream.engine.signal import Signal
+from shopstream.engine.signals import Signal
 from shopstream.engine.sort_buffer import ORDERED
 from shopstream.engine.watermark import BEGINNING
 from shopstream.engine.window import WindowDeclaration, WindowKind
 
-__all__ = ["BATCH", "REPEATED", "SessionOperator", "SlidingOperator", "WindowOperator", "build_operator"]
+__all__ = [
+    "BATCH",
+    "REPEATED",
+    "EarlyFirings",
+    "SessionOperator",
+    "SlidingOperator",
+    "WindowOperator",
+    "build_operator",
+]
 
 BATCH: Final = "batch"
 """The current micro-batch: the columns that operators read, texts derived from one event among them, and `t`, event
@@ -85,7 +96,7 @@ class _Operator:
         self._keys = "".join(f"{key}, " for key in self._parts.keys)
         self._merges = ", ".join(f'{sql} AS "{name}"' for name, sql in self._parts.merges.items())
         self._state = f"window_{declaration.name}"
-        self._early = EarlyWindows(connection, f"fired_{declaration.name}", declaration.key, self._source)
+        self._early = EarlyFirings(connection, f"fired_{declaration.name}", declaration.key, self._source)
 
     def _create(self, table: str, query: str) -> None:
         """An empty table with the types that a query gives."""
@@ -384,3 +395,53 @@ class SessionOperator(_Operator):
     def state_tables(self) -> tuple[str, ...]:
         """The pieces of sessions, and what has fired early."""
         return self._state, self._early.table
+
+
+class EarlyFirings:
+    """A table (key, start_ms) in the engine's database, so that checkpoints hold it.
+
+    Args:
+        connection: of that database.
+        table: its name.
+        key: key columns.
+        like: query that has the key columns, for their types.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, table: str, key: Sequence[str], like: str) -> None:
+        self._connection = connection
+        self.table = table
+        self._key = tuple(key)
+        self._columns = ", ".join([*(f'"{column}"' for column in key), "start_ms"])
+        keys = "".join(f'"{column}", ' for column in key)
+        connection.execute(f"CREATE OR REPLACE TABLE {table} AS SELECT {keys}0::BIGINT AS start_ms FROM {like} LIMIT 0")
+        self._rows = 0
+
+    def unseen(self, hits: str) -> str:
+        """Query: of windows that meet their condition, the final ones and those that have not fired yet."""
+        if not self._rows:
+            return hits
+        return f"""
+            WITH hits AS MATERIALIZED ({hits}) SELECT * FROM hits WHERE final
+            UNION ALL SELECT hits.* FROM hits ANTI JOIN {self.table} USING ({self._columns}) WHERE NOT final"""
+
+    def remember(self, signals: Sequence[Signal]) -> None:
+        """Note those that fire early; forget those that close."""
+        for final, change in (
+            (True, f"DELETE FROM {self.table} WHERE ({self._columns}) IN (SELECT ({self._columns}) FROM fired)"),
+            (False, f"INSERT INTO {self.table} SELECT {self._columns} FROM fired"),
+        ):
+            some = [signal for signal in signals if signal.final is final]
+            if not some or (final and not self._rows):
+                continue
+            columns: dict[str, list[object]] = {
+                **{column: [signal.key[column] for signal in some] for column in self._key},
+                "start_ms": [signal.start_ms for signal in some],
+            }
+            self._connection.register("fired", pa.table(columns))
+            self._connection.execute(change)
+            self._connection.unregister("fired")
+            self.resume()
+
+    def resume(self) -> None:
+        """Go on after the table was changed or restored."""
+        self._rows = self._connection.execute(f"SELECT count(*) FROM {self.table}").fetchall()[0][0]

@@ -22,10 +22,10 @@ from shopstream.engine.derived_columns import (
     batch_columns,
     stateful,
 )
-from shopstream.engine.keyed_state import NEVER_MS, Ints, KeyedMemory
+from shopstream.engine.keyed_state import NEVER_MS, Ints, KeyedState
 from shopstream.events.schema import WIRE_SCHEMA
 
-__all__ = ["ORDERED", "Ordering"]
+__all__ = ["ORDERED", "SortBuffer"]
 
 ORDERED: Final = "ordered"
 """Events that the watermark has passed, with `t` and the stateful derived columns."""
@@ -44,7 +44,7 @@ _Ids = Callable[[Ints], pa.ChunkedArray]
 """Rows → their event ids."""
 
 
-class Ordering:
+class SortBuffer:
     """Holds events back and derives their stateful columns.
 
     Args:
@@ -56,9 +56,9 @@ class Ordering:
         self._asked = {"user_id", "product_id"}  # the product is remembered whoever asks
         self._pending: list[pa.Table] = []
         self._oldest_ms = 0
-        self._actors = KeyedMemory(ACTOR_HORIZON_MS, ("gap", "product"))
-        self._visits = KeyedMemory(VISIT_HORIZON_MS)
-        self._views = KeyedMemory(VISIT_HORIZON_MS)
+        self._actors = KeyedState(ACTOR_HORIZON_MS, ("gap", "product"))
+        self._visits = KeyedState(VISIT_HORIZON_MS)
+        self._views = KeyedState(VISIT_HORIZON_MS)
         self._memories = {"derive_actors": self._actors, "derive_visits": self._visits, "derive_views": self._views}
         everything = [field.name for field in DERIVED_FIELDS]
         nothing = _SCHEMA.empty_table()
@@ -158,7 +158,7 @@ class Ordering:
         codes: Ints,
         keys: Ints,
         order: Ints,
-        memory: KeyedMemory,
+        memory: KeyedState,
         now_ms: int,
         marks: npt.NDArray[np.bool_] | None = None,
     ) -> Ints:

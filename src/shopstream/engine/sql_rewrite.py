@@ -7,7 +7,7 @@ from typing import Final
 import sqlglot
 from sqlglot import exp
 
-__all__ = ["INEXACT", "Course", "condition_only_grows", "course_of", "lowered"]
+__all__ = ["INEXACT", "Monotonicity", "monotonicity_of", "null_safe", "stays_true"]
 
 INEXACT: Final = (exp.Ln, exp.Sqrt, exp.Div)
 """What computes fractions."""
@@ -16,7 +16,7 @@ _NEVER_NEGATIVE: Final = frozenset({"price", "gap_ms", "previous_gap_ms", "hour"
 """Columns; prices below zero are dead letters, and shoppers' events are in order."""
 
 
-def lowered(parsed: exp.Expr) -> exp.Expr:
+def null_safe(parsed: exp.Expr) -> exp.Expr:
     """The same expression for DuckDB, total and independent of the order of events.
 
     Where a function has no value (ln of what is not above zero, sqrt below zero, division by zero) it is null, not
@@ -42,7 +42,7 @@ def lowered(parsed: exp.Expr) -> exp.Expr:
     return inside
 
 
-class Course(Enum):
+class Monotonicity(Enum):
     """How a value moves while events are added to a window."""
 
     STILL = 0
@@ -50,27 +50,29 @@ class Course(Enum):
     DOWN = -1
     ANY = None
 
-    def reversed(self) -> "Course":
+    def reversed(self) -> "Monotonicity":
         """The course of its negative."""
-        return Course(-self.value) if self.value else self
+        return Monotonicity(-self.value) if self.value else self
 
 
-_COURSES: Final[dict[type[exp.Expr], Course]] = {
-    exp.Literal: Course.STILL,
-    exp.Count: Course.UP,
-    exp.Max: Course.UP,
-    exp.Min: Course.DOWN,
+_COURSES: Final[dict[type[exp.Expr], Monotonicity]] = {
+    exp.Literal: Monotonicity.STILL,
+    exp.Count: Monotonicity.UP,
+    exp.Max: Monotonicity.UP,
+    exp.Min: Monotonicity.DOWN,
 }
 
 
-def _joint(*courses: Course) -> Course:
+def _joint(*courses: Monotonicity) -> Monotonicity:
     """Of a sum, a minimum or the like, which move with their parts."""
-    moving = {course for course in courses if course is not Course.STILL}
-    return Course.STILL if not moving else moving.pop() if len(moving) == 1 else Course.ANY
+    moving = {course for course in courses if course is not Monotonicity.STILL}
+    return Monotonicity.STILL if not moving else moving.pop() if len(moving) == 1 else Monotonicity.ANY
 
 
-def course_of(parsed: exp.Expr, of_name: Callable[[str], Course] = lambda _: Course.ANY) -> Course:
-    """Course of an expression over aggregates, or over measures whose courses `of_name` tells.
+def monotonicity_of(
+    parsed: exp.Expr, of_name: Callable[[str], Monotonicity] = lambda _: Monotonicity.ANY
+) -> Monotonicity:
+    """Monotonicity of an expression over aggregates, or over measures whose courses `of_name` tells.
 
     Null (nothing to sum yet) counts as before any value.
     """
@@ -80,23 +82,23 @@ def course_of(parsed: exp.Expr, of_name: Callable[[str], Course] = lambda _: Cou
     if isinstance(parsed, exp.Column):
         return of_name(parsed.name)
     if isinstance(parsed, exp.Sum):
-        return Course.UP if _never_negative(parsed.this) else Course.ANY
+        return Monotonicity.UP if _never_negative(parsed.this) else Monotonicity.ANY
     if isinstance(parsed, exp.Add | exp.Sub):
-        left, right = course_of(parsed.left, of_name), course_of(parsed.right, of_name)
+        left, right = monotonicity_of(parsed.left, of_name), monotonicity_of(parsed.right, of_name)
         return _joint(left, right if isinstance(parsed, exp.Add) else right.reversed())
     if isinstance(parsed, exp.Mul | exp.Div):
         return _scaled(parsed, of_name)
-    return _COURSES.get(type(parsed), Course.ANY)
+    return _COURSES.get(type(parsed), Monotonicity.ANY)
 
 
-def _scaled(parsed: exp.Mul | exp.Div, of_name: Callable[[str], Course]) -> Course:
+def _scaled(parsed: exp.Mul | exp.Div, of_name: Callable[[str], Monotonicity]) -> Monotonicity:
     """A product with a number, or a quotient by one."""
     left, right = parsed.left.unnest(), parsed.right.unnest()
     if isinstance(parsed, exp.Mul) and isinstance(left, exp.Literal):
         left, right = right, left
     if not isinstance(right, exp.Literal) or right.is_string or float(right.this) == 0:
-        return Course.ANY
-    return course_of(left, of_name)
+        return Monotonicity.ANY
+    return monotonicity_of(left, of_name)
 
 
 def _parts(parsed: exp.Expr) -> list[exp.Expr]:
@@ -130,13 +132,13 @@ _RISING: Final = (exp.GT, exp.GTE)
 _FALLING: Final = (exp.LT, exp.LTE)
 
 
-def condition_only_grows(condition: exp.Expr, courses: Mapping[str, Course]) -> bool:
+def stays_true(condition: exp.Expr, courses: Mapping[str, Monotonicity]) -> bool:
     """Whether a condition over measures, once true, stays true while events are added."""
     condition = condition.unnest()
     if isinstance(condition, exp.And | exp.Or):
-        return condition_only_grows(condition.left, courses) and condition_only_grows(condition.right, courses)
+        return stays_true(condition.left, courses) and stays_true(condition.right, courses)
     if not isinstance(condition, _RISING + _FALLING):
         return False
-    left, right = (course_of(side, lambda name: courses[name]) for side in (condition.left, condition.right))
+    left, right = (monotonicity_of(side, lambda name: courses[name]) for side in (condition.left, condition.right))
     course = _joint(left, right.reversed())
-    return course in {Course.STILL, Course.UP if isinstance(condition, _RISING) else Course.DOWN}
+    return course in {Monotonicity.STILL, Monotonicity.UP if isinstance(condition, _RISING) else Monotonicity.DOWN}

@@ -12,7 +12,7 @@ import numpy as np
 from shopstream.clock import from_ms, to_ms
 from shopstream.detection.baseline import Baselines
 from shopstream.detection.detection import Nature
-from shopstream.detection.detectors.shipped import shipped_bank
+from shopstream.detection.detectors.shipped import shipped_runner
 from shopstream.detection.settings import DetectionSettings
 from shopstream.errors import ConfigurationError
 from shopstream.evaluation.baseline_run import (
@@ -72,7 +72,7 @@ def run_attack(job: AttackJob) -> AttackResult:
     baselines = load_baselines(genuine)
     synthesis = synthesis_of(shop, (moment, from_ms(until_ms)), [scenario])
     with tempfile.TemporaryDirectory(dir=job.work) as folder:
-        bank = shipped_bank(DetectionSettings(), baselines)
+        bank = shipped_runner(DetectionSettings(), baselines)
         product = Product.restored(state_folder(genuine, to_ms(moment)), Path(folder), enabled_rules(), bank)
         tables = []
         for table in batches(synthesis):

@@ -15,9 +15,8 @@ from pydantic import TypeAdapter
 
 from shopstream.clock import to_ms
 from shopstream.detection.baseline import Baselines
-from shopstream.detection.detectors.shipped import shipped_bank
-from shopstream.detection.loader import load_rules
-from shopstream.detection.rule import Rule
+from shopstream.detection.detectors.shipped import shipped_runner
+from shopstream.detection.rule import Rule, load_rules
 from shopstream.detection.settings import DetectionSettings
 from shopstream.errors import StateError
 from shopstream.evaluation.cache import Cache, code_digest
@@ -145,7 +144,7 @@ def load_baselines(genuine: Path) -> Baselines:
 def _go_through(shop: Shop, folder: Path) -> GenuineResult:
     started = cpu_seconds()
     baselines = load_baselines(folder)
-    product = Product(folder, enabled_rules(), shipped_bank(DetectionSettings(), baselines))
+    product = Product(folder, enabled_rules(), shipped_runner(DetectionSettings(), baselines))
     counts = HourCounts()
     tested = 0
     moments = [shop.test_from, *shop.moments()]

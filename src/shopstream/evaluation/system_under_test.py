@@ -19,13 +19,13 @@ import pyarrow as pa
 
 from shopstream.clock import ManualClock
 from shopstream.detection.detection import Detection
-from shopstream.detection.detector_runner import DetectorBank
+from shopstream.detection.detector_runner import DetectorRunner
 from shopstream.detection.rule import Rule
 from shopstream.detection.rule_matcher import detect
 from shopstream.engine.engine import Engine
 from shopstream.engine.settings import EngineSettings
 from shopstream.events.codec import REJECT_SCHEMA, Decoded
-from shopstream.events.identity import EVENT_ID_SQL
+from shopstream.events.schema import EVENT_ID_SQL
 from shopstream.incidents.embedded import EmbeddedIncidentStore
 from shopstream.incidents.settings import AlertingSettings
 from shopstream.stream.ports import Record
@@ -50,7 +50,7 @@ class Product:
         bank: the detectors.
     """
 
-    def __init__(self, folder: Path, rules: Mapping[str, Rule], bank: DetectorBank) -> None:
+    def __init__(self, folder: Path, rules: Mapping[str, Rule], bank: DetectorRunner) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._rules = rules
@@ -112,7 +112,7 @@ class Product:
         _copy(self.folder / INCIDENTS, folder / INCIDENTS)
 
     @classmethod
-    def restored(cls, saved: Path, folder: Path, rules: Mapping[str, Rule], bank: DetectorBank) -> Self:
+    def restored(cls, saved: Path, folder: Path, rules: Mapping[str, Rule], bank: DetectorRunner) -> Self:
         """A new run that goes on where `save` was called."""
         folder.mkdir(parents=True, exist_ok=True)
         _copy(saved / INCIDENTS, folder / INCIDENTS)

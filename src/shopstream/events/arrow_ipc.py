@@ -5,10 +5,9 @@ from collections.abc import Callable
 
 import pyarrow as pa
 
-from shopstream.events.rows import Row, RowError, read_values
 from shopstream.events.schema import EVENT_FIELDS, WIRE_SCHEMA
 from shopstream.events.text import read_times
-from shopstream.events.validation import Fault, Reason
+from shopstream.events.validation import Fault, Reason, Row, RowError, read_values
 
 __all__ = ["ENCODED_SCHEMA", "MARKER", "ArrowBlock", "conform", "encode", "read_payload", "row_source"]
 

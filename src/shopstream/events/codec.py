@@ -19,10 +19,8 @@ import numpy as np
 import pyarrow as pa
 
 from shopstream.events import arrow_ipc, text
-from shopstream.events.identity import EVENT_ID_SQL_OVER_INTEGERS
-from shopstream.events.rows import RowError
-from shopstream.events.schema import EVENT_FIELDS, REES46_COLUMNS, WIRE_SCHEMA
-from shopstream.events.validation import Fault, Reason, first_faults, price_units, time_us
+from shopstream.events.schema import EVENT_FIELDS, EVENT_ID_SQL_OVER_INTEGERS, REES46_COLUMNS, WIRE_SCHEMA
+from shopstream.events.validation import Fault, Reason, RowError, first_faults, price_units, time_us
 
 __all__ = ["REJECT_SCHEMA", "Decoded", "Decoder", "decode", "encode_arrow", "encode_csv", "encode_json"]
 

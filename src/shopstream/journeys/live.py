@@ -1,4 +1,8 @@
-"""What shoppers do right now: active sessions, the funnel, open carts, top lists.
+"""The windows behind the live view: the same declarations that rules are made of.
+
+What products are called: category and brand, kept once for each product instead of in every pane.
+
+What shoppers do right now: active sessions, the funnel, open carts, top lists.
 
 All of it is read from window state that the engine keeps anyway; nothing here looks at single events. "Now" is the
 engine's watermark, so a replay of last year shows last year's afternoon.
@@ -6,17 +10,111 @@ engine's watermark, so a replay of last year shows last year's afternoon.
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
+
+import duckdb
 
 from shopstream.clock import from_ms
 from shopstream.engine.engine import Engine
-from shopstream.engine.operators import SessionOperator, SlidingOperator, WindowOperator
+from shopstream.engine.operators import BATCH, SessionOperator, SlidingOperator, WindowOperator
+from shopstream.engine.signals import Signal
 from shopstream.engine.watermark import BEGINNING
-from shopstream.journeys.names import ProductNames
+from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.journeys.ports import LiveStore
-from shopstream.journeys.windows import CART_LINES, PRODUCTS, SESSIONS, SPANS
 
-__all__ = ["LiveJourneys"]
+__all__ = ["CART_LINES", "PRODUCTS", "SESSIONS", "SESSION_GAP", "SPANS", "LiveJourneys", "ProductNames"]
+
+SESSION_GAP: Final = timedelta(minutes=30)
+SPANS: Final = (timedelta(minutes=15), timedelta(minutes=60))
+"""How far the funnel and the top lists look back."""
+
+_MINUTE_MS: Final = 60_000
+_HOUR_MS: Final = 60 * _MINUTE_MS
+
+SESSIONS: Final = WindowDeclaration(
+    name="journey_sessions",
+    kind=WindowKind.SESSION,
+    gap_ms=SESSION_GAP // timedelta(milliseconds=1),
+    key=("user_id", "user_session"),
+    measures={
+        "events": "count(*)",
+        "views": "count(*) filter (where event_type = 'view')",
+        "carts": "count(*) filter (where event_type = 'cart')",
+        "purchases": "count(*) filter (where event_type = 'purchase')",
+        "spent": "sum(price) filter (where event_type = 'purchase')",
+    },
+)
+"""One shopper's visit: the tracker's session id, cut at 30 minutes of silence because such ids can live for months."""
+
+PRODUCTS: Final = WindowDeclaration(
+    name="journey_products",
+    kind=WindowKind.SLIDING,
+    size_ms=_HOUR_MS,
+    slide_ms=_MINUTE_MS,
+    key=("product_id",),
+    measures={
+        "views": "count(*) filter (where event_type = 'view')",
+        "carts": "count(*) filter (where event_type = 'cart')",
+        "purchases": "count(*) filter (where event_type = 'purchase')",
+        "revenue": "sum(price) filter (where event_type = 'purchase')",
+    },
+)
+"""What is looked at and bought; categories and brands are sums of products (see `journeys.names`)."""
+
+CART_LINES: Final = WindowDeclaration(
+    name="journey_cart_lines",
+    kind=WindowKind.SLIDING,
+    size_ms=24 * _HOUR_MS,
+    slide_ms=_HOUR_MS,
+    key=("user_id", "product_id"),
+    filter="event_type <> 'view'",
+    measures={
+        "carted_at": "max(event_time) filter (where event_type = 'cart')",
+        "removed_at": "max(event_time) filter (where event_type = 'remove_from_cart')",
+        "bought_at": "max(event_time) filter (where event_type = 'purchase')",
+        "worth": "max(price)",
+    },
+)
+"""The cart ledger of the last 24 hours."""
+
+
+class ProductNames:
+    """A table `product_names` (product_id, category, brand); grows with the catalogue.
+
+    Args:
+        connection: of the engine's database.
+        declaration: the window over products that this belongs to.
+    """
+
+    columns: tuple[str, ...] = ("brand", "category_code", "category_id", "product_id")
+    ordered = False
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, declaration: WindowDeclaration) -> None:
+        self.declaration = declaration
+        self._connection = connection
+        connection.execute("CREATE TABLE product_names (product_id BIGINT, category VARCHAR, brand VARCHAR)")
+
+    def absorb(self) -> None:
+        """Take the names of products that are new."""
+        self._connection.execute(f"""
+            INSERT INTO product_names
+            SELECT product_id, coalesce(max(category_code), '(no code) ' || max(category_id)), max(brand)
+            FROM {BATCH} ANTI JOIN product_names USING (product_id) GROUP BY product_id""")
+
+    def advance(self, watermark_ms: int) -> list[Signal]:  # noqa: ARG002  names know no time
+        """Names give no signals."""
+        return []
+
+    def forget(self, watermark_ms: int) -> None:
+        """Nothing gets too old: a catalogue is bounded."""
+
+    def state_tables(self) -> tuple[str, ...]:
+        """The names."""
+        return ("product_names",)
+
+    def resume(self, watermark_ms: int) -> None:
+        """Nothing else to take up."""
+
 
 _MS = timedelta(milliseconds=1)
 _SHOWN = 50

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 
 from shopstream.clock import Clock
-from shopstream.engine.objects import ObjectStore
+from shopstream.engine.checkpoint import ObjectStore
 from shopstream.errors import RetryableError
 
 __all__ = ["SharedLiveStore"]

@@ -32,6 +32,7 @@ from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.table import Table
 
 from shopstream.aws.clients import client, error_code, explained
+from shopstream.aws.objects import delete_objects, list_objects, split_url
 from shopstream.clock import Clock
 from shopstream.errors import BackpressureError, ConfigurationError, RetryableError, StateError
 from shopstream.lakehouse.catalog import CATALOG_NAME, LakeCatalog, OutcomeUnknownError
@@ -44,8 +45,6 @@ __all__ = ["AwsLakehouse", "GlueLakeCatalog", "S3Storage"]
 _SERVER_ERROR = 500
 _KEPT_VERSIONS = 3
 _REPLACED = {"format-version": "2", "commit.retry.num-retries": "0"}
-_MOST_DELETIONS = 1000
-"""Keys that S3 takes in one DeleteObjects."""
 
 
 @contextmanager
@@ -78,7 +77,7 @@ class S3Storage:
 
     def keep(self, draft: Path, location: str) -> int:
         """Put a finished draft to S3 and delete it here; bytes it has."""
-        bucket, key = _split(location)
+        bucket, key = split_url(location)
         size = draft.stat().st_size
         try:
             with draft.open("rb") as body, explained(f"to write to bucket {bucket}"):
@@ -88,33 +87,22 @@ class S3Storage:
         return size
 
     def remove(self, locations: Iterable[str]) -> int:
-        """Delete files; returns how many were asked for (S3 does not tell which were there)."""
+        """Delete files; returns how many were requested (S3 does not report which existed)."""
         keys: dict[str, list[str]] = {}
         for location in locations:
-            bucket, key = _split(location)
+            bucket, key = split_url(location)
             keys.setdefault(bucket, []).append(key)
         for bucket, of_bucket in keys.items():
-            for start in range(0, len(of_bucket), _MOST_DELETIONS):
-                some = [{"Key": key} for key in of_bucket[start : start + _MOST_DELETIONS]]
-                with explained(f"to delete from bucket {bucket}"):
-                    answer = self._s3.delete_objects(Bucket=bucket, Delete={"Objects": some, "Quiet": True})
-                    for failed in answer.get("Errors", []):
-                        raise ClientError({"Error": failed}, "DeleteObjects")
+            with explained(f"to delete from bucket {bucket}"):
+                delete_objects(self._s3, bucket, of_bucket)
         return sum(map(len, keys.values()))
 
     def listing(self, folder: str) -> Iterator[tuple[str, float]]:
         """Every file below a folder, with the time of its last change in s since 1970."""
-        bucket, prefix = _split(folder)
-        pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/")
+        bucket, prefix = split_url(folder)
         with explained(f"to list bucket {bucket}"):
-            for page in pages:
-                for entry in page.get("Contents", []):
-                    yield f"s3://{bucket}/{entry['Key']}", entry["LastModified"].timestamp()
-
-
-def _split(location: str) -> tuple[str, str]:
-    bucket, _, key = location.removeprefix("s3://").partition("/")
-    return bucket, key
+            for item in list_objects(self._s3, bucket, f"{prefix}/"):
+                yield f"s3://{bucket}/{item['Key']}", item["LastModified"].timestamp()
 
 
 class _Glue(GlueCatalog):

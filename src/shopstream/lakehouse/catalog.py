@@ -14,9 +14,8 @@ from pyiceberg.table.snapshots import Snapshot
 from tenacity import RetryError, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from shopstream.errors import RetryableError, StateError
-from shopstream.lakehouse.files import FileWriter
+from shopstream.lakehouse.files import FileWriter, Storage
 from shopstream.lakehouse.settings import LakehouseSettings
-from shopstream.lakehouse.storage import Storage
 from shopstream.lakehouse.tables import TABLES
 
 __all__ = [

@@ -21,7 +21,7 @@ from shopstream.errors import PermanentError, RetryableError
 from shopstream.events.codec import decode
 from shopstream.events.schema import DEAD_LETTER_FIELDS
 from shopstream.lakehouse.ports import Lakehouse, LakeTable
-from shopstream.lakehouse.views import create_views
+from shopstream.lakehouse.tables import create_views
 from shopstream.stream.ports import MAX_PUT_BYTES, MAX_PUT_RECORDS, NewRecord, StreamWriter
 
 __all__ = ["LEDGER_FILE", "DeadLetters", "Outcome", "Replayed"]

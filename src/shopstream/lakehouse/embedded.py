@@ -1,4 +1,6 @@
-"""The lakehouse on local files: Iceberg tables by PyIceberg, the catalog in SQLite.
+"""A PyIceberg FileIO that forces every file it writes to the disk before the commit that names it.
+
+The lakehouse on local files: Iceberg tables by PyIceberg, the catalog in SQLite.
 
 Order of a commit, and what a crash between two steps leaves:
 
@@ -7,24 +9,93 @@ Order of a commit, and what a crash between two steps leaves:
 3. one UPDATE in SQLite moves the table to the new metadata: rows and positions are there, all or nothing
 """
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from io import BufferedWriter, FileIO
 from pathlib import Path
 
 from filelock import FileLock
 from pyiceberg.catalog.sql import SqlCatalog
+from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO
 from sqlalchemy import URL
 from sqlalchemy.exc import OperationalError
 
 from shopstream.clock import Clock
 from shopstream.errors import RetryableError
 from shopstream.lakehouse.catalog import CATALOG_NAME, LakeCatalog
-from shopstream.lakehouse.durable import DurableFileIO, sync_file
 from shopstream.lakehouse.iceberg import IcebergLakehouse
 from shopstream.lakehouse.settings import LakehouseSettings
 from shopstream.lakehouse.tables import NAMESPACE
 
-__all__ = ["CATALOG_FILE", "EmbeddedLakehouse", "LocalCatalog", "LocalStorage"]
+__all__ = [
+    "CATALOG_FILE",
+    "DurableFileIO",
+    "EmbeddedLakehouse",
+    "LocalCatalog",
+    "LocalStorage",
+    "sync_directory",
+    "sync_file",
+]
+
+
+def sync_directory(folder: Path) -> None:
+    """Force a folder's list of files to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Force a finished file and its name to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    sync_directory(path.parent)
+
+
+class _SyncedStream(BufferedWriter):
+    """A file that is on the disk once it is closed."""
+
+    def __init__(self, path: Path, *, overwrite: bool) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        super().__init__(FileIO(path, "w" if overwrite else "x"), buffer_size=1 << 20)
+
+    def close(self) -> None:
+        """Flush, sync, close."""
+        if self.closed:
+            return
+        self.flush()
+        os.fsync(self.fileno())
+        super().close()
+        sync_directory(self._path.parent)
+
+
+class _DurableFile(PyArrowFile):
+    """A local file whose writes are durable."""
+
+    def create(self, overwrite: bool = False) -> _SyncedStream:
+        """Open for writing.
+
+        Raises:
+            FileExistsError: it is there and `overwrite` is not set.
+        """
+        return _SyncedStream(Path(self._path), overwrite=overwrite)
+
+
+class DurableFileIO(PyArrowFileIO):
+    """PyIceberg's Arrow FileIO for local files, with durable writes; reads are the same."""
+
+    def new_output(self, location: str) -> _DurableFile:
+        """A file to write."""
+        file = super().new_output(location)
+        return _DurableFile(location=location, path=file._path, fs=file._filesystem)  # noqa: SLF001  its only way out
+
 
 CATALOG_FILE = "catalog.db"
 """The SQLite catalog, inside the lakehouse's folder."""

@@ -6,15 +6,22 @@ atomic step as the rows: a load that was cut short goes on there, and a file tha
 Rejected rows are committed first, under a mark of their own, so that they neither vanish nor double.
 
 Duplicates are dropped inside a block; blocks are cut between two times, so that in a file sorted by time none escapes.
+
+Bulk load by many machines: the blocks of a file are decoded and written side by side, and committed here in order.
+
+What runs on the machines is what `ingest` runs in its threads, on the same blocks, so the rows, the dead letters and
+their ids are the same, and so is the account of how far a file has come: what one began, the other may finish.
 """
 
 import json
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from hashlib import md5
+from itertools import islice
 from pathlib import Path
 from typing import Self
 
@@ -25,13 +32,13 @@ import pyarrow as pa
 from shopstream.clock import Clock
 from shopstream.events.codec import Decoder
 from shopstream.events.schema import DEAD_LETTER_FIELDS, arrow_schema
-from shopstream.events.sources import Block, Source, identify, open_blocks
+from shopstream.events.sources import Block, Source, identify, open_blocks, plan_blocks
 from shopstream.events.validation import time_us
 from shopstream.lakehouse.files import FileWriter
 from shopstream.lakehouse.iceberg import IcebergLakehouse
 from shopstream.lakehouse.ports import LakeTable
 
-__all__ = ["BlockWriter", "IngestResult", "Part", "PartSource", "ingest"]
+__all__ = ["BlockWriter", "IngestResult", "Part", "PartSource", "Piece", "Spread", "in_waves", "ingest"]
 
 _WORKERS = 2
 _BLOCKS_A_COMMIT = 16
@@ -300,3 +307,47 @@ def _repeated(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.intp]:
     ordered = np.sort(numbers)
     repeated = ordered[1:][ordered[1:] == ordered[:-1]]
     return np.flatnonzero(np.isin(numbers, repeated)) if len(repeated) else np.empty(0, np.intp)
+
+
+Piece = tuple[int, int | None]
+"""Where a machine begins and ends; see `events.sources.plan_blocks`."""
+
+Spread = Callable[[Callable[[Piece], list[Part]], Sequence[Piece]], Sequence[list[Part]]]
+"""Applies a function to each piece, wherever; gives the results in order. The function can be pickled."""
+
+
+def in_waves(spread: Spread, at_once: int) -> PartSource:
+    """For `ingest`: so many pieces at once, spread over machines.
+
+    Files of pieces that were not committed are deleted here; those of a machine that was lost are orphans of the lake
+    (`shopstream lake orphans`).
+
+    Args:
+        spread: applies a function on the machines.
+        at_once: pieces of one wave; some for each core, since the slowest decides when the next wave begins.
+    """
+
+    def parts(writer: BlockWriter, source: Source, start: int) -> Iterator[Part]:
+        pieces = plan_blocks(source, start)
+        while wave := list(islice(pieces, at_once)):
+            waiting = [part for found in spread(partial(_load, writer, source), wave) for part in found]
+            try:
+                while waiting:
+                    yield waiting.pop(0)
+            finally:
+                writer.files.storage.remove(file for part in waiting for file in part.files)
+
+    return parts
+
+
+def _load(writer: BlockWriter, source: Source, piece: Piece) -> list[Part]:
+    start, end = piece
+    parts = []
+    with open_blocks(source, start) as blocks:
+        for block in blocks:
+            if end is not None and block.start >= end:
+                break
+            parts.append(writer.write(block))
+            if end is not None and block.end >= end:
+                break
+    return parts

@@ -22,8 +22,7 @@ from shopstream.errors import RetryableError, StateError
 from shopstream.lakehouse.catalog import LakeCatalog, NotCommittedError, add_nothing, carrier_of
 from shopstream.lakehouse.files import ROW_GROUP, ParquetFile, conform
 from shopstream.lakehouse.ports import LakeTable
-from shopstream.lakehouse.tables import TABLES
-from shopstream.lakehouse.views import register_storage, view_sql
+from shopstream.lakehouse.tables import TABLES, register_storage, view_sql
 
 __all__ = ["compact", "expire", "find_orphans"]
 

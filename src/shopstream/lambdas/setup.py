@@ -10,9 +10,8 @@ from shopstream.clock import Clock
 from shopstream.config import Settings
 from shopstream.detection.allowlist import AllowList, load_allow_list
 from shopstream.detection.baseline import Baselines
-from shopstream.detection.detectors.shipped import shipped_bank
-from shopstream.detection.rule_bundle import unpack_rules
-from shopstream.detection.rule_matcher import RuleWords
+from shopstream.detection.detectors.shipped import shipped_runner
+from shopstream.detection.rule_matcher import RuleInfo, read_rule_bundle
 from shopstream.errors import ConfigurationError
 from shopstream.incidents.aws import DetectorState, DynamoIncidentStore, SnsChannel
 from shopstream.incidents.detection_runner import Judging
@@ -54,7 +53,7 @@ def open_incidents(settings: Settings, clock: Clock) -> Incidents:
     return Incidents(store, store.sender(channels))
 
 
-def packed_rules() -> dict[str, RuleWords]:
+def packed_rules() -> dict[str, RuleInfo]:
     """The rules of the package; without one, those that are shipped.
 
     Raises:
@@ -62,8 +61,8 @@ def packed_rules() -> dict[str, RuleWords]:
     """
     packed = _HERE / "rules.json"
     if packed.is_file():
-        return dict(unpack_rules(packed.read_bytes(), packed.name))
-    from shopstream.detection.loader import load_rules  # noqa: PLC0415  a package has no SQL parser
+        return dict(read_rule_bundle(packed.read_bytes(), packed.name))
+    from shopstream.detection.rule import load_rules  # noqa: PLC0415  a package has no SQL parser
 
     return {rule_id: rule for rule_id, rule in load_rules().items() if rule.enabled}
 
@@ -80,7 +79,7 @@ def open_line(settings: Settings, clock: Clock, logger: Logger, incidents: Incid
     if settings.aws.baselines and baselines is None:
         logger.warning("no baselines yet: detectors learn as they go")
     build = _judge(rules, settings, baselines, allow_list, incidents)
-    known = frozenset([*rules, *shipped_bank(settings.detection, baselines).reads])
+    known = frozenset([*rules, *shipped_runner(settings.detection, baselines).reads])
     return Line(
         build=build,
         known=known,
@@ -92,14 +91,14 @@ def open_line(settings: Settings, clock: Clock, logger: Logger, incidents: Incid
 
 
 def _judge(
-    rules: dict[str, RuleWords],
+    rules: dict[str, RuleInfo],
     settings: Settings,
     baselines: Baselines | None,
     allow_list: AllowList,
     incidents: Incidents,
 ) -> Callable[[], Judging]:
     def build() -> Judging:
-        return Judging(rules, shipped_bank(settings.detection, baselines), allow_list, incidents.store)
+        return Judging(rules, shipped_runner(settings.detection, baselines), allow_list, incidents.store)
 
     return build
 

@@ -22,7 +22,7 @@ from typing import Any, Final
 from aws_lambda_powertools import Logger
 
 from shopstream.detection.detection import Severity
-from shopstream.engine.signal_codec import SignalAssembly, SignalBatch, decode_signals
+from shopstream.engine.signals import SignalAssembler, SignalBatch, decode_signals
 from shopstream.errors import DecodeError, ShopstreamError, StateError
 from shopstream.incidents.detection_runner import Judging
 from shopstream.incidents.incident import Change
@@ -98,7 +98,7 @@ class Line:
         self._failed = failed
         self._logger = logger
         self._judging: Judging | None = None
-        self._assembly = SignalAssembly()
+        self._assembly = SignalAssembler()
         self._generation = 0
         self._positions: dict[str, int] = {}
         self._until_ms: int | None = None
@@ -134,7 +134,7 @@ class Line:
         if self._judging is not None and self._states.generation() == self._generation:
             return
         self._judging = None
-        judging, assembly = self._build(), SignalAssembly()
+        judging, assembly = self._build(), SignalAssembler()
         saved = self._states.load()
         if saved is not None:
             detectors, waiting = _parts_of(saved.state)

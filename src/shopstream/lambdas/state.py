@@ -31,7 +31,7 @@ class SavedDetection:
 
     Args:
         generation: how often it was saved before, and this time.
-        state: of `DetectorBank.snapshot()`, or whatever JSON-ready state was given.
+        state: of `DetectorRunner.snapshot()`, or whatever JSON-ready state was given.
         positions: shard → sequence number of the last signal in it.
         until_ms: event time up to which everything was told; None before the first.
         saved_ms: processing time.

@@ -10,7 +10,7 @@ import duckdb
 
 from shopstream.errors import ConfigurationError
 from shopstream.lakehouse.ports import Lakehouse, LakeTable
-from shopstream.lakehouse.views import create_views
+from shopstream.lakehouse.tables import create_views
 from shopstream.models.reports import open_reports
 
 __all__ = ["QueryResult", "query"]

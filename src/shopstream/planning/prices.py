@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from shopstream.errors import ConfigurationError
-from shopstream.yaml_files import MAX_BYTES, Lines, YamlError, line_of, read_mapping, said, unknown_word
+from shopstream.yaml_files import Document, YamlError, YamlFiles, unknown_word
 
 __all__ = ["DEFAULT_REGION", "UNITS", "Price", "PriceList", "packaged_prices", "read_prices"]
 
@@ -141,7 +142,7 @@ class PriceList:
 
 def packaged_prices() -> str:
     """The packaged file, to start an own one from."""
-    return (files("shopstream.planning") / "prices.yml").read_text(encoding="utf-8")
+    return _packaged().read_text(encoding="utf-8")
 
 
 def read_prices(region: str = DEFAULT_REGION, path: Path | None = None) -> PriceList:
@@ -154,18 +155,8 @@ def read_prices(region: str = DEFAULT_REGION, path: Path | None = None) -> Price
     Raises:
         ConfigurationError: the file is wrong (says file, line and remedy), or prices of the region are missing.
     """
-    packaged = _read(packaged_prices().encode(), "prices.yml")
-    own = None
-    if path is not None:
-        try:
-            with path.open("rb") as file:
-                content = file.read(MAX_BYTES + 1)
-        except OSError as error:
-            raise ConfigurationError(
-                f"expected a price list at {path}, cannot read it ({error.strerror}); write one with "
-                "`shopstream plan --show-prices`"
-            ) from error
-        own = _read(content, str(path))
+    (packaged,) = _FILES.load(_packaged()).values()
+    own = next(iter(_FILES.load(path).values())) if path else None
     lists = [found for found in (packaged, own) if found is not None and region in found.regions]
     if not lists:
         known = sorted({*packaged.regions, *(own.regions if own else ())})
@@ -184,34 +175,24 @@ def read_prices(region: str = DEFAULT_REGION, path: Path | None = None) -> Price
     return PriceList(region, newest.as_of, MappingProxyType(prices), str(path) if newest is own else "packaged list")
 
 
-def _read(content: bytes, name: str) -> _File:
-    try:
-        data, lines = read_mapping(content, one="price list", begin="`as_of: 2027-01-31`")
-    except YamlError as error:
-        raise ConfigurationError("; ".join(f"{name}:{line}: {text}" for line, text in error.problems)) from error
-    try:
-        read = _File.model_validate(data)
-    except ValidationError as error:
-        raise ConfigurationError("; ".join(_problem(item, lines, name) for item in error.errors())) from error
+def _packaged() -> Traversable:
+    return files("shopstream.planning") / "prices.yml"
+
+
+def _list(document: Document) -> _File:
+    read = document.validate(_File, _REMEDIES)
+    problems: list[tuple[int, str]] = []
     for region, prices in read.regions.items():
         for price, found in prices.items():
             place = ("regions", region, price)
             if price not in UNITS:
-                raise ConfigurationError(f"{name}:{line_of(lines, place)}: {unknown_word(price, UNITS)}")
-            if found.unit != UNITS[price]:
-                raise ConfigurationError(
-                    f"{name}:{line_of(lines, (*place, 'unit'))}: expected the price of one {UNITS[price]}, got one of "
-                    f"{found.unit!r}; convert it"
-                )
+                problems.append((document.line(place), unknown_word(price, UNITS)))
+            elif found.unit != UNITS[price]:
+                text = f"expected the price of one {UNITS[price]}, got one of {found.unit!r}; convert it"
+                problems.append((document.line((*place, "unit")), text))
+    if problems:
+        raise YamlError(*problems)
     return read
 
 
-def _problem(item: Mapping[str, object], lines: Lines, name: str) -> str:
-    place = item["loc"]
-    if not isinstance(place, tuple):
-        raise TypeError(f"expected Pydantic's place of an error, got {place!r}")
-    where = f"{name}:{line_of(lines, place)}: {'.'.join(map(str, place))}"
-    if item["type"] == "extra_forbidden":
-        return f"{where}: {unknown_word(str(place[-1]), [*Price.model_fields, *_File.model_fields])}"
-    remedy = _REMEDIES.get(str(place[-1]))
-    return f"{where}: {said(item)}" + (f"; {remedy}" if remedy else "")
+_FILES = YamlFiles("price list", _list, "`as_of: 2027-01-31`, as `shopstream plan --show-prices` writes it")

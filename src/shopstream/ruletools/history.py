@@ -16,7 +16,7 @@ from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.ingest import ingest
 from shopstream.lakehouse.ports import Lakehouse, LakeTable
 from shopstream.lakehouse.settings import LakehouseSettings
-from shopstream.lakehouse.views import create_views
+from shopstream.lakehouse.tables import create_views
 
 __all__ = ["EVENTS", "History", "loaded", "open_history"]
 

@@ -28,22 +28,22 @@ from typing import Annotated
 
 import duckdb
 import pyarrow as pa
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from shopstream.clock import from_ms, to_ms
 from shopstream.detection.rule import Rule, RuleStatus
 from shopstream.detection.rule_matcher import detect
 from shopstream.engine.compile import batch_sql
 from shopstream.engine.derived_columns import derived_rows
-from shopstream.engine.signal import Signal
+from shopstream.engine.signals import Signal
 from shopstream.errors import ConfigurationError
 from shopstream.events.codec import decode
 from shopstream.incidents.episode import Episode, gather
-from shopstream.yaml_files import MAX_BYTES, YamlError, line_of, read_mapping, said
+from shopstream.yaml_files import YamlFiles
 
 __all__ = ["Expected", "Innocent", "RuleTest", "Trial", "read_test", "signals_of", "try_rule"]
 
-_EVENTS, _EXPECTED = "events.csv", "expected.yml"
+_EVENTS = "events.csv"
 _MAX_EVENTS_BYTES = 64 << 20
 _SPANS = ("start_ms", "end_ms", "first_event_ms", "last_event_ms")
 
@@ -141,29 +141,19 @@ class Trial:
         return not (self.missing or self.unexpected or self.accused or self.absent)
 
 
+_EXPECTED_FILES = YamlFiles("rule test", lambda document: document.validate(_File, {}), "incidents: and innocent:")
+
+
 def read_test(folder: Path) -> RuleTest:
     """Read a test.
 
     Raises:
         ConfigurationError: a file is missing or wrong; names file, line and remedy.
     """
-    expected = folder / _EXPECTED
-    content = _bytes(expected, MAX_BYTES)
-    try:
-        data, lines = read_mapping(content, one="one test", begin="incidents: and innocent:")
-        file = _File.model_validate(data)
-    except YamlError as error:
-        raise ConfigurationError("\n".join(f"{expected}:{line}: {text}" for line, text in error.problems)) from error
-    except ValidationError as error:
-        problems = [
-            f"{expected}:{line_of(lines, item['loc'])}: {'.'.join(map(str, item['loc']))}: {said(item)}; "
-            "see the form in the documentation of rules"
-            for item in error.errors()
-        ]
-        raise ConfigurationError("\n".join(problems)) from error
+    (file,) = _EXPECTED_FILES.load(folder / "expected.yml").values()
     events = folder / _EVENTS
     # Arrival has no part in a test: years later than any event, so that none is from the future.
-    decoded = decode([_bytes(events, _MAX_EVENTS_BYTES)], [to_ms(datetime(2100, 1, 1, tzinfo=UTC))])
+    decoded = decode([_bytes(events)], [to_ms(datetime(2100, 1, 1, tzinfo=UTC))])
     if decoded.rejects.num_rows:
         first = decoded.rejects.slice(0, 1).to_pylist()[0]
         raise ConfigurationError(
@@ -173,16 +163,16 @@ def read_test(folder: Path) -> RuleTest:
     return RuleTest(folder, decoded.events, file.incidents, file.innocent)
 
 
-def _bytes(path: Path, most: int) -> bytes:
+def _bytes(path: Path) -> bytes:
     try:
         with path.open("rb") as handle:
-            content = handle.read(most + 1)
+            content = handle.read(_MAX_EVENTS_BYTES + 1)
     except OSError as error:
         raise ConfigurationError(
-            f"expected a rule's test in {path.parent} ({_EVENTS} and {_EXPECTED}), {path.name}: {error.strerror}"
+            f"expected a rule's test in {path.parent} ({_EVENTS} and expected.yml), {path.name}: {error.strerror}"
         ) from error
-    if len(content) > most:
-        raise ConfigurationError(f"expected at most {most} bytes in {path}; a test needs few events")
+    if len(content) > _MAX_EVENTS_BYTES:
+        raise ConfigurationError(f"expected at most {_MAX_EVENTS_BYTES} bytes in {path}; a test needs few events")
     return content
 
 

@@ -1,11 +1,8 @@
 """A scenario as data: what happens, from which figures one case is drawn, and what detection owes it.
 
 `docs/scenarios.md` explains each word with an example.
-
-Reads scenario files: YAML in, checked scenarios out, or problems that say file, line, scenario and remedy.
 """
 
-import hashlib
 import math
 import re
 import zlib
@@ -18,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_type_hints
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from shopstream.clock import from_ms, to_ms
 from shopstream.detection.detection import Nature
@@ -31,18 +28,16 @@ from shopstream.simulation.fraud import Carding, Hoarding, Scalping
 from shopstream.simulation.injection import Episode, Label, Overlay, Scenario, World
 from shopstream.simulation.surges import FlashSale
 from shopstream.simulation.target import SITE, Key, busy_keys
-from shopstream.yaml_files import YamlError, content_of, line_of, misplaced_words, read_mapping, said, yaml_files
+from shopstream.yaml_files import Document, YamlError, YamlFiles
 
 __all__ = [
     "KINDS",
+    "SCENARIO_FILES",
     "Domain",
     "DrawnScenario",
     "ScenarioFile",
-    "ScenarioProblem",
     "Target",
     "load_scenarios",
-    "read_scenario",
-    "read_scenarios",
     "shipped_scenarios",
 ]
 
@@ -191,26 +186,6 @@ class Target(BaseModel):
         if self.critical is not None:
             parts.append(f"{self.critical} critical, ≤ {self.informational} informational")
         return ", ".join(parts)
-
-
-@dataclass(frozen=True, slots=True)
-class ScenarioProblem:
-    """What is wrong with a scenario file, and where.
-
-    Args:
-        file, line: the place; lines count from 1.
-        scenario: id of the scenario (the file's stem).
-        problem: expected what, came what; do what.
-    """
-
-    file: str
-    line: int
-    scenario: str
-    problem: str
-
-    def __str__(self) -> str:
-        """One line, in the form that editors jump to."""
-        return f"{self.file}:{self.line}: scenario {self.scenario}: {self.problem}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,7 +387,6 @@ class ScenarioFile(BaseModel):
         return list(found.values())
 
 
-_WORDS = tuple(name for name in ScenarioFile.model_fields if name not in {"source", "version"})
 _REMEDIES = {
     "id": "name it like the file, without .yml",
     "title": "say in one line what happens",
@@ -439,60 +413,16 @@ def load_scenarios(folder: Path | None = None) -> dict[str, ScenarioFile]:
     Raises:
         ConfigurationError: no such folder; or files that do not fit, one line each: `file:line: scenario id: problem`.
     """
-    scenarios, problems = read_scenarios(shipped_scenarios())
-    if folder is not None:
-        own, own_problems = read_scenarios(folder)
-        scenarios, problems = scenarios | own, problems + own_problems
+    return SCENARIO_FILES.load(shipped_scenarios(), *([folder] if folder else []))
+
+
+def _scenario(document: Document) -> ScenarioFile:
+    scenario = document.validate(ScenarioFile, _REMEDIES, source=document.file, version=document.version)
+    problems = [(document.line(place), text) for place, text in scenario.problems()]
     if problems:
-        raise ConfigurationError("\n".join(map(str, problems)))
-    return dict(sorted(scenarios.items()))
-
-
-def read_scenarios(folder: Traversable | Path) -> tuple[dict[str, ScenarioFile], list[ScenarioProblem]]:
-    """The scenarios of one folder, and what is wrong with the files that are none.
-
-    Raises:
-        ConfigurationError: no such folder.
-    """
-    scenarios: dict[str, ScenarioFile] = {}
-    problems: list[ScenarioProblem] = []
-    for file, stem, misnamed in yaml_files(folder, "scenarios"):
-        if misnamed:
-            problems.append(ScenarioProblem(str(file), 1, stem, misnamed))
-            continue
-        scenario, found = read_scenario(file)
-        problems += found
-        if scenario is not None:
-            scenarios[scenario.id] = scenario
-    return scenarios, problems
-
-
-def read_scenario(file: Traversable | Path) -> tuple[ScenarioFile | None, list[ScenarioProblem]]:
-    """One scenario file: the scenario, or what is wrong with it.
-
-    Raises:
-        ConfigurationError: the file cannot be read.
-    """
-    stem, content = file.name.removesuffix(".yml"), content_of(file, "scenario file")
-    try:
-        return _build(content, stem, str(file)), []
-    except YamlError as found:
-        return None, [ScenarioProblem(str(file), line, stem, text) for line, text in found.problems]
-
-
-def _build(content: bytes, stem: str, source: str) -> ScenarioFile:
-    data, lines = read_mapping(content, one="one scenario", begin=f"id: and title: of {_WORDS}")
-    problems = misplaced_words(data, lines, _WORDS, stem)
-    known = {word: value for word, value in data.items() if word in _WORDS}
-    version = hashlib.sha256(content).hexdigest()[:12]
-    try:
-        scenario = ScenarioFile.model_validate({**known, "source": source, "version": version})
-    except ValidationError as error:
-        for item in error.errors():
-            where = ".".join(str(part) for part in item["loc"])
-            problems.append((line_of(lines, item["loc"]), f"{where}: {said(item)}; {_REMEDIES[str(item['loc'][0])]}"))
-        raise YamlError(*sorted(problems)) from error
-    problems += [(line_of(lines, place), text) for place, text in scenario.problems()]
-    if problems:
-        raise YamlError(*sorted(problems))
+        raise YamlError(*problems)
     return scenario
+
+
+SCENARIO_FILES = YamlFiles("scenario", _scenario, "id: and title:")
+"""Reads scenario files: YAML in, checked scenarios out."""

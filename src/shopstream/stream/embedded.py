@@ -1,4 +1,8 @@
-"""The embedded stream: a durable, sharded, append-only log in one SQLite file.
+"""Which shard takes which hash key, in the embedded stream's file: numbers and ids, routes, lineage.
+
+What the embedded stream holds and how far its consumers lag, answered without reading payloads.
+
+The embedded stream: a durable, sharded, append-only log in one SQLite file.
 
 Promises, each with a test:
 
@@ -13,20 +17,22 @@ Promises, each with a test:
 - Any number of threads and processes write and read at once; readers never wait for writers.
 """
 
+import re
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from sqlite3 import Connection
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from shopstream.clock import Clock
 from shopstream.errors import BackpressureError, PermanentError, StateError
 from shopstream.stream.database import PAGE_BYTES, Database, create
-from shopstream.stream.embedded_status import StreamStatus, oldest_unread_ms, shard_statuses
-from shopstream.stream.limits import check_put
 from shopstream.stream.ports import (
+    HASH_KEY_SPACE,
     MAX_PUT_BYTES,
     TRIM_HORIZON,
     NewRecord,
@@ -35,20 +41,200 @@ from shopstream.stream.ports import (
     ReadBatch,
     Record,
     Shard,
+    check_put,
+    hash_key,
 )
 from shopstream.stream.settings import StreamSettings
-from shopstream.stream.topology import (
-    Routes,
-    first_rows,
-    listed_shards,
-    one_shard,
-    open_range,
-    reshape,
-    shard_id_of,
-    shard_number_of,
+
+__all__ = [
+    "EmbeddedStream",
+    "Routes",
+    "ShardStatus",
+    "StreamStatus",
+    "first_rows",
+    "listed_shards",
+    "oldest_unread_ms",
+    "one_shard",
+    "open_range",
+    "reshape",
+    "shard_id_of",
+    "shard_number_of",
+    "shard_statuses",
+]
+
+_SHARD_ID = re.compile(r"shardId-(\d{12})")
+
+_INSERT_SHARD = (
+    "INSERT INTO shard (shard_no, first_hash_key, last_hash_key, parents, newest_sequence, trimmed_sequence)"
+    " VALUES (?, ?, ?, ?, ?, ?)"
 )
 
-__all__ = ["EmbeddedStream"]
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """Which shard takes which hash key; valid for one shape of the stream."""
+
+    shape: int
+    first_hash_keys: list[int]
+    shard_numbers: list[int]
+
+    @classmethod
+    def read(cls, connection: Connection, shape: int) -> "Routes":
+        """Routes as the file has them now."""
+        rows = connection.execute(
+            "SELECT first_hash_key, shard_no FROM shard WHERE closed_ms IS NULL ORDER BY first_hash_key"
+        ).fetchall()
+        return cls(shape, [int(first, 16) for first, _ in rows], [number for _, number in rows])
+
+    def shard_of(self, record: NewRecord) -> int:
+        """Number of the open shard that takes the record."""
+        key = hash_key(record.partition_key) if record.explicit_hash_key is None else record.explicit_hash_key
+        return self.shard_numbers[bisect_right(self.first_hash_keys, key) - 1]
+
+
+def first_rows(shards: int, start: Position) -> list[tuple[str, tuple[object, ...]]]:
+    """Statements and values that make a new stream of equal shards, whose sequence numbers come after `start`."""
+    bounds = [HASH_KEY_SPACE * i // shards for i in range(shards + 1)]
+    rows: list[tuple[str, tuple[object, ...]]] = [
+        (_INSERT_SHARD, (number, _hex(bounds[number]), _hex(bounds[number + 1] - 1), "", start, start))
+        for number in range(shards)
+    ]
+    return [("INSERT INTO stream VALUES (?, 0, 0)", (start,)), *rows]
+
+
+def shard_id_of(number: int) -> str:
+    """The id that users see, shaped as Kinesis has it."""
+    return f"shardId-{number:012d}"
+
+
+def shard_number_of(shard_id: str) -> int:
+    """The number in a shard id; -1, which no shard has, for a text that is no such id."""
+    match = _SHARD_ID.fullmatch(shard_id)
+    return int(match[1]) if match else -1
+
+
+def listed_shards(connection: Connection, closed_since_ms: int) -> list[Shard]:
+    """Open shards, and closed ones with records or closed since then, in the order they were made."""
+    rows = connection.execute(
+        "SELECT shard_no, first_hash_key, last_hash_key, parents, closed_ms IS NOT NULL FROM shard"
+        " WHERE closed_ms IS NULL OR records > 0 OR closed_ms >= ? ORDER BY shard_no",
+        (closed_since_ms,),
+    ).fetchall()
+    return [
+        Shard(
+            shard_id_of(number),
+            int(first, 16),
+            int(last, 16),
+            tuple(shard_id_of(int(parent)) for parent in parents.split()),
+            bool(closed),
+        )
+        for number, first, last, parents, closed in rows
+    ]
+
+
+def one_shard(connection: Connection, shard_id: str, columns: str) -> tuple[Any, ...]:
+    """Columns of one shard.
+
+    Raises:
+        StateError: no such shard.
+    """
+    row: tuple[Any, ...] | None = connection.execute(
+        f"SELECT {columns} FROM shard WHERE shard_no = ?", (shard_number_of(shard_id),)
+    ).fetchone()
+    if row is None:
+        raise StateError(f"the stream has no shard {shard_id!r}; `shards()` lists those it has")
+    return row
+
+
+def open_range(connection: Connection, shard_id: str) -> tuple[int, int]:
+    """First and last hash key of an open shard.
+
+    Raises:
+        StateError: no such shard, or it is closed.
+    """
+    first, last, closed = one_shard(connection, shard_id, "first_hash_key, last_hash_key, closed_ms")
+    if closed is not None:
+        raise StateError(f"{shard_id} is closed already; take one of its children from `shards()`")
+    return int(first, 16), int(last, 16)
+
+
+def reshape(
+    connection: Connection, parents: Sequence[str], ranges: Sequence[tuple[int, int]], now_ms: int
+) -> list[str]:
+    """Close the parents and open a child for each range; returns the children's ids."""
+    (sequence,) = connection.execute("SELECT last_sequence FROM stream").fetchone()
+    (number,) = connection.execute("SELECT max(shard_no) + 1 FROM shard").fetchone()
+    numbers = [shard_number_of(parent) for parent in parents]
+    connection.executemany(
+        "UPDATE shard SET closed_ms = ? WHERE shard_no = ?", [(now_ms, closed) for closed in numbers]
+    )
+    lineage = " ".join(map(str, numbers))
+    connection.executemany(
+        _INSERT_SHARD,
+        [(number + i, _hex(first), _hex(last), lineage, sequence, sequence) for i, (first, last) in enumerate(ranges)],
+    )
+    connection.execute("UPDATE stream SET shape = shape + 1")
+    return [shard_id_of(number + i) for i in range(len(ranges))]
+
+
+def _hex(key: int) -> str:
+    return f"{key:032x}"
+
+
+@dataclass(frozen=True, slots=True)
+class ShardStatus:
+    """What one shard holds; `bytes` are payloads; arrivals are epoch milliseconds, None without records."""
+
+    shard_id: str
+    closed: bool
+    records: int
+    bytes: int
+    oldest_arrival_ms: int | None
+    newest_arrival_ms: int | None
+    newest_position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStatus:
+    """What the stream holds and the disk it takes, the log of changes included."""
+
+    shards: tuple[ShardStatus, ...]
+    records: int
+    bytes: int
+    disk_bytes: int
+    max_bytes: int
+
+
+def shard_statuses(connection: Connection) -> tuple[ShardStatus, ...]:
+    """Open shards, and closed ones that hold records, in the order they were made."""
+    rows = connection.execute(
+        "SELECT shard_no, closed_ms IS NOT NULL, records, bytes,"
+        " (SELECT arrival_ms FROM record WHERE record.shard_no = shard.shard_no ORDER BY sequence_number LIMIT 1),"
+        " newest_arrival_ms, newest_sequence FROM shard WHERE closed_ms IS NULL OR records > 0 ORDER BY shard_no"
+    )
+    return tuple(
+        ShardStatus(shard_id_of(number), bool(closed), records, size, oldest, newest if records else None, position)
+        for number, closed, records, size, oldest, newest, position in rows
+    )
+
+
+def oldest_unread_ms(connection: Connection, committed: Mapping[str, Position]) -> dict[str, int | None]:
+    """Shard id → arrival of the oldest record after the committed position, None where all are read."""
+    return {
+        shard.shard_id: next(
+            (
+                arrival
+                for (arrival,) in connection.execute(
+                    "SELECT arrival_ms FROM record WHERE sequence_number > ? AND shard_no = ?"
+                    " ORDER BY sequence_number LIMIT 1",
+                    (committed.get(shard.shard_id, TRIM_HORIZON), shard_number_of(shard.shard_id)),
+                )
+            ),
+            None,
+        )
+        for shard in shard_statuses(connection)
+    }
+
 
 _COUNTER_BITS = 20  # a million records in one millisecond; lasts until the year 2248 in 63 bits
 _RETIRE_WITH_A_PUT = (1000, 16 << 20)  # records and bytes: more than a put adds, so expired ones never pile up

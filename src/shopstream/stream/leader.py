@@ -11,13 +11,13 @@ from shopstream.clock import Clock
 from shopstream.errors import RetryableError, ShopstreamError
 from shopstream.stream.leases import Lease, Leases, Watch
 
-__all__ = ["ExclusiveLease"]
+__all__ = ["LeaderLease"]
 
 _RENEWALS: Final = 3
 _LOOKS: Final = 10
 
 
-class ExclusiveLease:
+class LeaderLease:
     """The one lease of a name; renewed by a thread while it is held.
 
     Args:

@@ -19,7 +19,7 @@ from typing import Final, Protocol
 
 from shopstream.stream.ports import Position, Shard
 
-__all__ = ["Lease", "Leases", "SharedShards", "Watch", "ready", "to_take"]
+__all__ = ["Lease", "Leases", "SharedShards", "Watch", "assign_shards", "ready"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ def ready(shards: Sequence[Shard], ended: Collection[str]) -> list[str]:
     ]
 
 
-def to_take(me: str, owners: Mapping[str, str | None]) -> list[str]:
+def assign_shards(me: str, owners: Mapping[str, str | None]) -> list[str]:
     """What a worker takes so that all workers come to have the same number, give or take one.
 
     Free ones first, up to the fair share; then from whoever has two more than this one would have.
@@ -208,7 +208,7 @@ class SharedShards:
                 name: self._owner if name in held else None if owners[name] == self._owner else owners[name]
                 for name in ready(shards, ended)
             }
-            for name in to_take(self._owner, may):
+            for name in assign_shards(self._owner, may):
                 self._take(leases[name])
             self._settled = all(
                 name in self._held or (owner not in {None, self._owner} and name in self._watch.changing)

@@ -3,6 +3,10 @@
 A record's payload holds one or many encoded events (see `events.codec`). A writer that aggregates puts only events
 of one shard into one record and sets `explicit_hash_key`. Sequence numbers grow within a shard and mean nothing
 across shards. A resharded stream keeps its closed parents: read a parent to its end before its children.
+
+What one put may hold: the limits of Kinesis, so that what fits here fits there.
+
+How far a consumer is behind, of any stream that can be read.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,8 +15,12 @@ from hashlib import md5
 from types import TracebackType
 from typing import Protocol, Self
 
+from shopstream.clock import Clock
+from shopstream.errors import PermanentError, StateError
+
 __all__ = [
     "HASH_KEY_SPACE",
+    "MAX_PARTITION_KEY_CHARACTERS",
     "MAX_PUT_BYTES",
     "MAX_PUT_RECORDS",
     "MAX_RECORD_BYTES",
@@ -28,7 +36,9 @@ __all__ = [
     "StreamAdmin",
     "StreamReader",
     "StreamWriter",
+    "check_put",
     "hash_key",
+    "lag",
 ]
 
 HASH_KEY_SPACE = 1 << 128
@@ -173,3 +183,70 @@ class Stream(StreamWriter, StreamReader, StreamAdmin, ConsumerPositions, Protoco
     ) -> bool | None:
         """Give it back."""
         ...
+
+
+MAX_PARTITION_KEY_CHARACTERS = 256
+
+
+def check_put(records: Sequence[NewRecord]) -> int:
+    """Total bytes of a put, payloads and partition keys, when it is within all limits.
+
+    Raises:
+        PermanentError: too many records, a record or the whole too large, a partition key or explicit hash key that
+            does not fit; the message names the record by its place in the call.
+    """
+    if len(records) > MAX_PUT_RECORDS:
+        raise PermanentError(f"a put takes at most {MAX_PUT_RECORDS} records, got {len(records)}; put them in parts")
+    total = 0
+    for place, record in enumerate(records):
+        size = len(record.payload) + _partition_key_bytes(place, record.partition_key)
+        if size > MAX_RECORD_BYTES:
+            raise PermanentError(
+                f"a record takes at most {MAX_RECORD_BYTES} bytes with its partition key, record {place} has {size}; "
+                "put fewer events into one record"
+            )
+        if record.explicit_hash_key is not None and not 0 <= record.explicit_hash_key < HASH_KEY_SPACE:
+            raise PermanentError(
+                f"an explicit hash key lies in [0, 2**128), record {place} has {record.explicit_hash_key}; "
+                "take one from the range of the shard that is meant"
+            )
+        total += size
+    if total > MAX_PUT_BYTES:
+        raise PermanentError(f"a put takes at most {MAX_PUT_BYTES} bytes, got {total}; put the records in parts")
+    return total
+
+
+def _partition_key_bytes(place: int, key: str) -> int:
+    if not 1 <= len(key) <= MAX_PARTITION_KEY_CHARACTERS:
+        raise PermanentError(
+            f"a partition key has 1 to {MAX_PARTITION_KEY_CHARACTERS} characters, record {place} has {len(key)}; "
+            "shorten it, or give records without a natural key a constant one"
+        )
+    try:
+        return len(key.encode())
+    except UnicodeEncodeError as error:
+        raise PermanentError(
+            f"a partition key is text that UTF-8 can encode, record {place} has {key!a}; replace the lone surrogates"
+        ) from error
+
+
+def lag(stream: StreamReader, positions: Mapping[str, Position], clock: Clock) -> dict[str, int]:
+    """Shard id → age in milliseconds of the oldest record after the position; 0 when there is none.
+
+    Args:
+        stream: is asked for one record of each shard.
+        positions: shard id → the last one that is done; shards not named are read from their oldest record.
+        clock: processing time.
+    """
+    return {
+        shard.shard_id: _behind(stream, shard.shard_id, positions.get(shard.shard_id, TRIM_HORIZON), clock)
+        for shard in stream.shards()
+    }
+
+
+def _behind(stream: StreamReader, shard_id: str, after: Position, clock: Clock) -> int:
+    try:
+        read = stream.read(shard_id, after, max_records=1, max_bytes=1)
+    except StateError:  # retention dropped what was not done: then the oldest that is kept tells most
+        read = stream.read(shard_id, TRIM_HORIZON, max_records=1, max_bytes=1)
+    return max(0, clock.now_ms() - read.records[0].arrival_ms) if read.records else 0

@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from shopstream.detection.detection import Detection, Nature, Severity
-from shopstream.detection.detector import BIN_MS
-from shopstream.detection.detectors.open_alert import Finding, Spell, interval
-from shopstream.detection.detectors.site_state import SILENCE_ODDS, Traffic
-from shopstream.engine.signal import Signal
+from shopstream.detection.detector import BIN_MS, AlertTemplate, OpenAlert, interval
+from shopstream.detection.detectors.site_state import SILENCE_ODDS, SiteState
+from shopstream.engine.signals import Signal
 from shopstream.engine.window import WindowDeclaration
 from shopstream.errors import StateError
 
@@ -28,7 +27,7 @@ _PEAKS: Final = 3
 _BACK: Final = 0.35
 """Between two peaks it falls back below this share of the highest."""
 _WINDOWS: Final = 2
-_FINDING = Finding(
+_FINDING = AlertTemplate(
     "burst",
     "burst-1",
     "Pulses: short floods again and again",
@@ -56,26 +55,26 @@ class BurstDetector:
     Warm-up: five minutes. Minimum volume: peaks of 20 events in 10 s.
 
     Args:
-        traffic: the site's state.
+        site: the site's state.
     """
 
     id: Final = "burst"
     windows: Sequence[WindowDeclaration] = ()
     other_signals: Sequence[str] = ()
 
-    def __init__(self, traffic: Traffic) -> None:
-        self._traffic = traffic
-        self._spell = Spell()
+    def __init__(self, site: SiteState) -> None:
+        self._site = site
+        self._spell = OpenAlert()
         self._hits = 0
         self._bins: deque[float] = deque(maxlen=_BINS)
 
-    def observe(self, end_ms: int, signals: Sequence[Signal]) -> list[Detection]:  # noqa: ARG002  traffic has read them
+    def observe(self, end_ms: int, signals: Sequence[Signal]) -> list[Detection]:  # noqa: ARG002  the volume detector has read them
         """One bin."""
-        traffic = self._traffic
-        if traffic.silent or traffic.recovering(end_ms):
+        site = self._site
+        if site.silent or site.recovering(end_ms):
             self._bins.clear()
             return []
-        self._bins.append(traffic.recent[-1])
+        self._bins.append(site.recent[-1])
         if len(self._bins) < _BINS:
             return []
         quiet = sorted(self._bins)[: _BINS // 2]
@@ -115,7 +114,7 @@ class BurstDetector:
                 "genuine_share": base / top,
                 "confidence": 1 - math.exp(-fano / _FANO),
                 "baseline_age_ms": 0,
-                "forecast_error": self._traffic.site.forecast.error,
+                "forecast_error": self._site.total.forecast.error,
             },
         )
 
@@ -138,4 +137,4 @@ class BurstDetector:
             raise StateError("the burst detector's snapshot is of another version; it begins afresh")
         self._bins = deque(state["bins"], maxlen=_BINS)
         self._hits = state["hits"]
-        self._spell = Spell.of(state["spell"])
+        self._spell = OpenAlert.of(state["spell"])

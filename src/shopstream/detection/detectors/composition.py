@@ -1,4 +1,6 @@
-"""Detector 3: the same volume, but others: attacks that are spread over so many ids that none of them is busy.
+"""Sums of evidence: how long something has to be how far off until it is no chance.
+
+Detector 3: the same volume, but others: attacks that are spread over so many ids that none of them is busy.
 
 Each minute, shares of the site's traffic are compared with their usual values: shoppers who look at products of the
 tail (which hardly anybody does, and every crawler), first events of ids, shoppers an event, shoppers who put into the
@@ -8,20 +10,44 @@ shift in minutes and a weak one within half an hour.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from shopstream.detection.baseline import Baselines, Share
 from shopstream.detection.detection import Detection, Nature, Severity
-from shopstream.detection.detectors.cusum import Cusum
-from shopstream.detection.detectors.open_alert import Finding, Spell
-from shopstream.detection.detectors.series import SITE_MINUTE
-from shopstream.detection.detectors.site_state import Traffic, numbers
-from shopstream.detection.reference_signals import TAIL_MINUTE
-from shopstream.engine.signal import Signal
+from shopstream.detection.detector import AlertTemplate, OpenAlert
+from shopstream.detection.detectors.site_state import SiteState, numbers
+from shopstream.detection.windows import SITE_60S, TAIL_60S
+from shopstream.engine.signals import Signal
 from shopstream.engine.window import WindowDeclaration
 from shopstream.errors import StateError
 
-__all__ = ["CompositionDetector"]
+__all__ = ["CompositionDetector", "Cusum"]
+
+_MOST = 5.0
+"""One value counts at most so many standard deviations: a single odd minute is no episode."""
+_HELD = 1.3
+
+
+@dataclass(slots=True)
+class Cusum:
+    """A one-sided CUSUM over standardised values.
+
+    Args:
+        drift: what is forgiven each time.
+        height: the sum at which it decides.
+        total: the sum.
+    """
+
+    drift: float
+    height: float
+    total: float = 0.0
+
+    def add(self, score: float) -> bool:
+        """Take a value; returns whether the sum has reached its height. It is held a little above, to end soon."""
+        self.total = min(max(0.0, self.total + min(score, _MOST) - self.drift), _HELD * self.height)
+        return self.total >= self.height
+
 
 _VERSION: Final = 1
 _MINUTE_MS: Final = 60_000
@@ -44,7 +70,7 @@ _TESTS: Final[Mapping[str, tuple[str, float, float]]] = {
     "all_slow": ("all", 0.75, 13.0),
     "new_users": ("new_users", 1.3, 8.0),
 }
-_FINDING = Finding(
+_FINDING = AlertTemplate(
     "composition",
     "composition-1",
     "Many ids that are no shoppers",
@@ -98,20 +124,20 @@ class CompositionDetector:
     volume: 40 shoppers a minute. The share of the tail needs baselines, which say what is in it.
 
     Args:
-        traffic: the site's state.
+        site: the site's state.
         baselines: what is normal; None learns it.
     """
 
     id: Final = "composition"
-    windows: Sequence[WindowDeclaration] = (SITE_MINUTE,)
-    other_signals: Sequence[str] = (TAIL_MINUTE,)
+    windows: Sequence[WindowDeclaration] = (SITE_60S,)
+    other_signals: Sequence[str] = (TAIL_60S,)
 
-    def __init__(self, traffic: Traffic, baselines: Baselines | None = None) -> None:
+    def __init__(self, site: SiteState, baselines: Baselines | None = None) -> None:
         shares = baselines.shares if baselines else {}
-        self._traffic = traffic
+        self._site = site
         self._parts = {name: _Part(name, shares.get(f"{name}_60s")) for name in _PARTS}
         self._tests = {name: Cusum(drift, height) for name, (_, drift, height) in _TESTS.items()}
-        self._spell = Spell()
+        self._spell = OpenAlert()
         self._since_ms: int | None = None
 
     def observe(self, end_ms: int, signals: Sequence[Signal]) -> list[Detection]:
@@ -122,19 +148,19 @@ class CompositionDetector:
         for signal in signals:
             counts |= numbers(signal)
         users = counts.get("users", 0.0)
-        if users < _LEAST_USERS or self._traffic.silent or self._traffic.recovering(end_ms):
+        if users < _LEAST_USERS or self._site.silent or self._site.recovering(end_ms):
             return []
         shares = {"users": (users, counts["events"]), "buyers": (counts["buyers"], users)}
-        if self._traffic.knows_ids(end_ms):
+        if self._site.knows_ids(end_ms):
             shares["new_users"] = counts["new_users"], counts["events"]
         if "tail_users" in counts:
             # In an unsettled hour a sale of one category may be what is seen: leave the busiest one out.
-            kind = "tail" if self._traffic.settled(end_ms) else "spread"
+            kind = "tail" if self._site.settled(end_ms) else "spread"
             shares["tail"] = (min(counts[f"{kind}_users"], counts[f"{kind}_products"], users), users)
         return self._test(end_ms, shares)
 
     def _test(self, end_ms: int, shares: Mapping[str, tuple[float, float]]) -> list[Detection]:
-        settled = self._traffic.settled(end_ms)
+        settled = self._site.settled(end_ms)
         scores: dict[str, float] = {}
         for name, (hits, of) in shares.items():
             score = self._parts[name].test(end_ms, hits, of)
@@ -187,8 +213,8 @@ class CompositionDetector:
             "excess_events": extra,
             "genuine_share": 1 - min(0.95, extra / max(users, 1.0)),
             "confidence": 1 - math.exp(-2 * suspicion),
-            "baseline_age_ms": self._traffic.age_ms(span[1]),
-            "forecast_error": self._traffic.site.forecast.error,
+            "baseline_age_ms": self._site.age_ms(span[1]),
+            "forecast_error": self._site.total.forecast.error,
         }
         measures = {f"{name}_share": part.observed for name, part in parts.items()}
         return _FINDING.detection(Severity.HIGH, {}, span, measures, evidence)
@@ -215,5 +241,5 @@ class CompositionDetector:
             self._parts[name].factor, self._parts[name].seen = factor, seen
         for name, total in state["tests"].items():
             self._tests[name].total = total
-        self._spell = Spell.of(state["spell"])
+        self._spell = OpenAlert.of(state["spell"])
         self._since_ms = state["since_ms"]

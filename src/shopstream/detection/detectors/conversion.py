@@ -11,10 +11,10 @@ from typing import Any, Final
 
 from shopstream.detection.baseline import Baselines
 from shopstream.detection.detection import Detection, Nature, Severity
-from shopstream.detection.detectors.open_alert import Finding, Spell, interval
-from shopstream.detection.detectors.series import SITE_MINUTE
-from shopstream.detection.detectors.site_state import Traffic, numbers
-from shopstream.engine.signal import Signal
+from shopstream.detection.detector import AlertTemplate, OpenAlert, interval
+from shopstream.detection.detectors.site_state import SiteState, numbers
+from shopstream.detection.windows import SITE_60S
+from shopstream.engine.signals import Signal
 from shopstream.engine.window import WindowDeclaration
 from shopstream.errors import StateError
 
@@ -31,7 +31,7 @@ _LOSSES: Final = {"half": (0.55, 13.0), "most": (0.15, 12.0)}
 _SPREAD: Final = 1.15
 """Variance of a minute's purchases over their mean: shoppers who buy twice."""
 _WARM_UP: Final = 120.0
-_FINDING = Finding(
+_FINDING = AlertTemplate(
     "conversion",
     "conversion-1",
     "Purchases collapse",
@@ -49,16 +49,16 @@ class ConversionDetector:
     volume: a loss of half needs about 80 expected purchases to be seen, a loss of nine tenths about 15.
 
     Args:
-        traffic: the site's state.
+        site: the site's state.
         baselines: the usual share by hour; None learns it.
     """
 
     id: Final = "conversion"
-    windows: Sequence[WindowDeclaration] = (SITE_MINUTE,)
+    windows: Sequence[WindowDeclaration] = (SITE_60S,)
     other_signals: Sequence[str] = ()
 
-    def __init__(self, traffic: Traffic, baselines: Baselines | None = None) -> None:
-        self._traffic = traffic
+    def __init__(self, site: SiteState, baselines: Baselines | None = None) -> None:
+        self._site = site
         self._share = baselines.shares.get("purchases_60s") if baselines else None
         self._factor = 1.0 if self._share else 0.0
         self._seen = _WARM_UP * 0.75 if self._share else 0.0
@@ -68,23 +68,23 @@ class ConversionDetector:
         self._sums = dict.fromkeys(self._losses, 0.0)
         self._missing: list[float] = [0.0, 0.0]
         self._since_ms: int | None = None
-        self._spell = Spell()
+        self._spell = OpenAlert()
 
     def observe(self, end_ms: int, signals: Sequence[Signal]) -> list[Detection]:
         """One bin; a minute's purchases come at its end."""
         if end_ms % _MINUTE_MS or not signals:
             return []
-        traffic = self._traffic
+        site = self._site
         counts = numbers(signals[0])
         events, purchases = counts["events"], counts["purchases"]
         self._events = events if not self._seen else self._events + (events - self._events) * _LAG
         base = self._share.at(end_ms - _MINUTE_MS // 2) if self._share else 1.0
         due = self._events * base * self._factor
-        forecast = traffic.site.forecast
+        forecast = site.total.forecast
         if forecast.warm:
             due = min(due, forecast.expected(end_ms, _MINUTE_MS) * base * self._factor)
         self._seen += 1
-        if traffic.silent or traffic.recovering(end_ms):
+        if site.silent or site.recovering(end_ms):
             return []
         warm = self._seen >= _WARM_UP
         if warm:
@@ -95,7 +95,7 @@ class ConversionDetector:
         else:
             self._since_ms = self._since_ms or end_ms - _MINUTE_MS
             self._missing = [self._missing[0] + purchases, self._missing[1] + due]
-        if suspicion < 0.5 and traffic.settled(end_ms):  # noqa: PLR2004  not learned from while a collapse may begin
+        if suspicion < 0.5 and site.settled(end_ms):  # noqa: PLR2004  not learned from while a collapse may begin
             self._learn(purchases, self._events * base)
         if suspicion < 1:
             self._spell.end()
@@ -126,8 +126,8 @@ class ConversionDetector:
             "excess_events": observed - due,
             "confidence": 1 - math.exp(-2 * suspicion),
             "genuine_share": 1.0,
-            "baseline_age_ms": self._traffic.age_ms(span[1]),
-            "forecast_error": self._traffic.site.forecast.error,
+            "baseline_age_ms": self._site.age_ms(span[1]),
+            "forecast_error": self._site.total.forecast.error,
         }
         measures = {"purchases": observed, "expected": due, "left": observed / max(due, 1.0)}
         return _FINDING.detection(Severity.HIGH, {}, span, measures, evidence)
@@ -155,4 +155,4 @@ class ConversionDetector:
         # baselines may have come or gone since
         self._sums = {name: state["sums"].get(name, 0.0) for name in self._losses}
         self._missing = list(state["missing"])
-        self._since_ms, self._spell = state["since_ms"], Spell.of(state["spell"])
+        self._since_ms, self._spell = state["since_ms"], OpenAlert.of(state["spell"])

@@ -19,11 +19,11 @@ from typing import Any, Final, NamedTuple
 
 from shopstream.detection.baseline import DAY_MS
 from shopstream.detection.detection import Detection, Nature, Severity
-from shopstream.detection.detectors.open_alert import Finding, Spell, interval
-from shopstream.detection.detectors.series import SITE_MINUTE
-from shopstream.detection.share_quantiles import ShareHistory
+from shopstream.detection.detector import AlertTemplate, OpenAlert, interval
+from shopstream.detection.share_quantiles import ShareQuantiles
 from shopstream.detection.space_saving import SpaceSaving
-from shopstream.engine.signal import Signal
+from shopstream.detection.windows import SITE_60S
+from shopstream.engine.signals import Signal
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.errors import StateError
 
@@ -83,7 +83,7 @@ WALK_FIVE: Final = WindowDeclaration(
 )
 
 _SOURCES: Final = {
-    AGENT_MINUTE.name: Finding(
+    AGENT_MINUTE.name: AlertTemplate(
         "coordination_agent",
         "coordination-1",
         "Many shoppers with one client software",
@@ -91,7 +91,7 @@ _SOURCES: Final = {
         Nature.ATTACK,
         "share > 1.5 x its 7-day p95, 8 sigma in a minute or 6 in ten",
     ),
-    NET_MINUTE.name: Finding(
+    NET_MINUTE.name: AlertTemplate(
         "coordination_net",
         "coordination-1",
         "Many shoppers from one network",
@@ -100,7 +100,7 @@ _SOURCES: Final = {
         "share > 1.5 x its 7-day p95, 8 sigma in a minute or 6 in ten",
     ),
 }
-_WALK: Final = Finding(
+_WALK: Final = AlertTemplate(
     "coordination_walk",
     "coordination-1",
     "Many shoppers on one path through the products",
@@ -124,9 +124,9 @@ class _Keys:
     def __init__(self, window_ms: int) -> None:
         self._least_times = _WARM_UP_MS // window_ms
         self.heavy = SpaceSaving(_CAPACITY)
-        self.history = ShareHistory()
+        self.history = ShareQuantiles()
         self.minutes: dict[str, list[_Minute]] = {}
-        self.spells: dict[str, tuple[Spell, int]] = {}  # key → what goes on, when it was last above
+        self.spells: dict[str, tuple[OpenAlert, int]] = {}  # key → what goes on, when it was last above
         self._day = 0
 
     @property
@@ -165,9 +165,9 @@ class _Keys:
         kept = {key: [minute for minute in past if minute.end_ms > since_ms] for key, past in self.minutes.items()}
         self.minutes = {key: past for key, past in kept.items() if past}
 
-    def spell(self, key: str, end_ms: int) -> Spell:
+    def spell(self, key: str, end_ms: int) -> OpenAlert:
         """What goes on with a key, from now on if nothing did."""
-        spell = self.spells[key][0] if key in self.spells else Spell()
+        spell = self.spells[key][0] if key in self.spells else OpenAlert()
         self.spells[key] = spell, end_ms
         return spell
 
@@ -186,7 +186,7 @@ class _Keys:
         self.minutes = {}
         for key, *minute in state["minutes"]:
             self.minutes.setdefault(key, []).append(_Minute(*minute))
-        self.spells = {key: (Spell.of(spell), last) for key, spell, last in state["spells"]}
+        self.spells = {key: (OpenAlert.of(spell), last) for key, spell, last in state["spells"]}
         self._day = state["day"]
 
 
@@ -198,7 +198,7 @@ class CoordinationDetector:
     """
 
     id: Final = "coordination"
-    windows: Sequence[WindowDeclaration] = (SITE_MINUTE, AGENT_MINUTE, NET_MINUTE, WALK_FIVE)
+    windows: Sequence[WindowDeclaration] = (SITE_60S, AGENT_MINUTE, NET_MINUTE, WALK_FIVE)
     other_signals: Sequence[str] = ()
 
     def __init__(self) -> None:
@@ -210,9 +210,9 @@ class CoordinationDetector:
         found: dict[str, list[Signal]] = {}
         for signal in signals:
             found.setdefault(signal.window, []).append(signal)
-        if SITE_MINUTE.name not in found:
+        if SITE_60S.name not in found:
             return []
-        self._totals.append((end_ms, _number(found[SITE_MINUTE.name][0], "events")))
+        self._totals.append((end_ms, _number(found[SITE_60S.name][0], "events")))
         detections = []
         for window, finding in _SOURCES.items():
             detections += self._sources(end_ms, found.get(window, []), self._keys[window], finding)
@@ -223,7 +223,7 @@ class CoordinationDetector:
     def _total(self, end_ms: int, length_ms: int) -> float:
         return sum(events for at_ms, events in self._totals if at_ms > end_ms - length_ms)
 
-    def _sources(self, end_ms: int, signals: list[Signal], keys: _Keys, finding: Finding) -> list[Detection]:
+    def _sources(self, end_ms: int, signals: list[Signal], keys: _Keys, finding: AlertTemplate) -> list[Detection]:
         total = self._total(end_ms, _MINUTE_MS)
         if not signals and not keys.history.times:  # events carry no address, or no client software
             return []
@@ -244,7 +244,7 @@ class CoordinationDetector:
         keys.settle(end_ms)
         return detections
 
-    def _judge(self, column: str, key: str, minute: _Minute, keys: _Keys, finding: Finding) -> list[Detection]:
+    def _judge(self, column: str, key: str, minute: _Minute, keys: _Keys, finding: AlertTemplate) -> list[Detection]:
         percentile = keys.percentile(key)
         usual, limit = max(percentile, _FLOOR), _limit(percentile)
         past = keys.minutes[key]

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from shopstream.detection.baseline import Baselines
 from shopstream.detection.detection import Detection, Nature, Severity
-from shopstream.detection.detectors.open_alert import Finding, Spell, interval
-from shopstream.detection.detectors.site_state import Traffic, numbers
-from shopstream.engine.signal import Signal
+from shopstream.detection.detector import AlertTemplate, OpenAlert, interval
+from shopstream.detection.detectors.site_state import SiteState, numbers
+from shopstream.engine.signals import Signal
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.errors import StateError
 
@@ -42,7 +42,7 @@ _STALE_MS: Final = 7 * 24 * _HOUR_MS
 _WARM_UP_HOURS: Final = 2
 
 _FLOOD: Final = {
-    "category_id": Finding(
+    "category_id": AlertTemplate(
         "volume_category",
         "volume-1",
         "Flood of one category",
@@ -51,7 +51,7 @@ _FLOOD: Final = {
         "minute > 9 sigma, or two > 5.5 sigma, and > 2.5 x",
         600_000,
     ),
-    "product_id": Finding(
+    "product_id": AlertTemplate(
         "volume_product",
         "volume-1",
         "Flood of one product",
@@ -70,7 +70,7 @@ class _Key:
     updated_ms: int = 0
     hot: int = 0
     hot_ms: int = 0
-    spell: Spell = field(default_factory=Spell)
+    spell: OpenAlert = field(default_factory=OpenAlert)
 
 
 class KeyVolumeDetector:
@@ -81,16 +81,16 @@ class KeyVolumeDetector:
 
     Args:
         column: category_id or product_id.
-        traffic: the site's state.
+        site: the site's state.
         baselines: usual shares; None learns them.
     """
 
     other_signals: Sequence[str] = ()
 
-    def __init__(self, column: str, traffic: Traffic, baselines: Baselines | None = None) -> None:
+    def __init__(self, column: str, site: SiteState, baselines: Baselines | None = None) -> None:
         self.id: Final = f"volume_{column.removesuffix('_id')}"
         self._column = column
-        self._traffic = traffic
+        self._site = site
         known = baselines.keys.get(column, {}) if baselines else {}
         self._keys = {key: _Key(rate.share, max(rate.error, 0.1)) for key, rate in known.items()}
         self._hours = _WARM_UP_HOURS if known else 0
@@ -126,14 +126,14 @@ class KeyVolumeDetector:
 
     def observe(self, end_ms: int, signals: Sequence[Signal]) -> list[Detection]:
         """One bin."""
-        traffic = self._traffic
-        self._site_minute += traffic.counts.get("events", 0.0)
-        self._forecast_minute += traffic.site.expected
-        self._disturbed |= not traffic.settled(end_ms)
+        site = self._site
+        self._site_minute += site.counts.get("events", 0.0)
+        self._forecast_minute += site.total.expected
+        self._disturbed |= not site.settled(end_ms)
         detections: list[Detection] = []
         if end_ms % _MINUTE_MS == 0:
             self._site_hour += self._site_minute
-            if not (traffic.silent or traffic.recovering(end_ms)) and self._hours >= _WARM_UP_HOURS:
+            if not (site.silent or site.recovering(end_ms)) and self._hours >= _WARM_UP_HOURS:
                 for signal in signals:
                     if signal.window == self._minute.name:
                         detections += self._test(signal)
@@ -152,9 +152,9 @@ class KeyVolumeDetector:
         error = known.error if known else _ERROR * 2
         count = min(values["events"], _EVENTS_A_USER * values["users"])
         # What all others together have more than usual, this one may have, too.
-        site = self._forecast_minute or self._site_minute
-        others = (self._site_minute - values["events"]) / max((1 - usual) * site, 1.0)
-        due = usual * site * max(1.0, others)
+        forecast = self._forecast_minute or self._site_minute
+        others = (self._site_minute - values["events"]) / max((1 - usual) * forecast, 1.0)
+        due = usual * forecast * max(1.0, others)
         variance = _SPREAD * due + (error * due) ** 2 + 4
         score = (count - due) / math.sqrt(variance)
         if score <= _LIKELY or count < _FACTOR * due or count - due < _MORE:
@@ -166,12 +166,12 @@ class KeyVolumeDetector:
         known.hot = known.hot + 1 if signal.end_ms - known.hot_ms == _MINUTE_MS else 1
         known.hot_ms = signal.end_ms
         # While the whole site is busy, only what stands out for long is the key's own.
-        sure = score > _SURE and not self._traffic.surge and self._traffic.site.score < 3  # noqa: PLR2004
+        sure = score > _SURE and not self._site.surge and self._site.total.score < 3  # noqa: PLR2004
         if not sure and known.hot < _LIKELY_MINUTES:
             return []
-        if self._traffic.surge or self._traffic.sale(signal.end_ms):
+        if self._site.surge or self._site.sale(signal.end_ms):
             return []
-        if self._traffic.attack and count - due < _MOST * (self._site_minute - site):
+        if self._site.attack and count - due < _MOST * (self._site_minute - forecast):
             return []  # the flood is the site's, this is its part of it
         span = known.spell.span(signal.start_ms, signal.end_ms)
         if span is None:
@@ -186,11 +186,11 @@ class KeyVolumeDetector:
             "excess_events": values["events"] - due,
             "confidence": 1 - math.exp(-score / 4),
             "genuine_share": min(1.0, due / max(values["events"], 1.0)),
-            "baseline_age_ms": self._traffic.age_ms(signal.end_ms),
+            "baseline_age_ms": self._site.age_ms(signal.end_ms),
             "forecast_error": error,
             "composition": {
                 "users": [values["users"] / values["events"], 0.7],
-                "buys": [values["buys"] / values["events"], self._traffic.mix.share("buys") or 0.0],
+                "buys": [values["buys"] / values["events"], self._site.mix.share("buys") or 0.0],
             },
         }
         measures = {"events": values["events"], "users": values["users"], "factor": values["events"] / max(due, 1.0)}
@@ -198,8 +198,7 @@ class KeyVolumeDetector:
         return [_FLOOD[self._column].detection(Severity.HIGH, key, span, measures, evidence)]
 
     def _usual_hour(self) -> float:
-        site = self._traffic.site
-        return max(site.expected * _HOUR_MS / 10_000, self._site_minute * 60)
+        return max(self._site.total.expected * _HOUR_MS / 10_000, self._site_minute * 60)
 
     def _learn(self, end_ms: int, signals: Sequence[Signal]) -> None:
         total, disturbed = self._site_hour, self._disturbed
@@ -239,7 +238,7 @@ class KeyVolumeDetector:
         if state.get("version") != _VERSION:
             raise StateError(f"the {self.id} detector's snapshot is of another version; it begins afresh")
         self._keys = {
-            name: _Key(share, error, updated_ms, hot, hot_ms, Spell.of(spell))
+            name: _Key(share, error, updated_ms, hot, hot_ms, OpenAlert.of(spell))
             for name, (share, error, updated_ms, hot, hot_ms, spell) in state["keys"].items()
         }
         self._hours, self._site_minute, self._site_hour, self._forecast_minute, self._disturbed = state["now"]

@@ -9,11 +9,10 @@ from typing import Any, Final
 
 from shopstream.detection.baseline import Baselines
 from shopstream.detection.detection import Detection, Nature, Severity
-from shopstream.detection.detectors.open_alert import Finding, Spell, interval
-from shopstream.detection.detectors.series import SITE_MINUTE
-from shopstream.detection.detectors.site_state import Traffic, numbers
-from shopstream.detection.reference_signals import DUPLICATE_SIGNAL, PRICE_FACTOR, PRICE_SIGNAL
-from shopstream.engine.signal import Signal
+from shopstream.detection.detector import AlertTemplate, OpenAlert, interval
+from shopstream.detection.detectors.site_state import SiteState, numbers
+from shopstream.detection.windows import DUPLICATE_SIGNAL, PRICE_FACTOR, PRICE_SIGNAL, SITE_60S
+from shopstream.engine.signals import Signal
 from shopstream.engine.window import WindowDeclaration
 from shopstream.errors import StateError
 
@@ -21,7 +20,7 @@ __all__ = ["DuplicateDetector", "NullDetector", "PriceDetector"]
 
 _VERSION: Final = 1
 _MINUTE_MS: Final = 60_000
-_STORM = Finding(
+_STORM = AlertTemplate(
     "duplicates",
     "duplicates-1",
     "Duplicate storm: events are sent again and again",
@@ -41,7 +40,7 @@ class _Storm:
     usual: float = _USUAL_DUPLICATES
     hot: int = 0
     since_ms: int | None = None
-    spell: Spell = field(default_factory=Spell)
+    spell: OpenAlert = field(default_factory=OpenAlert)
 
 
 class DuplicateDetector:
@@ -50,30 +49,28 @@ class DuplicateDetector:
     Warm-up: none. Minimum volume: 6 duplicates in 10 s.
 
     Args:
-        traffic: the site's state.
+        site: the site's state.
     """
 
     id: Final = "duplicates"
     windows: Sequence[WindowDeclaration] = ()
     other_signals: Sequence[str] = (DUPLICATE_SIGNAL,)
 
-    def __init__(self, traffic: Traffic) -> None:
-        self._traffic = traffic
+    def __init__(self, site: SiteState) -> None:
+        self._site = site
         self._storm = _Storm()
 
     def observe(self, end_ms: int, signals: Sequence[Signal]) -> list[Detection]:
         """One bin."""
         storm = self._storm
-        events = self._traffic.counts.get("events", 0.0)
+        events = self._site.counts.get("events", 0.0)
         again = sum(numbers(signal)["duplicates"] for signal in signals)
         due = storm.usual * events
         variance = 3 * due + (0.5 * due) ** 2 + 1
         score = (again - due) / math.sqrt(variance)
         share = again / max(events + again, 1.0)
         hot = score > _STORM_SCORE and share > _STORM_SHARE and again >= _STORM_LEAST
-        if (
-            not hot or self._traffic.silent or self._traffic.recovering(end_ms)
-        ):  # a backlog is sent with what came before
+        if not hot or self._site.silent or self._site.recovering(end_ms):  # a backlog is sent with what came before
             storm.hot, storm.since_ms = 0, None
             storm.spell.end()
             if events:
@@ -114,12 +111,12 @@ class DuplicateDetector:
         """
         _check(state, self.id)
         usual, hot, since_ms = state["storm"]
-        self._storm = _Storm(usual, hot, since_ms, Spell.of(state["spell"]))
+        self._storm = _Storm(usual, hot, since_ms, OpenAlert.of(state["spell"]))
 
 
 _FIELDS: Final = {"brand": "no_brand", "category_code": "no_category_code", "user_session": "no_session"}
 _NULLS: Final = {
-    name: Finding(
+    name: AlertTemplate(
         f"nulls_{name}",
         "nulls-1",
         f"{name} is suddenly empty",
@@ -138,7 +135,7 @@ class _Nulls:
     usual: float = 0.0
     seen: float = 0.0
     hot: int = 0
-    spell: Spell = field(default_factory=Spell)
+    spell: OpenAlert = field(default_factory=OpenAlert)
 
 
 class NullDetector:
@@ -147,16 +144,16 @@ class NullDetector:
     Warm-up: half an hour, none with baselines. Minimum volume: 50 events a minute.
 
     Args:
-        traffic: the site's state.
+        site: the site's state.
         baselines: the usual shares; None learns them.
     """
 
     id: Final = "nulls"
-    windows: Sequence[WindowDeclaration] = (SITE_MINUTE,)
+    windows: Sequence[WindowDeclaration] = (SITE_60S,)
     other_signals: Sequence[str] = ()
 
-    def __init__(self, traffic: Traffic, baselines: Baselines | None = None) -> None:
-        self._traffic = traffic
+    def __init__(self, site: SiteState, baselines: Baselines | None = None) -> None:
+        self._site = site
         shares = baselines.shares if baselines else {}
         self._fields = {name: _Nulls() for name in _FIELDS}
         for name, measure in _FIELDS.items():
@@ -170,7 +167,7 @@ class NullDetector:
             return []
         counts = numbers(signals[0])
         events = counts["events"]
-        if events < 50 or not self._traffic.settled(end_ms):  # noqa: PLR2004  the minimum volume
+        if events < 50 or not self._site.settled(end_ms):  # noqa: PLR2004  the minimum volume
             return []
         found = (self._test(end_ms, name, counts[_FIELDS[name]] / events, events) for name in _FIELDS)
         return [detection for detection in found if detection is not None]
@@ -221,10 +218,10 @@ class NullDetector:
         """
         _check(state, self.id)
         for name, (usual, seen, hot, spell) in state["fields"].items():
-            self._fields[name] = _Nulls(usual, seen, hot, Spell.of(spell))
+            self._fields[name] = _Nulls(usual, seen, hot, OpenAlert.of(spell))
 
 
-_PRICE = Finding(
+_PRICE = AlertTemplate(
     "price",
     "price-1",
     "A product at a price that cannot be",

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from shopstream.detection.baseline import Baselines
 from shopstream.detection.detector import Detector
-from shopstream.detection.detector_runner import DetectorBank
+from shopstream.detection.detector_runner import DetectorRunner
 from shopstream.detection.detectors.burst import BurstDetector
 from shopstream.detection.detectors.composition import CompositionDetector
 from shopstream.detection.detectors.conversion import ConversionDetector
@@ -12,7 +12,7 @@ from shopstream.detection.detectors.coordination import CoordinationDetector
 from shopstream.detection.detectors.keys import KeyVolumeDetector
 from shopstream.detection.detectors.quality import DuplicateDetector, NullDetector, PriceDetector
 from shopstream.detection.detectors.silence import SilenceDetector
-from shopstream.detection.detectors.site_state import Traffic
+from shopstream.detection.detectors.site_state import SiteState
 from shopstream.detection.detectors.volume import VolumeDetector
 from shopstream.detection.settings import DetectionSettings
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from shopstream.detection.product_reference import ProductReference
     from shopstream.engine.engine import Engine
 
-__all__ = ["shipped_bank", "shipped_detectors"]
+__all__ = ["shipped_detectors", "shipped_runner"]
 
 
 def shipped_detectors(settings: DetectionSettings, baselines: Baselines | None = None) -> list[Detector]:
@@ -33,17 +33,17 @@ def shipped_detectors(settings: DetectionSettings, baselines: Baselines | None =
         settings: which of them are off.
         baselines: what is normal, learned from history; without them each learns as it goes, after a warm-up.
     """
-    traffic = Traffic(baselines)
+    site = SiteState(baselines)
     shipped: list[Detector] = [
-        VolumeDetector(traffic, silent="volume" in settings.detectors_off),
-        SilenceDetector(traffic),
-        BurstDetector(traffic),
-        CompositionDetector(traffic, baselines),
-        ConversionDetector(traffic, baselines),
-        KeyVolumeDetector("category_id", traffic, baselines),
-        KeyVolumeDetector("product_id", traffic, baselines),
-        DuplicateDetector(traffic),
-        NullDetector(traffic, baselines),
+        VolumeDetector(site, silent="volume" in settings.detectors_off),
+        SilenceDetector(site),
+        BurstDetector(site),
+        CompositionDetector(site, baselines),
+        ConversionDetector(site, baselines),
+        KeyVolumeDetector("category_id", site, baselines),
+        KeyVolumeDetector("product_id", site, baselines),
+        DuplicateDetector(site),
+        NullDetector(site, baselines),
         PriceDetector(),
         CoordinationDetector(),
     ]
@@ -51,7 +51,7 @@ def shipped_detectors(settings: DetectionSettings, baselines: Baselines | None =
     return [detector for detector in shipped if detector in heard or detector.id == "volume"] if heard else []
 
 
-def shipped_bank(settings: DetectionSettings, baselines: Baselines | None = None) -> DetectorBank:
+def shipped_runner(settings: DetectionSettings, baselines: Baselines | None = None) -> DetectorRunner:
     """A bank of all detectors, with the operators they need; give it to an engine by `declarations` and `attach`."""
 
     def reference(engine: "Engine") -> "ProductReference":
@@ -60,4 +60,4 @@ def shipped_bank(settings: DetectionSettings, baselines: Baselines | None = None
         return ProductReference(engine.connection, baselines.products if baselines else None)
 
     detectors = shipped_detectors(settings, baselines)
-    return DetectorBank(detectors, [reference] if detectors else [])
+    return DetectorRunner(detectors, [reference] if detectors else [])

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from shopstream.detection.detection import Detection, Nature, Severity
-from shopstream.detection.detector import BIN_MS
-from shopstream.detection.detectors.open_alert import Finding, Spell
-from shopstream.detection.detectors.series import EVENT_TYPES
-from shopstream.detection.detectors.site_state import SILENCE_ODDS, SITE, Series, Traffic
-from shopstream.engine.signal import Signal
+from shopstream.detection.detector import BIN_MS, AlertTemplate, OpenAlert
+from shopstream.detection.detectors.site_state import SILENCE_ODDS, SITE, SeriesState, SiteState
+from shopstream.detection.windows import EVENT_TYPES
+from shopstream.engine.signals import Signal
 from shopstream.engine.window import WindowDeclaration
 from shopstream.errors import StateError
 
@@ -20,8 +19,8 @@ __all__ = ["SilenceDetector"]
 
 _VERSION: Final = 1
 _THRESHOLD: Final = "Poisson P(0) < 1e-9"
-_SITE = Finding("silence", "silence-1", "Silence: no events at all", (), Nature.FAULT, _THRESHOLD, 300_000)
-_TYPE = Finding("silence_type", "silence-1", "Silence: no events of a type", (), Nature.FAULT, _THRESHOLD, 300_000)
+_SITE = AlertTemplate("silence", "silence-1", "No events at all", (), Nature.FAULT, _THRESHOLD, 300_000)
+_TYPE = AlertTemplate("silence_type", "silence-1", "No events of one type", (), Nature.FAULT, _THRESHOLD, 300_000)
 
 
 class SilenceDetector:
@@ -31,29 +30,29 @@ class SilenceDetector:
     is called silent after half a minute, one of an event a minute after half an hour.
 
     Args:
-        traffic: the site's state.
+        site: the site's state.
     """
 
     id: Final = "silence"
     windows: Sequence[WindowDeclaration] = ()
     other_signals: Sequence[str] = ()
 
-    def __init__(self, traffic: Traffic) -> None:
-        self._traffic = traffic
-        self._spells = {name: Spell() for name in traffic.series}
+    def __init__(self, site: SiteState) -> None:
+        self._site = site
+        self._spells = {name: OpenAlert() for name in site.series}
 
-    def observe(self, end_ms: int, signals: Sequence[Signal]) -> list[Detection]:  # noqa: ARG002  traffic has read them
+    def observe(self, end_ms: int, signals: Sequence[Signal]) -> list[Detection]:  # noqa: ARG002  the volume detector has read them
         """One bin."""
-        traffic, site = self._traffic, self._traffic.site
-        if site.silent:
-            found = self._tell(end_ms, {}, site, self._spells[SITE], _SITE)
+        site, total = self._site, self._site.total
+        if total.silent:
+            found = self._tell(end_ms, {}, total, self._spells[SITE], _SITE)
             return [found] if found else []
         self._spells[SITE].end()
         detections = []
         for kind in EVENT_TYPES:
             name = f"event_type={kind}"
-            series, spell = traffic.series[name], self._spells[name]
-            if not series.silent or traffic.recovering(end_ms) or not site.count:
+            series, spell = site.series[name], self._spells[name]
+            if not series.silent or site.recovering(end_ms) or not total.count:
                 spell.end()
                 continue
             found = self._tell(end_ms, {"event_type": kind}, series, spell, _TYPE)
@@ -61,7 +60,7 @@ class SilenceDetector:
         return detections
 
     def _tell(
-        self, end_ms: int, key: Mapping[str, str], series: Series, spell: Spell, finding: Finding
+        self, end_ms: int, key: Mapping[str, str], series: SeriesState, spell: OpenAlert, finding: AlertTemplate
     ) -> Detection | None:
         since_ms = series.missed_since_ms or end_ms - BIN_MS
         span = spell.span(since_ms, end_ms)
@@ -78,7 +77,7 @@ class SilenceDetector:
             "excess_events": -missed,
             "confidence": 1 - 1e-9,
             "genuine_share": 1.0,
-            "baseline_age_ms": self._traffic.age_ms(end_ms),
+            "baseline_age_ms": self._site.age_ms(end_ms),
             "forecast_error": error,
         }
         return finding.detection(
@@ -97,4 +96,4 @@ class SilenceDetector:
         """
         if state.get("version") != _VERSION:
             raise StateError("the silence detector's snapshot is of another version; it begins afresh")
-        self._spells = {name: Spell.of(spell) for name, spell in state["spells"].items()}
+        self._spells = {name: OpenAlert.of(spell) for name, spell in state["spells"].items()}

@@ -8,13 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from shopstream.detection.baseline import Baselines
-from shopstream.detection.detectors.series import EVENT_TYPES, SITE_TEN
-from shopstream.detection.detectors.surge_classifier import Mix
+from shopstream.detection.detectors.surge_classifier import TrafficMix
 from shopstream.detection.forecast import SeriesForecast
-from shopstream.detection.reference_signals import TAIL_TEN
-from shopstream.engine.signal import Signal
+from shopstream.detection.windows import EVENT_TYPES, SITE_10S, TAIL_10S
+from shopstream.engine.signals import Signal
 
-__all__ = ["SILENCE_ODDS", "SITE", "Series", "Traffic", "numbers"]
+__all__ = ["SILENCE_ODDS", "SITE", "SeriesState", "SiteState", "numbers"]
 
 SITE: Final = "site"
 SILENCE_ODDS: Final = -math.log(1e-9)
@@ -36,7 +35,7 @@ def numbers(signal: Signal) -> dict[str, float]:
     return {name: float(value) for name, value in signal.measures.items() if isinstance(value, int | float)}
 
 
-class Series:
+class SeriesState:
     """One series: this bin's count, what was expected, and for how much nothing came.
 
     Args:
@@ -76,7 +75,7 @@ class Series:
         return self.missed >= SILENCE_ODDS
 
 
-class Traffic:
+class SiteState:
     """The site's state.
 
     Args:
@@ -86,10 +85,11 @@ class Traffic:
     def __init__(self, baselines: Baselines | None = None) -> None:
         known = baselines.series if baselines else {}
         self.series = {
-            name: Series(SeriesForecast(known.get(name))) for name in (SITE, *(f"event_type={k}" for k in EVENT_TYPES))
+            name: SeriesState(SeriesForecast(known.get(name)))
+            for name in (SITE, *(f"event_type={k}" for k in EVENT_TYPES))
         }
         self.until_ms = baselines.until_ms if baselines else None
-        self.mix = Mix.of(baselines)
+        self.mix = TrafficMix.of(baselines)
         self.counts: dict[str, float] = {}
         self.recent: deque[float] = deque(maxlen=_RECENT)
         self.surge = False
@@ -102,7 +102,7 @@ class Traffic:
         self._unsettled_until_ms = 0
 
     @property
-    def site(self) -> Series:
+    def total(self) -> SeriesState:
         """All events."""
         return self.series[SITE]
 
@@ -115,9 +115,9 @@ class Traffic:
         counts: dict[str, float] = {}
         tail: Mapping[str, float] | None = None
         for signal in signals:
-            if signal.window == SITE_TEN.name:
+            if signal.window == SITE_10S.name:
                 counts = numbers(signal)
-            elif signal.window == TAIL_TEN:
+            elif signal.window == TAIL_10S:
                 tail = numbers(signal)
         counts["buys"] = counts.get("carts", 0.0) + counts.get("purchases", 0.0)
         if tail is not None:
@@ -130,14 +130,14 @@ class Traffic:
         self.counts = counts
         capped = min(events, _EVENTS_A_USER * counts["users"] + 3) if "users" in counts else events
         self.recent.append(capped)
-        self.site.read(end_ms, capped)
+        self.total.read(end_ms, capped)
         for kind, measure in EVENT_TYPES.items():
             self.series[f"event_type={kind}"].read(end_ms, counts.get(measure, 0.0))
         self._note_silence(end_ms)
 
     def _note_silence(self, end_ms: int) -> None:
         views = self.series["event_type=view"]
-        if self.site.silent or views.silent:  # hardly anything is left without views
+        if self.total.silent or views.silent:  # hardly anything is left without views
             self._silent_since_ms = self._silent_since_ms or views.missed_since_ms
         elif self._silent_since_ms is not None:
             shortest, longest = _GRACE_MS
@@ -159,13 +159,13 @@ class Traffic:
 
     def begin_sale(self, end_ms: int, before: float) -> None:
         """The site keeps a level far above the one before: shoppers want other things, until it falls again."""
-        if self.site.forecast.level > _SALE * before and self._sale_level is None:
+        if self.total.forecast.level > _SALE * before and self._sale_level is None:
             self._sale_level, self._sale_until_ms = before, end_ms + _DAY_MS
 
     def sale(self, end_ms: int) -> bool:
         """Whether that is so."""
         if self._sale_level is not None and (
-            end_ms > self._sale_until_ms or self.site.forecast.level < _SALE * self._sale_level
+            end_ms > self._sale_until_ms or self.total.forecast.level < _SALE * self._sale_level
         ):
             self._sale_level = None
             self.unsettle(end_ms)
@@ -204,7 +204,7 @@ class Traffic:
         for name, one in self.series.items():
             forecast, one.missed, one.missed_since_ms = state["series"][name]
             one.forecast.restore(forecast)
-        self.mix = Mix(dict(state["mix"][0]), state["mix"][1])
+        self.mix = TrafficMix(dict(state["mix"][0]), state["mix"][1])
         self.recent = deque(state["recent"], maxlen=_RECENT)
         self.surge, self.attack = state["flags"]
         self._begun_ms, self._silent_since_ms, self._grace_until_ms, self._unsettled_until_ms = state["times"]

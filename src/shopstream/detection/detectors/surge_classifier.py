@@ -16,7 +16,7 @@ from typing import Any, Final
 from shopstream.detection.baseline import Baselines
 from shopstream.detection.detector import BIN_MS
 
-__all__ = ["PARTS", "Excess", "Judgement", "Mix"]
+__all__ = ["PARTS", "Classification", "Excess", "TrafficMix"]
 
 PARTS: Final = ("tail", "new_users", "users", "buys")
 """Events on hardly seen products (as breadth: the fewer of users and products), first events of ids, users of each
@@ -38,7 +38,7 @@ _BUYS_AFTER: Final = 18
 
 
 @dataclass(slots=True)
-class Mix:
+class TrafficMix:
     """Normal shares of the events of 10 s, remembered over some hours.
 
     Args:
@@ -49,9 +49,9 @@ class Mix:
     tail_events: float = 0.0
 
     @staticmethod
-    def of(baselines: Baselines | None) -> "Mix":
+    def of(baselines: Baselines | None) -> "TrafficMix":
         """Seeded from history, where there is some."""
-        mix = Mix(dict.fromkeys(("events", *PARTS), 0.0))
+        mix = TrafficMix(dict.fromkeys(("events", *PARTS), 0.0))
         shares = baselines.shares if baselines else {}
         if all(f"{name}_10s" in shares for name in PARTS):
             mix.sums = {
@@ -84,7 +84,7 @@ class Mix:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class Classification:
     """What an excess looks like.
 
     Args:
@@ -135,7 +135,7 @@ class Excess:
             ):
                 self.late[name] = self.late.get(name, 0.0) + value
 
-    def judge(self, mix: Mix, *, recovering: bool = False) -> Judgement:
+    def judge(self, mix: TrafficMix, *, recovering: bool = False) -> Classification:
         """Surge or attack.
 
         Args:
@@ -156,7 +156,7 @@ class Excess:
             if score and not (recovering and name in _NEED_HISTORY):
                 scores[name] = score
         whole = sum(scores.values())
-        return Judgement(
+        return Classification(
             attack=bool(scores),
             score=max(scores.values(), default=0.0),
             contributions={name: value / whole for name, value in scores.items()},

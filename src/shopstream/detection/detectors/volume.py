@@ -13,13 +13,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from shopstream.detection.detection import Detection, Nature, Severity
-from shopstream.detection.detector import BIN_MS
-from shopstream.detection.detectors.open_alert import Finding, Spell, interval
-from shopstream.detection.detectors.series import EVENT_TYPES, SITE_TEN
-from shopstream.detection.detectors.site_state import SITE, Series, Traffic
-from shopstream.detection.detectors.surge_classifier import Excess, Judgement
-from shopstream.detection.reference_signals import TAIL_TEN
-from shopstream.engine.signal import Signal
+from shopstream.detection.detector import BIN_MS, AlertTemplate, OpenAlert, interval
+from shopstream.detection.detectors.site_state import SITE, SeriesState, SiteState
+from shopstream.detection.detectors.surge_classifier import Classification, Excess
+from shopstream.detection.windows import EVENT_TYPES, SITE_10S, TAIL_10S
+from shopstream.engine.signals import Signal
 from shopstream.engine.window import WindowDeclaration
 from shopstream.errors import StateError
 
@@ -46,10 +44,10 @@ _MANY: Final = 2.0
 
 _TAGS = ("owasp.oat-015", "attack.t1498", "attack.t1499")
 _THRESHOLD = "2 bins > 6 sigma or CUSUM(drift 3 errors) > 60"
-_FLOOD = Finding(
+_FLOOD = AlertTemplate(
     "volume", "volume-1", "Flood: more events than the hour explains", _TAGS, Nature.ATTACK, _THRESHOLD, 300_000
 )
-_SURGE = Finding("volume_surge", "volume-1", "Organic surge", (), Nature.SURGE, _THRESHOLD, 3_600_000)
+_SURGE = AlertTemplate("volume_surge", "volume-1", "Organic surge", (), Nature.SURGE, _THRESHOLD, 3_600_000)
 
 
 @dataclass(slots=True)
@@ -67,8 +65,8 @@ class _Watch:
     former: float | None = None
     former_until_ms: int = 0
     excess: Excess = field(default_factory=Excess)
-    flood: Spell = field(default_factory=Spell)
-    surge: Spell = field(default_factory=Spell)
+    flood: OpenAlert = field(default_factory=OpenAlert)
+    surge: OpenAlert = field(default_factory=OpenAlert)
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
 
     def reset(self) -> None:
@@ -78,7 +76,7 @@ class _Watch:
         self.flood.end()
         self.surge.end()
 
-    def test(self, series: Series) -> None:
+    def test(self, series: SeriesState) -> None:
         """Update both tests with the series' bin."""
         unit = math.sqrt(series.expected + 1)
         error = series.forecast.error
@@ -97,62 +95,62 @@ class VolumeDetector:
     about 20 events in 10 s; an excess of half needs about 5 events/s to be found in six minutes.
 
     Args:
-        traffic: the site's state, which this detector keeps.
+        site: the site's state, which this detector keeps.
         silent: keep it, and say nothing.
     """
 
     id: Final = "volume"
-    windows: Sequence[WindowDeclaration] = (SITE_TEN,)
-    other_signals: Sequence[str] = (TAIL_TEN,)
+    windows: Sequence[WindowDeclaration] = (SITE_10S,)
+    other_signals: Sequence[str] = (TAIL_10S,)
 
-    def __init__(self, traffic: Traffic, *, silent: bool = False) -> None:
-        self._traffic = traffic
+    def __init__(self, site: SiteState, *, silent: bool = False) -> None:
+        self._site = site
         self._silent = silent
-        self._watches = {name: _Watch() for name in traffic.series}
+        self._watches = {name: _Watch() for name in site.series}
 
     def observe(self, end_ms: int, signals: Sequence[Signal]) -> list[Detection]:
         """One bin."""
-        traffic = self._traffic
-        traffic.read(end_ms, signals)
-        detections = self._site(end_ms)
+        site = self._site
+        site.read(end_ms, signals)
+        detections = self._test_total(end_ms)
         for kind in EVENT_TYPES:
             name = f"event_type={kind}"
-            detections += self._type(end_ms, kind, traffic.series[name], self._watches[name])
-        if traffic.settled(end_ms):
-            traffic.mix.learn(traffic.counts)
+            detections += self._test_type(end_ms, kind, site.series[name], self._watches[name])
+        if site.settled(end_ms):
+            site.mix.learn(site.counts)
         return [] if self._silent else detections
 
-    def _site(self, end_ms: int) -> list[Detection]:
-        traffic, series, watch = self._traffic, self._traffic.site, self._watches[SITE]
+    def _test_total(self, end_ms: int) -> list[Detection]:
+        site, series, watch = self._site, self._site.total, self._watches[SITE]
         watch.recent.append(series.count)
         if not series.forecast.warm:
             series.forecast.learn(end_ms, series.count)
             return []
-        if traffic.silent or (not series.count and series.missed > 1):
+        if site.silent or (not series.count and series.missed > 1):
             series.forecast.skip()
             watch.fall = 0.0
             return []
         watch.test(series)
-        if traffic.recovering(end_ms) and not watch.flood.since_ms:
+        if site.recovering(end_ms) and not watch.flood.since_ms:
             watch.rise = min(watch.rise, _STEADY)
-        self._suspect(end_ms, series, watch, traffic.counts)
+        self._suspect(end_ms, series, watch, site.counts)
         detections: list[Detection] = []
         if self._is_open(end_ms, series, watch):
             series.forecast.skip()
             detections = self._judge(end_ms, series, watch)
             self._give_in(end_ms, series, watch)
-        elif watch.rise < _STEADY and series.score <= _SUSPECT + 1 and not traffic.recovering(end_ms):
+        elif watch.rise < _STEADY and series.score <= _SUSPECT + 1 and not site.recovering(end_ms):
             series.forecast.learn(end_ms, series.count)
             self._follow_down(end_ms, series, watch)
         else:
             series.forecast.skip()
         if watch.open or series.score > _SUSPECT + 1 or watch.rise >= _STEADY:
-            traffic.unsettle(end_ms)
-        traffic.attack = watch.flood.since_ms is not None
-        traffic.surge = watch.surge.since_ms is not None
+            site.unsettle(end_ms)
+        site.attack = watch.flood.since_ms is not None
+        site.surge = watch.surge.since_ms is not None
         return detections
 
-    def _suspect(self, end_ms: int, series: Series, watch: _Watch, counts: Mapping[str, float]) -> None:
+    def _suspect(self, end_ms: int, series: SeriesState, watch: _Watch, counts: Mapping[str, float]) -> None:
         """Gather what the excess is made of, from the first bin on that looks suspicious."""
         if not watch.open and watch.rise <= 0 and series.score <= _SUSPECT:
             watch.suspect_ms = None
@@ -162,7 +160,7 @@ class VolumeDetector:
             watch.suspect_ms = end_ms - BIN_MS
         watch.excess.add(counts, series.expected)
 
-    def _is_open(self, end_ms: int, series: Series, watch: _Watch) -> bool:
+    def _is_open(self, end_ms: int, series: SeriesState, watch: _Watch) -> bool:
         if not watch.open:
             hot = watch.hot >= _JUMP_BINS or watch.rise >= _HEIGHT
             if hot and self._is_former(end_ms, series, watch):
@@ -175,7 +173,7 @@ class VolumeDetector:
             watch.reset()
         return watch.open
 
-    def _is_former(self, end_ms: int, series: Series, watch: _Watch) -> bool:
+    def _is_former(self, end_ms: int, series: SeriesState, watch: _Watch) -> bool:
         """Back at the level from which it fell: a part of the trackers was away."""
         if watch.former is None or end_ms > watch.former_until_ms:
             return False
@@ -188,9 +186,9 @@ class VolumeDetector:
         watch.reset()
         return True
 
-    def _judge(self, end_ms: int, series: Series, watch: _Watch) -> list[Detection]:
-        recovering = self._traffic.recovering(end_ms)
-        excess, judged = watch.excess, watch.excess.judge(self._traffic.mix, recovering=recovering)
+    def _judge(self, end_ms: int, series: SeriesState, watch: _Watch) -> list[Detection]:
+        recovering = self._site.recovering(end_ms)
+        excess, judged = watch.excess, watch.excess.judge(self._site.mix, recovering=recovering)
         since_ms = end_ms - BIN_MS if watch.suspect_ms is None else watch.suspect_ms
         attack = judged.attack or watch.flood.since_ms is not None
         if not attack and (excess.bins < _PATIENCE or recovering):
@@ -207,11 +205,11 @@ class VolumeDetector:
 
     def _told(
         self,
-        words: tuple[Finding, Severity, Mapping[str, str]],
+        words: tuple[AlertTemplate, Severity, Mapping[str, str]],
         span: tuple[int, int],
-        series: Series,
+        series: SeriesState,
         watch: _Watch,
-        judged: Judgement | None,
+        judged: Classification | None,
     ) -> Detection:
         finding, severity, key = words
         excess, error = watch.excess, series.forecast.error
@@ -221,7 +219,7 @@ class VolumeDetector:
             "score": max(series.score, watch.rise / _HEIGHT * _JUMP),
             "excess_events": max(0.0, excess.events),
             "genuine_share": min(1.0, expected / max(observed, 1.0)) if finding.nature is Nature.ATTACK else 1.0,
-            "baseline_age_ms": self._traffic.age_ms(span[1]),
+            "baseline_age_ms": self._site.age_ms(span[1]),
             "forecast_error": error,
             "confidence": 1 - math.exp(-max(series.score, watch.rise / _HEIGHT * _JUMP, 1) / 3),
         }
@@ -231,21 +229,21 @@ class VolumeDetector:
         measures = {"events": observed, "expected": expected, "factor": observed / max(expected, 1.0)}
         return finding.detection(severity, key, span, measures, evidence)
 
-    def _give_in(self, end_ms: int, series: Series, watch: _Watch) -> None:
+    def _give_in(self, end_ms: int, series: SeriesState, watch: _Watch) -> None:
         """A surge that stays is the new level; so is, in the end, anything."""
         patience_ms = _NEW_LEVEL_MS
         if watch.flood.since_ms is not None:
-            patience_ms = _GIVE_IN_MS if series is self._traffic.site else _TYPE_GIVE_IN_MS
+            patience_ms = _GIVE_IN_MS if series is self._site.total else _TYPE_GIVE_IN_MS
         if end_ms - watch.started_ms >= patience_ms:
             if watch.former is None:
                 watch.former, watch.former_until_ms = series.forecast.level, end_ms + _FORMER_MS
             before = series.forecast.level
             series.forecast.anchor(end_ms, sum(watch.recent), len(watch.recent) * BIN_MS)
             watch.reset()
-            if series is self._traffic.site:
-                self._traffic.begin_sale(end_ms, before)
+            if series is self._site.total:
+                self._site.begin_sale(end_ms, before)
 
-    def _follow_down(self, end_ms: int, series: Series, watch: _Watch) -> None:
+    def _follow_down(self, end_ms: int, series: SeriesState, watch: _Watch) -> None:
         if watch.fall >= _HEIGHT:
             if watch.former is None or end_ms > watch.former_until_ms:
                 watch.former, watch.former_until_ms = series.forecast.level, end_ms + _FORMER_MS
@@ -253,18 +251,18 @@ class VolumeDetector:
             series.forecast.anchor(end_ms, sum(recent), len(recent) * BIN_MS)
             watch.fall = 0.0
 
-    def _type(self, end_ms: int, kind: str, series: Series, watch: _Watch) -> list[Detection]:
+    def _test_type(self, end_ms: int, kind: str, series: SeriesState, watch: _Watch) -> list[Detection]:
         """One event type; it follows from the site's volume while that is unusual."""
-        traffic = self._traffic
+        site = self._site
         watch.recent.append(series.count)
         forecast = series.forecast
         if forecast.flat or not forecast.warm:  # shares of types have hours of their own
-            if traffic.settled(end_ms):
+            if site.settled(end_ms):
                 forecast.learn(end_ms, series.count)
             else:
                 forecast.skip()
             return []
-        if not traffic.settled(end_ms) and not watch.open:
+        if not site.settled(end_ms) and not watch.open:
             forecast.skip()
             watch.reset()
             return []
@@ -290,7 +288,7 @@ class VolumeDetector:
         """The site's state and that of the tests."""
         return {
             "version": _VERSION,
-            "traffic": self._traffic.snapshot(),
+            "site": self._site.snapshot(),
             "watches": {name: {**asdict(watch), "recent": list(watch.recent)} for name, watch in self._watches.items()},
         }
 
@@ -302,14 +300,14 @@ class VolumeDetector:
         """
         if state.get("version") != _VERSION:
             raise StateError("the volume detector's snapshot is of another version; it begins afresh")
-        self._traffic.restore(state["traffic"])
+        self._site.restore(state["site"])
         for name, held in state["watches"].items():
             self._watches[name] = _Watch(
                 **{
                     **held,
                     "excess": Excess(**held["excess"]),
-                    "flood": Spell(**held["flood"]),
-                    "surge": Spell(**held["surge"]),
+                    "flood": OpenAlert(**held["flood"]),
+                    "surge": OpenAlert(**held["surge"]),
                     "recent": deque(held["recent"], maxlen=_WINDOW),
                 }
             )

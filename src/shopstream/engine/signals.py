@@ -1,4 +1,6 @@
-"""Signals as bytes: what an engine tells those who judge elsewhere, whatever computed it.
+"""What windowed SQL gives: small rows, one for each window that met its condition.
+
+Signals as bytes: what an engine tells those who judge elsewhere, whatever computed it.
 
 A payload is one JSON object:
 
@@ -17,11 +19,34 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Final
 
-from shopstream.engine.signal import Signal
 from shopstream.errors import DecodeError, PermanentError, StateError
 from shopstream.stream.ports import MAX_RECORD_BYTES
 
-__all__ = ["SignalAssembly", "SignalBatch", "decode_signals", "encode_signals"]
+__all__ = ["Signal", "SignalAssembler", "SignalBatch", "decode_signals", "encode_signals"]
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """One window of one key.
+
+    Args:
+        window: name of the window declaration; for a rule, the rule's id.
+        key: key column → value, in declared order; empty for the whole site.
+        start_ms, end_ms: the window, [start, end), epoch milliseconds of event time.
+        first_event_ms, last_event_ms: span of the events inside it.
+        measures: measure name → value; money is Decimal.
+        final: False while the window is still open and the values may grow.
+    """
+
+    window: str
+    key: Mapping[str, str | int]
+    start_ms: int
+    end_ms: int
+    first_event_ms: int
+    last_event_ms: int
+    measures: Mapping[str, object]
+    final: bool
+
 
 _FORMAT: Final = 1
 _ENVELOPE_BYTES: Final = 512
@@ -48,7 +73,7 @@ class SignalBatch:
     parts: int = 1
 
 
-class SignalAssembly:
+class SignalAssembler:
     """Puts the parts of a moment together: detectors take all signals of a bin at once, or not at all."""
 
     def __init__(self) -> None:

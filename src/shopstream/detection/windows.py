@@ -1,10 +1,36 @@
-"""The windows that several detectors read."""
+"""Signals of the product reference, by name: what detectors know of it.
+
+The windows that several detectors read.
+"""
 
 from typing import Final
 
 from shopstream.engine.window import WindowDeclaration, WindowKind
 
-__all__ = ["EVENT_TYPES", "SITE_MINUTE", "SITE_TEN"]
+__all__ = [
+    "DUPLICATE_SIGNAL",
+    "EVENT_TYPES",
+    "PRICE_FACTOR",
+    "PRICE_SIGNAL",
+    "SITE_10S",
+    "SITE_60S",
+    "TAIL_10S",
+    "TAIL_60S",
+]
+
+PRICE_SIGNAL: Final = "detect_price_10s"
+"""Key product_id; measures events, lowest, highest (seen), low, high (usual prices)."""
+
+DUPLICATE_SIGNAL: Final = "detect_duplicates_10s"
+"""For the site; measure duplicates: events that the engine dropped because they were there before."""
+
+TAIL_10S: Final = "detect_tail_10s"
+TAIL_60S: Final = "detect_tail_60s"
+"""For the site; measures tail_users, tail_products, spread_users, spread_products: distinct ones among the events on
+products of the tail; `spread` leaves out the category that has most of them."""
+
+PRICE_FACTOR: Final = 2.0
+"""A price is wrong below the lowest usual one over this, and above the highest times this."""
 
 EVENT_TYPES: Final = {
     "view": "views",
@@ -21,12 +47,12 @@ _COUNTS: Final = {
     "new_users": "count(*) filter (where new_user)",
 }
 
-SITE_TEN: Final = WindowDeclaration(
+SITE_10S: Final = WindowDeclaration(
     name="detect_site_10s", kind=WindowKind.TUMBLING, key=(), size_ms=10_000, measures=_COUNTS
 )
 """How many, of which type, from how many users."""
 
-SITE_MINUTE: Final = WindowDeclaration(
+SITE_60S: Final = WindowDeclaration(
     name="detect_site_60s",
     kind=WindowKind.TUMBLING,
     key=(),
