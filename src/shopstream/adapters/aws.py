@@ -3,7 +3,7 @@
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,15 +14,6 @@ from shopstream.clock import Clock, SystemClock
 from shopstream.config import Settings
 from shopstream.engine.checkpoint import CheckpointStore, SharedCheckpointStore
 from shopstream.errors import RetryableError
-from shopstream.incidents.aws import (
-    DynamoIncidentStore,
-    SnsChannel,
-    open_dynamo_sender,
-    pull_incidents,
-    retry_failed,
-)
-from shopstream.incidents.ports import NotificationChannel
-from shopstream.notify.sender import Sender, targets_of
 from shopstream.stream.aws import KinesisStream
 from shopstream.stream.leader import LeaderLease
 from shopstream.stream.lease_table import LeaseTable
@@ -35,52 +26,14 @@ __all__ = [
     "engine_lease",
     "fetch_baselines",
     "fetch_reports",
-    "incidents_file",
     "objects_of",
     "open_checkpoints",
-    "open_incidents",
     "open_lakehouse",
     "open_live",
-    "open_sender",
     "open_signals",
     "open_stream",
     "put_baselines",
-    "retry_notifications",
-    "topic_channel",
 ]
-
-
-def open_incidents(settings: Settings, clock: Clock) -> DynamoIncidentStore:
-    """The incidents in DynamoDB; `home` holds a working copy."""
-    targets = targets_of(settings.alerting, settings.aws.dynamodb.topic_arn)
-    copy = settings.home / "incidents.working.db"
-    return DynamoIncidentStore(settings.alerting, settings.aws.dynamodb, clock, targets, working_copy=copy)
-
-
-def incidents_file(settings: Settings) -> Path:
-    """A copy of all incidents, brought up to date."""
-    settings.home.mkdir(parents=True, exist_ok=True)
-    path = settings.home / "incidents.copy.db"
-    pull_incidents(settings.alerting, settings.aws.dynamodb, SystemClock(), path)
-    return path
-
-
-def retry_notifications(settings: Settings, clock: Clock) -> int:
-    """Let notifications that were given up be tried again; returns how many."""
-    settings.home.mkdir(parents=True, exist_ok=True)
-    return retry_failed(settings.alerting, settings.aws.dynamodb, clock, settings.home / "incidents.copy.db")
-
-
-def open_sender(settings: Settings, clock: Clock, channels: Sequence[NotificationChannel]) -> Sender:
-    """Delivers what waits in the table."""
-    copy = settings.home / "incidents.sending.db"
-    return open_dynamo_sender(settings.alerting, settings.aws.dynamodb, clock, channels, working_copy=copy)
-
-
-def topic_channel(settings: Settings) -> list[NotificationChannel]:
-    """The SNS topic, where one is named."""
-    topic = settings.aws.dynamodb.topic_arn
-    return [SnsChannel(topic)] if topic else []
 
 
 def objects_of(settings: Settings) -> S3Objects | None:

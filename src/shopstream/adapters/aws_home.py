@@ -3,10 +3,12 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from threading import Lock
 
-from shopstream.adapters.aws import fetch_reports, incidents_file, open_checkpoints, open_live, open_stream
+from shopstream.adapters.aws import fetch_reports, open_checkpoints, open_live, open_stream
+from shopstream.adapters.stores import open_incidents
 from shopstream.clock import SystemClock
 from shopstream.config import Settings
 from shopstream.dashboard.sources import EngineState, Home
@@ -18,7 +20,7 @@ from shopstream.stream.ports import lag
 
 __all__ = ["RemoteHome", "remote_home"]
 
-_REFRESH_S = 5.0
+_REFRESH = timedelta(seconds=5)
 _ENGINE_S = 10.0
 """Asking for the lag takes reads of each shard away from the engine."""
 _REPORTS_S = 60.0
@@ -55,7 +57,6 @@ class RemoteHome:
             if self._monotonic() < self._refresh_at:
                 return
             try:
-                incidents_file(self._settings)
                 panels = self._remote_live.read()
                 as_of_ms = panels.pop("as_of_ms", None)
                 if isinstance(as_of_ms, int):
@@ -66,7 +67,7 @@ class RemoteHome:
                 self._error = None
             except ShopstreamError as error:
                 self._error = error
-            self._refresh_at = self._monotonic() + _REFRESH_S
+            self._refresh_at = self._monotonic() + _REFRESH.total_seconds()
 
     def engine(self) -> EngineState:
         """See `dashboard.home.Remote.engine`; as of at most ten seconds ago."""
@@ -92,5 +93,5 @@ class RemoteHome:
 def remote_home(settings: Settings, home: Home) -> Home:
     """A home whose engine runs on AWS; the files in it are copies."""
     live = settings.home / "live.copy.db"
-    incidents = incidents_file(settings)
-    return replace(home, incidents=incidents, live=live, remote=RemoteHome(settings, live))
+    remote = RemoteHome(settings, live)
+    return replace(home, incidents=lambda: open_incidents(settings), live=live, remote=remote, refresh=_REFRESH)

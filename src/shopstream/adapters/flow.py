@@ -23,11 +23,11 @@ from shopstream.detection.allowlist import AllowList, load_allow_list
 from shopstream.detection.detector_runner import DetectorRunner
 from shopstream.detection.detectors.shipped import shipped_runner
 from shopstream.detection.rule import Rule, load_rules
+from shopstream.detection.runner import DetectionRunner, LocalDetectionRunner
 from shopstream.engine.engine import Engine
 from shopstream.engine.source import SourceReader
 from shopstream.errors import RetryableError, RuleError
-from shopstream.incidents.detection_runner import DetectionRunner, Judging
-from shopstream.incidents.ports import IncidentStore
+from shopstream.incidents.recorder import IncidentRecorder
 from shopstream.journeys.live import LiveJourneys
 from shopstream.notify.sender import BackgroundSender
 from shopstream.pipeline import Pipeline, Progress
@@ -87,7 +87,7 @@ def open_pipeline(
             ) from error
         guard = _only_engine(settings, clock, stop, standing_by, stack)
         stream = stack.enter_context(open_stream(settings, clock))
-        judges, incidents = _judges(settings, clock, detection, stack)
+        runner, incidents = _runner(settings, clock, detection, stack)
         windows = [detection.allow_list.watch(rule.window_declaration(), rule.id) for rule in detection.rules.values()]
         windows += detection.bank.declarations
         engine = Engine(settings.engine, windows, clock, spill_path=settings.home / "spill")
@@ -102,7 +102,7 @@ def open_pipeline(
             intake=intake,
             consumers=stream,
             engine=engine,
-            judges=judges,
+            runner=runner,
             incidents=incidents,
             checkpoints=open_checkpoints(settings),
             lakehouse=stack.enter_context(closing(open_lakehouse(settings))) if with_lake else None,
@@ -154,19 +154,21 @@ def _only_engine(
     return stack.enter_context(engine_lease(settings, clock, stop, standing_by))
 
 
-def _judges(
+def _runner(
     settings: Settings, clock: Clock, detection: _Detection, stack: ExitStack
-) -> tuple[DetectionRunner, IncidentStore | None]:
-    """Who gets the signals, and the incident store where it is at hand."""
+) -> tuple[DetectionRunner, IncidentRecorder | None]:
+    """What takes the signals, and what records incidents where that is done here."""
     if settings.profile == "aws" and settings.aws.detection == "lambda":
         with aws_extra():
             from shopstream.adapters.aws import open_signals  # noqa: PLC0415  the embedded profile has no boto3
-        from shopstream.incidents.signal_publisher import SignalPublisher  # noqa: PLC0415  only this profile needs it
+        from shopstream.detection.signal_publisher import SignalPublisher  # noqa: PLC0415  only this profile needs it
 
         return SignalPublisher(stack.enter_context(open_signals(settings, clock)), clock), None
-    incidents = stack.enter_context(closing(open_incidents(settings, clock)))
-    if notification_targets(settings):
+    targets = notification_targets(settings)
+    store = stack.enter_context(closing(open_incidents(settings, clock)))
+    if targets:
         sender = BackgroundSender(lambda: open_sender(settings, clock))
         stack.callback(sender.stop)
         sender.start()
-    return Judging(detection.rules, detection.bank, detection.allow_list, incidents), incidents
+    runner = LocalDetectionRunner(detection.rules, detection.bank, detection.allow_list)
+    return runner, IncidentRecorder(store, settings.alerting, clock, targets)

@@ -12,9 +12,10 @@ from shopstream.errors import ConfigurationError
 if TYPE_CHECKING:
     from shopstream.detection.baseline import Baselines
     from shopstream.engine.checkpoint import CheckpointStore, Manifest
-    from shopstream.incidents.ports import IncidentStore, NotificationChannel
+    from shopstream.incidents.ports import IncidentStore
     from shopstream.journeys.ports import LiveStore
     from shopstream.lakehouse.iceberg import IcebergLakehouse
+    from shopstream.notify.ports import NotificationChannel
     from shopstream.notify.sender import Sender
     from shopstream.stream.ports import Stream
 
@@ -22,7 +23,6 @@ __all__ = [
     "aws_extra",
     "has_lake",
     "has_stream",
-    "incidents_file",
     "keep_baselines",
     "last_checkpoint",
     "notification_targets",
@@ -35,7 +35,6 @@ __all__ = [
     "open_sender",
     "open_stream",
     "reports_file",
-    "retry_notifications",
 ]
 
 _EXTRA = frozenset({"boto3", "botocore", "s3transfer", "aws_lambda_powertools"})
@@ -101,28 +100,16 @@ def has_lake(settings: Settings) -> bool:
 
 
 def open_incidents(settings: Settings, clock: Clock | None = None) -> "IncidentStore":
-    """The incidents, to add to them; made where there are none. Close it."""
+    """The incidents; in the embedded profile the first write makes their file. Close it."""
     clock = clock or SystemClock()
-    settings.home.mkdir(parents=True, exist_ok=True)
     if settings.profile == "aws":
         with aws_extra():
-            from shopstream.adapters.aws import open_incidents as of_aws  # noqa: PLC0415  the embedded profile has no boto3
+            from shopstream.incidents.aws import DynamoIncidentStore  # noqa: PLC0415  the embedded profile has no boto3
 
-        return of_aws(settings, clock)
+        return DynamoIncidentStore(settings.aws.dynamodb, settings.alerting.retention, clock)
     from shopstream.incidents.embedded import EmbeddedIncidentStore  # noqa: PLC0415  only what this profile needs
-    from shopstream.notify.sender import targets_of  # noqa: PLC0415  likewise
 
-    return EmbeddedIncidentStore(settings.incidents_path, settings.alerting, clock, targets_of(settings.alerting))
-
-
-def incidents_file(settings: Settings) -> Path:
-    """The SQLite file that readers of incidents, verdicts and notifications take, as of now; may not exist yet."""
-    if settings.profile == "aws":
-        with aws_extra():
-            from shopstream.adapters.aws import incidents_file as of_aws  # noqa: PLC0415  the embedded profile has no boto3
-
-        return of_aws(settings)
-    return settings.incidents_path
+    return EmbeddedIncidentStore(settings.incidents_path, clock)
 
 
 def open_live(settings: Settings) -> "LiveStore":
@@ -199,9 +186,10 @@ def open_channels(settings: Settings) -> "list[NotificationChannel]":
         channels += channel.open_channels(settings.alerting.notify_urls, targets_of(settings.alerting))
     if settings.profile == "aws":
         with aws_extra():
-            from shopstream.adapters.aws import topic_channel  # noqa: PLC0415  the embedded profile has no boto3
+            from shopstream.notify.aws import SnsChannel  # noqa: PLC0415  the embedded profile has no boto3
 
-        channels += topic_channel(settings)
+        if topic := settings.aws.dynamodb.topic_arn:
+            channels.append(SnsChannel(topic))
     return channels
 
 
@@ -218,24 +206,6 @@ def open_sender(settings: Settings, clock: Clock) -> "Sender":
     Raises:
         ConfigurationError: an address is none that can be sent to.
     """
-    channels = open_channels(settings)
-    if settings.profile == "aws":
-        with aws_extra():
-            from shopstream.adapters.aws import open_sender as of_aws  # noqa: PLC0415  the embedded profile has no boto3
-
-        return of_aws(settings, clock, channels)
     from shopstream.notify.sender import Sender  # noqa: PLC0415  only what this needs
 
-    return Sender(settings.incidents_path, channels, settings.alerting, clock)
-
-
-def retry_notifications(settings: Settings, clock: Clock) -> int:
-    """Let notifications that were given up be tried again; returns how many."""
-    if settings.profile == "aws":
-        with aws_extra():
-            from shopstream.adapters.aws import retry_notifications as of_aws  # noqa: PLC0415  likewise
-
-        return of_aws(settings, clock)
-    from shopstream.notify.outbox import retry_failed  # noqa: PLC0415  only what this needs
-
-    return retry_failed(settings.incidents_path, clock.now_ms())
+    return Sender(open_incidents(settings, clock), open_channels(settings), settings.alerting, clock)

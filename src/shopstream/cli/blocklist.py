@@ -2,6 +2,7 @@
 
 import csv
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -42,7 +43,7 @@ def export(
     """
     from datetime import timedelta  # noqa: PLC0415  beside what it is for
 
-    from shopstream.adapters.stores import incidents_file  # noqa: PLC0415
+    from shopstream.adapters.stores import open_incidents  # noqa: PLC0415
     from shopstream.detection.duration import parse_duration  # noqa: PLC0415  likewise
     from shopstream.errors import ConfigurationError  # noqa: PLC0415  likewise
     from shopstream.response.blocklist import (  # noqa: PLC0415
@@ -55,7 +56,8 @@ def export(
         length = timedelta(milliseconds=parse_duration(ttl))
     except ValueError as error:
         raise ConfigurationError(f"--ttl: {error}") from error
-    found = read_blocklist(incidents_file(settings), length, settings.alerting.blocklist_genuine_share)
+    with closing(open_incidents(settings)) as store:
+        found = read_blocklist(store, length, settings.alerting.blocklist_genuine_share)
     text, others = render(found, fmt)
     sys.stdout.write(text)
     reasons: dict[str, int] = {}

@@ -57,8 +57,8 @@ def build(  # noqa: PLR0917  Typer passes by name
     """
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415  start-up time
 
-    from shopstream.adapters.stores import incidents_file, open_lakehouse  # noqa: PLC0415
-    from shopstream.incidents.verdicts import read_verdicts  # noqa: PLC0415  start-up time
+    from shopstream.adapters.stores import open_incidents, open_lakehouse  # noqa: PLC0415
+    from shopstream.incidents.queries import read_verdicts  # noqa: PLC0415  start-up time
     from shopstream.models.dbt import build as build_models  # noqa: PLC0415  start-up time
 
     settings = settings_of(ctx)
@@ -79,7 +79,8 @@ def build(  # noqa: PLR0917  Typer passes by name
         def show(name: str, done: int, total: int) -> None:
             bar.update(task, description=name, completed=done, total=total)
 
-        verdicts = read_verdicts(incidents_file(settings))
+        with closing(open_incidents(settings)) as store:
+            verdicts = read_verdicts(store)
         if on_athena:
             from shopstream.models.athena import build_on_athena  # noqa: PLC0415  start-up time
 

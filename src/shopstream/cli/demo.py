@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from time import perf_counter
@@ -208,18 +208,15 @@ def _process(settings: Settings, show: Show) -> dict[str, int]:
 
 
 def _build(settings: Settings, show: Show) -> None:
-    from shopstream.adapters.stores import incidents_file, open_lakehouse  # noqa: PLC0415
-    from shopstream.incidents.verdicts import read_verdicts  # noqa: PLC0415  start-up time
+    from shopstream.adapters.stores import open_incidents, open_lakehouse  # noqa: PLC0415
+    from shopstream.incidents.queries import read_verdicts  # noqa: PLC0415  start-up time
     from shopstream.models.dbt import build  # noqa: PLC0415  likewise
 
-    lakehouse = open_lakehouse(settings)
-    try:
+    with closing(open_lakehouse(settings)) as lakehouse, closing(open_incidents(settings)) as store:
         build(
             lakehouse,
             settings.reports_path,
             settings.timezone,
-            verdicts=read_verdicts(incidents_file(settings)),
+            verdicts=read_verdicts(store),
             progress=lambda name, done, total: show(done / max(total, 1), name),
         )
-    finally:
-        lakehouse.close()

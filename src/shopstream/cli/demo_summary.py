@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,14 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from shopstream.adapters.stores import incidents_file, open_checkpoints, open_live
+from shopstream.adapters.stores import open_checkpoints, open_incidents, open_live
 from shopstream.cli.incidents import incident_line
 from shopstream.cli.output import Format, emit, out
 from shopstream.config import Settings
+from shopstream.detection.duration import describe_length
 from shopstream.incidents.incident import Incident
-from shopstream.incidents.queries import read_incidents
 from shopstream.models.names import ReportName
 from shopstream.models.reports import report
-from shopstream.notify.message import describe_length
 
 __all__ = ["print_summary"]
 
@@ -40,7 +40,8 @@ def print_summary(settings: Settings, *, elapsed: timedelta, truth: Path | None)
     """Print it. `truth` is the ground-truth file of a synthetic day, to compare incidents with; None without one."""
     manifest = open_checkpoints(settings).current()
     counters = dict(manifest.counters) if manifest else {}
-    incidents = read_incidents(incidents_file(settings))
+    with closing(open_incidents(settings)) as store:
+        incidents = store.list()
     out.print()
     out.print(Columns([_figure(name, value) for name, value in _figures(counters, incidents, elapsed)]))
     _print_incidents(incidents, truth)

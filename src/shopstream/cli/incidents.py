@@ -27,11 +27,11 @@ from shopstream.cli.output import Format, FormatOption, emit, emit_object, err, 
 from shopstream.clock import to_ms
 from shopstream.config import Settings
 from shopstream.detection.detection import Severity
+from shopstream.detection.duration import describe_length
 from shopstream.incidents.explanation import evidence_lines, genuine_share
 from shopstream.incidents.explanation import number as _number
-from shopstream.incidents.incident import Handling, Incident, Role, State
-from shopstream.notify.message import describe_length
-from shopstream.notify.outbox import Notification
+from shopstream.incidents.incident import Incident, Role, State, TriageStatus
+from shopstream.incidents.ports import Notification
 
 __all__ = [
     "INCIDENT_ID",
@@ -70,8 +70,9 @@ def record(incident: Incident) -> dict[str, object]:
         "detected_at_event_time": incident.detected_at_event_time,
         "state": str(incident.state),
         "ongoing": incident.ongoing,
-        "handling": str(incident.handling),
-        "handled_at": incident.handled_at,
+        "status": str(incident.status),
+        "status_at": incident.status_at,
+        "owner": incident.owner,
         "comment": incident.comment,
         "episodes": incident.episodes,
         "campaign": incident.campaign,
@@ -250,17 +251,13 @@ def list_incidents(
       shopstream incidents list --state open --severity critical --severity high
       shopstream incidents list --rule user_burst --limit 20 --format json
     """
-    from shopstream.adapters.stores import incidents_file  # noqa: PLC0415
-    from shopstream.incidents.queries import read_incidents  # noqa: PLC0415
+    from shopstream.adapters.stores import open_incidents  # noqa: PLC0415
 
     most = limit if limit is not None else _SHOWN if fmt is Format.TABLE else 0
-    incidents = read_incidents(
-        incidents_file(settings_of(ctx)),
-        states=state or (),
-        severities=severity or (),
-        rules=rule or (),
-        limit=most + 1 if most else None,
-    )
+    with closing(open_incidents(settings_of(ctx))) as store:
+        incidents = store.list(
+            states=state or (), severities=severity or (), rules=rule or (), limit=most + 1 if most else None
+        )
     shown = incidents[:most] if most else incidents
     if fmt is not Format.TABLE:
         records = [record(incident) for incident in shown]
@@ -286,18 +283,16 @@ def show(ctx: typer.Context, incident_id: INCIDENT_ID, fmt: FormatOption = Forma
       shopstream incidents show 3fa9c1d2e4b70a55-1
       shopstream incidents show 3fa9 --format json
     """
-    from shopstream.adapters.stores import incidents_file  # noqa: PLC0415
-    from shopstream.incidents.queries import read_episodes, read_incident  # noqa: PLC0415
-    from shopstream.notify.outbox import read_notifications  # noqa: PLC0415
+    from shopstream.adapters.stores import open_incidents  # noqa: PLC0415
 
     settings = settings_of(ctx)
-    path = incidents_file(settings)
-    incident = read_incident(path, incident_id)
+    with closing(open_incidents(settings)) as store:
+        incident = store.get(incident_id)
+        notifications = store.notifications(incident_id=incident.id)
+        parts = store.parts(incident.id)[1:]
     if incident.context is None:
         incident = replace(incident, context=context_from_lake(settings, incident))
     events = _events_of(settings, incident)
-    notifications = read_notifications(path, incident_id=incident.id)
-    parts = read_episodes(path, incident.id)[1:]
     if fmt is not Format.TABLE:
         told = [
             {"target": one.target, "kind": one.kind, "state": str(one.state), "attempts": one.attempts}
@@ -344,9 +339,10 @@ def _facts(
         **evidence_lines(incident),
         "events": _composition(events) if events else "",
         "labels": ", ".join(incident.tags),
-        "handled": f"{str(incident.handling).replace('_', ' ')} {_moment(incident.handled_at)}"
-        if incident.handled_at
+        "status": f"{str(incident.status).replace('_', ' ')} {_moment(incident.status_at)}"
+        if incident.status_at
         else "",
+        "owner": incident.owner,
         "comment": incident.comment,
         "told": "; ".join(f"{one.target}: {one.kind}, {one.state}" for one in notifications),
     }
@@ -377,12 +373,12 @@ def events(
       shopstream incidents events 3fa9
       shopstream incidents events 3fa9 --limit 100000 --format csv > events.csv
     """
-    from shopstream.adapters.stores import incidents_file, open_lakehouse  # noqa: PLC0415
-    from shopstream.incidents.queries import read_incident  # noqa: PLC0415
+    from shopstream.adapters.stores import open_incidents, open_lakehouse  # noqa: PLC0415
     from shopstream.models.query import query  # noqa: PLC0415  likewise
 
     settings = settings_of(ctx)
-    incident = read_incident(incidents_file(settings), incident_id)
+    with closing(open_incidents(settings)) as store:
+        incident = store.get(incident_id)
     with closing(open_lakehouse(settings)) as lakehouse:
         result = query(
             f"select {'*' if fmt is not Format.TABLE else _EVENT_COLUMNS} from events where {incident.events_sql} "
@@ -427,7 +423,12 @@ _Comment = Annotated[str | None, typer.Option("--comment", "-m", help="What you 
 
 
 def ack(
-    ctx: typer.Context, incident_id: INCIDENT_ID, comment: _Comment = None, fmt: FormatOption = Format.TABLE
+    ctx: typer.Context,
+    incident_id: INCIDENT_ID,
+    *,
+    comment: _Comment = None,
+    owner: Annotated[str | None, typer.Option(help="Who looks after it.")] = None,
+    fmt: FormatOption = Format.TABLE,
 ) -> None:
     """Acknowledge: somebody looks after it. Its episodes go on being counted.
 
@@ -435,7 +436,7 @@ def ack(
       shopstream incidents ack 3fa9c1d2e4b70a55-1
       shopstream incidents ack 3fa9 --comment "price comparison; we call them"
     """
-    _handle(ctx, incident_id, Handling.ACKNOWLEDGED, comment, fmt)
+    _set_status(ctx, incident_id, TriageStatus.ACKNOWLEDGED, fmt, comment=comment, owner=owner)
 
 
 def resolve(
@@ -446,7 +447,7 @@ def resolve(
     Examples:
       shopstream incidents resolve 3fa9 --comment "blocked at the edge"
     """
-    _handle(ctx, incident_id, Handling.RESOLVED, comment, fmt)
+    _set_status(ctx, incident_id, TriageStatus.RESOLVED, fmt, comment=comment)
 
 
 def false_positive(
@@ -463,7 +464,7 @@ def false_positive(
     Examples:
       shopstream incidents false-positive 3fa9 --comment "our own price check"
     """
-    _handle(ctx, incident_id, Handling.FALSE_POSITIVE, comment, fmt)
+    _set_status(ctx, incident_id, TriageStatus.FALSE_POSITIVE, fmt, comment=comment)
 
 
 def reopen(
@@ -474,7 +475,7 @@ def reopen(
     Examples:
       shopstream incidents reopen 3fa9 --comment "it was not the price check"
     """
-    _handle(ctx, incident_id, Handling.NONE, comment, fmt)
+    _set_status(ctx, incident_id, TriageStatus.NONE, fmt, comment=comment)
 
 
 def precision(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
@@ -487,11 +488,13 @@ def precision(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
       shopstream incidents precision
       shopstream incidents precision --format json
     """
-    from shopstream.adapters.stores import incidents_file  # noqa: PLC0415
-    from shopstream.incidents.precision import read_precision  # noqa: PLC0415  start-up time
+    from shopstream.adapters.stores import open_incidents  # noqa: PLC0415
+    from shopstream.incidents.queries import read_precision  # noqa: PLC0415  start-up time
 
+    with closing(open_incidents(settings_of(ctx))) as store:
+        judged = read_precision(store.list())
     rows: list[dict[str, object]] = []
-    for one in read_precision(incidents_file(settings_of(ctx))):
+    for one in judged:
         low, high = one.interval
         row: dict[str, object] = {"rule": one.rule, "incidents": one.incidents, "right": one.right, "wrong": one.wrong}
         if fmt is Format.TABLE:
@@ -504,35 +507,31 @@ def precision(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     emit(rows, fmt, empty="No rule has incidents yet.")
 
 
-def _handle(ctx: typer.Context, incident_id: str, handling: Handling, comment: str | None, fmt: Format) -> None:
-    from shopstream.adapters.stores import incidents_file, open_incidents  # noqa: PLC0415
-    from shopstream.incidents.queries import read_incident  # noqa: PLC0415
+def _set_status(
+    ctx: typer.Context,
+    incident_id: str,
+    status: TriageStatus,
+    fmt: Format,
+    *,
+    comment: str | None,
+    owner: str | None = None,
+) -> None:
+    from shopstream.adapters.stores import open_incidents  # noqa: PLC0415
 
-    settings = settings_of(ctx)
-    read_incident(incidents_file(settings), incident_id)  # so that a wrong --home makes no store
-    with closing(open_incidents(settings)) as store:
-        if handling is Handling.FALSE_POSITIVE:
-            incident = store.mark_false_positive(incident_id, comment or "")
-        elif handling is Handling.NONE:
-            incident = store.reopen(incident_id, comment)
-        elif handling is Handling.RESOLVED:
-            incident = store.resolve(incident_id, comment)
-        else:
-            incident = store.acknowledge(incident_id, comment)
+    with closing(open_incidents(settings_of(ctx))) as store:
+        incident = store.set_status(incident_id, status, comment=comment, owner=owner)
     if fmt is Format.TABLE:
-        state = (
-            str(incident.state).replace("_", " ") if handling is Handling.NONE else _WORDS_INCIDENT_HANDLING[handling]
-        )
-        out.print(f"Incident {incident.id} is {state}.", highlight=False)
+        state = incident.state if status is TriageStatus.NONE else _STATUS_WORDS[status]
+        out.print(f"Incident {incident.id} is {str(state).replace('_', ' ')}.", highlight=False)
     else:
         values = record(incident)
         emit_object(flat(values) if fmt is Format.CSV else values, fmt)
 
 
-_WORDS_INCIDENT_HANDLING = {
-    Handling.ACKNOWLEDGED: "acknowledged",
-    Handling.RESOLVED: "resolved",
-    Handling.FALSE_POSITIVE: "a false positive",
+_STATUS_WORDS = {
+    TriageStatus.ACKNOWLEDGED: "acknowledged",
+    TriageStatus.RESOLVED: "resolved",
+    TriageStatus.FALSE_POSITIVE: "a false positive",
 }
 
 
@@ -559,13 +558,13 @@ def export(
       shopstream incidents export --format ocsf > findings.jsonl
       shopstream incidents export --state open --severity critical
     """
-    from shopstream.adapters.stores import incidents_file  # noqa: PLC0415
-    from shopstream.incidents.queries import read_incidents  # noqa: PLC0415
+    from shopstream.adapters.stores import open_incidents  # noqa: PLC0415
     from shopstream.response.ocsf import cloud_event  # noqa: PLC0415  likewise
 
     del fmt  # there is one as yet
-    path = incidents_file(settings_of(ctx))
-    for incident in read_incidents(path, states=state or (), severities=severity or ()):
+    with closing(open_incidents(settings_of(ctx))) as store:
+        incidents = store.list(states=state or (), severities=severity or ())
+    for incident in incidents:
         sys.stdout.write(json.dumps(cloud_event(incident, source), ensure_ascii=False) + "\n")
 
 

@@ -1,5 +1,6 @@
 """`shopstream notify`."""
 
+from contextlib import closing
 from typing import Annotated
 
 import typer
@@ -59,10 +60,10 @@ def list_notifications(
       shopstream notify list
       shopstream notify list --limit 0 --format json
     """
-    from shopstream.adapters.stores import incidents_file  # noqa: PLC0415
-    from shopstream.notify.outbox import read_notifications  # noqa: PLC0415
+    from shopstream.adapters.stores import open_incidents  # noqa: PLC0415
 
-    found = read_notifications(incidents_file(settings_of(ctx)), limit=limit or None)
+    with closing(open_incidents(settings_of(ctx))) as store:
+        found = store.notifications(limit=limit or None)
     rows: list[dict[str, object]] = []
     for one in found:
         row: dict[str, object] = {
@@ -92,8 +93,9 @@ def retry(ctx: typer.Context) -> None:
     Examples:
       shopstream notify retry
     """
-    from shopstream.adapters.stores import retry_notifications  # noqa: PLC0415
+    from shopstream.adapters.stores import open_incidents  # noqa: PLC0415
     from shopstream.clock import SystemClock  # noqa: PLC0415  likewise
 
-    count = retry_notifications(settings_of(ctx), SystemClock())
+    with closing(open_incidents(settings_of(ctx))) as store:
+        count = store.retry_failed(SystemClock().now_ms())
     out.print(f"{count:,} {'notification is' if count == 1 else 'notifications are'} tried again.", highlight=False)

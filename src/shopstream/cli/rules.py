@@ -1,6 +1,7 @@
 """`shopstream rules`."""
 
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,13 +63,13 @@ def _rules(settings: Settings) -> "dict[str, Rule]":
 
 def _judged(settings: Settings) -> dict[str, str]:
     """Rule or detector → its precision in words, for those that people have judged."""
-    from shopstream.adapters.stores import incidents_file  # noqa: PLC0415
-    from shopstream.incidents.precision import read_precision  # noqa: PLC0415  start-up time
+    from shopstream.adapters.stores import open_incidents  # noqa: PLC0415
+    from shopstream.incidents.queries import read_precision  # noqa: PLC0415  start-up time
 
+    with closing(open_incidents(settings)) as store:
+        judged = read_precision(store.list())
     return {
-        row.rule: f"{row.precision:.0%} of {row.right + row.wrong:,}"
-        for row in read_precision(incidents_file(settings))
-        if row.precision is not None
+        row.rule: f"{row.precision:.0%} of {row.right + row.wrong:,}" for row in judged if row.precision is not None
     }
 
 

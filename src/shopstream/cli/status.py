@@ -1,5 +1,7 @@
 """`shopstream status`."""
 
+from contextlib import closing
+
 import typer
 
 from shopstream.cli.output import Format, FormatOption, emit_object, settings_of
@@ -17,9 +19,8 @@ def status(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
       shopstream status
       shopstream status --format json
     """
-    from shopstream.adapters.stores import has_stream, incidents_file, last_checkpoint, open_stream  # noqa: PLC0415
+    from shopstream.adapters.stores import has_stream, last_checkpoint, open_incidents, open_stream  # noqa: PLC0415
     from shopstream.engine.engine import Counters  # noqa: PLC0415  start-up time
-    from shopstream.incidents.queries import count_incidents  # noqa: PLC0415
     from shopstream.stream.ports import lag  # noqa: PLC0415  start-up time
 
     settings = settings_of(ctx)
@@ -28,7 +29,8 @@ def status(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     if has_stream(settings):
         with open_stream(settings) as stream:
             behind = lag(stream, manifest.positions if manifest else {}, SystemClock())
-    incidents = count_incidents(incidents_file(settings))
+    with closing(open_incidents(settings)) as store:
+        incidents = store.count()
     emit_object(
         {
             **(manifest.counters if manifest else Counters().as_dict()),

@@ -1,6 +1,7 @@
 """`shopstream verdicts`."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Annotated, Any
 
 import typer
@@ -50,10 +51,11 @@ def list_verdicts(
       shopstream verdicts list
       shopstream verdicts list --actor 526725566 --format json
     """
-    from shopstream.adapters.stores import incidents_file  # noqa: PLC0415
-    from shopstream.incidents.verdicts import read_verdicts  # noqa: PLC0415
+    from shopstream.adapters.stores import open_incidents  # noqa: PLC0415
+    from shopstream.incidents.queries import read_verdicts  # noqa: PLC0415
 
-    found = read_verdicts(incidents_file(settings_of(ctx))).to_pylist()
+    with closing(open_incidents(settings_of(ctx))) as store:
+        found = read_verdicts(store).to_pylist()
     rows = [row for row in found if actor in {None, row["actor"]}]
     rows.reverse()
     if fmt is Format.TABLE:

@@ -8,9 +8,9 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 
 from shopstream.clock import Clock
 from shopstream.detection.detector import BIN_MS
+from shopstream.detection.runner import DetectionResult
 from shopstream.engine.signals import Signal, encode_signals
 from shopstream.errors import BackpressureError, RetryableError
-from shopstream.detection.runner import DetectionResult
 from shopstream.stream.ports import NewRecord, StreamWriter
 
 __all__ = ["SignalPublisher"]
@@ -23,7 +23,7 @@ _wait = wait_exponential(multiplier=0.1, max=10)
 class SignalPublisher:
     """See `runner.DetectionRunner`: signals are in the stream when `run` returns, at least once and in order.
 
-    After a crash the engine publishes everything since its checkpoint again; the detectors know by event time what they had.
+    After a crash the engine publishes all signals since its checkpoint again; the detectors ignore what they had.
 
     Args:
         writer: a stream whose records all reach one shard.

@@ -30,7 +30,16 @@ from pyarrow import ipc
 
 from shopstream.errors import RetryableError, StateError
 
-__all__ = ["MANIFEST", "CheckpointStore", "Manifest", "ObjectStore", "SharedCheckpointStore", "parse_manifest", "shown"]
+__all__ = [
+    "MANIFEST",
+    "CheckpointStore",
+    "Manifest",
+    "ObjectStore",
+    "SharedCheckpointStore",
+    "mark_of",
+    "parse_manifest",
+    "shown",
+]
 
 
 class ObjectStore(Protocol):
@@ -118,12 +127,17 @@ class Manifest:
     @property
     def mark(self) -> int:
         """One number for owner and generation, by which the lake names it; a later checkpoint's is larger."""
-        return self.owner << _OWNER_SHIFT | self.generation
+        return mark_of(self.owner, self.generation)
 
     @property
     def folder(self) -> str:
         """Where it lies; two owners never write to one folder."""
         return f"{_PREFIX}{self.generation:010d}" + (f"-{self.owner:06d}" if self.owner else "")
+
+
+def mark_of(owner: int, generation: int) -> int:
+    """See `Manifest.mark`."""
+    return owner << _OWNER_SHIFT | generation
 
 
 def shown(mark: int | None) -> str:

@@ -7,7 +7,7 @@ from shopstream.evaluation.results import AttackResult, Brief, GenuineResult
 from shopstream.evaluation.runner import Done
 from shopstream.evaluation.scoring import Unit, percentile, rule_of_three
 from shopstream.evaluation.targets import Row, TimeUnit
-from shopstream.incidents.precision import wilson
+from shopstream.incidents.queries import wilson
 
 __all__ = ["ControlSummary", "GenuineSummary", "RowSummary", "Summary", "summarise"]
 

@@ -12,7 +12,7 @@ from shopstream.clock import Clock, from_ms
 from shopstream.detection.detection import Severity
 from shopstream.errors import BackpressureError, RetryableError, ShopstreamError, StateError
 from shopstream.incidents.episode import SEVERITIES
-from shopstream.incidents.incident import Actor, Incident, State, TriageStatus, split_id, state_of
+from shopstream.incidents.incident import Actor, Incident, State, TriageStatus, state_of
 from shopstream.incidents.ports import (
     BEFORE_ALL,
     UNCOMMITTED,
@@ -94,11 +94,7 @@ _WRITTEN: Final = (
 )
 _UPSERT: Final = (
     f"INSERT INTO incidents ({', '.join(_WRITTEN)}) VALUES ({', '.join('?' * len(_WRITTEN))}) "
-    f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _WRITTEN[1:])}, "
-    # What was absorbed left people's words to another; under its id begins something new.
-    "status = CASE WHEN absorbed THEN 'none' ELSE status END, status_ms = CASE WHEN NOT absorbed THEN status_ms END, "
-    "owner = CASE WHEN absorbed THEN '' ELSE owner END, comment = CASE WHEN absorbed THEN '' ELSE comment END, "
-    "context = CASE WHEN NOT absorbed THEN context END "
+    f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _WRITTEN[1:])} "
     f"WHERE generation < excluded.generation + {UNCOMMITTED}"
 )
 _READ: Final = "SELECT i.*, h.status AS root_status FROM incidents AS i LEFT JOIN incidents AS h ON h.id = i.root"
@@ -163,7 +159,8 @@ class EmbeddedIncidentStore:
         )
         connection.execute(
             "UPDATE incidents SET root = ?2, absorbed = 1, closed = 1, verdict = '', generation = ?3, summary = NULL, "
-            "summary_severity = NULL, summary_closed = NULL, summary_last_ms = NULL WHERE id = ?1",
+            "summary_severity = NULL, summary_closed = NULL, summary_last_ms = NULL, status = 'none', "
+            "status_ms = NULL, owner = '', comment = '', context = NULL WHERE id = ?1",
             (absorbed, into, generation),
         )
 
@@ -209,11 +206,8 @@ class EmbeddedIncidentStore:
                 "json_array(i.status, i.summary_closed) IN (SELECT value FROM json_each(?))",
                 [json.dumps(one, separators=(",", ":")) for one in pairs],
             ),
-            ("i.summary_severity IN (SELECT value FROM json_each(?))", [SEVERITIES.index(one) for one in severities]),
-            (
-                "EXISTS (SELECT 1 FROM json_each(i.summary, '$.rules') WHERE value IN (SELECT value FROM json_each(?)))",
-                list(rules),
-            ),
+            ("i.summary_severity IN (SELECT value FROM json_each(?))", list(map(SEVERITIES.index, severities))),
+            ("EXISTS (SELECT 1 FROM json_each(i.summary, '$.rules') JOIN json_each(?) USING (value))", list(rules)),
         )
         chosen = [(sql, json.dumps(values)) for sql, values in filters if values]
         with self._reading() as connection:
@@ -224,7 +218,7 @@ class EmbeddedIncidentStore:
                 "ORDER BY i.summary_last_ms DESC, i.id LIMIT ?",
                 (*(values for _, values in chosen), -1 if limit is None else limit),
             ).fetchall()
-            return self._incidents(connection, rows)
+            return [*self._incidents(connection, rows)]
 
     def parts(self, incident_id: str) -> Sequence[Incident]:
         """See `ports.IncidentStore.parts`."""

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
+from shopstream.detection.duration import describe_length
 from shopstream.incidents.incident import Incident
-from shopstream.notify.message import describe_length
 
 __all__ = ["evidence_lines", "genuine_share", "number"]
 

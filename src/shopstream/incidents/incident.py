@@ -93,7 +93,7 @@ class Incident:
         id: the head's: names rule, key and the ordinal of the episode; see `incident_id`.
         keys: key column → value as text; empty for the site.
         ongoing: more may come; False once the quiet time of the rule is over.
-        status, status_at, owner, comment: what a person did and said, and who looks after it; that leaves `ongoing` alone.
+        status, status_at, owner, comment: what a person did, when, who looks after it, and why; `ongoing` stays.
         first_event_time, last_event_time: span of the events in the windows.
         detected_at_event_time: end of the first window that met the condition, which the final detections alone decide
             as soon as there is one: the moment in event time by which anybody could have known. A condition that only

@@ -16,6 +16,7 @@ from shopstream.incidents.record import IncidentRow
 
 __all__ = [
     "BEFORE_ALL",
+    "UNCOMMITTED",
     "DeliveryState",
     "IncidentStore",
     "IncidentUpdate",
@@ -23,7 +24,6 @@ __all__ = [
     "NewNotification",
     "Notification",
     "RowVersion",
-    "UNCOMMITTED",
 ]
 
 BEFORE_ALL = -(1 << 62)

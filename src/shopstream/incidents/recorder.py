@@ -52,7 +52,7 @@ class IncidentRecorder:
         self, store: IncidentStore, settings: AlertingSettings, clock: Clock, targets: Sequence[str] = ()
     ) -> None:
         rules = GroupingRules(settings.campaign_actors, settings.campaign_within // _MS, settings.recovery // _MS)
-        self._store = store
+        self.store = store
         self._tracker = IncidentTracker(rules, settings.notify_hold // _MS)
         self._policy = NotificationPolicy(settings, clock, targets)
         self._retention_ms = settings.retention // _MS
@@ -79,17 +79,17 @@ class IncidentRecorder:
         next_ms = min(self._tracker.next_close_ms, self._next_purge_ms, self._sure_ms)
         if not (detections or watermark_ms >= next_ms or self._restored or self._policy.due(watermark_ms)):
             return []
-        self._restored = False
+        first, self._restored = self._restored, False
         last = self._last_ordinals(self._tracker.unknown(detections))
         changes = self._tracker.apply(detections, watermark_ms, last)
-        self._put(watermark_ms, self._policy.decide(self._tracker, watermark_ms, self._settled))
+        self._put(watermark_ms, self._policy.decide(self._tracker, watermark_ms, self._settled), first=first)
         self._tracker.forget(watermark_ms)
         if watermark_ms >= self._sure_ms:
-            self._store.remove(self._unsure)
+            self.store.remove(self._unsure)
             self._unsure, self._sure_ms = set(), NEVER_MS
         if watermark_ms >= self._next_purge_ms:
             before_ms = self._as_of(watermark_ms) - self._retention_ms
-            self._store.forget(before_ms, before_ms - (_ORDINALS_KEPT - 1) * self._retention_ms)
+            self.store.forget(before_ms, before_ms - (_ORDINALS_KEPT - 1) * self._retention_ms)
             self._next_purge_ms = watermark_ms + self._retention_ms // _PURGES
         return changes
 
@@ -114,15 +114,15 @@ class IncidentRecorder:
             self._tracker.restore(snapshot)
         self._restored = True
         self.begin(generation + 1)
-        newer = self._store.written_after(generation)
+        newer = self.store.written_after(generation)
         if any((row.generation & _GENERATION) > (generation & _GENERATION) + UNCOMMITTED for row in newer):
             return
         self._unsure = self._tracker.rewrite(row.id for row in newer)
         self._sure_ms = max((row.closes_ms for row in newer if row.id in self._unsure), default=NEVER_MS)
 
-    def _put(self, watermark_ms: int, notifications: Sequence[NewNotification]) -> None:
+    def _put(self, watermark_ms: int, notifications: Sequence[NewNotification], *, first: bool) -> None:
         written = self._tracker.drain()
-        if not (written.rows or written.absorbed or notifications):
+        if not (written.rows or written.absorbed or notifications or first):
             return
         update = IncidentUpdate(
             generation=self._generation,
@@ -132,7 +132,7 @@ class IncidentRecorder:
             ordinals=written.ordinals,
             notifications=notifications,
         )
-        self._store.put(update)
+        self.store.put(update)
         self._unsure.difference_update(written.absorbed, (row.record.id for row in written.rows))
 
     def _as_of(self, watermark_ms: int) -> int:
@@ -142,7 +142,7 @@ class IncidentRecorder:
     def _last_ordinals(self, scopes: Iterable[str]) -> dict[str, LastOrdinal]:
         """As the checkpoint would have them: rows that are not sure to come again do not count."""
         wanted = set(scopes)
-        found = self._store.last_ordinals(wanted) if wanted else {}
+        found = self.store.last_ordinals(wanted) if wanted else {}
         for one in self._unsure:
             scope, ordinal = split_id(one)
             if scope in found and ordinal <= found[scope].ordinal:
@@ -152,4 +152,4 @@ class IncidentRecorder:
     def _settled(self, ids: Iterable[str]) -> set[str]:
         """Incidents that people have resolved, or called a false positive."""
         over = {TriageStatus.RESOLVED, TriageStatus.FALSE_POSITIVE}
-        return {one for one, status in self._store.statuses(ids).items() if status in over}
+        return {one for one, status in self.store.statuses(ids).items() if status in over}

@@ -282,8 +282,8 @@ class IncidentTracker:
         """Join what is new to the incident it belongs to; where it links several, the oldest takes in the others."""
         oldest, *others = sorted(stored, key=lambda one: one.ordinal)
         episode = oldest.episode
-        for other in (*(one.episode for one in others), *fresh):
-            episode = join(episode, other)
+        for more in (*(one.episode for one in others), *fresh):
+            episode = join(episode, more)
         if episode == oldest.episode:
             return []
         raised = episode.severity > oldest.episode.severity

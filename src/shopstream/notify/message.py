@@ -4,13 +4,13 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 
 from shopstream.detection.detection import Severity
+from shopstream.detection.duration import describe_length
 from shopstream.incidents.episode import SEVERITIES
 from shopstream.incidents.incident import Incident
 
-__all__ = ["Message", "Notice", "describe_length", "digest", "notice_of"]
+__all__ = ["Message", "Notice", "digest", "notice_of"]
 
 _NAMED = 5
 """A digest names so many incidents; the rest is counted, and `shopstream incidents list` has them."""
@@ -95,17 +95,6 @@ def digest(notices: Sequence[Notice], *, keys: bool) -> Message:
     lines.append(f"Reference: {reference}")
     facts = tuple(_facts(notice, keys=keys) for notice in ordered)
     return Message(f"[{worst}] {len(ordered):,} incidents", "\n".join(lines), worst, reference, facts)
-
-
-def describe_length(length: timedelta) -> str:
-    """A length of time as people say it: `10 s`, `4 min 5 s`, `3 h`, `2 d 4 h`."""
-    seconds = round(length.total_seconds())
-    parts = []
-    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")):
-        amount, seconds = divmod(seconds, size)
-        if amount:
-            parts.append(f"{amount} {unit}")
-    return " ".join(parts[:2]) or "0 s"
 
 
 def _facts(notice: Notice, *, keys: bool) -> dict[str, object]:
