@@ -19,7 +19,7 @@ from ours import SHOPSTREAM, Variant, environment
 from windows import RULES
 from workload import FIRST_BURST_USER, RATE, Workload
 
-from shopstream.adapters.stores import open_stream
+from shopstream.adapters.ports import adapters_of
 from shopstream.config import load_settings
 from shopstream.events.codec import decode
 from shopstream.stream.ports import TRIM_HORIZON
@@ -62,7 +62,7 @@ def measure_latency(made: Workload, home: Path, variant: Variant, log: Path) -> 
     """
     home.mkdir(parents=True)
     settings = load_settings(None, {"home": home})
-    open_stream(settings).close()
+    adapters_of(settings).open_stream().close()
     base = [SHOPSTREAM, "--home", str(home)]
     with log.open("wb") as out:
         engine = _start([*base, "run", "--quiet", *variant.flags], out)
@@ -152,7 +152,7 @@ def _appended(made: Workload, home: Path) -> tuple[dict[str, float], float]:
     needed = next(window.more_than for window in RULES if window.name == "user_burst") + 1
     arrivals: dict[str, list[float]] = {}
     first, last, events = math.inf, 0, 0
-    with open_stream(load_settings(None, {"home": home})) as stream:
+    with adapters_of(load_settings(None, {"home": home})).open_stream() as stream:
         for shard in stream.shards():
             position = TRIM_HORIZON
             while records := (

@@ -16,7 +16,7 @@ from measure import Measurement, run
 from windows import RULES, WINDOWS
 from workload import Check, Workload, check
 
-from shopstream.adapters.stores import open_lakehouse
+from shopstream.adapters.ports import adapters_of
 from shopstream.clock import SystemClock
 from shopstream.config import load_settings
 from shopstream.detection.detectors.shipped import shipped_detectors
@@ -143,7 +143,7 @@ def _check_incidents(made: Workload, windows: str, home: Path) -> Check:
 
 def _check_detections(made: Workload, windows: str, home: Path) -> Check:
     settings = load_settings(None, {"home": home})
-    lakehouse = open_lakehouse(settings)
+    lakehouse = adapters_of(settings).open_lakehouse()
     try:
         files = lakehouse.data_files(LakeTable.DETECTIONS)
     finally:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from shopstream.adapters.stores import open_lakehouse
+from shopstream.adapters.ports import adapters_of
 from shopstream.clock import SystemClock
 from shopstream.config import load_settings
 from shopstream.simulation.delivery import Delivery, Lane
@@ -88,7 +88,7 @@ def stream(shop):
 
 @pytest.fixture
 def lake(shop):
-    with closing(open_lakehouse(shop)) as lake:
+    with closing(adapters_of(shop).open_lakehouse()) as lake:
         yield lake
 
 

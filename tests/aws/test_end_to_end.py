@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from aws.shop import ended_well
-from shopstream.cli.dashboard import home_of
+from shopstream.adapters.ports import adapters_of
 from shopstream.dashboard.panels import Panels
 
 pytestmark = [pytest.mark.aws, pytest.mark.xdist_group("shop"), pytest.mark.timeout(600)]
@@ -122,7 +122,7 @@ for command in {commands!r}:
 
 
 def test_the_page_follows_an_engine_that_runs_elsewhere(on_aws):
-    home = home_of(on_aws.shop.settings())
+    home = adapters_of(on_aws.shop.settings()).dashboard_home()
     panels = {name: json.loads(text) for name, text in Panels(home).read().items()}
     assert panels["health"]["counters"]["events_read"] == on_aws.status["events_read"]
     assert panels["health"]["shards"] == 2

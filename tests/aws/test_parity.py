@@ -3,7 +3,7 @@
 import pytest
 
 from aws.shop import AwsShop, incidents_of
-from shopstream.adapters.stores import incidents_file
+from shopstream.adapters.ports import adapters_of
 
 pytestmark = [pytest.mark.aws, pytest.mark.xdist_group("shop"), pytest.mark.timeout(600)]
 
@@ -33,5 +33,5 @@ def test_a_worker_that_judges_by_itself_finds_and_tells_the_same(shop_day, embed
     with AwsShop(tmp_path / "home", fresh_name, detection="worker") as shop:
         shop.run("simulate", shop.upload(shop_day[0]))
         shop.run("run", "--until-caught-up", "--quiet")
-        assert incidents_of(incidents_file(shop.settings())) == embedded.incidents
+        assert incidents_of(adapters_of(shop.settings()).incidents_file()) == embedded.incidents
         assert shop.messages()

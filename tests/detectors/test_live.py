@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from shopstream.adapters.flow import open_pipeline
-from shopstream.adapters.stores import open_stream
+from shopstream.adapters.ports import adapters_of
 from shopstream.clock import ManualClock
 from shopstream.config import Settings
 from shopstream.detection.baseline import SLOTS, Baselines, SeriesProfile
@@ -43,7 +43,7 @@ def home(tmp_path):
         }
         for number in range(MINUTES * 60 * PER_SECOND)
     ]
-    with open_stream(settings, ManualClock(START_MS)) as stream:
+    with adapters_of(settings, ManualClock(START_MS)).open_stream() as stream:
         shard = stream.shards()[0]
         payload = encode_arrow(pa.Table.from_pylist(rows, schema=WIRE_SCHEMA))
         stream.put([NewRecord(payload, "k", shard.first_hash_key)])

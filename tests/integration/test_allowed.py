@@ -7,7 +7,7 @@ import duckdb
 import pytest
 
 from shopstream.adapters.flow import open_pipeline
-from shopstream.adapters.stores import open_lakehouse, open_stream
+from shopstream.adapters.ports import adapters_of
 from shopstream.config import Settings
 from shopstream.detection.detectors.shipped import shipped_detectors
 from shopstream.detection.settings import DetectionSettings
@@ -51,7 +51,7 @@ def home(tmp_path_factory):
         detection=DetectionSettings(allow_lists_path=folder / "allow", detectors_off=rules_alone),
         engine=EngineSettings(batch_events=7, commit_interval=timedelta(hours=1)),
     )
-    with open_stream(settings) as stream:
+    with adapters_of(settings).open_stream() as stream:
         Replay(str(folder / "events.csv"), stream, ReplaySettings(), bookmarks=settings.home / "replays").run()
     with open_pipeline(settings, with_journeys=False) as pipeline:
         pipeline.run(until_caught_up=True)
@@ -66,7 +66,7 @@ def test_only_those_whose_every_event_is_allowed_open_no_incident(home):
 
 def test_what_is_allowed_stands_in_the_lake_without_the_hidden_measure(home):
     with duckdb.connect() as connection:
-        lakehouse = open_lakehouse(home)
+        lakehouse = adapters_of(home).open_lakehouse()
         create_views(connection, lakehouse, [LakeTable.DETECTIONS])
         kept = connection.execute(
             "SELECT key, measures, allowed_by, allowed_reason FROM detections WHERE rule_id = 'user_burst'"

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from shopstream.adapters.flow import open_pipeline
-from shopstream.adapters.stores import open_lakehouse
+from shopstream.adapters.ports import adapters_of
 from shopstream.archive import Archive
 from shopstream.clock import ManualClock
 from shopstream.config import Settings
@@ -235,7 +235,7 @@ def test_a_lake_of_an_engine_is_refused(place, lake_events):
 
 def test_an_engine_refuses_a_lake_of_archive_workers(tmp_path, lake_events):
     settings = Settings(home=tmp_path)
-    with closing(open_lakehouse(settings)) as lake:
+    with closing(adapters_of(settings).open_lakehouse()) as lake:
         lake.append(LakeTable.EVENTS, lake_events(0, 3), {"shardId-000000000000": 7})
     with pytest.raises(StateError, match="archive workers"), open_pipeline(settings):
         pass

@@ -10,7 +10,7 @@ import duckdb
 import pytest
 
 from shopstream.adapters.flow import open_pipeline
-from shopstream.adapters.stores import open_lakehouse, open_stream
+from shopstream.adapters.ports import adapters_of
 from shopstream.clock import ManualClock
 from shopstream.config import Settings
 from shopstream.detection.rule import load_rules
@@ -54,13 +54,13 @@ def processed(day, tmp_path_factory) -> Settings:
 
 
 def send(settings: Settings, source: Path) -> None:
-    with open_stream(settings) as stream:
+    with adapters_of(settings).open_stream() as stream:
         Replay(str(source), stream, ReplaySettings(), bookmarks=settings.home / "replays").run()
 
 
 @pytest.fixture
 def lake(processed) -> Iterator[duckdb.DuckDBPyConnection]:
-    lakehouse = open_lakehouse(processed)
+    lakehouse = adapters_of(processed).open_lakehouse()
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         create_views(connection, lakehouse)
@@ -180,7 +180,7 @@ def test_a_second_run_finds_nothing_new(processed):
 
 def test_a_stream_of_bad_records_alone_reaches_the_lake(tmp_path):
     settings = Settings(home=tmp_path, engine=EngineSettings(commit_events=10, batch_events=5))
-    with open_stream(settings) as stream:
+    with adapters_of(settings).open_stream() as stream:
         for number in range(50):
             stream.put([NewRecord(b"no event %d" % number, "k")])
     with open_pipeline(settings) as pipeline:
@@ -189,7 +189,7 @@ def test_a_stream_of_bad_records_alone_reaches_the_lake(tmp_path):
         pipeline.run(until_caught_up=True)
     with open_pipeline(settings) as pipeline:
         assert pipeline.progress().counters["dead_letters"] == 50, "they are not read again"
-    with closing(open_lakehouse(settings)) as lakehouse:
+    with closing(adapters_of(settings).open_lakehouse()) as lakehouse:
         assert {status.table: status.rows for status in lakehouse.status()}["dead_letters"] == 50
 
 
@@ -199,7 +199,7 @@ def test_a_stream_that_cannot_be_told_of_a_commit_does_not_end_the_engine(tmp_pa
 
     monkeypatch.setattr(EmbeddedStream, "commit", throttled)
     settings = Settings(home=tmp_path)
-    with open_stream(settings) as stream:
+    with adapters_of(settings).open_stream() as stream:
         stream.put([NewRecord(b"no event", "k")])
     with open_pipeline(settings) as pipeline:
         pipeline.run(until_caught_up=True)
@@ -226,7 +226,7 @@ def test_a_lake_without_its_checkpoint_is_refused(tmp_path, processed):
 def test_a_stream_reshaped_on_the_way_gives_the_same_events(tmp_path):
     settings = Settings(home=tmp_path)
     batches = list(Synthesis(SynthesisSettings(events=20_000)).batches(2_000))
-    with open_stream(settings) as stream:
+    with adapters_of(settings).open_stream() as stream:
         for number, batch in enumerate(batches):
             open_shards = [shard for shard in stream.shards() if not shard.closed]
             if number == 3:
@@ -252,7 +252,7 @@ def test_a_checkpoint_keeps_which_shards_were_read_to_their_end(tmp_path, monkey
     """A stream that removed a shard cannot tell it, as Kinesis cannot."""
     settings, clock = Settings(home=tmp_path), ManualClock(DEFAULT_START_MS)
     batches = list(Synthesis(SynthesisSettings(events=2_000)).batches(1_000))
-    with open_stream(settings, clock) as stream:
+    with adapters_of(settings, clock).open_stream() as stream:
         first = stream.shards()[0]
         stream.put([NewRecord(encode_arrow(batches[0]), "k", first.first_hash_key)])
         with open_pipeline(settings, clock=clock) as pipeline:

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from shopstream.adapters.flow import open_pipeline
-from shopstream.adapters.stores import open_lakehouse, open_stream
+from shopstream.adapters.ports import adapters_of
 from shopstream.cli import app
 from shopstream.clock import ManualClock
 from shopstream.config import Settings
@@ -375,7 +375,7 @@ def test_what_is_allowed_is_kept_with_its_reason_and_opens_no_incident(day, tmp_
     rules_alone = tuple(detector.id for detector in shipped_detectors(DetectionSettings()))
     detection = DetectionSettings(allow_lists_path=allow, detectors_off=rules_alone)
     settings = Settings(home=tmp_path / "home", detection=detection)
-    with open_stream(settings) as stream:
+    with adapters_of(settings).open_stream() as stream:
         Replay(str(day.path), stream, ReplaySettings(), bookmarks=settings.home / "replays").run()
     with open_pipeline(settings, with_journeys=False) as pipeline:
         pipeline.run(until_caught_up=True)
@@ -387,7 +387,7 @@ def test_what_is_allowed_is_kept_with_its_reason_and_opens_no_incident(day, tmp_
     import duckdb  # noqa: PLC0415  only here
 
     with duckdb.connect() as connection:
-        lakehouse = open_lakehouse(settings)
+        lakehouse = adapters_of(settings).open_lakehouse()
         create_views(connection, lakehouse, [LakeTable.DETECTIONS])
         kept = connection.execute(
             """

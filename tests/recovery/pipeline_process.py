@@ -14,9 +14,9 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
-from shopstream.adapters import flow
+from shopstream.adapters.embedded import EmbeddedAdapters
 from shopstream.adapters.flow import open_pipeline
-from shopstream.adapters.stores import open_stream
+from shopstream.adapters.ports import adapters_of
 from shopstream.aws.objects import S3Objects
 from shopstream.config import Settings
 from shopstream.detection.settings import DetectionSettings
@@ -75,12 +75,14 @@ def die_at(point: str, when: str, nth: int) -> None:
 
 def work(settings: Settings, source: str | None, checkpoints: str | None) -> None:
     if checkpoints:
-        flow.open_checkpoints = lambda s: SharedCheckpointStore(s.checkpoint_path, S3Objects(checkpoints))
+        EmbeddedAdapters.open_checkpoints = lambda adapters: SharedCheckpointStore(
+            adapters.settings.checkpoint_path, S3Objects(checkpoints)
+        )
     if source is None:
         with open_pipeline(settings) as pipeline:
             pipeline.run(until_caught_up=True)
         return
-    with open_stream(settings) as stream:
+    with adapters_of(settings).open_stream() as stream:
         Replay(source, stream, ReplaySettings(rate=RATE), bookmarks=settings.home / "replays").run()
 
 

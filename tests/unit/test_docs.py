@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import pydoc
 import re
 import shlex
 import subprocess
@@ -290,3 +291,11 @@ def test_the_words_of_the_glossary_are_there_once():
 @pytest.mark.parametrize("page", TEXTS)
 def test_pages_name_no_machine(page):
     assert not re.search(r"(?<![\w.])/(work|home|root|Users)/", TEXTS[page])
+
+
+def test_every_function_that_the_architecture_names_exists():
+    names = re.findall(r"`([a-z_]+(?:\.\w+)+)`", TEXTS["docs/architecture.md"])
+    names = [name for name in names if not name.endswith((".py", ".yml"))]
+    assert len(names) > 20
+    for name in names:
+        assert pydoc.locate(f"shopstream.{name}"), name

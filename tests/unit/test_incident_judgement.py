@@ -16,7 +16,7 @@ from shopstream.detection.detection import Detection, Nature, Severity
 from shopstream.detection.rule_matcher import detection_id
 from shopstream.incidents.database import _TABLES
 from shopstream.incidents.embedded import EmbeddedIncidentStore
-from shopstream.incidents.explanation import evidence_lines, genuine_share
+from shopstream.incidents.explanation import genuine_share, lines_of, title_of
 from shopstream.incidents.incident import State
 from shopstream.incidents.precision import RulePrecision, read_precision
 from shopstream.incidents.queries import read_episodes, read_incident, read_incidents
@@ -256,7 +256,7 @@ def test_a_finding_has_the_words_of_ocsf_and_cloudevents(store, path):
 def test_people_work_through_it_on_the_command_line(store, path, run):
     store.apply(campaign(30), 0)
     (incident,) = read_incidents(path)
-    assert "campaign of 30 user_id" in run("incidents", "list").stdout
+    assert "campaign of 30 users" in run("incidents", "list").stdout
     shown = run("incidents", "show", incident.id[:8]).stdout
     assert "and 9 more" in shown
     assert f"shopstream incidents events {incident.id}" in shown
@@ -272,7 +272,19 @@ def test_people_work_through_it_on_the_command_line(store, path, run):
     assert "30" in run("incidents", "list", "--format", "csv").stdout
 
 
-def test_evidence_is_told_in_words(store, path):
+def test_a_title_counts_actors_and_shows_figures(store, path):
+    store.apply([replace(one, title="{who} sent {events} events") for one in campaign()], 0)
+    (incident,) = read_incidents(path)
+    assert title_of(incident) == f"Six users sent {incident.peak['events']:,} events"
+
+
+def test_a_title_without_a_subject_names_the_campaign(store, path):
+    store.apply(campaign(30), 0)
+    (incident,) = read_incidents(path)
+    assert title_of(incident) == "Too fast: 30 users"
+
+
+def test_an_incident_is_explained_in_sentences(store, path):
     evidence = {
         "expected": 12.5, "low": 8, "high": 17, "score": 31.2, "contributions": {"level": 0.7, "cusum": 0.3},
         "excess_events": 1200, "confidence": 0.9, "baseline_age_ms": 86_400_000, "forecast_error": 0.08,
@@ -281,12 +293,14 @@ def test_evidence_is_told_in_words(store, path):
     store.apply([detection(0, {}, rule="volume", evidence=evidence)], 0)
     (incident,) = read_incidents(path)
     assert genuine_share(incident) == pytest.approx(12.5 / 40)
-    lines = evidence_lines(incident)
+    lines = lines_of(incident)
     assert lines["expected"] == "12.5, between 8 and 17"
-    assert lines["score"] == "31.2 (level 0.7, cusum 0.3)"
+    assert lines["score"] == "31.2 standard deviations (level 70.0%, cusum 30.0%)"
     assert lines["confidence"] == "90.0% (volume 90%)"
-    assert lines["baseline"] == "learned over 1 d, off by 8.0% on average"
-    assert lines["mixture"] == "carts 1.0% (normally 5.0%)"
+    assert lines["baseline"] == "The baseline is 1 d old. Forecasts are off by 8.0% on average."
+    assert lines["composition"] == "carts 1.0% (normally 5.0%)"
+    assert lines["difference"] == "1,200 events more than expected."
+    assert next(iter(lines)) == "difference"
 
 
 def test_a_store_of_the_first_version_is_brought_up_to_date(store, path):

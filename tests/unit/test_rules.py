@@ -99,6 +99,12 @@ def test_a_session_and_a_tumbling_window_are_rules_too(tmp_path):
         ("[user_id]", "[user_id, user_id]", 7, "expected each column once"),
         ("[user_id]", "user_id", 7, "list columns"),
         ("[user_id]", "[price]", 7, "expected columns among"),
+        (
+            "15m\n",
+            "15m\nincident_title: '{who} of {user_id}'\n",
+            16,
+            "expected fields among carts, products, value",
+        ),
         ("size: 10m", "size: 10", 8, "expected a duration such as 500ms"),
         ("size: 10m", "size: -10m", 8, "expected a duration such as 500ms"),
         ("size: 10m", "size: 90d", 8, "at most 31d"),
@@ -155,7 +161,7 @@ def test_own_rules_replace_shipped_ones_by_id(tmp_path):
     written(tmp_path, text, "user_burst.yml")
     rules = load_rules(tmp_path)
     assert set(rules) == set(shipped)
-    assert rules["user_burst"].title == "Many carts"
+    assert rules["user_burst"].headline == "Many carts"
 
 
 def test_a_rule_is_switched_off_by_its_status(tmp_path):

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from shopstream.cli.heartbeat import alive
+from shopstream.adapters.ports import adapters_of
+from shopstream.cli.heartbeat import with_heartbeat
 from shopstream.cli.output import err, settings_of
 from shopstream.cli.shutdown import told_to_stop
 
@@ -32,10 +33,8 @@ def archive(
       shopstream archive                      keep on until Ctrl-C or SIGTERM
       shopstream archive --until-caught-up    archive what is there, then end
     """
-    from shopstream.adapters.archive import open_archive  # noqa: PLC0415
-
     settings = settings_of(ctx)
-    ended = alive(settings, told_to_stop())
+    ended = with_heartbeat(adapters_of(settings).heartbeat_file, told_to_stop())
     columns = (
         SpinnerColumn(),
         TextColumn("{task.fields[shards]} shards"),
@@ -45,7 +44,7 @@ def archive(
         TimeElapsedColumn(),
     )
     with (
-        open_archive(settings) as worker,
+        adapters_of(settings).open_archive() as worker,
         Progress(*columns, console=err, disable=quiet, transient=True) as bar,
     ):
         task = bar.add_task("archive", total=None, shards=0, events=0, dead=0, behind=0.0)

@@ -17,7 +17,7 @@ from shopstream.cli.rule_options import (
     past_events,
     progress_bar,
 )
-from shopstream.detection.duration import describe_length
+from shopstream.detection.title import describe_length
 
 if TYPE_CHECKING:
     from shopstream.detection.rule import Rule

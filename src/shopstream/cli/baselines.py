@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, err, out, settings_of
 from shopstream.cli.rule_options import EventsOption, FromOption, ToOption, past_events
 from shopstream.clock import from_ms
@@ -43,14 +44,13 @@ def build(
       shopstream baselines build --from 2019-10-01 --to 2019-10-31
       shopstream baselines build --events 2019-Oct.csv.gz
     """
-    from shopstream.adapters.stores import keep_baselines  # noqa: PLC0415
     from shopstream.detection.baseline_builder import build_baselines  # noqa: PLC0415  likewise
 
     settings = settings_of(ctx)
     with past_events(settings, events, since, until) as history:
         history.connection.execute(f"CREATE TEMP VIEW normal AS FROM past_events WHERE {history.limits()}")
         baselines = build_baselines(history.connection, "normal")
-    place = keep_baselines(settings, baselines)
+    place = adapters_of(settings).save_baselines(baselines)
     _show(baselines, fmt)
     err.print(f"Kept in {place}; the next `shopstream run` starts with them.")
 
@@ -73,10 +73,8 @@ def show(
       shopstream baselines show --html baselines.html
       shopstream baselines show --format json
     """
-    from shopstream.adapters.stores import open_baselines  # noqa: PLC0415
-
     settings = settings_of(ctx)
-    baselines = open_baselines(settings)
+    baselines = adapters_of(settings).load_baselines()
     if baselines is None:
         raise ConfigurationError(
             f"expected baselines in {settings.baselines_path}, found none; run `shopstream baselines build`"

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import err, settings_of
 from shopstream.response.blocklist import BlocklistFormat
 
@@ -43,7 +44,6 @@ def export(
     """
     from datetime import timedelta  # noqa: PLC0415  beside what it is for
 
-    from shopstream.adapters.stores import open_incidents  # noqa: PLC0415
     from shopstream.detection.duration import parse_duration  # noqa: PLC0415  likewise
     from shopstream.errors import ConfigurationError  # noqa: PLC0415  likewise
     from shopstream.response.blocklist import (  # noqa: PLC0415
@@ -56,7 +56,7 @@ def export(
         length = timedelta(milliseconds=parse_duration(ttl))
     except ValueError as error:
         raise ConfigurationError(f"--ttl: {error}") from error
-    with closing(open_incidents(settings)) as store:
+    with closing(adapters_of(settings).open_incidents()) as store:
         found = read_blocklist(store, length, settings.alerting.blocklist_genuine_share)
     text, others = render(found, fmt)
     sys.stdout.write(text)

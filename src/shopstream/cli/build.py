@@ -1,16 +1,12 @@
 """`shopstream build`: marts from the lake."""
 
-from contextlib import closing
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated
 
 import typer
 
+from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit_object, err, settings_of
-from shopstream.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from shopstream.lakehouse.aws import AwsLakehouse
 
 __all__ = ["Target", "build"]
 
@@ -57,46 +53,21 @@ def build(  # noqa: PLR0917  Typer passes by name
     """
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415  start-up time
 
-    from shopstream.adapters.stores import open_incidents, open_lakehouse  # noqa: PLC0415
-    from shopstream.incidents.queries import read_verdicts  # noqa: PLC0415  start-up time
-    from shopstream.models.dbt import build as build_models  # noqa: PLC0415  start-up time
-
     settings = settings_of(ctx)
-    on_athena = target is Target.ATHENA if target else settings.profile == "aws"
-    if on_athena and settings.profile != "aws":
-        raise ConfigurationError(
-            "expected the AWS profile for --target athena, got embedded; set SHOPSTREAM_PROFILE=aws"
-        )
-    if on_athena and thorough:
-        raise ConfigurationError("expected --thorough with --target duckdb: made-up rows are DuckDB's; add it")
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-    with (
-        closing(open_lakehouse(settings)) as lakehouse,
-        Progress(*columns, TimeElapsedColumn(), console=err, transient=True) as bar,
-    ):
+    with Progress(*columns, TimeElapsedColumn(), console=err, transient=True) as bar:
         task = bar.add_task("reading the models", total=None)
 
         def show(name: str, done: int, total: int) -> None:
             bar.update(task, description=name, completed=done, total=total)
 
-        with closing(open_incidents(settings)) as store:
-            verdicts = read_verdicts(store)
-        if on_athena:
-            from shopstream.models.athena import build_on_athena  # noqa: PLC0415  start-up time
-
-            of_aws = cast("AwsLakehouse", lakehouse)  # the profile says so
-            result = build_on_athena(of_aws, settings.reports_path, settings.timezone, select, show, verdicts=verdicts)
-        else:
-            result = build_models(
-                lakehouse,
-                settings.reports_path,
-                settings.timezone,
-                select,
-                show,
-                verdicts=verdicts,
-                memory_mib=memory_mib,
-                thorough=thorough,
-            )
+        result = adapters_of(settings).build_reports(
+            select,
+            show,
+            on_athena=None if target is None else target is Target.ATHENA,
+            memory_mib=memory_mib,
+            thorough=thorough,
+        )
     if not result.events:
         err.print("The lake holds no events yet, so the reports are empty; `shopstream run` fills it.")
     summary: dict[str, object] = {

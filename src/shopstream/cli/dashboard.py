@@ -1,17 +1,13 @@
 """`shopstream dashboard`."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import err, settings_of
-from shopstream.config import Settings
 
-if TYPE_CHECKING:
-    from shopstream.dashboard.sources import Home
-
-__all__ = ["dashboard", "home_of"]
+__all__ = ["dashboard"]
 
 
 def dashboard(
@@ -50,7 +46,7 @@ def dashboard(
             highlight=False,
             soft_wrap=True,
         )
-    home = home_of(settings)
+    home = adapters_of(settings).dashboard_home()
 
     def ready(address: str) -> None:
         err.print(f"The page is at [bold]{address}[/]", highlight=False, soft_wrap=True)
@@ -59,19 +55,3 @@ def dashboard(
             open_page(address, settings.home)
 
     serve(home, page, ready=ready, allow_remote=allow_remote)
-
-
-def home_of(settings: Settings) -> "Home":
-    """What the page of these settings shows."""
-    from shopstream.dashboard.sources import Home  # noqa: PLC0415  start-up time
-
-    home = Home.at(settings.home, usual=Path(".shopstream"))
-    if settings.profile != "aws":
-        return home
-    from shopstream.adapters.stores import aws_extra  # noqa: PLC0415
-
-    with aws_extra():
-        from shopstream.adapters.aws_home import remote_home  # noqa: PLC0415  the embedded profile has no boto3
-
-    settings.home.mkdir(parents=True, exist_ok=True)
-    return remote_home(settings, home)

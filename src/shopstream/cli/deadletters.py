@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, emit_object, err, settings_of
-from shopstream.clock import SystemClock, from_ms
+from shopstream.clock import from_ms
 from shopstream.errors import PermanentError
 
 if TYPE_CHECKING:
@@ -23,13 +24,12 @@ ReasonOption = Annotated[str | None, typer.Option(help="Only those that this rul
 
 
 def _dead_letters(ctx: typer.Context) -> "DeadLetters":
-    from shopstream.adapters.stores import open_lakehouse  # noqa: PLC0415
     from shopstream.lakehouse.deadletters import DeadLetters  # noqa: PLC0415  start-up time
 
     settings = settings_of(ctx)
-    ledger = settings.lake_path if settings.profile == "embedded" else settings.home
-    ledger.mkdir(parents=True, exist_ok=True)
-    return DeadLetters(open_lakehouse(settings), ledger, SystemClock())
+    adapters = adapters_of(settings)
+    adapters.replay_ledger.mkdir(parents=True, exist_ok=True)
+    return DeadLetters(adapters.open_lakehouse(), adapters.replay_ledger, adapters.clock)
 
 
 def _moment(ms: int | None) -> object:
@@ -122,8 +122,6 @@ def replay(
       shopstream deadletters replay --all --reason event_time_in_future
       shopstream deadletters replay 4f2a91 --payload-file corrected.csv
     """
-    from shopstream.adapters.stores import open_stream  # noqa: PLC0415
-
     if bool(ids) == all_:
         raise PermanentError("expected either ids or --all, got both or none; `shopstream deadletters list` shows ids")
     if reason is not None and not all_:
@@ -132,7 +130,7 @@ def replay(
         raise PermanentError("expected one id for --payload-file, got another number; replay them one by one")
     letters = _dead_letters(ctx)
     payload = payload_file.read_bytes() if payload_file else None
-    with open_stream(settings_of(ctx)) as stream:
+    with adapters_of(settings_of(ctx)).open_stream() as stream:
         results = letters.replay_all(stream, reason) if all_ else letters.replay(ids or [], stream, payload)
     counts = {
         "sent": sum(result.outcome == "sent" for result in results),

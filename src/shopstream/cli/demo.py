@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from time import perf_counter
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import err, settings_of
 from shopstream.clock import SystemClock
 from shopstream.config import Settings
@@ -53,9 +54,10 @@ def demo(
     from shopstream.cli.demo_summary import print_summary  # noqa: PLC0415  start-up time
 
     settings = settings_of(ctx)
-    if settings.profile != "embedded":
+    if not adapters_of(settings).self_contained:
         raise ConfigurationError(
-            "the demo runs in one process and empties its home, got profile aws; set SHOPSTREAM_PROFILE=embedded, "
+            f"the demo runs in one process and empties its home, got profile {settings.profile}; "
+            "set SHOPSTREAM_PROFILE=embedded, "
             "or send a file of your own with `shopstream simulate`"
         )
     _prepare_home(settings, fresh=fresh)
@@ -83,12 +85,10 @@ def demo(
 
 def _prepare_home(settings: Settings, *, fresh: bool) -> None:
     """Start from nothing, but never throw away what is not a demo's."""
-    from shopstream.adapters.stores import last_checkpoint  # noqa: PLC0415
-
     home = settings.home
     if home.exists() and any(home.iterdir()) and not fresh:
         mark = home / _MARK
-        current = last_checkpoint(settings)
+        current = adapters_of(settings).last_checkpoint()
         processed = dict(current.counters) if current else None
         if not mark.is_file() or json.loads(mark.read_text()) not in ({"counters": processed}, {"counters": None}):
             raise ConfigurationError(
@@ -183,11 +183,10 @@ def _synthesise(settings: Settings, seed: int, show: Show) -> tuple[str, Path]:
 
 
 def _replay(settings: Settings, source: str, show: Show) -> None:
-    from shopstream.adapters.stores import open_stream  # noqa: PLC0415
     from shopstream.simulation.replay import Replay  # noqa: PLC0415
     from shopstream.simulation.replay_settings import ReplaySettings  # noqa: PLC0415
 
-    with open_stream(settings) as stream:
+    with adapters_of(settings).open_stream() as stream:
         replay = Replay(source, stream, ReplaySettings(), bookmarks=settings.home / "replays")
         replay.run(lambda now: show(now.done, f"{now.events:,} events"))
 
@@ -208,15 +207,4 @@ def _process(settings: Settings, show: Show) -> dict[str, int]:
 
 
 def _build(settings: Settings, show: Show) -> None:
-    from shopstream.adapters.stores import open_incidents, open_lakehouse  # noqa: PLC0415
-    from shopstream.incidents.queries import read_verdicts  # noqa: PLC0415  start-up time
-    from shopstream.models.dbt import build  # noqa: PLC0415  likewise
-
-    with closing(open_lakehouse(settings)) as lakehouse, closing(open_incidents(settings)) as store:
-        build(
-            lakehouse,
-            settings.reports_path,
-            settings.timezone,
-            verdicts=read_verdicts(store),
-            progress=lambda name, done, total: show(done / max(total, 1), name),
-        )
+    adapters_of(settings).build_reports(progress=lambda name, done, total: show(done / max(total, 1), name))

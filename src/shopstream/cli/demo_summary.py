@@ -14,11 +14,12 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from shopstream.adapters.stores import open_checkpoints, open_incidents, open_live
+from shopstream.adapters.ports import adapters_of
 from shopstream.cli.incidents import incident_line
 from shopstream.cli.output import Format, emit, out
 from shopstream.config import Settings
-from shopstream.detection.duration import describe_length
+from shopstream.detection.title import describe_length
+from shopstream.incidents.explanation import title_of
 from shopstream.incidents.incident import Incident
 from shopstream.models.names import ReportName
 from shopstream.models.reports import report
@@ -38,14 +39,14 @@ _COLUMNS: Mapping[ReportName, tuple[str, ...]] = {
 
 def print_summary(settings: Settings, *, elapsed: timedelta, truth: Path | None) -> None:
     """Print it. `truth` is the ground-truth file of a synthetic day, to compare incidents with; None without one."""
-    manifest = open_checkpoints(settings).current()
+    manifest = adapters_of(settings).open_checkpoints().current()
     counters = dict(manifest.counters) if manifest else {}
-    with closing(open_incidents(settings)) as store:
+    with closing(adapters_of(settings).open_incidents()) as store:
         incidents = store.list()
     out.print()
     out.print(Columns([_figure(name, value) for name, value in _figures(counters, incidents, elapsed)]))
     _print_incidents(incidents, truth)
-    _print_live(open_live(settings).read())
+    _print_live(adapters_of(settings).open_live().read())
     for name in ReportName:
         found = report(name, settings.reports_path, limit=_ROWS)
         out.print(Rule(f"[bold]{found.title}[/]", align="left"))
@@ -76,7 +77,7 @@ def _print_incidents(incidents: list[Incident], truth: Path | None) -> None:
     shown = sorted(incidents, key=lambda incident: (-_rank(incident), incident.first_event_time))[:_INCIDENTS]
     for incident in shown:
         line = {name: v if isinstance(v, Text) else Text(str(v)) for name, v in incident_line(incident).items()}
-        out.print(Text.assemble(line["severity"], "  ", (line["who"].plain, "bold"), f": {incident.title}"))
+        out.print(Text.assemble(line["severity"], "  ", (line["who"].plain, "bold"), f": {title_of(incident)}"))
         out.print(
             f"    {incident.first_event_time:%Y-%m-%d %H:%M:%S} UTC, lasted {line['lasted']}, "
             f"peak {escape(line['peak'].plain)} (rule {incident.rule}: {escape(incident.threshold)}), "

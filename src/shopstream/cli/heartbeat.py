@@ -1,38 +1,29 @@
-"""A file whose age tells whether a process still goes round: what the health check of a container looks at."""
+"""Touches a file regularly, so that a container's health check can tell whether the process hangs."""
 
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from shopstream.config import Settings
-
-__all__ = ["ALIVE", "alive"]
-
-ALIVE = "alive"
-"""Its name in the home."""
+__all__ = ["with_heartbeat"]
 
 _EVERY_S = 10
 
 
-def alive(settings: Settings, stopped: Callable[[], bool]) -> Callable[[], bool]:
-    """`stopped`, which also touches the file every ten seconds when it is asked, in the AWS profile.
+def with_heartbeat(path: Path | None, stopped: Callable[[], bool]) -> Callable[[], bool]:
+    """`stopped`, which also touches the file every ten seconds when it is called; None touches no file.
 
-    The engine asks between batches, and while it waits for its lease: one that hangs does neither.
+    The engine calls it between batches, and while it waits for its lease: one that hangs does neither.
     """
-    if settings.profile != "aws":
+    if path is None:
         return stopped
-    path, due = settings.home / ALIVE, 0.0
+    due = 0.0
 
-    def asked() -> bool:
+    def check() -> bool:
         nonlocal due
         if time.monotonic() >= due:
-            _touch(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
             due = time.monotonic() + _EVERY_S
         return stopped()
 
-    return asked
-
-
-def _touch(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
+    return check

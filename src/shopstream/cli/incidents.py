@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated
 
@@ -23,13 +23,20 @@ import typer
 from rich.markup import escape
 from rich.text import Text
 
+from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, emit_object, err, out, settings_of
 from shopstream.clock import to_ms
 from shopstream.config import Settings
 from shopstream.detection.detection import Severity
-from shopstream.detection.duration import describe_length
-from shopstream.incidents.explanation import evidence_lines, genuine_share
-from shopstream.incidents.explanation import number as _number
+from shopstream.detection.title import describe_length
+from shopstream.incidents.explanation import (
+    describe_time,
+    figures_of,
+    genuine_share,
+    lines_of,
+    title_of,
+    who_of,
+)
 from shopstream.incidents.incident import Incident, Role, State, TriageStatus
 from shopstream.incidents.ports import Notification
 
@@ -59,7 +66,7 @@ def record(incident: Incident) -> dict[str, object]:
         "id": incident.id,
         "rule": incident.rule,
         "rules": list(incident.rules),
-        "title": incident.title,
+        "title": title_of(incident),
         "nature": str(incident.nature),
         "key_kind": incident.key_kind,
         "keys": dict(incident.keys),
@@ -135,18 +142,17 @@ def context_from_lake(settings: Settings, incident: Incident) -> Mapping[str, ob
     """The same as `engine.recent.RecentEvents.describe`, over its time; None where the lake has nothing of it."""
     import duckdb  # noqa: PLC0415  start-up time
 
-    from shopstream.adapters.stores import has_lake, open_lakehouse  # noqa: PLC0415
     from shopstream.engine.recent import RecentEvents  # noqa: PLC0415  likewise
     from shopstream.lakehouse.ports import LakeTable  # noqa: PLC0415  likewise
     from shopstream.lakehouse.tables import create_views  # noqa: PLC0415  likewise
 
-    if not has_lake(settings):
+    if not adapters_of(settings).has_lake():
         return None
     first, last = incident.first_event_time, incident.last_event_time
     if last - first > _LONGEST:
         last = min(last, incident.peak_end)
         first = max(first, last - _LONGEST)
-    with closing(open_lakehouse(settings)) as lakehouse, duckdb.connect() as connection:
+    with closing(adapters_of(settings).open_lakehouse()) as lakehouse, duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         create_views(connection, lakehouse, [LakeTable.EVENTS])
         events = connection.sql(
@@ -183,30 +189,26 @@ def incident_line(incident: Incident) -> dict[str, object]:
         "severity": Text(str(incident.severity), colour),
         "state": str(incident.state).replace("_", " "),
         "rule": incident.rule,
-        "who": _who(incident),
+        "who": who_of(incident),
         "began": incident.first_event_time,
         "lasted": describe_length(incident.duration),
-        "peak": _measures(incident),
+        "peak": figures_of(incident),
     }
 
 
 def print_incident(incident: Incident) -> None:
     """For people: what, who and when, in lines that fit a narrow terminal."""
     line = {name: v if isinstance(v, Text) else Text(str(v)) for name, v in incident_line(incident).items()}
-    out.print(Text.assemble(line["severity"], "  ", (_who(incident), "bold"), f": {incident.title}"))
+    out.print(Text.assemble(line["severity"], "  ", (who_of(incident), "bold"), f": {title_of(incident)}"))
     lasted = "so far" if incident.ongoing else "lasted"
     said = f"  {line['state']}, {_rules(incident)}{_extent(incident)}"
     out.print(Text.assemble("    ", (incident.short_id, "cyan"), (said, "dim")))
     out.print(
-        Text(f"    {_moment(incident.first_event_time)}, {lasted} {line['lasted']}, peak {line['peak']}", style="dim")
+        Text(
+            f"    {describe_time(incident.first_event_time)}, {lasted} {line['lasted']}, peak {line['peak']}",
+            style="dim",
+        )
     )
-
-
-def _who(incident: Incident) -> str:
-    if incident.campaign:
-        kinds = Counter(actor.kind for actor in incident.actors)
-        return "campaign of " + ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
-    return ", ".join(f"{name} {value}" for name, value in incident.keys.items()) or "whole site"
 
 
 def _rules(incident: Incident) -> str:
@@ -220,11 +222,6 @@ def _extent(incident: Incident) -> str:
         return f"{nature}, part of {incident.parent}"
     under = incident.episodes - len(incident.rules)
     return nature + (f", {under:,} more under it" if under > 0 else "")
-
-
-def _measures(incident: Incident) -> str:
-    length = describe_length(incident.peak_end - incident.peak_start)
-    return ", ".join(f"{_number(value)} {name}" for name, value in incident.peak.items()) + f" in {length}"
 
 
 @app.command("list")
@@ -251,10 +248,8 @@ def list_incidents(
       shopstream incidents list --state open --severity critical --severity high
       shopstream incidents list --rule user_burst --limit 20 --format json
     """
-    from shopstream.adapters.stores import open_incidents  # noqa: PLC0415
-
     most = limit if limit is not None else _SHOWN if fmt is Format.TABLE else 0
-    with closing(open_incidents(settings_of(ctx))) as store:
+    with closing(adapters_of(settings_of(ctx)).open_incidents()) as store:
         incidents = store.list(
             states=state or (), severities=severity or (), rules=rule or (), limit=most + 1 if most else None
         )
@@ -283,10 +278,8 @@ def show(ctx: typer.Context, incident_id: INCIDENT_ID, fmt: FormatOption = Forma
       shopstream incidents show 3fa9c1d2e4b70a55-1
       shopstream incidents show 3fa9 --format json
     """
-    from shopstream.adapters.stores import open_incidents  # noqa: PLC0415
-
     settings = settings_of(ctx)
-    with closing(open_incidents(settings)) as store:
+    with closing(adapters_of(settings).open_incidents()) as store:
         incident = store.get(incident_id)
         notifications = store.notifications(incident_id=incident.id)
         parts = store.parts(incident.id)[1:]
@@ -304,7 +297,7 @@ def show(ctx: typer.Context, incident_id: INCIDENT_ID, fmt: FormatOption = Forma
         return
     colour = _COLOURS[incident.severity]
     out.print(
-        f"[{colour}]{incident.severity}[/]  [bold]{escape(incident.title)}[/]  "
+        f"[{colour}]{incident.severity}[/]  [bold]{escape(title_of(incident))}[/]  "
         f"({str(incident.state).replace('_', ' ')}{_extent(incident)})"
     )
     rows = _facts(incident, events, parts, notifications)
@@ -327,19 +320,19 @@ def _facts(
     return {
         "id": incident.id,
         "rule": f"{incident.rule}, version {incident.rule_version}",
-        "who": _who(incident),
+        "who": who_of(incident),
         "with it": also,
-        "began": _moment(incident.first_event_time),
-        "detected": f"{_moment(incident.detected_at_event_time)}, "
+        "began": describe_time(incident.first_event_time),
+        "detected": f"{describe_time(incident.detected_at_event_time)}, "
         f"{describe_length(incident.detected_at_event_time - incident.first_event_time)} after its first event",
-        "last event": f"{_moment(incident.last_event_time)}"
+        "last event": f"{describe_time(incident.last_event_time)}"
         + (", goes on" if incident.ongoing else f", lasted {describe_length(incident.duration)}"),
-        "peak": f"{_measures(incident)}, from {_moment(incident.peak_start)}",
+        "peak": f"{figures_of(incident)}, from {describe_time(incident.peak_start)}",
         "line": f"{incident.threshold}; met by {incident.windows:,} {'window' if incident.windows == 1 else 'windows'}",
-        **evidence_lines(incident),
+        **lines_of(incident),
         "events": _composition(events) if events else "",
         "labels": ", ".join(incident.tags),
-        "status": f"{str(incident.status).replace('_', ' ')} {_moment(incident.status_at)}"
+        "status": f"{str(incident.status).replace('_', ' ')} {describe_time(incident.status_at)}"
         if incident.status_at
         else "",
         "owner": incident.owner,
@@ -353,7 +346,8 @@ def _print_parts(parts: Sequence[Incident]) -> None:
         return
     out.print("\nIts parts:", highlight=False)
     for part in parts[:_PARTS]:
-        line = f"  {part.short_id}  {part.rule}, {_who(part)}: {_measures(part)}, from {_moment(part.first_event_time)}"
+        began = describe_time(part.first_event_time)
+        line = f"  {part.short_id}  {part.rule}, {who_of(part)}: {figures_of(part)}, from {began}"
         out.print(line, markup=False, highlight=False, soft_wrap=True)
     if len(parts) > _PARTS:
         out.print(f"  … and {len(parts) - _PARTS:,} more: --format json has all", highlight=False)
@@ -373,13 +367,12 @@ def events(
       shopstream incidents events 3fa9
       shopstream incidents events 3fa9 --limit 100000 --format csv > events.csv
     """
-    from shopstream.adapters.stores import open_incidents, open_lakehouse  # noqa: PLC0415
     from shopstream.models.query import query  # noqa: PLC0415  likewise
 
     settings = settings_of(ctx)
-    with closing(open_incidents(settings)) as store:
+    with closing(adapters_of(settings).open_incidents()) as store:
         incident = store.get(incident_id)
-    with closing(open_lakehouse(settings)) as lakehouse:
+    with closing(adapters_of(settings).open_lakehouse()) as lakehouse:
         result = query(
             f"select {'*' if fmt is not Format.TABLE else _EVENT_COLUMNS} from events where {incident.events_sql} "
             f"order by event_time, event_id limit {limit}",
@@ -391,12 +384,11 @@ def events(
 
 def _events_of(settings: Settings, incident: Incident) -> dict[str, int] | None:
     """How many events of each kind the lake has of it; None where there is no lake."""
-    from shopstream.adapters.stores import has_lake, open_lakehouse  # noqa: PLC0415
     from shopstream.models.query import query  # noqa: PLC0415  likewise
 
-    if not has_lake(settings):
+    if not adapters_of(settings).has_lake():
         return None
-    with closing(open_lakehouse(settings)) as lakehouse:
+    with closing(adapters_of(settings).open_lakehouse()) as lakehouse:
         result = query(
             "select count(*) as events, count(distinct user_id) as users, "
             "count(*) filter (where event_type = 'view') as views, "
@@ -413,10 +405,6 @@ def _composition(events: dict[str, int]) -> str:
     parts = ", ".join(f"{events[name]:,} {name}" for name in ("views", "carts", "purchases"))
     users = "1 user" if events["users"] == 1 else f"{events['users']:,} users"
     return f"{events['events']:,} by {users}, {events['products']:,} products: {parts}"
-
-
-def _moment(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
 _Comment = Annotated[str | None, typer.Option("--comment", "-m", help="What you found or did.")]
@@ -488,10 +476,9 @@ def precision(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
       shopstream incidents precision
       shopstream incidents precision --format json
     """
-    from shopstream.adapters.stores import open_incidents  # noqa: PLC0415
     from shopstream.incidents.queries import read_precision  # noqa: PLC0415  start-up time
 
-    with closing(open_incidents(settings_of(ctx))) as store:
+    with closing(adapters_of(settings_of(ctx)).open_incidents()) as store:
         judged = read_precision(store.list())
     rows: list[dict[str, object]] = []
     for one in judged:
@@ -516,9 +503,7 @@ def _set_status(
     comment: str | None,
     owner: str | None = None,
 ) -> None:
-    from shopstream.adapters.stores import open_incidents  # noqa: PLC0415
-
-    with closing(open_incidents(settings_of(ctx))) as store:
+    with closing(adapters_of(settings_of(ctx)).open_incidents()) as store:
         incident = store.set_status(incident_id, status, comment=comment, owner=owner)
     if fmt is Format.TABLE:
         state = incident.state if status is TriageStatus.NONE else _STATUS_WORDS[status]
@@ -558,11 +543,10 @@ def export(
       shopstream incidents export --format ocsf > findings.jsonl
       shopstream incidents export --state open --severity critical
     """
-    from shopstream.adapters.stores import open_incidents  # noqa: PLC0415
     from shopstream.response.ocsf import cloud_event  # noqa: PLC0415  likewise
 
     del fmt  # there is one as yet
-    with closing(open_incidents(settings_of(ctx))) as store:
+    with closing(adapters_of(settings_of(ctx)).open_incidents()) as store:
         incidents = store.list(states=state or (), severities=severity or ())
     for incident in incidents:
         sys.stdout.write(json.dumps(cloud_event(incident, source), ensure_ascii=False) + "\n")

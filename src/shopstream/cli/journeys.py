@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, err, out, settings_of
 from shopstream.clock import from_ms
 
@@ -26,9 +27,7 @@ def overview(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     """
     if ctx.invoked_subcommand:
         return
-    from shopstream.adapters.stores import open_live  # noqa: PLC0415
-
-    panels: dict[str, Any] = open_live(settings_of(ctx)).read()
+    panels: dict[str, Any] = adapters_of(settings_of(ctx)).open_live().read()
     if fmt is Format.JSON:
         sys.stdout.write(json.dumps(panels, indent=2) + "\n")
         return
@@ -73,11 +72,10 @@ def show(
     """
     import duckdb  # noqa: PLC0415  start-up time
 
-    from shopstream.adapters.stores import open_lakehouse  # noqa: PLC0415
     from shopstream.journeys.timeline import timeline  # noqa: PLC0415  start-up time
     from shopstream.lakehouse.tables import create_views  # noqa: PLC0415  start-up time
 
-    lakehouse = open_lakehouse(settings_of(ctx))
+    lakehouse = adapters_of(settings_of(ctx)).open_lakehouse()
     try:
         with duckdb.connect() as connection:
             create_views(connection, lakehouse)

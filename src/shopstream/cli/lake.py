@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, err, settings_of
 from shopstream.clock import SystemClock
 from shopstream.errors import PermanentError
@@ -25,9 +26,7 @@ _STEP = 1024
 
 
 def _open(ctx: typer.Context) -> "IcebergLakehouse":
-    from shopstream.adapters.stores import open_lakehouse  # noqa: PLC0415
-
-    return open_lakehouse(settings_of(ctx))
+    return adapters_of(settings_of(ctx)).open_lakehouse()
 
 
 def _size(count: float) -> str:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, err, out, settings_of
 
 __all__ = ["app"]
@@ -24,12 +25,11 @@ def send_test(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
         shopstream notify test
       shopstream notify test --format json
     """
-    from shopstream.adapters.stores import open_channels  # noqa: PLC0415
     from shopstream.detection.detection import Severity  # noqa: PLC0415  likewise
     from shopstream.errors import ConfigurationError, RetryableError  # noqa: PLC0415  likewise
     from shopstream.notify.message import Message  # noqa: PLC0415  start-up time
 
-    channels = open_channels(settings_of(ctx))
+    channels = adapters_of(settings_of(ctx)).open_channels()
     if not channels:
         raise ConfigurationError(
             "alerting.notify_urls is empty, so nobody is told; set it in shopstream.toml, or by "
@@ -60,9 +60,7 @@ def list_notifications(
       shopstream notify list
       shopstream notify list --limit 0 --format json
     """
-    from shopstream.adapters.stores import open_incidents  # noqa: PLC0415
-
-    with closing(open_incidents(settings_of(ctx))) as store:
+    with closing(adapters_of(settings_of(ctx)).open_incidents()) as store:
         found = store.notifications(limit=limit or None)
     rows: list[dict[str, object]] = []
     for one in found:
@@ -93,9 +91,8 @@ def retry(ctx: typer.Context) -> None:
     Examples:
       shopstream notify retry
     """
-    from shopstream.adapters.stores import open_incidents  # noqa: PLC0415
     from shopstream.clock import SystemClock  # noqa: PLC0415  likewise
 
-    with closing(open_incidents(settings_of(ctx))) as store:
+    with closing(adapters_of(settings_of(ctx)).open_incidents()) as store:
         count = store.retry_failed(SystemClock().now_ms())
     out.print(f"{count:,} {'notification is' if count == 1 else 'notifications are'} tried again.", highlight=False)

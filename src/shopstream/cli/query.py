@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, err, settings_of
 
 __all__ = ["query"]
@@ -33,13 +34,12 @@ def query(
       shopstream query "select event_type, count(*) from events group by all"
       shopstream query "from brand_marketing" --format csv > brands.csv
     """
-    from shopstream.adapters.stores import open_lakehouse, reports_file  # noqa: PLC0415
     from shopstream.models.query import query as run  # noqa: PLC0415  start-up time
 
     settings = settings_of(ctx)
     most = limit if limit is not None else _TABLE_ROWS if fmt is Format.TABLE else 0
-    with closing(open_lakehouse(settings)) as lakehouse:
-        result = run(sql, lakehouse, reports_file(settings), most)
+    with closing(adapters_of(settings).open_lakehouse()) as lakehouse:
+        result = run(sql, lakehouse, adapters_of(settings).reports_file(), most)
     rows = result.rows
     if fmt is Format.TABLE:  # ids are names, not quantities: no thousands separators
         rows = [

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, err, out, settings_of
 from shopstream.models.names import Bots, ReportName
 
@@ -37,10 +38,9 @@ def report(
       shopstream report unique_visitors --limit 7 --format json
       shopstream report top_categories --bots both
     """
-    from shopstream.adapters.stores import reports_file  # noqa: PLC0415
     from shopstream.models.reports import report as read  # noqa: PLC0415  start-up time
 
-    found = read(name, reports_file(settings_of(ctx)), limit, bots)
+    found = read(name, adapters_of(settings_of(ctx)).reports_file(), limit, bots)
     rows = found.rows
     if fmt is Format.TABLE:
         out.print(f"[bold]{found.title}[/]: {escape(found.headline)}.", highlight=False)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import err
 from shopstream.config import Settings
 from shopstream.errors import ConfigurationError
@@ -59,7 +60,6 @@ def past_events(settings: Settings, events: str | None, since: str | None, until
     Raises:
         ConfigurationError: a time cannot be read, or there is no lake.
     """
-    from shopstream.adapters.stores import has_lake, open_lakehouse  # noqa: PLC0415
     from shopstream.clock import SystemClock  # noqa: PLC0415  likewise
     from shopstream.ruletools.history import loaded, open_history  # noqa: PLC0415  likewise
 
@@ -71,13 +71,13 @@ def past_events(settings: Settings, events: str | None, since: str | None, until
             with open_history(lakehouse, spill, memory, **limits) as history:
                 yield history
         return
-    if not has_lake(settings):
+    if not adapters_of(settings).has_lake():
         raise ConfigurationError(
             f"expected a lake in {settings.home}, found none; load events with `shopstream lake ingest FILE`, name "
             "another --home, or give a file with --events"
         )
     with (
-        closing(open_lakehouse(settings)) as kept,
+        closing(adapters_of(settings).open_lakehouse()) as kept,
         open_history(kept, spill, memory, **limits) as history,
     ):
         yield history

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shopstream.adapters.ports import adapters_of
 from shopstream.cli import allowlist
 from shopstream.cli.backtest import backtest
 from shopstream.cli.explain import explain
@@ -63,10 +64,9 @@ def _rules(settings: Settings) -> "dict[str, Rule]":
 
 def _judged(settings: Settings) -> dict[str, str]:
     """Rule or detector → its precision in words, for those that people have judged."""
-    from shopstream.adapters.stores import open_incidents  # noqa: PLC0415
     from shopstream.incidents.queries import read_precision  # noqa: PLC0415  start-up time
 
-    with closing(open_incidents(settings)) as store:
+    with closing(adapters_of(settings).open_incidents()) as store:
         judged = read_precision(store.list())
     return {
         row.rule: f"{row.precision:.0%} of {row.right + row.wrong:,}" for row in judged if row.precision is not None

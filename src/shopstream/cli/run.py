@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from shopstream.cli.heartbeat import alive
+from shopstream.adapters.ports import adapters_of
+from shopstream.cli.heartbeat import with_heartbeat
 from shopstream.cli.output import err, settings_of
 from shopstream.cli.shutdown import told_to_stop
 
@@ -31,11 +32,11 @@ def run(
       shopstream run                      process for ever
       shopstream run --until-caught-up    process what is there, then end
     """
-    from shopstream.adapters.flow import open_pipeline, watched  # noqa: PLC0415
+    from shopstream.adapters.flow import open_pipeline  # noqa: PLC0415
     from shopstream.pipeline import Progress as Where  # noqa: PLC0415  start-up time
 
     settings = settings_of(ctx)
-    ended = alive(settings, told_to_stop())
+    ended = with_heartbeat(adapters_of(settings).heartbeat_file, told_to_stop())
     columns = (
         SpinnerColumn(),
         TextColumn("{task.fields[read]:>13,} events"),
@@ -49,7 +50,7 @@ def run(
         open_pipeline(
             settings, with_lake=lake, with_journeys=journeys, stop=ended, standing_by=_standing_by
         ) as pipeline,
-        watched(settings) as watch,
+        adapters_of(settings).metrics() as watch,
         Progress(*columns, console=err, disable=quiet, transient=True) as bar,
     ):
         watch(pipeline.progress())

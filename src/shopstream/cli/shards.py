@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, err, out, settings_of
 from shopstream.errors import ConfigurationError
 
@@ -34,7 +35,6 @@ def shards(
       shopstream shards --stream
       shopstream shards --stream --shards 16 --format json
     """
-    from shopstream.adapters.stores import open_stream  # noqa: PLC0415
     from shopstream.simulation.skew import (  # noqa: PLC0415  likewise
         even_shards,
         events_of_file,
@@ -49,7 +49,7 @@ def shards(
         if source is not None:
             rows = measure_skew(events_of_file(source), even_shards(count or settings.stream.shards))
         else:
-            with open_stream(settings) as opened:
+            with adapters_of(settings).open_stream() as opened:
                 rows = measure_skew(events_of_stream(opened), even_shards(count) if count else opened.shards())
     if fmt is Format.TABLE:
         title = f"{rows[0].events:,} events of {rows[0].users:,} users over {rows[0].shards} shards"

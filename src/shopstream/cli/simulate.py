@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
 
+from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit_object, err, settings_of
 from shopstream.clock import from_ms
 from shopstream.errors import ConfigurationError
@@ -77,7 +78,6 @@ def simulate(
       SHOPSTREAM_PROFILE=aws shopstream simulate s3://bucket/day.csv --speed 60
       shopstream simulate day.csv --restart --format json
     """
-    from shopstream.adapters.stores import open_stream  # noqa: PLC0415
     from shopstream.simulation.partitioning import PartitionKey  # noqa: PLC0415
     from shopstream.simulation.replay import Replay  # noqa: PLC0415
     from shopstream.simulation.replay_settings import ReplaySettings  # noqa: PLC0415
@@ -91,10 +91,10 @@ def simulate(
         partition_key=PartitionKey(partition_key),
         restart=restart,
     )
-    target = settings.aws.kinesis.events if settings.profile == "aws" else None
-    with open_stream(settings) as stream:
+    adapters = adapters_of(settings)
+    with adapters.open_stream() as stream:
         try:
-            replay = Replay(source, stream, how, bookmarks=settings.home / "replays", stream=target)
+            replay = Replay(source, stream, how, bookmarks=settings.home / "replays", stream=adapters.stream_name)
             summary = _run(replay, source)
         except KeyboardInterrupt:
             err.print("Stopped. The same command goes on from here.")

@@ -4,6 +4,7 @@ from contextlib import closing
 
 import typer
 
+from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit_object, settings_of
 from shopstream.clock import SystemClock, from_ms
 
@@ -19,17 +20,16 @@ def status(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
       shopstream status
       shopstream status --format json
     """
-    from shopstream.adapters.stores import has_stream, last_checkpoint, open_incidents, open_stream  # noqa: PLC0415
     from shopstream.engine.engine import Counters  # noqa: PLC0415  start-up time
     from shopstream.stream.ports import lag  # noqa: PLC0415  start-up time
 
     settings = settings_of(ctx)
-    manifest = last_checkpoint(settings)
+    manifest = adapters_of(settings).last_checkpoint()
     behind: dict[str, int] = {}
-    if has_stream(settings):
-        with open_stream(settings) as stream:
+    if adapters_of(settings).has_stream():
+        with adapters_of(settings).open_stream() as stream:
             behind = lag(stream, manifest.positions if manifest else {}, SystemClock())
-    with closing(open_incidents(settings)) as store:
+    with closing(adapters_of(settings).open_incidents()) as store:
         incidents = store.count()
     emit_object(
         {

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, err, settings_of
 
 __all__ = ["app"]
@@ -51,10 +52,9 @@ def list_verdicts(
       shopstream verdicts list
       shopstream verdicts list --actor 526725566 --format json
     """
-    from shopstream.adapters.stores import open_incidents  # noqa: PLC0415
     from shopstream.incidents.queries import read_verdicts  # noqa: PLC0415
 
-    with closing(open_incidents(settings_of(ctx))) as store:
+    with closing(adapters_of(settings_of(ctx)).open_incidents()) as store:
         found = read_verdicts(store).to_pylist()
     rows = [row for row in found if actor in {None, row["actor"]}]
     rows.reverse()

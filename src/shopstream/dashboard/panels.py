@@ -8,7 +8,7 @@ import logging
 import math
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -23,7 +23,7 @@ from shopstream.clock import from_ms
 from shopstream.dashboard.health import read_health
 from shopstream.dashboard.sources import Home
 from shopstream.errors import ShopstreamError, StateError
-from shopstream.incidents.explanation import evidence_lines
+from shopstream.incidents.explanation import figures_of, lines_of, title_of, who_of
 from shopstream.incidents.incident import Incident, State
 from shopstream.journeys.embedded import EmbeddedLiveStore
 from shopstream.models.names import Bots, ReportName
@@ -197,7 +197,7 @@ def incidents_panel(home: Home) -> dict[str, object]:
     """Incidents, those that go on first, the newest first among them; at most 200, `total` says of how many."""
     with closing(home.incidents()) as store:
         counts = store.count()
-        found = list(store.list(states=_ONGOING, limit=_INCIDENTS))
+        found = store.list(states=_ONGOING, limit=_INCIDENTS)
         found += store.list(states=_OVER, limit=_INCIDENTS - len(found))
         started = store.as_of_ms() is not None
     return {
@@ -235,19 +235,19 @@ def _health_panel(home: Home) -> dict[str, object]:
 def _incident(incident: Incident, command: str) -> dict[str, object]:
     return {
         "id": incident.id,
-        "title": incident.title,
+        "title": title_of(incident),
         "rule": incident.rule,
         "severity": incident.severity,
         "state": incident.state,
         "rules": ", ".join(incident.rules),
         "nature": incident.nature,
-        "who": _who(incident),
+        "who": who_of(incident),
         "under": incident.episodes - 1,
         "actors": len(incident.actors),
         "campaign": incident.campaign,
         "told": incident.notifications,
-        "facts": {name.replace(" ", "_"): text for name, text in evidence_lines(incident).items()},
-        "observed": _measures(incident.peak),
+        "facts": {name.replace(" ", "_"): text for name, text in lines_of(incident).items()},
+        "observed": figures_of(incident),
         "threshold": incident.threshold,
         "first": incident.first_event_time,
         "last": incident.last_event_time,
@@ -265,19 +265,6 @@ def _incident(incident: Incident, command: str) -> dict[str, object]:
         else f"{command} incidents events {incident.id}",
         "show": f"{command} incidents show {incident.id}",
     }
-
-
-def _who(incident: Incident) -> str:
-    if incident.campaign:
-        return f"campaign of {len(incident.actors):,} actors"
-    return ", ".join(f"{column} {value}" for column, value in incident.keys.items()) or "the whole site"
-
-
-def _measures(measures: Mapping[str, object]) -> str:
-    return ", ".join(
-        f"{name} {value:,}" if isinstance(value, int | float | Decimal) else f"{name} {value}"
-        for name, value in measures.items()
-    )
 
 
 def _with_log(path: Path) -> tuple[Path, ...]:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from shopstream.detection.title import fill_title, subject
+
 __all__ = ["Detection", "Nature", "Severity", "Suppression"]
 
 
@@ -47,6 +49,7 @@ class Detection:
     Args:
         detection_id: hex text.
         rule_id, rule_version: the rule, and a digest of its file's content.
+        title: what was found, with fields as in `title.fill_title`.
         key_kind: `site`, or the key columns joined by `+`, e.g. `user_id`.
         key: key column → value as text; empty for the site.
         start_ms, end_ms: the window, [start, end), epoch milliseconds of event time.
@@ -84,3 +87,8 @@ class Detection:
     verdict: str | None = None
     evidence: Mapping[str, object] = field(default_factory=dict)
     suppression: Suppression | None = None
+
+    @property
+    def headline(self) -> str:
+        """The title with its figures."""
+        return fill_title(self.title, self.key, self.measures, subject(self.key_kind, self.key))

@@ -1,9 +1,8 @@
 """Durations as rules write them: `500ms`, `10s`, `5m`, `2h`, `1d`."""
 
 import re
-from datetime import timedelta
 
-__all__ = ["MAX_DURATION_MS", "describe_length", "format_duration", "parse_duration"]
+__all__ = ["MAX_DURATION_MS", "format_duration", "parse_duration"]
 
 _UNITS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
 _SHAPE = re.compile(r"([1-9][0-9]{0,8})(ms|s|m|h|d)", re.ASCII)
@@ -33,14 +32,3 @@ def format_duration(ms: int) -> str:
         if ms % length == 0:
             return f"{ms // length}{unit}"
     raise ValueError(f"expected whole milliseconds, got {ms!r}")
-
-
-def describe_length(length: timedelta) -> str:
-    """A length of time as people say it: `10 s`, `4 min 5 s`, `3 h`, `2 d 4 h`."""
-    seconds = round(length.total_seconds())
-    parts = []
-    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")):
-        amount, seconds = divmod(seconds, size)
-        if amount:
-            parts.append(f"{amount} {unit}")
-    return " ".join(parts[:2]) or "0 s"

@@ -21,6 +21,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from shopstream.detection.detection import Severity
 from shopstream.detection.duration import parse_duration
 from shopstream.detection.expression import check_condition, check_filter, check_measure
+from shopstream.detection.title import ACTORS, TITLE_FIELD
 from shopstream.engine.compile import batch_sql
 from shopstream.engine.derived_columns import COLUMNS
 from shopstream.engine.window import WindowDeclaration, WindowKind
@@ -111,6 +112,7 @@ class Rule(BaseModel):
     condition: Text
     suppress_for: DurationMs
     verdict: Literal["bot", "human", "unknown"] | None = None
+    incident_title: Annotated[str, Field(min_length=1, max_length=120)] | None = None
     version: str
     source: str
 
@@ -120,6 +122,19 @@ class Rule(BaseModel):
         """Invalid measures are a problem of their own: there is nothing to check the condition against."""
         measures = info.data.get("measures")
         return condition if measures is None else check_condition(condition, measures)
+
+    @field_validator("incident_title")
+    @classmethod
+    def _check_incident_title(cls, title: str | None, info: ValidationInfo) -> str | None:
+        known = {"who", *info.data.get("measures", ()), *(set(info.data.get("key", ())) - ACTORS.keys())}
+        if "measures" in info.data and (unknown := set(TITLE_FIELD.findall(title or "")) - known):
+            raise ValueError(f"expected fields among {', '.join(sorted(known))}, got {', '.join(sorted(unknown))}")
+        return title
+
+    @property
+    def headline(self) -> str:
+        """What an incident is called; see `title.fill_title`."""
+        return self.incident_title or self.title
 
     @property
     def enabled(self) -> bool:
@@ -166,6 +181,7 @@ _REMEDIES = {
     "condition": "compare measures, e.g. events > 15",
     "suppress_for": "write the quiet time that ends an incident, e.g. 5m",
     "verdict": "take bot, human or unknown, or leave it out",
+    "incident_title": "write what happened, e.g. '{who} sent {events} events in 10 seconds'",
 }
 
 

@@ -1,91 +1,56 @@
-"""From signals to detections: what a rule's window met becomes a verdict with the rule's words on it.
+"""Matches signals with rules: each signal of a rule's window becomes a detection.
 
-Rules without their SQL: what judging signals needs of them, checked once and carried as data.
-
-Where windows are computed elsewhere, a rule is only what its detections repeat of it. A pack is made where rules can be
-checked (a SQL parser and DuckDB are there) and read where they cannot.
+Where there is no SQL parser or DuckDB, such as in a Lambda function, rules come from a bundle: a JSON file with what
+detections need of them. It is written where the rules can be checked.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from decimal import Decimal
-from typing import Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from shopstream.detection.detection import Detection, Severity
 from shopstream.engine.signals import Signal
 from shopstream.errors import RuleError
 
-__all__ = ["BundledRule", "RuleInfo", "detect", "detection_id", "read_rule_bundle", "write_rule_bundle"]
+if TYPE_CHECKING:
+    from shopstream.detection.rule import Rule
+
+__all__ = ["RuleInfo", "Rules", "detect", "detection_id", "read_rule_bundle", "write_rule_bundle"]
+
+_FORMAT: Final = 2
 
 
-class RuleInfo(Protocol):
-    """What a detection repeats of its rule; see `rule.Rule`, and `pack.BundledRule` where there is no SQL parser."""
+@dataclass(frozen=True, slots=True)
+class RuleInfo:
+    """The fields of a `Rule` that its detections need."""
 
-    @property
-    def id(self) -> str:
-        """The rule's id, and its window's name."""
-        ...
+    id: str
+    version: str
+    headline: str
+    level: Severity
+    tags: tuple[str, ...]
+    key_kind: str
+    condition: str
+    suppress_for: int
+    verdict: Literal["bot", "human", "unknown"] | None
+    enabled: bool
 
-    @property
-    def version(self) -> str:
-        """Digest of the rule file."""
-        ...
 
-    @property
-    def title(self) -> str:
-        """What was found, in one line."""
-        ...
-
-    @property
-    def level(self) -> Severity:
-        """How bad it is."""
-        ...
-
-    @property
-    def tags(self) -> tuple[str, ...]:
-        """Labels."""
-        ...
-
-    @property
-    def key_kind(self) -> str:
-        """`site`, or the key columns joined by `+`."""
-        ...
-
-    @property
-    def condition(self) -> str:
-        """What a window has to meet."""
-        ...
-
-    @property
-    def suppress_for(self) -> int:
-        """Quiet time that ends an incident, ms."""
-        ...
-
-    @property
-    def verdict(self) -> Literal["bot", "human", "unknown"] | None:
-        """What a hit says of the actor."""
-        ...
-
-    @property
-    def enabled(self) -> bool:
-        """Whether it runs."""
-        ...
+Rules: TypeAlias = "Mapping[str, Rule | RuleInfo]"
+"""Rule id → rule."""
 
 
 def detection_id(rule_id: str, key: Mapping[str, str], start_ms: int) -> str:
-    """32 hex characters of SHA-256 over rule, key and window start: a replay finds the same."""
+    """32 hex characters of SHA-256 over rule, key and window start, so that a replay gives the same id."""
     text = json.dumps([rule_id, sorted(key.items()), start_ms], ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def detect(signals: Iterable[Signal], rules: Mapping[str, RuleInfo]) -> list[Detection]:
-    """One detection for each signal of a rule's window, in the order given.
-
-    Signals of windows that are no rule's (live journeys have some) are not detections and are left out, and so are
-    those of rules that are switched off.
-    """
+def detect(signals: Iterable[Signal], rules: Rules) -> list[Detection]:
+    """One detection for each signal of an enabled rule's window, in the given order; other signals are skipped."""
     return [
         _detection(signal, rule)
         for signal in signals
@@ -93,13 +58,13 @@ def detect(signals: Iterable[Signal], rules: Mapping[str, RuleInfo]) -> list[Det
     ]
 
 
-def _detection(signal: Signal, rule: RuleInfo) -> Detection:
+def _detection(signal: Signal, rule: "Rule | RuleInfo") -> Detection:
     key = {column: str(value) for column, value in signal.key.items()}
     return Detection(
         detection_id=detection_id(rule.id, key, signal.start_ms),
         rule_id=rule.id,
         rule_version=rule.version,
-        title=rule.title,
+        title=rule.headline,
         severity=rule.level,
         tags=rule.tags,
         key_kind=rule.key_kind,
@@ -117,54 +82,23 @@ def _detection(signal: Signal, rule: RuleInfo) -> Detection:
 
 
 def _json_ready(value: object) -> object:
-    """Money becomes text, so that no digit is lost; times and the like in their own notation."""
+    """Money becomes text, so that no digit is lost; times become ISO 8601."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return str(value) if isinstance(value, Decimal) else getattr(value, "isoformat", value.__str__)()
 
 
-_FORMAT: Final = 1
-
-
-@dataclass(frozen=True, slots=True)
-class BundledRule:
-    """See `judge.RuleInfo`; all in a pack are switched on."""
-
-    id: str
-    version: str
-    title: str
-    level: Severity
-    tags: tuple[str, ...]
-    key_kind: str
-    condition: str
-    suppress_for: int
-    verdict: Literal["bot", "human", "unknown"] | None
-    enabled: bool = True
-
-
-def write_rule_bundle(rules: Mapping[str, RuleInfo]) -> bytes:
-    """JSON text of the rules that are switched on, with a digest; the same rules give the same bytes."""
-    packed = [
-        asdict(
-            BundledRule(
-                id=rule.id,
-                version=rule.version,
-                title=rule.title,
-                level=rule.level,
-                tags=rule.tags,
-                key_kind=rule.key_kind,
-                condition=rule.condition,
-                suppress_for=rule.suppress_for,
-                verdict=rule.verdict,
-            )
-        )
+def write_rule_bundle(rules: Rules) -> bytes:
+    """JSON text of the enabled rules, with a digest; the same rules give the same bytes."""
+    bundled = [
+        {field.name: getattr(rule, field.name) for field in fields(RuleInfo)}
         for _, rule in sorted(rules.items())
         if rule.enabled
     ]
-    return json.dumps({"format": _FORMAT, "digest": _digest(packed), "rules": packed}, indent=1).encode()
+    return json.dumps({"format": _FORMAT, "digest": _digest(bundled), "rules": bundled}, indent=1).encode()
 
 
-def read_rule_bundle(content: bytes, name: str) -> dict[str, BundledRule]:
+def read_rule_bundle(content: bytes, name: str) -> dict[str, RuleInfo]:
     """Rule id → rule.
 
     Args:
@@ -172,16 +106,14 @@ def read_rule_bundle(content: bytes, name: str) -> dict[str, BundledRule]:
         name: of the file, for messages.
 
     Raises:
-        RuleError: it is damaged, was changed by hand, or is of another version.
+        RuleError: the bundle is damaged, was changed by hand, or is of another version.
     """
     try:
         document = json.loads(content)
         if document["format"] != _FORMAT or document["digest"] != _digest(document["rules"]):
-            raise RuleError(
-                f"{name} was changed after it was packed, or by another version; package the function again"
-            )
+            raise RuleError(f"{name} was changed by hand or written by another version; package the function again")
         rules = [
-            BundledRule(**{**rule, "level": Severity(rule["level"]), "tags": tuple(rule["tags"])})
+            RuleInfo(**{**rule, "level": Severity(rule["level"]), "tags": tuple(rule["tags"])})
             for rule in document["rules"]
         ]
     except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -7,7 +7,7 @@ from typing import Protocol
 from shopstream.detection.allowlist import AllowList
 from shopstream.detection.detection import Detection
 from shopstream.detection.detector_runner import DetectorRunner
-from shopstream.detection.rule_matcher import RuleInfo, detect
+from shopstream.detection.rule_matcher import Rules, detect
 from shopstream.engine.signals import Signal
 
 __all__ = ["DetectionResult", "DetectionRunner", "LocalDetectionRunner"]
@@ -61,7 +61,7 @@ class LocalDetectionRunner:
         allow_list: marks what it covers.
     """
 
-    def __init__(self, rules: Mapping[str, RuleInfo], bank: DetectorRunner, allow_list: AllowList) -> None:
+    def __init__(self, rules: Rules, bank: DetectorRunner, allow_list: AllowList) -> None:
         self._rules = rules
         self._bank = bank
         self._allow_list = allow_list

@@ -1,36 +1,79 @@
-"""What an incident rests on, in words and figures: the same lines for the command line, the page and reports."""
+"""Explains an incident in plain words: its title, who it is about, and what it rests on.
 
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
+The command line, the dashboard, notifications and exports all show these texts.
+"""
 
-from shopstream.detection.duration import describe_length
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+
+from shopstream.detection.title import ACTORS, describe_length, fill_title, number, plural, subject
 from shopstream.incidents.incident import Incident
 
-__all__ = ["evidence_lines", "genuine_share", "number"]
+__all__ = ["describe_time", "figures_of", "genuine_share", "lines_of", "title_of", "who_of"]
 
 _SHARED = frozenset({"ip", "ip_net", "agent_hash", "user_agent"})
-"""Kinds of actor that many people may stand behind."""
+"""Actor kinds that many people may share."""
 
-_ROUND = 1_000
 _BUYING = frozenset({"owasp.oat-001", "owasp.oat-005", "owasp.oat-021"})
-"""What robots buy for; with any other label somebody who buys is taken for a shopper."""
+"""Attacks that buy or fill carts. Under any other label, an actor who buys counts as a shopper."""
+
+
+def title_of(incident: Incident) -> str:
+    """What happened, with figures: `Two users read 60 pages a minute`.
+
+    The rule's title may name measures of the strongest window and key columns in braces, and `{who}`, the subject.
+    User ids and addresses never appear.
+    """
+    kind = next((name for name in incident.key_kind.split("+") if name in ACTORS), None)
+    actors = max(1, sum(actor.kind == kind for actor in incident.actors)) if incident.campaign else 1
+    who = subject(incident.key_kind, incident.keys, actors)
+    title = fill_title(incident.title, incident.keys, incident.peak, who)
+    return f"{title}: {who[0].lower()}{who[1:]}" if incident.campaign and "{who}" not in incident.title else title
+
+
+def who_of(incident: Incident, *, keys: bool = True) -> str:
+    """The actors, or the part of the shop.
+
+    Args:
+        incident: it.
+        keys: whether to name the actor; user ids and addresses are personal data.
+    """
+    if incident.campaign:
+        kinds = Counter(actor.kind for actor in incident.actors)
+        return "campaign of " + ", ".join(f"{count:,} {plural(kind, count)}" for kind, count in kinds.items())
+    if not keys and incident.keys:
+        return f"one {' and '.join(ACTORS.get(name, name) for name in incident.keys)}"
+    return ", ".join(f"{name} {value}" for name, value in incident.keys.items()) or "the whole site"
+
+
+def figures_of(incident: Incident) -> str:
+    """Measures of the strongest window, and its length: `60 events, 40 products in 1 min`."""
+    figures = ", ".join(
+        f"{name.removesuffix('_seconds').replace('_', ' ')} {_figure(name, value)}"
+        if name.endswith(("share", "_seconds"))
+        else f"{number(value)} {name.replace('_', ' ')}"
+        for name, value in incident.peak.items()
+    )
+    return f"{figures} in {describe_length(incident.peak_end - incident.peak_start)}"
 
 
 def genuine_share(incident: Incident) -> float | None:
-    """Estimated share of genuine events in what was hit, 0 to 1; None where nothing is known.
+    """Estimated share of genuine events in the affected traffic, 0 to 1; None if unknown.
 
-    What the detector says counts first. For the site and its parts it is the expected traffic against the observed. An
-    address, network or client may be shared: there the share of buyers' events is compared with everybody else's. One
-    shopper or session with the verdict bot is genuine only if it bought, and buying is not what the attack is about.
+    The detector's own estimate comes first. For the site and its parts, the share is expected over observed traffic. An
+    address, network or client may be shared, so its buyers' share of events is compared with that of all other traffic.
+    One shopper or session with the verdict bot is genuine only if it bought, and if the attack is not about buying.
     """
-    said = incident.evidence.get("genuine_share")
-    if isinstance(said, int | float):
-        return min(max(float(said), 0.0), 1.0)
+    estimate = incident.evidence.get("genuine_share")
+    if isinstance(estimate, int | float):
+        return min(max(float(estimate), 0.0), 1.0)
     kinds = {actor.kind for actor in incident.actors} if incident.keys else set()
     if not kinds:
-        expected, observed = incident.evidence.get("expected"), _observed(incident)
-        known = isinstance(expected, int | float) and observed
-        return min(max(float(str(expected)) / observed, 0.0), 1.0) if known and observed else None
+        expected, observed = incident.evidence.get("expected"), next(iter(incident.peak.values()), None)
+        if isinstance(expected, int | float) and isinstance(observed, int | float) and observed:
+            return min(max(expected / observed, 0.0), 1.0)
+        return None
     context = incident.context or {}
     if kinds & _SHARED:
         share = context.get("genuine_share")
@@ -40,46 +83,56 @@ def genuine_share(incident: Incident) -> float | None:
     return 1.0 if context.get("buyers") and not _BUYING.intersection(incident.tags) else 0.0
 
 
-def evidence_lines(incident: Incident) -> dict[str, str]:
-    """Name → text, for people, in order of interest; what is not known is left out.
+def lines_of(incident: Incident) -> dict[str, str]:
+    """Label → sentence, the most useful first and statistics last; what is unknown is left out.
 
-    User ids and addresses are among the values: for the shop's own people, not for logs.
+    Values include user ids and addresses: show them to the shop's staff, but do not log them.
     """
     evidence, context = incident.evidence, incident.context or {}
+    genuine = genuine_share(incident)
     lines = {
-        "confidence": _confidence(incident),
-        "expected": _expected(evidence),
-        "score": _score(evidence),
-        "excess": _plain(evidence.get("excess_events") or None, "{} events more than expected"),
-        "genuine": _genuine(incident),
-        "baseline": _baseline(evidence),
-        "mixture": _composition(evidence.get("composition"), "normally"),
-        "events then": _plain(context.get("events"), "{}") + _people(context),
-        "types then": _composition(context.get("composition"), "in the other events"),
+        "difference": _difference(evidence.get("excess_events")),
+        "genuine traffic": "" if genuine is None else f"About {genuine:.0%} of the affected traffic is genuine.",
+        "composition": _composition(evidence.get("composition"), "normally"),
+        "events": _events(context),
+        "event types": _composition(context.get("composition"), "elsewhere"),
         "top actors": _top(context.get("top_actors"), ("kind", "value")),
         "top products": _top(context.get("top_products"), ("product_id", "brand", "category")),
         "examples": ", ".join(map(str, _list(context.get("examples"))[:3])),
+        "expected": _expected(evidence),
+        "confidence": _confidence(incident),
+        "score": _score(evidence),
+        "baseline": _baseline(evidence),
     }
-    return {name: text for name, text in lines.items() if text}
+    return {label: text for label, text in lines.items() if text}
 
 
-def number(value: object) -> str:
-    """A figure as people read it: thousands apart, no more digits than they mean."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:,.4g}" if abs(value) < _ROUND else f"{value:,.0f}"
+def describe_time(moment: datetime) -> str:
+    """A time for people: `2019-11-01 10:00:00 UTC`."""
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _observed(incident: Incident) -> float:
-    first = next(iter(incident.peak.values()), None)
-    return float(first) if isinstance(first, int | float) else 0.0
+def _figure(name: str, value: object) -> str:
+    if isinstance(value, int | float) and name.endswith("_seconds"):
+        return describe_length(timedelta(seconds=value))
+    return _share(value)
 
 
-def _confidence(incident: Incident) -> str:
-    parts = ", ".join(f"{rule} {share:.0%}" for rule, share in incident.contributions.items())
-    return f"{incident.confidence:.1%} ({parts})"
+def _difference(excess: object) -> str:
+    if not isinstance(excess, int | float) or not round(excess):
+        return ""
+    return f"{number(round(abs(excess)))} events {'more' if excess > 0 else 'fewer'} than expected."
+
+
+def _events(context: Mapping[str, object]) -> str:
+    if context.get("events") is None:
+        return ""
+    counts = (
+        f"{number(context[name])} {text}"
+        for name, text in (("users", "users"), ("buyers", "of them bought"))
+        if context.get(name) is not None
+    )
+    return " from ".join([f"{number(context['events'])} events", ", ".join(counts)]).removesuffix(" from ") + "."
 
 
 def _expected(evidence: Mapping[str, object]) -> str:
@@ -90,29 +143,33 @@ def _expected(evidence: Mapping[str, object]) -> str:
     return number(evidence["expected"]) + between
 
 
+def _confidence(incident: Incident) -> str:
+    return f"{incident.confidence:.1%}" + _parts(
+        f"{rule} {share:.0%}" for rule, share in incident.contributions.items()
+    )
+
+
 def _score(evidence: Mapping[str, object]) -> str:
     if "score" not in evidence:
         return ""
     shares = evidence.get("contributions")
-    parts = (
-        ", ".join(f"{name} {number(share)}" for name, share in shares.items()) if isinstance(shares, Mapping) else ""
-    )
-    return number(evidence["score"]) + (f" ({parts})" if parts else "")
+    named = shares.items() if isinstance(shares, Mapping) else ()
+    return f"{number(evidence['score'])} standard deviations" + _parts(f"{name} {_share(part)}" for name, part in named)
 
 
-def _genuine(incident: Incident) -> str:
-    share = genuine_share(incident)
-    return "" if share is None else f"about {share:.0%} of what was hit is genuine traffic"
+def _parts(texts: Iterable[str]) -> str:
+    joined = ", ".join(texts)
+    return f" ({joined})" if joined else ""
 
 
 def _baseline(evidence: Mapping[str, object]) -> str:
     age, error = evidence.get("baseline_age_ms"), evidence.get("forecast_error")
     parts = []
     if isinstance(age, int | float):
-        parts.append(f"learned over {describe_length(timedelta(milliseconds=age))}")
+        parts.append(f"The baseline is {describe_length(timedelta(milliseconds=age))} old.")
     if isinstance(error, int | float):
-        parts.append(f"off by {error:.1%} on average")
-    return ", ".join(parts)
+        parts.append(f"Forecasts are off by {error:.1%} on average.")
+    return " ".join(parts)
 
 
 def _composition(parts: object, against: str) -> str:
@@ -122,18 +179,13 @@ def _composition(parts: object, against: str) -> str:
     for name, pair in parts.items():
         if isinstance(pair, Sequence) and len(pair) == 2:  # noqa: PLR2004  observed and expected
             observed, expected = pair
-            texts.append(
-                f"{name} {_share(observed)}" + ("" if expected is None else f" ({against} {_share(expected)})")
-            )
+            usual = "" if expected is None else f" ({against} {_share(expected)})"
+            texts.append(f"{name.replace('_', ' ')} {_share(observed)}{usual}")
     return ", ".join(texts)
 
 
 def _share(value: object) -> str:
     return f"{value:.1%}" if isinstance(value, int | float) and 0 <= value <= 1 else number(value)
-
-
-def _people(context: Mapping[str, object]) -> str:
-    return _plain(context.get("users"), ", of {} users") + _plain(context.get("buyers"), ", {} of them bought")
 
 
 def _top(rows: object, names: tuple[str, ...]) -> str:
@@ -147,7 +199,3 @@ def _top(rows: object, names: tuple[str, ...]) -> str:
 
 def _list(value: object) -> Sequence[object]:
     return value if isinstance(value, list | tuple) else ()
-
-
-def _plain(value: object, text: str) -> str:
-    return "" if value is None else text.format(number(value))

@@ -8,6 +8,7 @@ from typing import Final
 
 import pyarrow as pa
 
+from shopstream.incidents.explanation import title_of
 from shopstream.incidents.incident import Incident, TriageStatus
 from shopstream.incidents.ports import IncidentStore
 
@@ -55,7 +56,7 @@ def verdict_of(episode: Incident) -> dict[str, object]:
         "verdict": "human" if episode.false_positive else episode.verdict,
         "from_time": episode.first_event_time,
         "until_time": episode.last_event_time + timedelta(milliseconds=1),
-        "why": episode.title,
+        "why": title_of(episode),
         "rule": episode.rule,
         "incident_id": episode.parent or episode.id,
     }

@@ -17,7 +17,7 @@ def detection_row(detection: Detection) -> dict[str, object]:
         "detection_id": detection.detection_id,
         "rule_id": detection.rule_id,
         "rule_version": detection.rule_version,
-        "title": detection.title,
+        "title": detection.headline,
         "severity": str(detection.severity),
         "tags": json.dumps(detection.tags, ensure_ascii=False),
         "key_kind": detection.key_kind,

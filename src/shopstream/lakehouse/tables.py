@@ -48,7 +48,7 @@ DETECTION_FIELDS: tuple[Field, ...] = (
     Field("detection_id", pa.string(), "VARCHAR", True, "Derived from rule, key and window; the latest row counts."),
     Field("rule_id", pa.string(), "VARCHAR", True, "The rule."),
     Field("rule_version", pa.string(), "VARCHAR", True, "Digest of the rule file's content."),
-    Field("title", pa.string(), "VARCHAR", True, "What the rule looks for."),
+    Field("title", pa.string(), "VARCHAR", True, "What was found, with figures."),
     Field("severity", pa.string(), "VARCHAR", True, "informational, low, medium, high or critical."),
     Field("tags", pa.string(), "VARCHAR", True, "The rule's tags: a JSON array of text."),
     Field("key_kind", pa.string(), "VARCHAR", True, "`site`, or the key columns joined by `+`, e.g. `user_id`."),

@@ -8,7 +8,7 @@ from shopstream.clock import Clock
 from shopstream.config import Settings
 from shopstream.detection.allowlist import AllowList, load_allow_list
 from shopstream.detection.detectors.shipped import shipped_runner
-from shopstream.detection.rule_matcher import RuleInfo, read_rule_bundle
+from shopstream.detection.rule_matcher import Rules, read_rule_bundle
 from shopstream.detection.runner import LocalDetectionRunner
 from shopstream.errors import ConfigurationError
 from shopstream.incidents.aws import DynamoIncidentStore
@@ -45,7 +45,7 @@ def open_sender(settings: Settings, clock: Clock, store: DynamoIncidentStore) ->
     return Sender(store, [SnsChannel(topic)] if topic else [], settings.alerting, clock)
 
 
-def packed_rules() -> dict[str, RuleInfo]:
+def packed_rules() -> Rules:
     """The rules of the package; without one, those that are shipped.
 
     Raises:
@@ -53,7 +53,7 @@ def packed_rules() -> dict[str, RuleInfo]:
     """
     packed = _HERE / "rules.json"
     if packed.is_file():
-        return dict(read_rule_bundle(packed.read_bytes(), packed.name))
+        return read_rule_bundle(packed.read_bytes(), packed.name)
     from shopstream.detection.rule import load_rules  # noqa: PLC0415  a package has no SQL parser
 
     return {rule_id: rule for rule_id, rule in load_rules().items() if rule.enabled}

@@ -1,4 +1,4 @@
-"""The words of a notification: one incident in detail, or many in a digest."""
+"""Writes notifications: one incident in detail, or many in a digest."""
 
 import hashlib
 from collections import Counter
@@ -6,24 +6,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from shopstream.detection.detection import Severity
-from shopstream.detection.duration import describe_length
+from shopstream.detection.title import describe_length
 from shopstream.incidents.episode import SEVERITIES
+from shopstream.incidents.explanation import (
+    describe_time,
+    figures_of,
+    lines_of,
+    title_of,
+    who_of,
+)
 from shopstream.incidents.incident import Incident
 
 __all__ = ["Message", "Notice", "digest", "notice_of"]
 
 _NAMED = 5
-"""A digest names so many incidents; the rest is counted, and `shopstream incidents list` has them."""
+"""A digest names this many incidents and counts the rest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One notification that waits, with what it is about.
+    """A queued notification.
 
     Args:
-        reference: the same whenever this notification is sent again.
+        reference: stays the same when this notification is sent again.
         kind: opened, raised or closed.
-        severity: when it was queued.
+        severity: of the incident when the notification was queued.
     """
 
     reference: str
@@ -34,11 +41,11 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What goes out.
+    """A message to send.
 
     Args:
-        reference: the same whenever this message is sent again.
-        incidents: what programs are told, JSON-ready, the gravest first; those that one notification is about.
+        reference: stays the same when this message is sent again.
+        incidents: JSON-ready facts for programs, most severe first.
     """
 
     title: str
@@ -49,43 +56,47 @@ class Message:
 
 
 def notice_of(notice: Notice, *, keys: bool) -> Message:
-    """One incident.
+    """The message about one incident.
 
     Args:
-        notice: what to tell.
-        keys: whether the actor is named; user ids and addresses are personal data.
+        notice: the notification.
+        keys: whether to name the actor; user ids and addresses are personal data.
     """
     incident = notice.incident
-    going = "goes on" if incident.ongoing else "over"
-    kind = "" if notice.kind == "opened" else f"{notice.kind}: "
-    more = f" and {len(incident.rules) - 1} more" if len(incident.rules) > 1 else ""
+    ongoing = "ongoing" if incident.ongoing else f"over after {describe_length(incident.duration)}"
+    change = "" if notice.kind == "opened" else f"{notice.kind}: "
+    other_rules = f" and {len(incident.rules) - 1} more" if len(incident.rules) > 1 else ""
     lines = [
-        f"Rule {incident.rule}{more}, {_scope(incident, keys=keys)}: {incident.threshold}",
-        f"Strongest in {describe_length(incident.peak_end - incident.peak_start)}: {_measures(incident)}",
-        f"First event {_moment(incident.first_event_time)}, last {_moment(incident.last_event_time)}, {going}",
-        f"Confidence {incident.confidence:.0%}, {incident.nature}; {incident.episodes - 1:,} more under it",
-        f"Evidence: shopstream incidents show {incident.id}",
+        f"Who: {who_of(incident, keys=keys)}",
+        f"Peak: {figures_of(incident)}",
+        f"First event: {describe_time(incident.first_event_time)}",
+        f"Last event: {describe_time(incident.last_event_time)}, {ongoing}",
+        f"Rule {incident.rule}{other_rules}: {incident.threshold}",
+        f"Confidence {incident.confidence:.0%}, {incident.nature}, {incident.episodes - 1:,} related episodes",
+        f"Details: shopstream incidents show {incident.id}",
         f"Reference: {notice.reference}",
     ]
-    title = f"[{incident.severity}] {kind}{incident.title}"
+    if difference := lines_of(incident).get("difference"):
+        lines.insert(0, difference)
+    title = f"[{incident.severity}] {change}{title_of(incident)}"
     facts = (_facts(notice, keys=keys),)
     return Message(title, "\n".join(lines), incident.severity, notice.reference, facts)
 
 
 def digest(notices: Sequence[Notice], *, keys: bool) -> Message:
-    """Many incidents in one message: counts per rule, and the gravest by name.
+    """One message about many incidents: counts per rule, and details of the most severe.
 
     Args:
-        notices: what to tell, at least one.
-        keys: whether actors are named.
+        notices: the notifications, at least one.
+        keys: whether to name the actors.
     """
     ordered = sorted(notices, key=lambda notice: -SEVERITIES.index(notice.severity))  # stable: then oldest first
     worst = ordered[0].severity
     per_rule = Counter((notice.incident.rule, notice.kind) for notice in ordered)
     lines = [f"{count:,} {kind} by rule {rule}" for (rule, kind), count in per_rule.most_common()]
     lines += [
-        f"[{notice.severity}] {notice.incident.title}; {_scope(notice.incident, keys=keys)}; "
-        f"{_measures(notice.incident)}; {notice.incident.id}"
+        f"[{notice.severity}] {title_of(notice.incident)}; {who_of(notice.incident, keys=keys)}; "
+        f"{figures_of(notice.incident)}; {notice.incident.id}"
         for notice in ordered[:_NAMED]
     ]
     if len(ordered) > _NAMED:
@@ -106,7 +117,7 @@ def _facts(notice: Notice, *, keys: bool) -> dict[str, object]:
         "rule": incident.rule,
         "rules": list(incident.rules),
         "nature": str(incident.nature),
-        "title": incident.title,
+        "title": title_of(incident),
         "state": str(incident.state),
         "campaign": incident.campaign,
         "episodes": incident.episodes,
@@ -122,19 +133,3 @@ def _facts(notice: Notice, *, keys: bool) -> dict[str, object]:
         "confidence": incident.confidence,
         "reference": notice.reference,
     }
-
-
-def _scope(incident: Incident, *, keys: bool) -> str:
-    if incident.campaign:
-        return f"campaign of {len(incident.actors):,} actors"
-    if not incident.keys:
-        return "whole site"
-    return ", ".join(f"{name} {value}" for name, value in incident.keys.items()) if keys else f"one {incident.key_kind}"
-
-
-def _measures(incident: Incident) -> str:
-    return ", ".join(f"{name} {value}" for name, value in incident.peak.items())
-
-
-def _moment(moment: object) -> str:
-    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"

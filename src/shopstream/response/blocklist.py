@@ -28,7 +28,7 @@ from typing import Final
 
 from shopstream.clock import from_ms, to_ms
 from shopstream.detection.detection import Nature
-from shopstream.incidents.explanation import genuine_share
+from shopstream.incidents.explanation import genuine_share, title_of
 from shopstream.incidents.incident import Actor, Incident, TriageStatus
 from shopstream.incidents.ports import IncidentStore
 
@@ -106,7 +106,7 @@ def read_blocklist(store: IncidentStore, ttl: timedelta, limit: float, now: date
         if reason := _reason(actor, episodes, limit):
             left_out.append(LeftOut(actor, incident_id, reason))
         else:
-            blocked.append(Blocked(actor, newest.last_event_time + ttl, newest.rule, incident_id, newest.title))
+            blocked.append(Blocked(actor, newest.last_event_time + ttl, newest.rule, incident_id, title_of(newest)))
     return Blocklist(now, tuple(blocked), tuple(left_out))
 
 

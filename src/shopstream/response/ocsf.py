@@ -6,13 +6,12 @@ Field names and codes are those of OCSF 1.6 (https://schema.ocsf.io/1.6.0/classe
 
 import hashlib
 import json
-from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import version
 from typing import Final
 
 from shopstream.clock import to_ms
-from shopstream.incidents.explanation import genuine_share
+from shopstream.incidents.explanation import genuine_share, title_of, who_of
 from shopstream.incidents.incident import Incident, State
 
 __all__ = ["cloud_event"]
@@ -86,7 +85,7 @@ def _finding(incident: Incident) -> dict[str, object]:
         "confidence": {1: "Low", 2: "Medium", 3: "High"}[confidence_id],
         "confidence_score": round(incident.confidence * 100),
         "is_alert": incident.nature != "surge" and incident.state is not State.FALSE_POSITIVE,
-        "message": f"{incident.title}: {_who(incident)}",
+        "message": f"{title_of(incident)}: {who_of(incident)}",
         "metadata": {
             "version": _OCSF,
             "uid": incident.id,
@@ -95,7 +94,7 @@ def _finding(incident: Incident) -> dict[str, object]:
         },
         "finding_info": {
             "uid": incident.id,
-            "title": incident.title,
+            "title": title_of(incident),
             "types": [str(incident.nature), *(["campaign"] if incident.campaign else [])],
             "created_time": to_ms(incident.detected_at_event_time),
             "first_seen_time": to_ms(incident.first_event_time),
@@ -143,13 +142,6 @@ def _activity(incident: Incident) -> int:
     if incident.state in {State.RESOLVED, State.FALSE_POSITIVE}:
         return _CLOSE
     return _CREATE if incident.windows <= 1 and incident.episodes == 1 and incident.ongoing else _UPDATE
-
-
-def _who(incident: Incident) -> str:
-    if incident.campaign:
-        return f"{len(incident.actors):,} actors"
-    keys: Mapping[str, str] = incident.keys
-    return ", ".join(f"{name} {value}" for name, value in keys.items()) or "whole site"
 
 
 def _moment(moment: datetime) -> str:
