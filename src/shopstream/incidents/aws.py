@@ -142,14 +142,21 @@ class DynamoIncidentStore:
         return item
 
     def _put_row(self, row: IncidentRow, item: _Item, generation: int) -> str:
-        """Update what the engine knows; returns what people said."""
+        """Update what the engine knows; returns the status that people gave it."""
         condition = Attr("generation").not_exists() | Attr("generation").lt(generation + UNCOMMITTED)
-        found = self._update(_key(row.record.id), item, condition=condition)
+        found = self._update(_key(row.record.id), item, condition=condition, returned="ALL_OLD")
         if found is None:
             raise StateError(
                 f"expected no row of a later checkpoint than {generation} in table {self._name}; another process "
                 "writes to it, stop one of them"
             )
+        if "absorbed" in found and found["last_event_ms"] < row.record.episode.first_event_ms:
+            # The id of an episode that was absorbed is given again: people are notified of the later one, too.
+            for sent in list(self._query(Key("pk").eq("OUTBOX") & Key("sk").begins_with(f"{row.record.id}:"))):
+                reference = f"{sent['reference']}:{found['last_event_ms']}"
+                key = _outbox_key(reference, sent["target"])
+                other = {**sent, **key, "reference": reference, "incident_id": found["root"]}
+                self._write_all([{"PutRequest": {"Item": other}}, _deletion(_key_of(sent))])
         return str(found.get("status", TriageStatus.NONE))
 
     def _head(self, row: IncidentRow, status: str) -> _Item:
@@ -448,8 +455,9 @@ class DynamoIncidentStore:
         *,
         condition: ConditionBase | None = None,
         add: Mapping[str, int] | None = None,
+        returned: str = "NONE",
     ) -> _Item | None:
-        """Set attributes, remove those that are None; returns the item, or None where the condition does not hold."""
+        """Set attributes, remove those that are None; returns `returned`, or None where the condition does not hold."""
         names = {f"#{place}": name for place, name in enumerate([*values, *(add or {})])}
         place_of = {name: place for place, name in names.items()}
         parts = {
@@ -461,7 +469,7 @@ class DynamoIncidentStore:
 
         def update(**arguments: Any) -> Mapping[str, Any]:  # noqa: ANN401  boto3's
             answer = self._client.update_item(**arguments)
-            found.append(answer["Attributes"])
+            found.append(answer.get("Attributes", {}))
             return dict(answer)
 
         arguments: dict[str, Any] = {
@@ -474,7 +482,7 @@ class DynamoIncidentStore:
                 for name, value in {**values, **(add or {})}.items()
                 if value is not None
             },
-            "ReturnValues": "ALL_NEW",
+            "ReturnValues": returned,
         }
         if condition is not None:
             arguments["ConditionExpression"] = condition

@@ -97,10 +97,15 @@ _UPSERT: Final = (
     f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _WRITTEN[1:])} "
     f"WHERE generation < excluded.generation + {UNCOMMITTED}"
 )
+_RENAME: Final = (
+    # An id whose episode was absorbed is given again, to a later episode: people are notified of that one, too.
+    "UPDATE notifications SET reference = reference || ':' || i.last_event_ms, incident_id = i.root "
+    "FROM incidents AS i WHERE i.id = ?1 AND incident_id = ?1 AND i.absorbed AND i.last_event_ms < ?2"
+)
 _READ: Final = "SELECT i.*, h.status AS root_status FROM incidents AS i LEFT JOIN incidents AS h ON h.id = i.root"
 _ACTORS: Final = (
-    "SELECT DISTINCT root, actor_kind, actor FROM json_each(?) AS wanted JOIN incidents ON root = wanted.value "
-    "WHERE actor IS NOT NULL AND NOT absorbed ORDER BY 1, 2, 3"
+    "SELECT DISTINCT i.root, i.actor_kind, i.actor FROM json_each(?) AS wanted JOIN incidents AS i "
+    "ON i.root = wanted.value WHERE i.actor IS NOT NULL AND NOT i.absorbed ORDER BY 1, 2, 3"
 )
 _GONE: Final = (
     "(SELECT id FROM incidents WHERE root IN (SELECT root FROM incidents GROUP BY root "
@@ -127,6 +132,7 @@ class EmbeddedIncidentStore:
         """See `ports.IncidentStore.put`."""
         now_ms = self._clock.now_ms()
         with self._transaction() as connection:
+            connection.executemany(_RENAME, [(row.record.id, row.record.episode.first_event_ms) for row in update.rows])
             for row in update.rows:
                 if not connection.execute(_UPSERT, _values(row, update.generation)).rowcount:
                     raise StateError(
@@ -207,7 +213,11 @@ class EmbeddedIncidentStore:
                 [json.dumps(one, separators=(",", ":")) for one in pairs],
             ),
             ("i.summary_severity IN (SELECT value FROM json_each(?))", list(map(SEVERITIES.index, severities))),
-            ("EXISTS (SELECT 1 FROM json_each(i.summary, '$.rules') JOIN json_each(?) USING (value))", list(rules)),
+            (
+                "EXISTS (SELECT 1 FROM json_each(i.summary, '$.rules') AS had JOIN json_each(?) AS asked "
+                "ON had.value = asked.value)",
+                list(rules),
+            ),
         )
         chosen = [(sql, json.dumps(values)) for sql, values in filters if values]
         with self._reading() as connection:
@@ -285,7 +295,7 @@ class EmbeddedIncidentStore:
     def statuses(self, ids: Iterable[str]) -> dict[str, TriageStatus]:
         """See `ports.IncidentStore.statuses`."""
         found = self._rows(
-            "SELECT id, status FROM json_each(?) AS wanted JOIN incidents ON id = wanted.value",
+            "SELECT i.id, i.status FROM json_each(?) AS wanted JOIN incidents AS i ON i.id = wanted.value",
             json.dumps(sorted(ids)),
         )
         return {row["id"]: TriageStatus(row["status"]) for row in found}

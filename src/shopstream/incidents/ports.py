@@ -5,7 +5,7 @@ checkpoint that it will be part of. Status, owner, comment and context lie in th
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple, Protocol
@@ -108,8 +108,8 @@ class IncidentUpdate:
     generation: int
     as_of_ms: int
     rows: Sequence[IncidentRow] = ()
-    absorbed: Mapping[str, str] = {}
-    ordinals: Mapping[str, LastOrdinal] = {}
+    absorbed: Mapping[str, str] = field(default_factory=dict)
+    ordinals: Mapping[str, LastOrdinal] = field(default_factory=dict)
     notifications: Sequence[NewNotification] = ()
 
 
