@@ -37,7 +37,8 @@ class Alerting(Construct):
             index_name="gsi1",
             partition_key=dynamodb.Attribute(name="gsi1pk", type=dynamodb.AttributeType.STRING),
             sort_key=dynamodb.Attribute(name="gsi1sk", type=dynamodb.AttributeType.STRING),
-            projection_type=dynamodb.ProjectionType.KEYS_ONLY,  # an item that changes costs nothing there
+            projection_type=dynamodb.ProjectionType.INCLUDE,  # what lists are filtered and counted by, and no more
+            non_key_attributes=["actor", "actor_kind", "closed", "expires_at", "rules", "severity", "status"],
         )
         self.incidents = self._topic("Incidents", config.named("incidents"), key, config.incidents_email)
         self.ops = self._topic("Ops", config.named("ops"), key, config.ops_email)

@@ -107,6 +107,10 @@ _ACTORS: Final = (
     "SELECT DISTINCT i.root, i.actor_kind, i.actor FROM json_each(?) AS wanted JOIN incidents AS i "
     "ON i.root = wanted.value WHERE i.actor IS NOT NULL AND NOT i.absorbed ORDER BY 1, 2, 3"
 )
+_ANY_RULE: Final = (
+    "EXISTS (SELECT 1 FROM json_each(i.summary, '$.rules') AS had JOIN json_each(?) AS asked "
+    "ON had.value = asked.value)"
+)
 _GONE: Final = (
     "(SELECT id FROM incidents WHERE root IN (SELECT root FROM incidents GROUP BY root "
     "HAVING min(closed) = 1 AND max(closes_ms) < ?))"
@@ -213,11 +217,7 @@ class EmbeddedIncidentStore:
                 [json.dumps(one, separators=(",", ":")) for one in pairs],
             ),
             ("i.summary_severity IN (SELECT value FROM json_each(?))", list(map(SEVERITIES.index, severities))),
-            (
-                "EXISTS (SELECT 1 FROM json_each(i.summary, '$.rules') AS had JOIN json_each(?) AS asked "
-                "ON had.value = asked.value)",
-                list(rules),
-            ),
+            (_ANY_RULE, list(rules)),
         )
         chosen = [(sql, json.dumps(values)) for sql, values in filters if values]
         with self._reading() as connection:

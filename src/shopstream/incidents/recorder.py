@@ -85,8 +85,7 @@ class IncidentRecorder:
         self._put(watermark_ms, self._policy.decide(self._tracker, watermark_ms, self._settled), first=first)
         self._tracker.forget(watermark_ms)
         if watermark_ms >= self._sure_ms:
-            self.store.remove(self._unsure)
-            self._unsure, self._sure_ms = set(), NEVER_MS
+            self._remove_unsure(watermark_ms)
         if watermark_ms >= self._next_purge_ms:
             before_ms = self._as_of(watermark_ms) - self._retention_ms
             self.store.forget(before_ms, before_ms - (_ORDINALS_KEPT - 1) * self._retention_ms)
@@ -134,6 +133,15 @@ class IncidentRecorder:
         )
         self.store.put(update)
         self._unsure.difference_update(written.absorbed, (row.record.id for row in written.rows))
+
+    def _remove_unsure(self, watermark_ms: int) -> None:
+        """Rows that have not come again, so that their ids may be given to others."""
+        scopes = {split_id(one)[0] for one in self._unsure}
+        ordinals = self._last_ordinals(scopes)
+        ordinals |= {scope: last for scope in scopes if (last := self._tracker.last_ordinal(scope))}
+        self.store.remove(self._unsure)
+        self.store.put(IncidentUpdate(self._generation, self._as_of(watermark_ms), ordinals=ordinals))
+        self._unsure, self._sure_ms = set(), NEVER_MS
 
     def _as_of(self, watermark_ms: int) -> int:
         """A watermark that is set far ahead to close everything must not make everything old."""

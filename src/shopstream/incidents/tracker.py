@@ -316,6 +316,10 @@ class IncidentTracker:
     def _read_next_close(self) -> int:
         return min((one.episode.closes_ms for one in self._records.values() if not one.closed), default=NEVER_MS)
 
+    def last_ordinal(self, scope: str) -> LastOrdinal | None:
+        """The newest incident of a rule and key; None where nothing of them is remembered."""
+        return self._last_of(scope) if scope in self._scopes else None
+
     def _last_of(self, scope: str) -> LastOrdinal:
         last = self._forgotten.get(scope, _NONE)
         for one in self._scopes.get(scope, ()):
