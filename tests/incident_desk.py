@@ -1,6 +1,8 @@
 """Incidents as an engine keeps them: a recorder, a store, and the checkpoints that a restart goes on from."""
 
 import json
+from contextlib import closing
+from dataclasses import replace
 
 from shopstream.clock import ManualClock
 from shopstream.incidents.embedded import EmbeddedIncidentStore
@@ -45,3 +47,18 @@ def sqlite_desk(path, settings=None, clock=None, targets=()):
     """A desk over a SQLite file."""
     clock = clock or ManualClock(5_000)
     return Desk(lambda: EmbeddedIncidentStore(path, clock), settings, clock, targets)
+
+
+def read_incidents(path):
+    """What a SQLite file has, as another process reads it."""
+    with closing(EmbeddedIncidentStore(path, ManualClock())) as store:
+        return store.list()
+
+
+def incidents_and_parts(store):
+    """All incidents of a store and their parts, by id, without what recent events said and how often people heard."""
+    return {
+        part.id: replace(part, context=None, notifications=0)
+        for incident in store.list()
+        for part in [*store.parts(incident.id), incident]
+    }

@@ -19,7 +19,7 @@ from shopstream.evaluation.runner import Done
 from shopstream.evaluation.scoring import Unit, percentile, rule_of_three
 from shopstream.evaluation.summary import summarise
 from shopstream.evaluation.targets import TimeUnit, load_rows
-from shopstream.incidents.precision import wilson
+from shopstream.incidents.queries import wilson
 
 ROWS = load_rows()
 FACTS = Facts(

@@ -1,4 +1,4 @@
-"""Signals as bytes, and the way through a stream to a judge elsewhere."""
+"""Signals as bytes, and the way through a stream to detection elsewhere."""
 
 import json
 from datetime import timedelta
@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shopstream.clock import ManualClock
+from shopstream.detection.signal_publisher import SignalPublisher
 from shopstream.engine.signals import Signal, SignalAssembler, SignalBatch, decode_signals, encode_signals
 from shopstream.errors import BackpressureError, DecodeError, PermanentError, RetryableError, StateError
-from shopstream.incidents.signal_publisher import SignalPublisher
 from shopstream.stream.ports import PutOutcome
 
 NUMBERS = st.integers(-(10**15), 10**15)
@@ -164,7 +164,7 @@ class Stream:
 
 def test_signals_are_told_with_their_moment():
     stream = Stream()
-    SignalPublisher(stream, ManualClock(0)).judge([one()], 12_345)
+    SignalPublisher(stream, ManualClock(0)).run([one()], 12_345)
     assert stream.batches == [SignalBatch((one(),), 12_345)]
 
 
@@ -172,14 +172,14 @@ def test_without_signals_only_a_new_bin_is_told():
     stream = Stream()
     publisher = SignalPublisher(stream, ManualClock(0))
     for until_ms in (9_000, 9_999, 10_000, 19_000, 25_000):
-        publisher.judge([], until_ms)
+        publisher.run([], until_ms)
     assert [batch.until_ms for batch in stream.batches] == [9_000, 10_000, 25_000]
 
 
 def test_what_the_stream_does_not_take_is_told_again():
     clock = ManualClock(0)
     stream = Stream(BackpressureError("full", timedelta(seconds=3)), "ProvisionedThroughputExceededException")
-    SignalPublisher(stream, clock).judge([one()], 0)
+    SignalPublisher(stream, clock).run([one()], 0)
     assert stream.batches == [SignalBatch((one(),), 0)]
     assert clock.now_ms() >= 3_000
 
@@ -189,7 +189,7 @@ def test_a_stream_that_never_takes_them_ends_the_engine(monkeypatch):
     monkeypatch.setattr("time.monotonic", lambda: clock.now_ms() / 1000)
     stream = Stream(*[RetryableError("no answer")] * 1000)
     with pytest.raises(RetryableError, match="no answer"):
-        SignalPublisher(stream, clock).judge([one()], 0)
+        SignalPublisher(stream, clock).run([one()], 0)
     assert clock.now_ms() <= 150_000
 
 

@@ -473,8 +473,8 @@ def precision(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     figure lies with 95 %: few judgements say little.
 
     Examples:
-      shopstream incidents precision
-      shopstream incidents precision --format json
+      shopstream.incidents.queries
+      shopstream.incidents.queries --format json
     """
     from shopstream.incidents.queries import read_precision  # noqa: PLC0415  start-up time
 

@@ -55,6 +55,8 @@ _THREADS: Final = 8
 _SEGMENTS: Final = 4
 _GET, _WRITE, _IDS = 100, 25, 5_000
 _TRIES: Final = 8
+_CLAIM: Final = timedelta(minutes=2)
+"""A sender that took a notification has so long to send it."""
 _WAIT: Final = timedelta(milliseconds=50)
 _PEOPLES: Final = ("status", "status_ms", "owner", "comment")
 
@@ -344,7 +346,14 @@ class DynamoIncidentStore:
         """See `ports.IncidentStore.pending`."""
         due = Key("gsi1pk").eq(f"DUE#{target}") & Key("gsi1sk").lt(f"{now_ms + 1:016d}")
         found = self._get([_key_of(item) for item in self._query(due, index=True)])
-        waiting = [item for item in found if item["state"] == DeliveryState.PENDING and item["due_ms"] <= now_ms]
+        later = _due(target, now_ms + _CLAIM // timedelta(milliseconds=1))
+        waiting = [
+            item
+            for item in found
+            if item["state"] == DeliveryState.PENDING
+            and item["due_ms"] <= now_ms
+            and self._update(_key_of(item), later, condition=Attr("due_ms").eq(item["due_ms"])) is not None
+        ]
         return _notifications(sorted(waiting, key=lambda item: (item["created_ms"], item["reference"])))
 
     def mark(

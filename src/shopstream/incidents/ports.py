@@ -221,7 +221,10 @@ class IncidentStore(Protocol):
         ...
 
     def pending(self, target: str, now_ms: int) -> Sequence[Notification]:
-        """What should go to a target now, oldest first."""
+        """What should go to a target now, oldest first.
+
+        Where senders of several machines share a store, the others do not get these for two minutes.
+        """
         ...
 
     def mark(
