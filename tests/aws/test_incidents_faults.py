@@ -101,7 +101,7 @@ def test_a_put_that_breaks_anywhere_is_whole_after_it_comes_again(proxy, desk, n
     desk.apply([detection(0, user=user) for user in range(3)], 0)
     desk.commit()
     more = [detection(1_000, user=user) for user in range(9)]
-    proxy.on(operation, faults.failing(), times=10)
+    proxy.on(operation, faults.failing(), times=60)
     with pytest.raises(RetryableError):
         desk.apply(more, 1_000)
     proxy.clear()

@@ -76,7 +76,7 @@ def test_killed_before_any_write_and_begun_again(open_torn, tmp_path):
         embedded.apply(batch, watermark)
     expected = seen(embedded)
     killed = 0
-    for calls in range(1, 120, 3):
+    for calls in range(1, 120, 2):
         with closing(open_torn()) as torn:
             torn._store.left = calls
             try:
@@ -105,7 +105,7 @@ def test_any_batches_restarts_and_kills_give_what_the_embedded_store_gives(open_
         while place < len(stream):
             starts += 1
             torn.restart()
-            torn._store.left = draw.randrange(50, 1_500)
+            torn._store.left = draw.randrange(20, 250)
             place = saved
             try:
                 while place < len(stream):

@@ -88,7 +88,7 @@ def test_a_notification_reaches_a_queue_as_a_document_with_attributes(desk):
     assert (incident["rule"], incident["kind"], incident["peak"]["events"]) == ("user_burst", "opened", 20)
     assert "keys" not in incident, "a user's id is personal data"
     assert document["count"] == 1
-    assert document["text"].startswith("Rule user_burst, one user_id: events > 15")
+    assert "Who: one user\n" in document["text"]
     assert {name: one["Value"] for name, one in got["MessageAttributes"].items()} == {
         "severity": "high",
         "count": "1",

@@ -28,7 +28,8 @@ def detection(start_ms, events=20, *, user=7, **changes):
         "measures": {"events": events, "rate": 1.0, "value": "10.50", "many": 10**15 + 1},
         "evidence": {"score": 0.1, "excess_events": 3.0, "composition": {"view": [1, 0.5]}},
     }
-    return make_detection(start_ms, {} if user is None else {"user_id": str(user)}, **facts | changes)
+    key = {} if user is None else {"user_id": str(user)}
+    return make_detection(start_ms, **{"key": key} | facts | changes)
 
 
 def changes_of(changes):
