@@ -20,7 +20,7 @@ STEPS = [
     ("record", "after", 1),
     ("put", "before", 2),
     ("put", "after", 1),
-    ("put", "after", 5),
+    ("put", "after", 3),
     ("stage", "before", 2),
     ("stage", "after", 1),
     ("stage", "after", 3),
