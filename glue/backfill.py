@@ -21,7 +21,7 @@ from pyspark.sql import SparkSession
 
 from shopstream.clock import SystemClock
 from shopstream.lakehouse.aws import AwsLakehouse
-from shopstream.lakehouse.ingest import Part, Piece, in_waves, ingest
+from shopstream.lakehouse.ingest import LoadedBlock, Piece, in_waves, ingest
 from shopstream.lakehouse.settings import GlueSettings, LakehouseSettings
 
 _PIECES_A_CORE = 4
@@ -38,13 +38,13 @@ def main(arguments: Sequence[str]) -> None:
     spark = SparkSession.builder.appName("shopstream-backfill").getOrCreate()
     context = spark.sparkContext
 
-    def spread(load: Callable[[Piece], list[Part]], pieces: Sequence[Piece]) -> list[list[Part]]:
+    def spread(load: Callable[[Piece], list[LoadedBlock]], pieces: Sequence[Piece]) -> list[list[LoadedBlock]]:
         return context.parallelize(pieces, len(pieces)).map(load).collect()
 
     at_once = _PIECES_A_CORE * context.defaultParallelism
     try:
         for file in _files(given.sources):
-            result = ingest(lakehouse, file, SystemClock(), parts=in_waves(spread, at_once))
+            result = ingest(lakehouse, file, SystemClock(), loader=in_waves(spread, at_once))
             sys.stdout.write(json.dumps(asdict(result)) + "\n")
     finally:
         spark.stop()

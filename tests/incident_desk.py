@@ -34,8 +34,8 @@ class Desk:
         snapshot, generation = self._saved
         self._recorder.restore(None if snapshot is None else json.loads(snapshot), generation)
 
-    def apply(self, detections, watermark_ms):
-        return self._recorder.apply(detections, watermark_ms)
+    def apply(self, detections, watermark_ms, clock_ms=None):
+        return self._recorder.apply(detections, watermark_ms, clock_ms)
 
     def commit(self):
         generation = self._saved[1] + 1

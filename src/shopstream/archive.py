@@ -261,7 +261,7 @@ class Archive:
         """Step 3."""
         for shard_id, shard in list(self._shards.items()):
             if shard.ended or shard_id in committed:
-                held = self._shared.told(shard_id, shard.position, ended=shard.ended)
+                held = self._shared.record_progress(shard_id, shard.position, ended=shard.ended)
                 if shard.ended:
                     self._balance_at_ms = 0  # its children may be read now
                 if shard.ended or not held:

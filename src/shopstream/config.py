@@ -140,7 +140,7 @@ class Settings(BaseSettings):
     @property
     def live_path(self) -> Path:
         """Live journeys, as the dashboard reads them."""
-        return self.home / "live.db"
+        return self.home / "live.json"
 
     @property
     def reports_path(self) -> Path:

@@ -15,8 +15,7 @@ from shopstream.config import load_settings
 from shopstream.incidents.queries import read_verdicts
 from shopstream.models.names import ReportName
 from shopstream.models.reports import report
-from shopstream.simulation.bots import Scraper
-from shopstream.simulation.flood import Flood
+from shopstream.simulation.attacks import Flood, Scraper
 from shopstream.simulation.synthesis import DEFAULT_START, Synthesis, SynthesisSettings
 
 SHARDS = 2

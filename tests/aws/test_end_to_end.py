@@ -29,7 +29,7 @@ def test_the_lake_is_iceberg_in_the_glue_catalog_on_s3(on_aws):
 
 def test_each_planted_attack_is_an_incident(on_aws, shop_day):
     incidents = list(on_aws.incidents.values())
-    for episode in shop_day[1]["episodes"]:
+    for episode in shop_day[1]["injections"]:
         actors = {str(actor) for actor in episode["actors"]}
         assert [
             one

@@ -12,8 +12,9 @@ from shopstream.clock import SystemClock
 from shopstream.engine.settings import EngineSettings
 from shopstream.engine.source import SourceReader
 from shopstream.engine.watermark import Watermarks
-from shopstream.stream.aws import KinesisStream, Pace
+from shopstream.stream.aws import Pace
 from shopstream.stream.ports import NewRecord
+from standins.reshaping import ReshapingStream
 
 pytestmark = pytest.mark.aws
 
@@ -26,7 +27,7 @@ def open_stream(kinesis_local, dynamodb_local, aws_env, make_stream, make_table)
     aws_env(kinesis=kinesis_local, dynamodb=dynamodb_local)
     names = make_stream(2), make_table()
     pace = Pace(timedelta(milliseconds=1), timedelta(milliseconds=20))
-    return lambda: KinesisStream(*names, SystemClock(), pace=pace)
+    return lambda: ReshapingStream(*names, SystemClock(), pace=pace)
 
 
 def event(key, number):

@@ -10,9 +10,10 @@ from shopstream.engine.settings import EngineSettings
 from shopstream.engine.source import SourceReader
 from shopstream.engine.watermark import Watermarks
 from shopstream.errors import StateError
-from shopstream.stream.aws import KinesisStream, Pace
+from shopstream.stream.aws import Pace
 from shopstream.stream.ports import TRIM_HORIZON, NewRecord
 from standins import process
+from standins.reshaping import ReshapingStream
 
 pytestmark = pytest.mark.aws
 
@@ -71,7 +72,7 @@ def open_stream(standins, clock, make_stream, make_table):  # noqa: ARG001  they
     """Opens one stream of a single shard, as processes do one after the other. Retention is 24 hours."""
     names = make_stream(1), make_table()
     pace = Pace(timedelta(milliseconds=1), timedelta(milliseconds=5))
-    return lambda kind=KinesisStream, **options: kind(*names, clock, pace=pace, **options)
+    return lambda kind=ReshapingStream, **options: kind(*names, clock, pace=pace, **options)
 
 
 def read(stream, after):
@@ -175,7 +176,7 @@ def test_an_idle_shard_stays_known_as_such_by_a_consumer_that_started_again(open
     assert payloads(read(open_stream(), first)) == [b"2"]
 
 
-class Removing(KinesisStream):
+class Removing(ReshapingStream):
     """Lists closed shards no longer, as Kinesis does when the retention has passed them; the stand-ins go on."""
 
     def _list_shards(self):
@@ -234,7 +235,7 @@ def test_a_closed_shard_whose_last_record_was_read_is_at_its_end(open_stream):
 
 def test_a_position_of_another_stream_is_a_state_error(open_stream, make_stream, clock):
     clock.advance(timedelta(seconds=2))
-    other = KinesisStream(make_stream(1), "none", clock)
+    other = ReshapingStream(make_stream(1), "none", clock)
     with pytest.raises(StateError, match="another stream"):
         read(open_stream(), put(other, b"x"))
 

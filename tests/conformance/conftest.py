@@ -17,10 +17,11 @@ from shopstream.lakehouse.aws import AwsLakehouse
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.ports import Lakehouse
 from shopstream.lakehouse.settings import GlueSettings, LakehouseSettings
-from shopstream.stream.aws import KinesisStream, Pace
+from shopstream.stream.aws import Pace
 from shopstream.stream.embedded import EmbeddedStream
-from shopstream.stream.ports import ConsumerPositions, StreamAdmin, StreamReader, StreamWriter
+from shopstream.stream.ports import ConsumerPositions, StreamReader, StreamWriter
 from shopstream.stream.settings import StreamSettings
+from standins.reshaping import ReshapingStream
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class StreamUnderTest:
 
     writer: StreamWriter
     reader: StreamReader
-    admin: StreamAdmin
+    admin: EmbeddedStream | ReshapingStream
     consumers: ConsumerPositions
     clock: Clock
 
@@ -60,7 +61,7 @@ def kinesis_stream(standin: str) -> StreamFactory:
         request.getfixturevalue("aws_env")(kinesis=server, dynamodb=dynamodb)
         table = request.getfixturevalue("make_table")()
         clock, pace = SystemClock(), Pace(timedelta(milliseconds=1), timedelta(milliseconds=5))
-        with KinesisStream(new_stream(shards), table, clock, pace=pace) as stream:
+        with ReshapingStream(new_stream(shards), table, clock, pace=pace) as stream:
             yield StreamUnderTest(stream, stream, stream, stream, clock)
 
     return open_stream

@@ -27,7 +27,7 @@ from shopstream.dashboard.sources import Home
 from shopstream.detection.detection import Severity
 from shopstream.engine.checkpoint import CheckpointStore, Manifest
 from shopstream.errors import ConfigurationError
-from shopstream.journeys.embedded import EmbeddedLiveStore
+from shopstream.journeys.store import LiveFile
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.ports import LakeTable
 from shopstream.models.dbt import build
@@ -191,7 +191,7 @@ def test_the_token_in_the_address_is_swapped_for_a_cookie_that_scripts_and_other
     assert server.token not in page.text
 
 
-def test_somebody_who_comes_from_another_site_gets_a_page_that_starts_anew(server):
+def test_a_visitor_from_another_site_gets_a_page_that_starts_anew(server):
     with server.client() as client:
         answer = client.get("/", params={"token": server.token}, headers={"Sec-Fetch-Site": "cross-site"})
         assert answer.status_code == 200
@@ -239,7 +239,7 @@ def test_loopback_names_are_answered(server, host):
         assert client.get("/").status_code == 200
 
 
-def test_further_names_are_answered_when_the_settings_say_so(tmp_path):
+def test_configured_host_names_are_answered(tmp_path):
     settings = SETTINGS.model_copy(update={"names": ("shop.example",)})
     with serving(tmp_path, settings) as server, server.client(Host="shop.example") as client:
         assert client.get("/healthz").status_code == 200
@@ -303,7 +303,7 @@ def test_commands_on_the_page_name_a_home_that_is_not_the_usual_one(tmp_path):
 
 
 def test_texts_of_events_are_data_never_markup(tmp_path):
-    EmbeddedLiveStore(tmp_path / "live.db").publish(live_panels(brand=EVIL), NOW_MS)
+    LiveFile(tmp_path / "live.json").publish(live_panels(brand=EVIL), NOW_MS)
     with serving(tmp_path) as server, server.visitor() as client:
         html = client.get("/").text
         assert "<script>alert" not in html
@@ -319,14 +319,14 @@ def test_an_incident_carries_evidence_and_the_command_that_shows_its_events(tmp_
         panel = panels_of(client.get("/").text)["incidents"]
     (row,) = panel["rows"]
     assert (panel["ongoing"], row["severity"], row["state"], row["who"]) == (1, "high", "open", "user_id 7")
-    assert (row["observed"], row["threshold"]) == ("events 1,234", "events > 15")
+    assert (row["observed"], row["threshold"]) == ("1,234 events in 10 s", "events > 15")
     assert row["first"] == "2019-11-01T12:00:00Z"
     assert row["evidence"].startswith(f"shopstream --home {tmp_path} query 'select ")
 
 
-def test_a_file_that_is_none_of_ours_is_told_of_and_holds_up_no_other_panel(tmp_path):
+def test_a_foreign_file_is_reported_and_blocks_no_other_panel(tmp_path):
     (tmp_path / "incidents.db").write_bytes(b"not a database, by far" * 100)
-    EmbeddedLiveStore(tmp_path / "live.db").publish(live_panels(), NOW_MS)
+    LiveFile(tmp_path / "live.json").publish(live_panels(), NOW_MS)
     with serving(tmp_path) as server, server.visitor() as client:
         panels = panels_of(client.get("/").text)
         assert "incidents.db" in panels["incidents"]["error"]
@@ -382,7 +382,7 @@ def test_a_new_incident_is_pushed(tmp_path):
 
 
 def test_live_journeys_are_pushed_to_everybody_who_watches(tmp_path):
-    store = EmbeddedLiveStore(tmp_path / "live.db")
+    store = LiveFile(tmp_path / "live.json")
     with (
         serving(tmp_path) as server,
         server.visitor() as client,
@@ -407,18 +407,16 @@ def test_an_open_feed_does_not_hold_up_the_end(tmp_path):
 
 
 def test_writers_are_not_held_up_and_a_locked_file_is_still_read(tmp_path):
-    live = tmp_path / "live.db"
-    EmbeddedLiveStore(live).publish(live_panels(4), NOW_MS)
+    add_incident(tmp_path)
     with (
         serving(tmp_path) as server,
         server.visitor() as client,
         client.stream("GET", "/events") as response,
-        closing(sqlite3.connect(live, isolation_level=None, timeout=0)) as writer,
+        closing(sqlite3.connect(tmp_path / "incidents.db", isolation_level=None, timeout=0)) as writer,
     ):
         writer.execute("BEGIN IMMEDIATE")
-        assert until(feed(response), "live", bool)["sessions"]["shoppers"] == 4
-        writer.execute("DELETE FROM panel")
-        writer.execute("COMMIT")
+        assert until(feed(response), "incidents", bool)["total"] == 1
+        writer.execute("ROLLBACK")
 
 
 # Metrics
@@ -442,7 +440,7 @@ def test_metrics_of_an_empty_home_are_zero(server):
     assert found["shopstream_incidents", "open"] == 0
 
 
-def test_metrics_tell_counters_incidents_watermark_and_lag(tmp_path):
+def test_metrics_have_counters_incidents_watermark_and_lag(tmp_path):
     checkpoint(tmp_path, COUNTERS)
     add_incident(tmp_path)
     with closing(EmbeddedStream.open(tmp_path / "stream.db", StreamSettings(shards=1), SystemClock())) as stream:
@@ -457,7 +455,7 @@ def test_metrics_tell_counters_incidents_watermark_and_lag(tmp_path):
     assert 0 < lag < 60
 
 
-def test_metrics_tell_whether_an_engine_runs(tmp_path):
+def test_metrics_show_whether_an_engine_runs(tmp_path):
     with serving(tmp_path) as server:
         with FileLock(tmp_path / "engine.lock"):
             assert metrics(server)["shopstream_engine_running",] == 1
@@ -477,14 +475,14 @@ def test_all_addresses_need_names(tmp_path):
         serve(Home.at(tmp_path), SETTINGS.model_copy(update={"host": "0.0.0.0"}), ready=print, allow_remote=True)  # noqa: S104
 
 
-def test_a_taken_port_is_told_with_the_remedy(server, tmp_path):
+def test_a_taken_port_is_reported_with_the_remedy(server, tmp_path):
     port = httpx.URL(server.base).port
     with pytest.raises(ConfigurationError, match="--port 0"):
         serve(Home.at(tmp_path), SETTINGS.model_copy(update={"port": port}), ready=print)
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_the_command_prints_the_address_keeps_the_token_out_of_its_log_and_ends_when_told(tmp_path, name):
+def test_the_command_prints_the_address_keeps_the_token_out_of_its_log_and_exits_on_a_signal(tmp_path, name):
     process = subprocess.Popen(
         [sys.executable, "-c", "from shopstream.cli import main; main()", "dashboard", "--port", "0"],
         env={**os.environ, "SHOPSTREAM_HOME": str(tmp_path)},

@@ -19,10 +19,9 @@ from shopstream.engine.compile import batch_sql
 from shopstream.engine.settings import EngineSettings
 from shopstream.errors import BackpressureError, RetryableError, StateError
 from shopstream.events.codec import encode_arrow
-from shopstream.journeys.embedded import EmbeddedLiveStore
+from shopstream.journeys.store import LiveFile
 from shopstream.lakehouse.tables import create_views
-from shopstream.simulation.bots import Scraper
-from shopstream.simulation.flood import Flood
+from shopstream.simulation.attacks import Flood, Scraper
 from shopstream.simulation.replay import Replay
 from shopstream.simulation.replay_settings import ReplaySettings
 from shopstream.simulation.synthesis import DEFAULT_START, OutOfOrder, Synthesis, SynthesisSettings
@@ -122,7 +121,7 @@ def test_streamed_detections_are_those_of_the_batch_query_over_the_lake(lake):
     assert {"user_burst", "user_rate", "user_breadth", "user_regular"} <= fired
 
 
-def test_each_attack_is_one_incident_and_nobody_else_is_accused(processed):
+def test_each_attack_is_one_incident_and_no_other_actor_is_accused(processed):
     incidents = read_incidents(processed.incidents_path)
     assert sorted(incident.rule for incident in incidents) == ["user_burst", "volume"]
     user, site = sorted(incidents, key=lambda incident: incident.rule)
@@ -132,7 +131,7 @@ def test_each_attack_is_one_incident_and_nobody_else_is_accused(processed):
 
 
 def test_the_live_funnel_counts_the_sessions_of_the_lake(processed, lake):
-    panels = EmbeddedLiveStore(processed.live_path).read()
+    panels = LiveFile(processed.live_path).read()
     now_ms = panels["as_of_ms"]
     for funnel in panels["funnel"]:
         since = datetime.fromtimestamp(now_ms / 1000, UTC) - timedelta(minutes=funnel["minutes"])
@@ -161,7 +160,7 @@ def test_the_live_funnel_counts_the_sessions_of_the_lake(processed, lake):
 
 
 def test_live_open_carts_are_those_of_the_lake(processed, lake):
-    carts = EmbeddedLiveStore(processed.live_path).read()["carts"]
+    carts = LiveFile(processed.live_path).read()["carts"]
     expected = lake.execute("""
         SELECT count(DISTINCT user_id), count(*), sum(worth) FROM (
             SELECT user_id, product_id, max(price) AS worth,
@@ -193,7 +192,7 @@ def test_a_stream_of_bad_records_alone_reaches_the_lake(tmp_path):
         assert {status.table: status.rows for status in lakehouse.status()}["dead_letters"] == 50
 
 
-def test_a_stream_that_cannot_be_told_of_a_commit_does_not_end_the_engine(tmp_path, monkeypatch, caplog):
+def test_a_stream_that_refuses_positions_does_not_stop_the_engine(tmp_path, monkeypatch, caplog):
     def throttled(*_):
         raise BackpressureError("the table throttles", timedelta(seconds=1))
 

@@ -76,10 +76,10 @@ def breaking(shop, error, window="breaks"):
             self._runner = make()
             self.snapshot, self.restore = self._runner.snapshot, self._runner.restore
 
-        def run(self, signals, until_ms):
+        def run(self, signals, until_ms, quiet=None):
             if any(signal.window == window for signal in signals):
                 raise error
-            return self._runner.run(signals, until_ms)
+            return self._runner.run(signals, until_ms, quiet)
 
     return Fragile
 

@@ -141,7 +141,7 @@ class Workers(RuleBasedStateMachine):
             name = data.draw(st.sampled_from(held))
             closed = next(shard.closed for shard in self.shards if shard.shard_id == name)
             position = self.read[name] + 1
-            if worker.told(name, position, ended=end and closed):
+            if worker.record_progress(name, position, ended=end and closed):
                 self.read[name] = position
                 if end and closed:
                     self.ended.append(name)
@@ -187,7 +187,7 @@ class Workers(RuleBasedStateMachine):
             if not closed:
                 break
             for name in closed:
-                assert last.told(name, 1_000, ended=True)
+                assert last.record_progress(name, 1_000, ended=True)
 
 
 Workers.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -6,11 +6,9 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shopstream.simulation.bots import Scraper
-from shopstream.simulation.faults import Outage
-from shopstream.simulation.flood import Flood
+from shopstream.simulation.attacks import Flood, Scraper
+from shopstream.simulation.faults_and_surges import FlashSale, Outage
 from shopstream.simulation.injection import Scenario
-from shopstream.simulation.surges import FlashSale
 from shopstream.simulation.synthesis import OutOfOrder, Synthesis, SynthesisSettings
 
 START = datetime(2019, 11, 5, tzinfo=UTC)

@@ -40,7 +40,7 @@ def _plain(batches):
     tracker=st.booleans(),
     edges=st.lists(st.integers(0, 2 * 86_400), min_size=2, max_size=2, unique=True).map(sorted),
 )
-def test_a_stretch_equals_the_filter_of_the_whole(seed, names, disorder, tracker, edges):
+def test_a_slice_equals_the_filter_of_the_whole(seed, names, disorder, tracker, edges):
     options = SynthesisSettings(days=2, events=8_000, products=1_000, seed=seed, tracker=tracker, out_of_order=disorder)
     cases = tuple(_cases(names, options.world(), seed))
     laid = SynthesisSettings(
@@ -67,16 +67,16 @@ def test_pieces_add_up_to_the_whole_and_so_does_their_truth():
     whole = Synthesis(laid)
     total = sum(batch.num_rows for batch in whole.batches())
     edges = [START + timedelta(hours=hour) for hour in (0, 7, 15, 15.5, 33, 48)]
-    counts, events = 0, np.zeros(len(whole.episodes()), np.int64)
+    counts, events = 0, np.zeros(len(whole.ground_truth()), np.int64)
     for begin, until in pairwise(edges):
         piece = Synthesis(laid, between=(begin, until))
         counts += sum(batch.num_rows for batch in piece.batches())
-        events += [episode.events for episode in piece.episodes()]
+        events += [truth.events for truth in piece.ground_truth()]
     assert counts == total
-    assert events.tolist() == [episode.events for episode in whole.episodes()]
+    assert events.tolist() == [truth.events for truth in whole.ground_truth()]
 
 
-def test_a_stretch_is_made_without_the_rest(monkeypatch):
+def test_a_slice_is_made_without_the_rest(monkeypatch):
     made = []
     options = SynthesisSettings(days=14, events=14 * 20_000, products=1_000, seed=1_001)
     synthesis = Synthesis(options, between=(START + timedelta(days=9, hours=10), START + timedelta(days=9, hours=11)))
@@ -101,6 +101,6 @@ def test_a_stretch_is_made_without_the_rest(monkeypatch):
         (START.replace(tzinfo=None), START, "time zones"),
     ],
 )
-def test_a_stretch_outside_of_the_period_is_refused(begin, until, message):
+def test_a_slice_outside_of_the_period_is_refused(begin, until, message):
     with pytest.raises(ConfigurationError, match=message):
         Synthesis(SynthesisSettings(events=1_000, products=1_000), between=(begin, until))

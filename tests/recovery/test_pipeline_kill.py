@@ -9,7 +9,7 @@ import duckdb
 import pytest
 
 from recovery.pipelines import SEED, Processes, new_home, outcome, write_rules
-from shopstream.simulation.bots import Scraper
+from shopstream.simulation.attacks import Scraper
 from shopstream.simulation.synthesis import DEFAULT_START, OutOfOrder, Synthesis, SynthesisSettings
 
 KILLS = 50

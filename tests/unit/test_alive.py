@@ -3,7 +3,7 @@ import time
 from datetime import timedelta
 
 from shopstream.adapters.ports import adapters_of
-from shopstream.cli.heartbeat import with_heartbeat
+from shopstream.cli.run import with_heartbeat
 from shopstream.config import Settings
 
 

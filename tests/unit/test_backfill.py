@@ -45,7 +45,7 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(sources, "BLOCK_BYTES", 3000)
     monkeypatch.setattr(sources, "_SAME_TIME_BYTES", 400)
     monkeypatch.setattr(sources, "_LONGEST_HEADER", 300)
-    monkeypatch.setattr(ingest_module, "_BLOCKS_A_COMMIT", 3)
+    monkeypatch.setattr(ingest_module, "_BLOCKS_PER_COMMIT", 3)
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_rows_dead_letters_and_counts_are_those_of_the_load_in_one_process(tmp_p
         source = f"SELECT {columns} FROM read_csv('{tmp_path}/text.csv', all_varchar = true) WHERE price <> 'abc'"
         duckdb.sql(source).write_parquet(str(path), row_group_size=2048)
     one = ingest(open_lake("one"), str(path), CLOCK)
-    many = ingest(open_lake("many"), str(path), CLOCK, parts=in_waves(elsewhere, 4))
+    many = ingest(open_lake("many"), str(path), CLOCK, loader=in_waves(elsewhere, 4))
     assert many == one
     assert one.duplicates > 0
     assert content(open_lake("many")) == content(open_lake("one"))
@@ -124,7 +124,7 @@ def test_what_a_cluster_began_one_process_finishes(tmp_path, open_lake):
 
     lake = open_lake("lake")
     with pytest.raises(ConnectionError):
-        ingest(lake, str(path), CLOCK, parts=in_waves(dies_in_the_third_wave, 2))
+        ingest(lake, str(path), CLOCK, loader=in_waves(dies_in_the_third_wave, 2))
     files = {str(file) for file in Path(lake.catalog.location(LakeTable.EVENTS)).rglob("*.parquet")}
     assert files == set(lake.data_files(LakeTable.EVENTS))
     rest = ingest(lake, str(path), CLOCK)

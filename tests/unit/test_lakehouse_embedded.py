@@ -192,9 +192,9 @@ def test_a_commit_that_lost_a_race_is_applied_to_the_next_version(lakehouse, lak
 def test_maintenance_is_done_by_one_at_a_time(lakehouse):
     with lakehouse.catalog.maintenance():
         other = EmbeddedLakehouse(lakehouse.catalog.path)
-        with pytest.raises(RetryableError, match="is under way"):
+        with pytest.raises(RetryableError, match="is running"):
             other.compact(EVENTS)
-        with pytest.raises(RetryableError, match="is under way"):
+        with pytest.raises(RetryableError, match="is running"):
             other.expire(EVENTS, 1)
 
 
@@ -208,7 +208,7 @@ def test_compaction_gives_way_when_another_program_replaced_its_files(lakehouse,
         foreign(lakehouse).delete("user_id >= 20")
 
     monkeypatch.setattr(maintenance, "_merge", merge_while_another_deletes)
-    with pytest.raises(RetryableError, match="replaced by another program"):
+    with pytest.raises(RetryableError, match="another program replaced files"):
         lakehouse.compact(EVENTS)
     assert sorted(foreign(lakehouse).scan().to_arrow()["user_id"].to_pylist()) == list(range(20))
     assert len([path for path in files_under(lakehouse) if path.suffix == ".parquet"]) == 3
@@ -272,7 +272,7 @@ def test_any_folder_will_do(tmp_path, lake_events, name):
     assert foreign(lakehouse).scan().count() == 20
 
 
-def test_a_moved_folder_is_told_apart_from_an_empty_one(tmp_path, lake_events):
+def test_a_moved_folder_is_distinguished_from_an_empty_one(tmp_path, lake_events):
     EmbeddedLakehouse(tmp_path / "here").append(EVENTS, lake_events(0, 1), {})
     (tmp_path / "here").rename(tmp_path / "there")
     with pytest.raises(StateError, match="move the folder back"):

@@ -11,10 +11,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import shopstream
 from shopstream.cli import app
+from shopstream.cli.lazy_group import Group
 
 HEAVY = ("apprise", "dbt", "duckdb", "plotly", "pyarrow", "pyiceberg", "s3fs", "sqlglot", "starlette", "uvicorn")
 MODULES = ["shopstream", *(found.name for found in pkgutil.walk_packages(shopstream.__path__, "shopstream."))]
@@ -63,16 +65,51 @@ def test_every_public_function_and_class_is_documented():
     assert bare == []
 
 
-def test_the_help_loads_nothing_heavy():
+SETTINGS_AND_TABLES = ("pydantic_settings", "rich")
+
+
+@pytest.mark.parametrize(
+    ("command", "unwanted"),
+    [
+        (["--help"], HEAVY + SETTINGS_AND_TABLES),
+        (["--version"], HEAVY + SETTINGS_AND_TABLES),
+        (["rules", "--help"], HEAVY + SETTINGS_AND_TABLES),
+        (["incidents", "list"], HEAVY),
+        (["rules", "list"], tuple(name for name in HEAVY if name != "sqlglot")),
+    ],
+    ids=" ".join,
+)
+def test_quick_commands_load_nothing_that_they_do_not_need(command, unwanted, tmp_path):
     code = f"""
 import sys
 from shopstream.cli import app
-app(["--help"], standalone_mode=False)
-print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
+from shopstream.cli.lazy_group import Group
+app(["--home", {str(tmp_path)!r}, *{command!r}], standalone_mode=False)
+print([name for name in {unwanted!r} if name in sys.modules], file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "Start here" in done.stdout
+    assert done.stdout
     assert done.stderr.strip() == "[]"
+
+
+def entries(panels, path=()):
+    """Path → entry of the table, for all commands and groups."""
+    for table in panels.values():
+        for name, entry in table.items():
+            yield (*path, name), entry
+            if isinstance(entry, Group):
+                yield from entries({"": entry.commands}, (*path, name))
+
+
+ENTRIES = dict(entries(get_command(app).panels))
+
+
+@pytest.mark.parametrize("path", ENTRIES, ids=" ".join)
+def test_the_table_of_commands_has_the_summary_of_each(path):
+    command = get_command(app)
+    for name in path:
+        command = command.commands[name]
+    assert ENTRIES[path].help == inspect.cleandoc(command.help).split("\n\n")[0]
 
 
 def test_the_error_tree_is_the_one_that_its_docstring_draws():

@@ -11,7 +11,7 @@ import pytest
 
 from factories import make_detection
 from incident_desk import read_incidents, sqlite_desk
-from shopstream.cli.incidents import context_from_lake
+from shopstream.cli.incident_events import context_from_lake
 from shopstream.config import load_settings
 from shopstream.detection.detection import Severity
 from shopstream.engine.recent import RecentEvents

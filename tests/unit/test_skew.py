@@ -10,9 +10,15 @@ from shopstream.cli import app
 from shopstream.clock import SystemClock
 from shopstream.errors import ConfigurationError
 from shopstream.events.codec import decode
-from shopstream.simulation.partitioning import PartitionKey, Router
+from shopstream.simulation.partitioning import (
+    PartitionKey,
+    Router,
+    even_shards,
+    events_of_file,
+    events_of_stream,
+    measure_skew,
+)
 from shopstream.simulation.replay import replay
-from shopstream.simulation.skew import even_shards, events_of_file, events_of_stream, measure_skew
 from shopstream.stream.embedded import EmbeddedStream
 from shopstream.stream.settings import StreamSettings
 
@@ -79,7 +85,7 @@ def test_a_stream_is_measured_as_the_file_it_came_from(tmp_path):
         )
 
 
-def test_nothing_to_measure_is_told(tmp_path):
+def test_nothing_to_measure_is_reported(tmp_path):
     path = tmp_path / "e.csv"
     path.write_text("no event\n")
     with pytest.raises(ConfigurationError, match="got none"):

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from shopstream.clock import to_ms
-from shopstream.simulation.intensity import Calendar
+from shopstream.simulation.intensity import TrafficIntensity
 from shopstream.simulation.synthesis import Synthesis, SynthesisSettings
 
 EVENTS = 600_000
@@ -240,9 +240,9 @@ def test_days_differ_by_weekday_and_by_noise():
 def _rates(seed: int, days: int = 28) -> np.ndarray:
     """Expected events per day and minute."""
     start = datetime(2019, 11, 4, tzinfo=UTC)
-    calendar = Calendar(start, days, 1_770_000 * days, seed)
+    intensity = TrafficIntensity(start, days, 1_770_000 * days, seed)
     minutes = to_ms(start) + np.arange(days * 1_440) * 60_000
-    return (calendar.rate_at(minutes) * 60).reshape(days, 1_440)
+    return (intensity.rate_at(minutes) * 60).reshape(days, 1_440)
 
 
 def test_many_days_together_have_the_hours_of_the_real_ones():
@@ -267,7 +267,7 @@ def test_a_day_has_the_same_ups_and_downs_in_every_period_that_holds_it():
     assert (longer / longer.sum()).ravel() == pytest.approx((shorter / shorter.sum()).ravel(), rel=1e-9)
 
 
-def test_the_level_goes_on_smoothly_over_midnight():
+def test_the_level_continues_smoothly_over_midnight():
     minutes = _rates(1_003).ravel()
     steps = np.abs(np.diff(np.log(minutes)))
     midnights = steps[1_439::1_440]

@@ -19,14 +19,13 @@ from shopstream.dashboard.sources import EngineState, Home
 from shopstream.engine.checkpoint import CheckpointStore, SharedCheckpointStore
 from shopstream.errors import ConfigurationError, RetryableError, ShopstreamError
 from shopstream.incidents.aws import DynamoIncidentStore
-from shopstream.journeys.embedded import EmbeddedLiveStore
-from shopstream.journeys.shared import SharedLiveStore
+from shopstream.journeys.store import LiveFile, LiveObject
 from shopstream.notify.aws import SnsChannel
 from shopstream.notify.sender import targets_of
 from shopstream.stream.aws import KinesisStream
 from shopstream.stream.leader import LeaderLease
 from shopstream.stream.lease_table import LeaseTable
-from shopstream.stream.leases import SharedShards, Watch
+from shopstream.stream.leases import HeartbeatMonitor, SharedShards
 from shopstream.stream.ports import lag
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from shopstream.adapters.checks import Check
     from shopstream.archive import Archive
     from shopstream.detection.baseline import Baselines
-    from shopstream.journeys.ports import LiveStore
+    from shopstream.journeys.store import LiveStore
     from shopstream.lakehouse.aws import AwsLakehouse
     from shopstream.models.dbt import BuildResult
     from shopstream.models.dbt import Progress as BuildProgress
@@ -137,7 +136,7 @@ class AwsAdapters(Adapters):
     def open_live(self) -> LiveStore:
         """Beside the checkpoints in S3; in `home` where no place is named."""
         objects = self._objects()
-        return SharedLiveStore(objects, self.clock) if objects else EmbeddedLiveStore(self.settings.live_path)
+        return LiveObject(objects, self.clock) if objects else LiveFile(self.settings.live_path)
 
     def open_checkpoints(self) -> CheckpointStore:
         """In S3; in `home` where no place is named."""
@@ -225,16 +224,16 @@ class AwsAdapters(Adapters):
 
     def dashboard_home(self) -> Home:
         """Copies in `home` of what the engine on AWS writes."""
-        live = self._in_home("live.copy.db")
+        live = self._in_home("live.copy.json")
         home = Home.at(self.settings.home)
         return replace(home, incidents=self.open_incidents, live=live, remote=RemoteHome(self, live), refresh=_REFRESH)
 
     def checks(self) -> dict[str, Check]:
         """Rules, free space, and each AWS resource."""
         from shopstream.adapters.aws_checks import AWS_CHECKS
-        from shopstream.adapters.checks import COMMON_CHECKS, check_reports
+        from shopstream.adapters.checks import COMMON_CHECKS, check_detection, check_reports
 
-        return COMMON_CHECKS | AWS_CHECKS | {"reports": check_reports}
+        return COMMON_CHECKS | AWS_CHECKS | {"detection": check_detection, "reports": check_reports}
 
     def _in_home(self, name: str) -> Path:
         self.settings.home.mkdir(parents=True, exist_ok=True)
@@ -264,9 +263,9 @@ class RemoteHome:
         self._monotonic = monotonic
         self._stream = adapters.open_stream()
         self._leases = LeaseTable(kinesis.leases, f"{kinesis.events}/engine-lease")
-        self._watch = Watch(kinesis.lease_time, monotonic)
+        self._monitor = HeartbeatMonitor(kinesis.lease_time, monotonic)
         self._checkpoints = adapters.open_checkpoints()
-        self._remote_live, self._live = adapters.open_live(), EmbeddedLiveStore(live)
+        self._remote_live, self._live = adapters.open_live(), LiveFile(live)
         self._lock = Lock()
         self._refresh_at = self._engine_at = self._reports_at = float("-inf")
         self._state: EngineState | None = None
@@ -302,7 +301,7 @@ class RemoteHome:
 
     def _ask(self) -> EngineState:
         manifest = self._checkpoints.current()
-        owners = self._watch.living(self._leases.all())
+        owners = self._monitor.live_owners(self._leases.all())
         return EngineState(
             running=owners.get("engine") is not None,
             manifest=manifest,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from shopstream.dashboard.sources import Home
     from shopstream.engine.checkpoint import CheckpointStore, Manifest
     from shopstream.incidents.ports import IncidentStore
-    from shopstream.journeys.ports import LiveStore
+    from shopstream.journeys.store import LiveStore
     from shopstream.lakehouse.embedded import EmbeddedLakehouse
     from shopstream.stream.embedded import EmbeddedStream
 
@@ -60,9 +60,9 @@ class EmbeddedAdapters(Adapters):
 
     def open_live(self) -> LiveStore:
         """SQLite in `home`."""
-        from shopstream.journeys.embedded import EmbeddedLiveStore
+        from shopstream.journeys.store import LiveFile
 
-        return EmbeddedLiveStore(self.settings.live_path)
+        return LiveFile(self.settings.live_path)
 
     def open_checkpoints(self) -> CheckpointStore:
         """Files in `home`."""

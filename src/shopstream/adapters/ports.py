@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from shopstream.detection.baseline import Baselines
     from shopstream.engine.checkpoint import CheckpointStore, Manifest
     from shopstream.incidents.ports import IncidentStore
-    from shopstream.journeys.ports import LiveStore
+    from shopstream.journeys.store import LiveStore
     from shopstream.lakehouse.iceberg import IcebergLakehouse
     from shopstream.models.dbt import BuildResult
     from shopstream.models.dbt import Progress as BuildProgress

@@ -1,29 +1,28 @@
 """`shopstream baselines`: what is normal."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
+import plotly.graph_objects as go
 import typer
+from plotly.subplots import make_subplots
 
 from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, err, out, settings_of
-from shopstream.cli.rule_options import EventsOption, FromOption, ToOption, past_events
+from shopstream.cli.rule_tools import EventsOption, FromOption, ToOption, past_events
 from shopstream.clock import from_ms
+from shopstream.detection.baseline import Baselines, SeriesProfile, Share
+from shopstream.detection.baseline_builder import build_baselines
 from shopstream.errors import ConfigurationError
 
-if TYPE_CHECKING:
-    from shopstream.detection.baseline import Baselines, SeriesProfile, Share
+__all__ = ["build", "show"]
 
-__all__ = ["app"]
-
-app = typer.Typer(help="Baselines: what is normal, learned from history.", no_args_is_help=True)
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _DAY_MS = 86_400_000
 _WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
-@app.command()
 def build(
     ctx: typer.Context,
     *,
@@ -32,7 +31,7 @@ def build(
     events: EventsOption = None,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
-    """Learn from the lake what is normal, so that detectors need no week of their own to learn it.
+    """Learn baselines from past events, so that detectors start without a week of learning.
 
     Rates by quarter of an hour and day of the week with their measured forecast error, shares of the composition,
     rates of the busiest categories and products, usual prices. Two weeks and more are good, a day works, with a wider
@@ -44,8 +43,6 @@ def build(
       shopstream baselines build --from 2019-10-01 --to 2019-10-31
       shopstream baselines build --events 2019-Oct.csv.gz
     """
-    from shopstream.detection.baseline_builder import build_baselines  # noqa: PLC0415  likewise
-
     settings = settings_of(ctx)
     with past_events(settings, events, since, until) as history:
         history.connection.execute(f"CREATE TEMP VIEW normal AS FROM past_events WHERE {history.limits()}")
@@ -55,7 +52,6 @@ def build(
     err.print(f"Kept in {place}; the next `shopstream run` starts with them.")
 
 
-@app.command()
 def show(
     ctx: typer.Context,
     html: Annotated[
@@ -63,7 +59,7 @@ def show(
     ] = None,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
-    """Show what is held for normal, how far a forecast misses, and how old that is.
+    """Show the baselines, their forecast error, and their age.
 
     Each row is a series or a share with its day from midnight to midnight (UTC). The error of a series is how far an
     hour of a day that was held back lay from the forecast, chance aside; a share's is its own from minute to minute.
@@ -85,7 +81,7 @@ def show(
         err.print(f"Drawn into {html}.")
 
 
-def _show(baselines: "Baselines", fmt: Format) -> None:
+def _show(baselines: Baselines, fmt: Format) -> None:
     rows: list[dict[str, object]] = [_series_row(name, one, fmt) for name, one in baselines.series.items()]
     rows += [_share_row(name, one, fmt) for name, one in baselines.shares.items()]
     emit(rows, fmt)
@@ -105,13 +101,13 @@ def _show(baselines: "Baselines", fmt: Format) -> None:
         out.print(f"Days against the mean: {factors}", highlight=False)
 
 
-def _series_row(name: str, profile: "SeriesProfile", fmt: Format) -> dict[str, object]:
+def _series_row(name: str, profile: SeriesProfile, fmt: Format) -> dict[str, object]:
     hours = [sum(profile.slots[4 * hour : 4 * hour + 4]) / 4 for hour in range(24)]
     row: dict[str, object] = {"name": name, "kind": "events/s", "mean": sum(hours) / 24, "error": profile.error}
     return _with_day(row, hours, fmt)
 
 
-def _share_row(name: str, share: "Share", fmt: Format) -> dict[str, object]:
+def _share_row(name: str, share: Share, fmt: Format) -> dict[str, object]:
     row: dict[str, object] = {"name": name, "kind": "share", "mean": sum(share.hours) / 24, "error": share.error}
     return _with_day(row, list(share.hours), fmt)
 
@@ -131,9 +127,7 @@ def _spark(values: list[float]) -> str:
     return "".join(_BLOCKS[min(int(value / top * len(_BLOCKS)), len(_BLOCKS) - 1)] for value in values)
 
 
-def _page(baselines: "Baselines") -> str:
-    import plotly.graph_objects as go  # noqa: PLC0415  start-up time
-    from plotly.subplots import make_subplots  # noqa: PLC0415  likewise
+def _page(baselines: Baselines) -> str:
 
     figure = make_subplots(rows=2, cols=1, subplot_titles=("Events per second, with one error", "Shares of the events"))
     for name, profile in baselines.series.items():

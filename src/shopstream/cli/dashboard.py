@@ -6,6 +6,7 @@ import typer
 
 from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import err, settings_of
+from shopstream.dashboard.server import is_loopback, open_page, serve
 
 __all__ = ["dashboard"]
 
@@ -21,7 +22,7 @@ def dashboard(
         bool, typer.Option("--allow-remote", help="Listen on an address that other machines can connect to.")
     ] = False,
 ) -> None:
-    r"""Serve the live page: incidents, shoppers, the four reports and the pipeline's health.
+    r"""Serve the dashboard: incidents, shoppers, reports, and pipeline health.
 
     Reads what `run` and `build` write, from this home, while they write it; nothing is held up. In the AWS profile it
     follows the engine, wherever that runs: incidents every five seconds, the rest every ten. The address that is
@@ -34,8 +35,6 @@ def dashboard(
       curl -H "Authorization: Bearer $(cat .shopstream/dashboard.token)" \
         http://127.0.0.1:8787/metrics
     """
-    from shopstream.dashboard.server import is_loopback, open_page, serve  # noqa: PLC0415  start-up time
-
     settings = settings_of(ctx)
     chosen = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     page = settings.dashboard.model_copy(update=chosen)

@@ -1,54 +1,40 @@
-"""Incidents as rows for programs.
-
-What the lake says of an incident that nobody asked the newest events about.
-
-`shopstream incidents`.
-
-What people say of incidents: `shopstream incidents ack | resolve | false-positive | reopen | precision`.
-
-`shopstream incidents export`.
-"""
+"""`shopstream incidents`: lists incidents, and sets their status."""
 
 import json
 import sys
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import closing
-from dataclasses import replace
-from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.text import Text
 
 from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, emit_object, err, out, settings_of
-from shopstream.clock import to_ms
-from shopstream.config import Settings
 from shopstream.detection.detection import Severity
 from shopstream.detection.title import describe_length
 from shopstream.incidents.explanation import (
     describe_time,
     figures_of,
     genuine_share,
-    lines_of,
     title_of,
     who_of,
 )
-from shopstream.incidents.incident import Incident, Role, State, TriageStatus
-from shopstream.incidents.ports import Notification
+from shopstream.incidents.incident import Incident, State, TriageStatus
+from shopstream.incidents.queries import read_precision
+from shopstream.response.ocsf import cloud_event
 
 __all__ = [
+    "COLOURS",
     "INCIDENT_ID",
     "ack",
-    "app",
-    "context_from_lake",
     "export",
+    "extent_text",
     "false_positive",
     "flat",
     "incident_line",
+    "list_incidents",
     "part_record",
     "precision",
     "record",
@@ -56,7 +42,6 @@ __all__ = [
     "resolve",
 ]
 
-app = typer.Typer(no_args_is_help=True, help="See what was found, and note what was done about it.")
 INCIDENT_ID = Annotated[str, typer.Argument(metavar="ID", help="The incident's id; its beginning is enough.")]
 
 
@@ -131,48 +116,8 @@ def _cell(value: object) -> object:
     return value if not isinstance(value, Iterable) or isinstance(value, str) else str(value)
 
 
-_BEFORE = timedelta(minutes=10)
-_LONGEST = timedelta(hours=1)
-"""Of longer ones, the hour that ends with the strongest window."""
-
-_ALL = 1 << 50
-
-
-def context_from_lake(settings: Settings, incident: Incident) -> Mapping[str, object] | None:
-    """The same as `engine.recent.RecentEvents.describe`, over its time; None where the lake has nothing of it."""
-    import duckdb  # noqa: PLC0415  start-up time
-
-    from shopstream.engine.recent import RecentEvents  # noqa: PLC0415  likewise
-    from shopstream.lakehouse.ports import LakeTable  # noqa: PLC0415  likewise
-    from shopstream.lakehouse.tables import create_views  # noqa: PLC0415  likewise
-
-    if not adapters_of(settings).has_lake():
-        return None
-    first, last = incident.first_event_time, incident.last_event_time
-    if last - first > _LONGEST:
-        last = min(last, incident.peak_end)
-        first = max(first, last - _LONGEST)
-    with closing(adapters_of(settings).open_lakehouse()) as lakehouse, duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        create_views(connection, lakehouse, [LakeTable.EVENTS])
-        events = connection.sql(
-            "SELECT * FROM events WHERE event_time BETWEEN ? AND ? ORDER BY event_time", params=[first - _BEFORE, last]
-        ).to_arrow_table()
-        recent = RecentEvents(connection, kept_ms=_ALL, kept_rows=_ALL)
-        recent.keep(events)
-        return recent.describe(incident.keys, to_ms(first), to_ms(last))
-
-
 _SHOWN = 50
-_PARTS = 20
-_EVENT_COLUMNS = "event_time, event_type, product_id::text as product_id, price, user_id::text as user_id"
-_WORDS = {
-    Role.RULE: ("more rule", "more rules"),
-    Role.CHILD: ("part of the shop", "parts of the shop"),
-    Role.ACTOR: ("actor's episode", "actors' episodes"),
-}
-
-_COLOURS = {
+COLOURS = {
     Severity.CRITICAL: "bold red",
     Severity.HIGH: "red",
     Severity.MEDIUM: "yellow",
@@ -183,7 +128,7 @@ _COLOURS = {
 
 def incident_line(incident: Incident) -> dict[str, object]:
     """For people: one line."""
-    colour = _COLOURS[incident.severity]
+    colour = COLOURS[incident.severity]
     return {
         "id": incident.short_id,
         "severity": Text(str(incident.severity), colour),
@@ -201,7 +146,7 @@ def print_incident(incident: Incident) -> None:
     line = {name: v if isinstance(v, Text) else Text(str(v)) for name, v in incident_line(incident).items()}
     out.print(Text.assemble(line["severity"], "  ", (who_of(incident), "bold"), f": {title_of(incident)}"))
     lasted = "so far" if incident.ongoing else "lasted"
-    said = f"  {line['state']}, {_rules(incident)}{_extent(incident)}"
+    said = f"  {line['state']}, {_rules(incident)}{extent_text(incident)}"
     out.print(Text.assemble("    ", (incident.short_id, "cyan"), (said, "dim")))
     out.print(
         Text(
@@ -216,7 +161,8 @@ def _rules(incident: Incident) -> str:
     return f"rule {incident.rule}" + (f" and {more} more" if more > 0 else "")
 
 
-def _extent(incident: Incident) -> str:
+def extent_text(incident: Incident) -> str:
+    """Nature of an incident, and what it belongs to or covers, as the end of a line."""
     nature = "" if incident.nature == "attack" else f", {incident.nature}"
     if incident.parent:
         return f"{nature}, part of {incident.parent}"
@@ -224,7 +170,6 @@ def _extent(incident: Incident) -> str:
     return nature + (f", {under:,} more under it" if under > 0 else "")
 
 
-@app.command("list")
 def list_incidents(
     ctx: typer.Context,
     *,
@@ -266,147 +211,6 @@ def list_incidents(
         err.print(f"These are the newest {most:,}; --limit 0 shows all.")
 
 
-@app.command()
-def show(ctx: typer.Context, incident_id: INCIDENT_ID, fmt: FormatOption = Format.TABLE) -> None:
-    """Show one incident: its evidence, its parts, who was told, and the one command that shows the events.
-
-    What the events were when it opened is remembered for the gravest few of each moment, and else read from the lake,
-    which the engine writes every few seconds; there, too, the events of its whole span are counted. The id of a part
-    shows that part.
-
-    Examples:
-      shopstream incidents show 3fa9c1d2e4b70a55-1
-      shopstream incidents show 3fa9 --format json
-    """
-    settings = settings_of(ctx)
-    with closing(adapters_of(settings).open_incidents()) as store:
-        incident = store.get(incident_id)
-        notifications = store.notifications(incident_id=incident.id)
-        parts = store.parts(incident.id)[1:]
-    if incident.context is None:
-        incident = replace(incident, context=context_from_lake(settings, incident))
-    events = _events_of(settings, incident)
-    if fmt is not Format.TABLE:
-        told = [
-            {"target": one.target, "kind": one.kind, "state": str(one.state), "attempts": one.attempts}
-            for one in notifications
-        ]
-        more = {"events": events, "parts": [part_record(part) for part in parts], "notified": told}
-        values = record(incident) | more
-        emit_object(flat(values) if fmt is Format.CSV else values, fmt)
-        return
-    colour = _COLOURS[incident.severity]
-    out.print(
-        f"[{colour}]{incident.severity}[/]  [bold]{escape(title_of(incident))}[/]  "
-        f"({str(incident.state).replace('_', ' ')}{_extent(incident)})"
-    )
-    rows = _facts(incident, events, parts, notifications)
-    width = max(map(len, rows))
-    for name, value in rows.items():
-        if value:
-            out.print(f"  [bold]{name:<{width}}[/]  {escape(value)}", highlight=False, soft_wrap=True)
-    if incident.context is None:
-        out.print("  What the events were at the time is not known: the lake has none of them.")
-    _print_parts(parts)
-    out.print("\nThe events:", highlight=False)
-    out.print(f"  {escape(incident.evidence_command)}", highlight=False, soft_wrap=True)
-
-
-def _facts(
-    incident: Incident, events: dict[str, int] | None, parts: Sequence[Incident], notifications: Sequence[Notification]
-) -> dict[str, str]:
-    kinds = Counter(part.role for part in parts)
-    also = ", ".join(f"{count:,} {_WORDS[role][count > 1]}" for role, count in kinds.items())
-    return {
-        "id": incident.id,
-        "rule": f"{incident.rule}, version {incident.rule_version}",
-        "who": who_of(incident),
-        "with it": also,
-        "began": describe_time(incident.first_event_time),
-        "detected": f"{describe_time(incident.detected_at_event_time)}, "
-        f"{describe_length(incident.detected_at_event_time - incident.first_event_time)} after its first event",
-        "last event": f"{describe_time(incident.last_event_time)}"
-        + (", goes on" if incident.ongoing else f", lasted {describe_length(incident.duration)}"),
-        "peak": f"{figures_of(incident)}, from {describe_time(incident.peak_start)}",
-        "line": f"{incident.threshold}; met by {incident.windows:,} {'window' if incident.windows == 1 else 'windows'}",
-        **lines_of(incident),
-        "events": _composition(events) if events else "",
-        "labels": ", ".join(incident.tags),
-        "status": f"{str(incident.status).replace('_', ' ')} {describe_time(incident.status_at)}"
-        if incident.status_at
-        else "",
-        "owner": incident.owner,
-        "comment": incident.comment,
-        "told": "; ".join(f"{one.target}: {one.kind}, {one.state}" for one in notifications),
-    }
-
-
-def _print_parts(parts: Sequence[Incident]) -> None:
-    if not parts:
-        return
-    out.print("\nIts parts:", highlight=False)
-    for part in parts[:_PARTS]:
-        began = describe_time(part.first_event_time)
-        line = f"  {part.short_id}  {part.rule}, {who_of(part)}: {figures_of(part)}, from {began}"
-        out.print(line, markup=False, highlight=False, soft_wrap=True)
-    if len(parts) > _PARTS:
-        out.print(f"  … and {len(parts) - _PARTS:,} more: --format json has all", highlight=False)
-
-
-@app.command()
-def events(
-    ctx: typer.Context,
-    incident_id: INCIDENT_ID,
-    *,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 1_000,
-    fmt: FormatOption = Format.TABLE,
-) -> None:
-    """Show the events behind an incident, from the lake, the earliest first; of a campaign those of all its actors.
-
-    Examples:
-      shopstream incidents events 3fa9
-      shopstream incidents events 3fa9 --limit 100000 --format csv > events.csv
-    """
-    from shopstream.models.query import query  # noqa: PLC0415  likewise
-
-    settings = settings_of(ctx)
-    with closing(adapters_of(settings).open_incidents()) as store:
-        incident = store.get(incident_id)
-    with closing(adapters_of(settings).open_lakehouse()) as lakehouse:
-        result = query(
-            f"select {'*' if fmt is not Format.TABLE else _EVENT_COLUMNS} from events where {incident.events_sql} "
-            f"order by event_time, event_id limit {limit}",
-            lakehouse,
-            settings.reports_path,
-        )
-    emit(result.rows, fmt, empty="The lake has none of its events yet; the engine writes it every few seconds.")
-
-
-def _events_of(settings: Settings, incident: Incident) -> dict[str, int] | None:
-    """How many events of each kind the lake has of it; None where there is no lake."""
-    from shopstream.models.query import query  # noqa: PLC0415  likewise
-
-    if not adapters_of(settings).has_lake():
-        return None
-    with closing(adapters_of(settings).open_lakehouse()) as lakehouse:
-        result = query(
-            "select count(*) as events, count(distinct user_id) as users, "
-            "count(*) filter (where event_type = 'view') as views, "
-            "count(*) filter (where event_type = 'cart') as carts, "
-            "count(*) filter (where event_type = 'purchase') as purchases, count(distinct product_id) as products "
-            f"from events where {incident.events_sql}",
-            lakehouse,
-            settings.reports_path,
-        )
-    return {name: int(str(value)) for name, value in result.rows[0].items()}
-
-
-def _composition(events: dict[str, int]) -> str:
-    parts = ", ".join(f"{events[name]:,} {name}" for name in ("views", "carts", "purchases"))
-    users = "1 user" if events["users"] == 1 else f"{events['users']:,} users"
-    return f"{events['events']:,} by {users}, {events['products']:,} products: {parts}"
-
-
 _Comment = Annotated[str | None, typer.Option("--comment", "-m", help="What you found or did.")]
 
 
@@ -415,10 +219,10 @@ def ack(
     incident_id: INCIDENT_ID,
     *,
     comment: _Comment = None,
-    owner: Annotated[str | None, typer.Option(help="Who looks after it.")] = None,
+    owner: Annotated[str | None, typer.Option(help="Who is working on it.")] = None,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
-    """Acknowledge: somebody looks after it. Its episodes go on being counted.
+    """Acknowledge an incident: somebody is working on it.
 
     Examples:
       shopstream incidents ack 3fa9c1d2e4b70a55-1
@@ -430,7 +234,7 @@ def ack(
 def resolve(
     ctx: typer.Context, incident_id: INCIDENT_ID, comment: _Comment = None, fmt: FormatOption = Format.TABLE
 ) -> None:
-    """Resolve: the rule was right, and nothing is left to do. Counts for the precision of its rules.
+    """Resolve an incident: the detection was right, and nothing is left to do.
 
     Examples:
       shopstream incidents resolve 3fa9 --comment "blocked at the edge"
@@ -444,7 +248,7 @@ def false_positive(
     comment: Annotated[str, typer.Option("--comment", "-m", help="Why it is none; the next one asks for it.")],
     fmt: FormatOption = Format.TABLE,
 ) -> None:
-    """Say that it is none: its actors are people again for reports and blocklists.
+    """Mark the incident as a false positive. Its actors count as human again in reports and blocklists.
 
     Counts against the precision of its rules. By the id of a part (one actor of a campaign) it holds for that part
     alone. The events stay as they are; `shopstream build` brings the reports up to date.
@@ -458,7 +262,7 @@ def false_positive(
 def reopen(
     ctx: typer.Context, incident_id: INCIDENT_ID, comment: _Comment = None, fmt: FormatOption = Format.TABLE
 ) -> None:
-    """Take back what was noted; the comment stays unless there is another.
+    """Undo acknowledge, resolve or false-positive.
 
     Examples:
       shopstream incidents reopen 3fa9 --comment "it was not the price check"
@@ -467,17 +271,15 @@ def reopen(
 
 
 def precision(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
-    """Show how often each rule was right, as people have judged its incidents.
+    """Show the precision of each rule, from resolved incidents and false positives.
 
     Resolved incidents were right, false positives wrong; the others are not judged. The interval says where the true
     figure lies with 95 %: few judgements say little.
 
     Examples:
-      shopstream.incidents.queries
-      shopstream.incidents.queries --format json
+      shopstream incidents precision
+      shopstream incidents precision --format json
     """
-    from shopstream.incidents.queries import read_precision  # noqa: PLC0415  start-up time
-
     with closing(adapters_of(settings_of(ctx)).open_incidents()) as store:
         judged = read_precision(store.list())
     rows: list[dict[str, object]] = []
@@ -534,7 +336,7 @@ def export(
     severity: Annotated[list[Severity] | None, typer.Option(help="Only these severities.")] = None,
     source: Annotated[str, typer.Option(help="Names this installation: a URI reference.")] = "urn:shopstream",
 ) -> None:
-    """Write incidents for other systems, one JSON object a line, the newest first.
+    """Export incidents for other systems, one JSON object per line, newest first.
 
     Each is an OCSF Detection Finding (class 2004) in a CloudEvents 1.0 envelope. The same state of an incident has the
     same id, so a receiver may be given all of them again and again. User ids and addresses are among the fields.
@@ -543,18 +345,8 @@ def export(
       shopstream incidents export --format ocsf > findings.jsonl
       shopstream incidents export --state open --severity critical
     """
-    from shopstream.response.ocsf import cloud_event  # noqa: PLC0415  likewise
-
     del fmt  # there is one as yet
     with closing(adapters_of(settings_of(ctx)).open_incidents()) as store:
         incidents = store.list(states=state or (), severities=severity or ())
     for incident in incidents:
         sys.stdout.write(json.dumps(cloud_event(incident, source), ensure_ascii=False) + "\n")
-
-
-app.command("export")(export)
-app.command("ack")(ack)
-app.command("resolve")(resolve)
-app.command("false-positive")(false_positive)
-app.command("reopen")(reopen)
-app.command("precision")(precision)

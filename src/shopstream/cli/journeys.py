@@ -5,11 +5,14 @@ import sys
 from decimal import Decimal
 from typing import Annotated, Any
 
+import duckdb
 import typer
 
 from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, err, out, settings_of
 from shopstream.clock import from_ms
+from shopstream.journeys.timeline import timeline
+from shopstream.lakehouse.tables import create_views
 
 __all__ = ["app"]
 
@@ -18,7 +21,7 @@ app = typer.Typer(invoke_without_command=True)
 
 @app.callback()
 def overview(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
-    """What shoppers do now: active sessions, funnel, open carts and top lists, as of the engine's event time.
+    """Show what shoppers do now: active sessions, funnel, open carts and top lists.
 
     Examples:
       shopstream journeys
@@ -70,11 +73,6 @@ def show(
       shopstream journeys show 512345678
       shopstream journeys show 512345678 --limit 1000 --format csv
     """
-    import duckdb  # noqa: PLC0415  start-up time
-
-    from shopstream.journeys.timeline import timeline  # noqa: PLC0415  start-up time
-    from shopstream.lakehouse.tables import create_views  # noqa: PLC0415  start-up time
-
     lakehouse = adapters_of(settings_of(ctx)).open_lakehouse()
     try:
         with duckdb.connect() as connection:

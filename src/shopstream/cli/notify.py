@@ -7,15 +7,16 @@ import typer
 
 from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, err, out, settings_of
+from shopstream.clock import SystemClock
+from shopstream.detection.detection import Severity
+from shopstream.errors import ConfigurationError, RetryableError
+from shopstream.notify.message import Message
 
-__all__ = ["app"]
-
-app = typer.Typer(no_args_is_help=True, help="Who is told of incidents, and whether it worked.")
+__all__ = ["list_notifications", "retry", "send_test"]
 
 
-@app.command("test")
 def send_test(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
-    r"""Send a test message to every address of alerting.notify_urls. Ends with status 1 when one fails.
+    r"""Send a test message to every notification target. Exits 1 if one fails.
 
     Addresses are those of Apprise (https://appriseit.com): json://host/path for a webhook, slack://, mailto://, and
     a hundred more. They are secret, so targets are shown by service and a digest.
@@ -25,10 +26,6 @@ def send_test(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
         shopstream notify test
       shopstream notify test --format json
     """
-    from shopstream.detection.detection import Severity  # noqa: PLC0415  likewise
-    from shopstream.errors import ConfigurationError, RetryableError  # noqa: PLC0415  likewise
-    from shopstream.notify.message import Message  # noqa: PLC0415  start-up time
-
     channels = adapters_of(settings_of(ctx)).open_channels()
     if not channels:
         raise ConfigurationError(
@@ -48,13 +45,12 @@ def send_test(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
         raise typer.Exit(1)
 
 
-@app.command("list")
 def list_notifications(
     ctx: typer.Context,
     limit: Annotated[int, typer.Option(min=0, help="At most so many; 0 shows all.")] = 50,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
-    """List notifications, newest first: sent, pending (with the next attempt), failed (given up).
+    """List notifications, newest first: sent, pending, failed.
 
     Examples:
       shopstream notify list
@@ -84,15 +80,12 @@ def list_notifications(
     emit(rows, fmt, empty="No notifications: nothing happened, or alerting.notify_urls is empty.")
 
 
-@app.command()
 def retry(ctx: typer.Context) -> None:
-    """Let notifications that were given up be tried again; a running engine sends them.
+    """Queue failed notifications again; a running engine sends them.
 
     Examples:
       shopstream notify retry
     """
-    from shopstream.clock import SystemClock  # noqa: PLC0415  likewise
-
     with closing(adapters_of(settings_of(ctx)).open_incidents()) as store:
         count = store.retry_failed(SystemClock().now_ms())
     out.print(f"{count:,} {'notification is' if count == 1 else 'notifications are'} tried again.", highlight=False)

@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from shopstream.config import Settings
+from shopstream.config import Settings, load_settings
 
 if TYPE_CHECKING:
     from shopstream.yaml_files import Problem
@@ -42,11 +42,12 @@ FormatOption = Annotated[Format, typer.Option("--format", help="table for people
 
 
 def settings_of(ctx: typer.Context) -> Settings:
-    """The settings that the program was started with."""
-    settings = ctx.find_root().obj
-    if not isinstance(settings, Settings):
-        raise TypeError(f"expected Settings in the context, got {type(settings).__name__}")
-    return settings
+    """The settings of this call, from its flags, the environment and the settings file."""
+    root = ctx.find_root()
+    if not isinstance(root.obj, Settings):
+        home = root.params.get("home")
+        root.obj = load_settings(root.params.get("config"), {"home": home} if home else None)
+    return root.obj
 
 
 def _plain(value: object) -> object:

@@ -4,15 +4,16 @@ import json
 import sys
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from shopstream.cli.output import Format, FormatOption, emit, emit_object, out
 from shopstream.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from shopstream.planning.plan import Plan
+from shopstream.planning.assumptions import shipped_assumptions
+from shopstream.planning.plan import Plan, make_plan
+from shopstream.planning.prices import DEFAULT_REGION, packaged_prices, read_prices
+from shopstream.planning.sizing import Load
 
 __all__ = ["plan"]
 
@@ -37,7 +38,7 @@ def plan(
     show_prices: Annotated[bool, typer.Option("--show-prices", help="Print the packaged price list and end.")] = False,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
-    """Say what a shop of a given size needs on AWS and what that costs a month, with every assumption.
+    """Estimate what a shop of a given size needs on AWS, and what that costs per month.
 
     Shards, processors, function calls, storage and requests follow from the rate of events, from figures measured here
     and from guesses; the plan names each and where it is from. Costs are list prices as of the date of the price list,
@@ -50,11 +51,6 @@ def plan(
       shopstream plan --events-per-second 20 --format json
       shopstream plan --show-prices > prices.yml
     """
-    from shopstream.planning.assumptions import shipped_assumptions  # noqa: PLC0415
-    from shopstream.planning.plan import make_plan  # noqa: PLC0415
-    from shopstream.planning.prices import DEFAULT_REGION, packaged_prices, read_prices  # noqa: PLC0415
-    from shopstream.planning.sizing import Load  # noqa: PLC0415
-
     if show_prices:
         sys.stdout.write(packaged_prices())
         return
@@ -80,7 +76,7 @@ def _number(option: str, text: str) -> Decimal:
         raise ConfigurationError(f"expected a number for {option}, got {text!r}") from None
 
 
-def _costs(made: "Plan") -> list[dict[str, object]]:
+def _costs(made: Plan) -> list[dict[str, object]]:
     return [
         {
             "service": line.service,
@@ -94,11 +90,11 @@ def _costs(made: "Plan") -> list[dict[str, object]]:
     ]
 
 
-def _assumptions(made: "Plan") -> list[dict[str, object]]:
+def _assumptions(made: Plan) -> list[dict[str, object]]:
     return [{"name": one.name, "value": one.value, "unit": one.unit, "from": one.source} for one in made.given]
 
 
-def _document(made: "Plan") -> dict[str, object]:
+def _document(made: Plan) -> dict[str, object]:
     load = made.needs.load
     return {
         "events_per_second": load.events_per_second,
@@ -120,7 +116,7 @@ def _document(made: "Plan") -> dict[str, object]:
     }
 
 
-def _tables(made: "Plan") -> None:
+def _tables(made: Plan) -> None:
     load = made.needs.load
     title = f"{load.events_per_second:,} events/s, {load.peak:,} at the peak, kept {load.days_kept:,} days"
     emit([{**row, "size": f"{row['size']:,}"} for row in made.sizes()], Format.TABLE, title=title)

@@ -1,17 +1,30 @@
-"""`shopstream run`."""
+"""`shopstream run`.
 
+`shopstream archive`.
+
+Touches a file regularly, so that a container's health check can tell whether the process hangs.
+
+How programs that go on for ever are told to end.
+"""
+
+import signal
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from shopstream.adapters.flow import open_pipeline
 from shopstream.adapters.ports import adapters_of
-from shopstream.cli.heartbeat import with_heartbeat
+from shopstream.archive import Archived
 from shopstream.cli.output import err, settings_of
-from shopstream.cli.shutdown import told_to_stop
+from shopstream.pipeline import Progress as Where
 
-__all__ = ["run"]
+__all__ = ["archive", "run", "told_to_stop", "with_heartbeat"]
 
 
 def run(
@@ -32,9 +45,6 @@ def run(
       shopstream run                      process for ever
       shopstream run --until-caught-up    process what is there, then end
     """
-    from shopstream.adapters.flow import open_pipeline  # noqa: PLC0415
-    from shopstream.pipeline import Progress as Where  # noqa: PLC0415  start-up time
-
     settings = settings_of(ctx)
     ended = with_heartbeat(adapters_of(settings).heartbeat_file, told_to_stop())
     columns = (
@@ -82,3 +92,86 @@ def run(
 
 def _standing_by(owner: str) -> None:
     err.print(f"Standing by: {owner} is the engine of this stream.", highlight=False)
+
+
+def archive(
+    ctx: typer.Context,
+    until_caught_up: Annotated[
+        bool, typer.Option("--until-caught-up", help="End when each shard is at its tip, instead of waiting.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Store the events of a Kinesis stream in the lake, while Flink runs the windows.
+
+    Start as many workers as you like: they share the shards by leases in DynamoDB, and take over those of a worker that
+    ended. Killed at any moment, they lose and double nothing. Not for a lake that `shopstream run` writes to, which
+    keeps the events there by itself.
+
+    Examples:
+      shopstream archive                      keep on until Ctrl-C or SIGTERM
+      shopstream archive --until-caught-up    archive what is there, then end
+    """
+    settings = settings_of(ctx)
+    ended = with_heartbeat(adapters_of(settings).heartbeat_file, told_to_stop())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.fields[shards]} shards"),
+        TextColumn("{task.fields[events]:>13,} events"),
+        TextColumn("{task.fields[dead]:,} dead letters"),
+        TextColumn("behind {task.fields[behind]:,.1f} s"),
+        TimeElapsedColumn(),
+    )
+    with (
+        adapters_of(settings).open_archive() as worker,
+        Progress(*columns, console=err, disable=quiet, transient=True) as bar,
+    ):
+        task = bar.add_task("archive", total=None, shards=0, events=0, dead=0, behind=0.0)
+
+        def show(where: Archived) -> None:
+            bar.update(
+                task,
+                shards=where.shards,
+                events=where.events,
+                dead=where.dead_letters,
+                behind=where.behind_ms / 1000,
+            )
+
+        last = worker.run(until_caught_up=until_caught_up, stop=ended, progress=show)
+    if not quiet:
+        err.print(f"{last.events:,} events and {last.dead_letters:,} dead letters kept")
+
+
+_EVERY_S = 10
+
+
+def with_heartbeat(path: Path | None, stopped: Callable[[], bool]) -> Callable[[], bool]:
+    """`stopped`, which also touches the file every ten seconds when it is called; None touches no file.
+
+    The engine calls it between batches, and while it waits for its lease: one that hangs does neither.
+    """
+    if path is None:
+        return stopped
+    due = 0.0
+
+    def check() -> bool:
+        nonlocal due
+        if time.monotonic() >= due:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            due = time.monotonic() + _EVERY_S
+        return stopped()
+
+    return check
+
+
+def told_to_stop() -> Callable[[], bool]:
+    """Whether Ctrl-C or SIGTERM has come; from now on neither ends the process by itself."""
+    stopped = False
+
+    def stop(_signum: int, _frame: FrameType | None) -> None:
+        nonlocal stopped
+        stopped = True
+
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, stop)
+    return lambda: stopped

@@ -1,4 +1,7 @@
-"""`shopstream simulate`: a file of events becomes a stream."""
+"""`shopstream simulate`: a file of events becomes a stream.
+
+`shopstream shards`: which partition key spreads the events best.
+"""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -7,21 +10,20 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import PurePath
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
 
 from shopstream.adapters.ports import adapters_of
-from shopstream.cli.output import Format, FormatOption, emit_object, err, settings_of
+from shopstream.cli.output import Format, FormatOption, emit, emit_object, err, out, settings_of
 from shopstream.clock import from_ms
 from shopstream.errors import ConfigurationError
+from shopstream.simulation.partitioning import PartitionKey, even_shards, events_of_file, events_of_stream, measure_skew
+from shopstream.simulation.replay import Replay
+from shopstream.simulation.replay_settings import ReplayProgress, ReplaySettings, ReplaySummary
 
-if TYPE_CHECKING:
-    from shopstream.simulation.replay import Replay
-    from shopstream.simulation.replay_settings import ReplayProgress, ReplaySummary
-
-__all__ = ["KeyName", "simulate"]
+__all__ = ["KeyName", "shards", "simulate"]
 
 _INTERRUPTED = 130
 
@@ -50,7 +52,8 @@ def simulate(
     rebase: Annotated[
         str | None,
         typer.Option(
-            metavar="now|TIME", help="Move event times so that the first event is now, or at TIME (ISO, UTC)."
+            metavar="now|today|TIME",
+            help="Move event times so that the first event is now, or at TIME (ISO, UTC); for today: by whole days.",
         ),
     ] = None,
     loop: Annotated[bool, typer.Option("--loop", help="Begin again at the end; event time goes on growing.")] = False,
@@ -60,28 +63,28 @@ def simulate(
     restart: Annotated[bool, typer.Option("--restart", help="Begin at the start, wherever it stopped before.")] = False,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
-    """Replay a file of events into the stream: at once, at a rate, or as fast as it happened.
+    """Replay a file of events into the stream: at once, at a rate, or at its own pace.
 
     The file is read as it is sent, never as a whole. Rows that are no events are sent too, as they came: the engine
     keeps them as dead letters. A replay that was stopped or killed goes on where it stopped when the same command is
     given again (another pace is allowed); what it sends twice then is taken out as duplicates. A replay that is
     complete sends nothing more: use --restart.
 
+    A replay moved to the present never runs ahead of it: with --rebase now or today, an event is sent when the clock
+    reaches its time. `today` keeps the time of day: the day so far is sent at once, the rest as it happens.
+
     In the AWS profile the stream is one of Kinesis. A shard that refuses records is sent to more slowly while others
     go on; what was refused goes again before anything behind it, and the summary tells how often.
 
     Examples:
       shopstream simulate 2019-Nov.csv
-      shopstream simulate 2019-Nov.csv.gz --speed 60 --rebase now
+      shopstream simulate 2019-Nov.csv.gz --speed 60
+      shopstream simulate day.csv --rebase today --loop
       shopstream simulate day.parquet --rate 20000 --loop
       shopstream simulate s3://bucket/2019-Nov.parquet --partition-key user_id
       SHOPSTREAM_PROFILE=aws shopstream simulate s3://bucket/day.csv --speed 60
       shopstream simulate day.csv --restart --format json
     """
-    from shopstream.simulation.partitioning import PartitionKey  # noqa: PLC0415
-    from shopstream.simulation.replay import Replay  # noqa: PLC0415
-    from shopstream.simulation.replay_settings import ReplaySettings  # noqa: PLC0415
-
     settings = settings_of(ctx)
     how = ReplaySettings(
         speed=speed,
@@ -105,16 +108,18 @@ def simulate(
 
 
 def _moment(rebase: str | None) -> datetime | str | None:
-    if rebase is None or rebase == "now":
+    if rebase is None or rebase in {"now", "today"}:
         return rebase
     try:
         moment = datetime.fromisoformat(rebase)
     except ValueError:
-        raise ConfigurationError(f"expected --rebase now or a time like 2026-01-31T09:00:00Z, got {rebase!r}") from None
+        raise ConfigurationError(
+            f"expected --rebase now, today or a time like 2026-01-31T09:00:00Z, got {rebase!r}"
+        ) from None
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-def _run(replay: "Replay", source: str) -> "ReplaySummary":
+def _run(replay: Replay, source: str) -> ReplaySummary:
     columns = (
         SpinnerColumn(),
         TextColumn(PurePath(source).name, markup=False),
@@ -128,18 +133,18 @@ def _run(replay: "Replay", source: str) -> "ReplaySummary":
     with _interruptible() as interrupted, Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task("replay", total=1.0, events=0, pace=0.0, volume=0.0, state="")
 
-        def progress(now: "ReplayProgress") -> None:
+        def progress(now: ReplayProgress) -> None:
             if interrupted():
                 raise KeyboardInterrupt
             state = "" if now.event_time_ms is None else f"{from_ms(now.event_time_ms):%Y-%m-%d %H:%M:%S}"
             if now.round:
                 state += f", round {now.round + 1}"
-            if now.delivery.refused:
-                state += f", refused {now.delivery.refused:,} records"
+            if now.sent.refused:
+                state += f", refused {now.sent.refused:,} records"
             if now.waiting:
                 state = f"waiting: {now.waiting}"
             elapsed = bar.tasks[0].elapsed or float("inf")
-            pace, volume = now.events / elapsed, now.delivery.bytes / elapsed / 1e6
+            pace, volume = now.events / elapsed, now.sent.bytes / elapsed / 1e6
             bar.update(task, completed=now.done, events=now.events, pace=pace, volume=volume, state=state)
 
         return replay.run(progress)
@@ -162,7 +167,7 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _print(source: str, summary: "ReplaySummary", fmt: Format) -> None:
+def _print(source: str, summary: ReplaySummary, fmt: Format) -> None:
     row = {
         "source": source,
         "events": summary.events,
@@ -170,13 +175,85 @@ def _print(source: str, summary: "ReplaySummary", fmt: Format) -> None:
         "earlier_events": summary.earlier_events,
         "first_event_time": None if summary.first_event_ms is None else from_ms(summary.first_event_ms),
         "last_event_time": None if summary.last_event_ms is None else from_ms(summary.last_event_ms),
-        "records": summary.delivery.records,
-        "bytes": summary.delivery.bytes,
-        "puts": summary.delivery.puts,
-        "refused_records": summary.delivery.refused,
-        "repeated_puts": summary.delivery.repeated,
-        "waited_seconds": round(summary.delivery.waited_ms / 1000, 3),
+        "records": summary.sent.records,
+        "bytes": summary.sent.bytes,
+        "puts": summary.sent.puts,
+        "refused_records": summary.sent.refused,
+        "repeated_puts": summary.sent.repeated,
+        "waited_seconds": round(summary.sent.waited_ms / 1000, 3),
         "seconds": round(summary.seconds, 3),
         "events_per_second": round(summary.events / summary.seconds) if summary.seconds else summary.events,
     }
     emit_object(row, fmt, title="Replay")
+
+
+def shards(
+    ctx: typer.Context,
+    source: Annotated[
+        str | None, typer.Argument(help="A file as `shopstream simulate` takes it; leave it out with --stream.")
+    ] = None,
+    *,
+    stream: Annotated[bool, typer.Option("--stream", help="Measure what the stream holds now.")] = False,
+    count: Annotated[
+        int | None,
+        typer.Option("--shards", min=1, max=1024, help="Shards to spread over.", show_default="as the stream has"),
+    ] = None,
+    fmt: FormatOption = Format.TABLE,
+) -> None:
+    """Compare partition keys: how evenly each spreads events, how many users it splits.
+
+    A shard takes a fixed share of the stream's throughput, so the hottest one sets the pace. A user whose events lie
+    in several shards can only be judged by whoever sees all of them.
+
+    Examples:
+      shopstream shards 2019-Nov.csv --shards 8
+      shopstream shards s3://bucket/day.parquet
+      shopstream shards --stream
+      shopstream shards --stream --shards 16 --format json
+    """
+    if (source is None) != stream:
+        raise ConfigurationError("expected a file or --stream, got both or none; see `shopstream shards --help`")
+    settings = settings_of(ctx)
+    with err.status("measuring"):
+        if source is not None:
+            rows = measure_skew(events_of_file(source), even_shards(count or settings.stream.shards))
+        else:
+            with adapters_of(settings).open_stream() as opened:
+                rows = measure_skew(events_of_stream(opened), even_shards(count) if count else opened.shards())
+    if fmt is Format.TABLE:
+        title = f"{rows[0].events:,} events of {rows[0].users:,} users over {rows[0].shards} shards"
+        emit(
+            [
+                {
+                    "partition_key": row.key.value,
+                    "keys": row.keys,
+                    "hottest_shard": f"{row.hottest_shard_share:.1%}",
+                    "hottest_key": f"{row.hottest_key_share:.1%}",
+                    "users_split": f"{row.split_users / row.users:.1%}",
+                }
+                for row in rows
+            ],
+            fmt,
+            title=title,
+        )
+        for row in rows:
+            out.print(f"[bold]{row.key.value}[/]  {row.advice}", highlight=False)
+        return
+    emit(
+        [
+            {
+                "partition_key": row.key.value,
+                "events": row.events,
+                "keys": row.keys,
+                "shards": row.shards,
+                "even_share": row.even_share,
+                "hottest_shard_share": row.hottest_shard_share,
+                "hottest_key_share": row.hottest_key_share,
+                "users": row.users,
+                "split_users": row.split_users,
+                "advice": row.advice,
+            }
+            for row in rows
+        ],
+        fmt,
+    )

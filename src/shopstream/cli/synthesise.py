@@ -1,23 +1,26 @@
-"""`shopstream synthesise`: a file of synthetic traffic and the truth about it."""
+"""`shopstream synthesise`: a file of synthetic traffic and the truth about it.
+
+`shopstream scenarios`.
+"""
 
 import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from shopstream.cli.output import Format, FormatOption, emit, emit_object, err
-from shopstream.cli.scenarios import find_scenario
+from shopstream.cli.output import Format, FormatOption, emit, emit_object, emit_problems, err
 from shopstream.errors import ConfigurationError
+from shopstream.simulation.attacks import Flood, Scraper
+from shopstream.simulation.faults_and_surges import FlashSale, Outage
+from shopstream.simulation.injection import Scenario
+from shopstream.simulation.scenario_file import SCENARIO_FILES, ScenarioFile, load_scenarios
+from shopstream.simulation.synthesis import OutOfOrder, Synthesis, SynthesisSettings, SynthesisSummary
 
-if TYPE_CHECKING:
-    from shopstream.simulation.injection import Scenario
-    from shopstream.simulation.synthesis import OutOfOrder, Synthesis, SynthesisSettings, SynthesisSummary
-
-__all__ = ["synthesise"]
+__all__ = ["check_scenarios", "find_scenario", "list_scenarios", "show_scenario", "synthesise"]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -66,7 +69,7 @@ def synthesise(
     tracker: Annotated[bool, typer.Option("--tracker", help="Add event_id, ip, user_agent and url.")] = False,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
-    r"""Write synthetic shop traffic that looks like the real one, with attacks whose truth is known.
+    r"""Write realistic synthetic shop traffic, with attacks whose ground truth is known.
 
     Genuine shoppers follow figures of a real multi-category shop: hours, weekdays, session lengths, pauses, funnel,
     best sellers, prices, missing values, duplicates, and the few robots that real shops have. What was laid over them
@@ -86,12 +89,6 @@ def synthesise(
       shopstream synthesise --out mixed.csv \
         --scenario site_flood@15:00 --scenario carding_many_ids
     """
-    from shopstream.simulation.bots import Scraper  # noqa: PLC0415
-    from shopstream.simulation.faults import Outage  # noqa: PLC0415
-    from shopstream.simulation.flood import Flood  # noqa: PLC0415
-    from shopstream.simulation.surges import FlashSale  # noqa: PLC0415
-    from shopstream.simulation.synthesis import Synthesis, SynthesisSettings  # noqa: PLC0415
-
     start = _date(from_)
     scenarios: list[Scenario] = []
     for text in flash_sale or ():
@@ -125,7 +122,7 @@ def synthesise(
     _print(_write(Synthesis(settings), out), fmt)
 
 
-def _drawn(settings: "SynthesisSettings", names: list[str]) -> "list[Scenario]":
+def _drawn(settings: SynthesisSettings, names: list[str]) -> list[Scenario]:
     """A case of each scenario named; chance depends on the seed, the scenario and its place among those named."""
     world = settings.world()
     cases: list[Scenario] = []
@@ -139,7 +136,7 @@ def _drawn(settings: "SynthesisSettings", names: list[str]) -> "list[Scenario]":
     return cases
 
 
-def _write(synthesis: "Synthesis", out: Path) -> "SynthesisSummary":
+def _write(synthesis: Synthesis, out: Path) -> SynthesisSummary:
     columns = (
         SpinnerColumn(),
         TextColumn("synthesising"),
@@ -156,7 +153,7 @@ def _write(synthesis: "Synthesis", out: Path) -> "SynthesisSummary":
         return synthesis.write(out, progress)
 
 
-def _print(summary: "SynthesisSummary", fmt: Format) -> None:
+def _print(summary: SynthesisSummary, fmt: Format) -> None:
     row = {
         "file": str(summary.path),
         "truth": str(summary.truth_path),
@@ -165,27 +162,27 @@ def _print(summary: "SynthesisSummary", fmt: Format) -> None:
         "first_event_time": summary.first_time,
         "last_event_time": summary.last_time,
     }
-    episodes: list[dict[str, object]] = [
+    injections: list[dict[str, object]] = [
         {
-            "kind": episode.kind,
-            "scenario": episode.scenario,
-            "attack": episode.hostile,
-            "from": episode.from_time,
-            "until": episode.until_time,
-            "key": ", ".join(f"{column} {value}" for column, value in episode.key.items()),
-            "actors": len(episode.actors),
-            "events": episode.events,
+            "kind": truth.kind,
+            "scenario": truth.scenario,
+            "attack": truth.hostile,
+            "from": truth.from_time,
+            "until": truth.until_time,
+            "key": ", ".join(f"{column} {value}" for column, value in truth.key.items()),
+            "actors": len(truth.actors),
+            "events": truth.events,
         }
-        for episode in summary.episodes
+        for truth in summary.ground_truth
     ]
     if fmt is Format.TABLE:
         emit_object(row, fmt, title="Synthetic traffic")
-        if episodes:
-            short = [{"what": row["scenario"] or row["kind"]} | row for row in episodes]
+        if injections:
+            short = [{"what": row["scenario"] or row["kind"]} | row for row in injections]
             hidden = ("kind", "scenario")
-            emit([{k: v for k, v in row.items() if k not in hidden} for row in short], fmt, title="Laid over it")
+            emit([{k: v for k, v in row.items() if k not in hidden} for row in short], fmt, title="Injections")
     elif fmt is Format.JSON:
-        emit_object(row | {"episodes": episodes}, fmt)
+        emit_object(row | {"injections": injections}, fmt)
     else:
         emit_object(row, fmt)
 
@@ -235,10 +232,96 @@ def _whole(option: str, text: str) -> int:
     return int(text)
 
 
-def _disorder(text: str | None) -> "OutOfOrder | None":
-    from shopstream.simulation.synthesis import OutOfOrder  # noqa: PLC0415
+def _disorder(text: str | None) -> OutOfOrder | None:
 
     if text is None:
         return None
     share, seconds = _parts("--out-of-order", text, "SHARE,SECONDS", 2)
     return OutOfOrder(_number("--out-of-order", share), _number("--out-of-order", seconds))
+
+
+FolderOption = Annotated[Path | None, typer.Option("--folder", help="Your own scenario files, over the shipped ones.")]
+
+
+def find_scenario(name: str, folder: Path | None = None) -> ScenarioFile:
+    """A shipped scenario by name, one of a folder, or a file that ends in .yml.
+
+    Raises:
+        ConfigurationError: there is none, or its file is wrong.
+    """
+    if name.endswith((".yml", ".yaml")):
+        return SCENARIO_FILES.load(Path(name)).popitem()[1]
+    scenarios = load_scenarios(folder)
+    if name not in scenarios:
+        raise ConfigurationError(f"expected a scenario of {', '.join(scenarios)}, or a file FILE.yml, got {name!r}")
+    return scenarios[name]
+
+
+def list_scenarios(folder: FolderOption = None, fmt: FormatOption = Format.TABLE) -> None:
+    """List scenarios with their detection targets.
+
+    What detection owes each is its target: the share of cases to be found, and the median time or number of events
+    until then; of a surge, how many incidents it may have.
+
+    Examples:
+      shopstream scenarios list
+      shopstream scenarios list --folder my_scenarios --format json
+    """
+    rows: list[dict[str, object]] = []
+    for scenario in load_scenarios(folder).values():
+        row = {"id": scenario.id, "nature": str(scenario.nature), "goal": scenario.goal.describe()}
+        if fmt is not Format.TABLE:
+            row |= {"title": scenario.title, "target": scenario.target, "duration": scenario.duration.describe("ms")}
+        rows.append(dict(row))
+    emit(rows, fmt)
+
+
+def show_scenario(
+    name: Annotated[str, typer.Argument(help="A scenario's id, or FILE.yml.")],
+    folder: FolderOption = None,
+    fmt: FormatOption = Format.TABLE,
+) -> None:
+    """Show one scenario: what happens, and the ranges its cases are drawn from.
+
+    Examples:
+      shopstream scenarios show site_flood
+      shopstream scenarios show human_like_crawler --format json
+    """
+    scenario = find_scenario(name, folder)
+    row: dict[str, object] = {
+        "id": scenario.id,
+        "title": scenario.title,
+        "description": scenario.description,
+        "nature": str(scenario.nature),
+        "tags": list(scenario.tags),
+        "kind": scenario.kind,
+        "target": scenario.target,
+        "min_rate": scenario.min_rate,
+        "duration": scenario.duration.describe("ms"),
+        "goal": scenario.goal.describe(),
+        "file": scenario.source,
+        "version": scenario.version,
+    }
+    drawn = {word: domain.describe() for word, domain in scenario.parameters.items()}
+    if fmt is Format.JSON:
+        emit_object(row | {"parameters": drawn}, fmt)
+    else:
+        emit_object(row | drawn, fmt)
+
+
+def check_scenarios(
+    path: Annotated[Path, typer.Argument(help="A scenario file or a folder of them.")],
+    fmt: FormatOption = Format.TABLE,
+) -> None:
+    """Check scenario files. Exits 1 if a file is invalid.
+
+    Each problem is one line: file:line: scenario: what was expected, what the file has, what to do.
+
+    Examples:
+      shopstream scenarios check my_scenarios/
+      shopstream scenarios check my_scenarios/two_floods.yml --format json
+    """
+    scenarios, problems = SCENARIO_FILES.read(path)
+    emit_problems(problems, fmt, f"{len(scenarios)} good, {len(problems)} wrong")
+    if problems:
+        raise typer.Exit(1)

@@ -1,17 +1,26 @@
-"""`shopstream verdicts`."""
+"""`shopstream verdicts`.
 
+`shopstream blocklist`.
+"""
+
+import csv
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, err, settings_of
+from shopstream.detection.duration import parse_duration
+from shopstream.errors import ConfigurationError
+from shopstream.incidents.queries import read_verdicts
+from shopstream.response.blocklist import BlocklistFormat, read_blocklist, render
 
-__all__ = ["app"]
-
-app = typer.Typer(no_args_is_help=True, help="What incidents say of actors: bot or human, from when until when.")
+__all__ = ["export_blocklist", "list_verdicts"]
 
 _SHOWN = 50
 
@@ -32,7 +41,6 @@ def _per_incident(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
     return list(lines.values())
 
 
-@app.command("list")
 def list_verdicts(
     ctx: typer.Context,
     *,
@@ -43,7 +51,7 @@ def list_verdicts(
     ] = None,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
-    """List verdicts on actors, the newest first; the reports leave out what bots did.
+    """List verdicts on actors, newest first.
 
     A verdict holds from the first to the last event of an incident. Where somebody called the incident a false
     positive, the actor is human in that time.
@@ -52,8 +60,6 @@ def list_verdicts(
       shopstream verdicts list
       shopstream verdicts list --actor 526725566 --format json
     """
-    from shopstream.incidents.queries import read_verdicts  # noqa: PLC0415
-
     with closing(adapters_of(settings_of(ctx)).open_incidents()) as store:
         found = read_verdicts(store).to_pylist()
     rows = [row for row in found if actor in {None, row["actor"]}]
@@ -64,3 +70,49 @@ def list_verdicts(
     emit(rows[:most] if most else rows, fmt, empty="No verdicts: no rule has called anybody a bot.")
     if most and len(rows) > most:
         err.print(f"These are the newest {most:,} of {len(rows):,}; --limit 0 shows all.")
+
+
+def export_blocklist(
+    ctx: typer.Context,
+    *,
+    fmt: Annotated[BlocklistFormat, typer.Option("--format", help="Who is to read it.")],
+    ttl: Annotated[str, typer.Option(help="Block this long after the last event, e.g. 30m, 24h, 7d.")] = "24h",
+    left_out: Annotated[Path | None, typer.Option(help="CSV file for those left out, each with its reason.")] = None,
+) -> None:
+    """Write a blocklist of the actors that rules call bots, each with an expiry.
+
+    Never one of whose traffic more than alerting.blocklist_genuine_share is estimated to be genuine, nor one that may
+    be shared and is not known well enough, nor one whose incident is resolved or a false positive. Time is that of the
+    events: of a replay of last year, what was blocked then. nginx, AWS WAF and CrowdSec know addresses and networks;
+    an event stream without `ip` gives user ids and sessions only, which are in the csv for the shop itself to block.
+
+    Examples:
+      shopstream blocklist export --format nginx > shopstream-blocked.conf
+      shopstream blocklist export --format crowdsec --ttl 4h > decisions.json
+      shopstream blocklist export --format csv --left-out kept.csv
+    """
+    settings = settings_of(ctx)
+    try:
+        length = timedelta(milliseconds=parse_duration(ttl))
+    except ValueError as error:
+        raise ConfigurationError(f"--ttl: {error}") from error
+    with closing(adapters_of(settings).open_incidents()) as store:
+        found = read_blocklist(store, length, settings.alerting.blocklist_genuine_share)
+    text, others = render(found, fmt)
+    sys.stdout.write(text)
+    reasons: dict[str, int] = {}
+    for one in others:
+        reasons[one.reason] = reasons.get(one.reason, 0) + 1
+    kept = len(found.blocked) - (len(others) - len(found.left_out))
+    err.print(
+        f"{kept:,} to block as of {found.as_of:%Y-%m-%d %H:%M:%S} UTC, {len(others):,} left out.", highlight=False
+    )
+    for reason, count in sorted(reasons.items(), key=lambda item: -item[1]):
+        err.print(f"  {count:,}: {reason}", highlight=False, soft_wrap=True)
+    if left_out is not None:
+        with left_out.open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(("kind", "actor", "incident", "reason"))
+            writer.writerows((*one.actor, one.incident_id, one.reason) for one in others)
+    elif others:
+        err.print("--left-out FILE names them.")

@@ -3,7 +3,6 @@
 The pipeline's figures as Prometheus text.
 """
 
-import sqlite3
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -17,13 +16,15 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from shopstream.clock import from_ms
+from shopstream.clock import SystemClock, from_ms
 from shopstream.dashboard.sources import EngineState, Home
 from shopstream.engine.checkpoint import CheckpointStore, Manifest
 from shopstream.engine.engine import Counters
 from shopstream.errors import StateError
 from shopstream.incidents.incident import State
-from shopstream.stream.embedded import oldest_unread_ms
+from shopstream.stream.embedded import EmbeddedStream
+from shopstream.stream.ports import lag
+from shopstream.stream.settings import StreamSettings
 
 __all__ = ["Health", "metrics_text", "read_health"]
 
@@ -112,16 +113,9 @@ def _held(lock: Path) -> bool:
 def _lag(path: Path, positions: Mapping[str, int]) -> dict[str, int]:
     if not path.is_file():
         return {}
-    try:
-        with closing(
-            sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
-        ) as connection:
-            connection.execute("BEGIN")  # one state of the stream for all shards
-            oldest = oldest_unread_ms(connection, positions)
-    except sqlite3.Error as error:
-        raise StateError(f"the stream {path} cannot be read ({error}); `shopstream doctor` looks closer") from error
-    now_ms = time.time_ns() // 1_000_000
-    return {shard: 0 if arrival is None else max(0, now_ms - arrival) for shard, arrival in oldest.items()}
+    clock = SystemClock()
+    with EmbeddedStream.open(path, StreamSettings(), clock) as stream:
+        return lag(stream, positions, clock)
 
 
 _COUNTERS = {
@@ -131,7 +125,7 @@ _COUNTERS = {
     "late": "Kept events that were behind the watermark, in no live window.",
     "dead_letters": "Rejected rows, kept with their reason.",
     "suppressed": "Detections that an allow-list covered: kept, told to nobody.",
-    "late_signals": "Signals that detectors never saw: the clock had gone on through a silence.",
+    "late_signals": "Signals that detectors did not judge: they came after their time had been judged.",
 }
 
 

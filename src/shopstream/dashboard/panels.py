@@ -25,7 +25,7 @@ from shopstream.dashboard.sources import Home
 from shopstream.errors import ShopstreamError, StateError
 from shopstream.incidents.explanation import figures_of, lines_of, title_of, who_of
 from shopstream.incidents.incident import Incident, State
-from shopstream.journeys.embedded import EmbeddedLiveStore
+from shopstream.journeys.store import LiveFile
 from shopstream.models.names import Bots, ReportName
 from shopstream.models.reports import choose_bots, open_reports, report, scope
 
@@ -178,7 +178,7 @@ class Panels:
         return {
             "health": _Source(lambda: _health_panel(home), every_s=home.refresh.total_seconds()),
             "incidents": _Source(lambda: incidents_panel(home), every_s=home.refresh.total_seconds()),
-            "live": _Source(lambda: live_panel(home.live), _with_log(home.live)),
+            "live": _Source(lambda: live_panel(home.live), (home.live,)),
             "reports": _Source(lambda: reports_panel(home.reports), (home.reports,)),
         }
 
@@ -211,7 +211,7 @@ def incidents_panel(home: Home) -> dict[str, object]:
 
 def live_panel(path: Path) -> dict[str, object] | None:
     """The live journeys as they were last published, `as_of` in event time; None before the first."""
-    panels = EmbeddedLiveStore(path).read()
+    panels = LiveFile(path).read()
     as_of_ms = panels.pop("as_of_ms", None)
     if not isinstance(as_of_ms, int):
         return None
@@ -265,11 +265,6 @@ def _incident(incident: Incident, command: str) -> dict[str, object]:
         else f"{command} incidents events {incident.id}",
         "show": f"{command} incidents show {incident.id}",
     }
-
-
-def _with_log(path: Path) -> tuple[Path, ...]:
-    """A SQLite file and its log of changes, where changes are seen first."""
-    return path, path.with_name(path.name + "-wal")
 
 
 def _signature(path: Path) -> tuple[int, int, int] | None:

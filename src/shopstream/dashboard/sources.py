@@ -36,7 +36,7 @@ class Remote(Protocol):
     """Where the engine runs elsewhere: what to ask instead of files."""
 
     def refresh(self) -> None:
-        """Bring the home's copies of live journeys and reports up to date; trouble is told by `engine`."""
+        """Bring the home's copies of live journeys up to date; trouble is told by `engine`."""
         ...
 
     def engine(self) -> EngineState:
@@ -84,7 +84,7 @@ class Home:
             stream=folder / "stream.db",
             checkpoint=folder / "checkpoint",
             incidents=lambda: EmbeddedIncidentStore(folder / "incidents.db", SystemClock()),
-            live=folder / "live.db",
+            live=folder / "live.json",
             reports=folder / "reports.duckdb",
             engine_lock=folder / "engine.lock",
             token=folder / "dashboard.token",

@@ -8,25 +8,21 @@ Reads rule files, and checks them as far as DuckDB can plan them.
 
 import re
 from enum import StrEnum
-from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal
 
-import duckdb
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from shopstream.detection.detection import Severity
 from shopstream.detection.duration import parse_duration
 from shopstream.detection.expression import check_condition, check_filter, check_measure
 from shopstream.detection.title import ACTORS, TITLE_FIELD
-from shopstream.engine.compile import batch_sql
 from shopstream.engine.derived_columns import COLUMNS
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.errors import RuleError
-from shopstream.events.schema import EVENT_FIELDS, duckdb_columns
 from shopstream.yaml_files import Document, YamlError, YamlFiles
 
 __all__ = ["MEASURE_NAME", "RULE_FILES", "RULE_ID", "Rule", "RuleStatus", "Window", "load_rules", "shipped_rules"]
@@ -190,43 +186,38 @@ def shipped_rules() -> Traversable:
     return files("shopstream.detection") / "rules"
 
 
-def load_rules(rules_path: Path | None = None) -> dict[str, Rule]:
+def load_rules(rules_path: Path | None = None, *, planned: bool = True) -> dict[str, Rule]:
     """The shipped rules, and those of a folder over them, by id in order.
+
+    Args:
+        rules_path: folder of your own rules.
+        planned: also let DuckDB check the types, which takes longer than all else.
 
     Raises:
         ConfigurationError: no such folder.
         RuleError: invalid rules, one line each: `file:line: rule id: problem; remedy`.
     """
-    return RULE_FILES.load(shipped_rules(), *([rules_path] if rules_path else []))
+    files = RULE_FILES if planned else _UNPLANNED_FILES
+    return files.load(shipped_rules(), *([rules_path] if rules_path else []))
 
 
-def _rule(document: Document) -> Rule:
-    rule = document.validate(Rule, _REMEDIES, source=document.file, version=document.version)
+def _validated(document: Document) -> Rule:
+    return document.validate(Rule, _REMEDIES, source=document.file, version=document.version)
+
+
+def _planned(document: Document) -> Rule:
+    from shopstream.detection.rule_plan import type_problem  # noqa: PLC0415  a list of rules needs no DuckDB
+
+    rule = _validated(document)
     try:
-        _bind(rule)
+        problem = type_problem(rule)
     except RuleError as error:
         raise YamlError((document.line(("window",)), f"window: {error}; {_REMEDIES['window']}")) from error
-    except duckdb.Error as error:
-        what = str(error).splitlines()[0]
-        text = f"the types do not fit: {what}; compare like with like"
-        raise YamlError((document.line(("measures",)), text)) from error
+    if problem:
+        raise YamlError((document.line(("measures",)), f"the types do not fit: {problem}; compare like with like"))
     return rule
 
 
-RULE_FILES = YamlFiles("rule", _rule, "id: and title:", RuleError)
+_UNPLANNED_FILES = YamlFiles("rule", _validated, "id: and title:", RuleError)
+RULE_FILES = YamlFiles("rule", _planned, "id: and title:", RuleError)
 """Reads rule files: YAML in, checked rules out."""
-
-
-def _bind(rule: Rule) -> None:
-    """Let DuckDB plan the rule over an empty table, which finds types that do not fit."""
-    with _planner().cursor() as cursor:
-        cursor.execute("EXPLAIN " + batch_sql(rule.window_declaration(), "events"))
-
-
-@cache
-def _planner() -> duckdb.DuckDBPyConnection:
-    """An empty table of events in memory; one for all rules, as a database takes longer to open than to plan."""
-    columns = ", ".join(f"{name} {kind}" for name, kind in duckdb_columns(EVENT_FIELDS).items())
-    connection = duckdb.connect(config={"threads": 1})
-    connection.execute(f"CREATE TABLE events ({columns})")
-    return connection

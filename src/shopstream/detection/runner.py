@@ -8,7 +8,7 @@ from shopstream.detection.allowlist import AllowList
 from shopstream.detection.detection import Detection
 from shopstream.detection.detector_runner import DetectorRunner
 from shopstream.detection.rule_matcher import Rules, detect
-from shopstream.engine.signals import Signal
+from shopstream.engine.signals import Quiet, Signal
 
 __all__ = ["DetectionResult", "DetectionRunner", "LocalDetectionRunner"]
 
@@ -34,12 +34,13 @@ class DetectionResult:
 class DetectionRunner(Protocol):
     """Takes an engine's signals."""
 
-    def run(self, signals: Sequence[Signal], until_ms: int) -> DetectionResult:
+    def run(self, signals: Sequence[Signal], until_ms: int, quiet: Quiet | None = None) -> DetectionResult:
         """Signals of one moment, in the engine's order.
 
         Args:
             signals: all since the call before.
             until_ms: event time up to which all signals have come; never goes back.
+            quiet: how far the clock has gone on without events; None where some come.
         """
         ...
 
@@ -66,10 +67,10 @@ class LocalDetectionRunner:
         self._bank = bank
         self._allow_list = allow_list
 
-    def run(self, signals: Sequence[Signal], until_ms: int) -> DetectionResult:
+    def run(self, signals: Sequence[Signal], until_ms: int, quiet: Quiet | None = None) -> DetectionResult:
         """See `DetectionRunner.run`."""
         late = self._bank.late_signals
-        found = [*detect(signals, self._rules), *self._bank.advance(signals, until_ms)]
+        found = [*detect(signals, self._rules), *self._bank.advance(signals, until_ms, quiet)]
         return DetectionResult(self._allow_list.mark(found), self._bank.late_signals - late)
 
     def snapshot(self) -> dict[str, object]:

@@ -66,7 +66,9 @@ class IncidentRecorder:
         """What is written from now on will be in this checkpoint."""
         self._generation = generation
 
-    def apply(self, detections: Sequence[Detection], watermark_ms: int) -> list[IncidentChange]:
+    def apply(
+        self, detections: Sequence[Detection], watermark_ms: int, clock_ms: int | None = None
+    ) -> list[IncidentChange]:
         """See `tracker.IncidentTracker.apply`; without detections and with nothing to do it touches no store.
 
         Raises:
@@ -76,12 +78,13 @@ class IncidentRecorder:
         detections = [detection for detection in detections if detection.suppression is None]
         if self._next_purge_ms is None:
             self._next_purge_ms = watermark_ms
-        next_ms = min(self._tracker.next_close_ms, self._next_purge_ms, self._sure_ms)
-        if not (detections or watermark_ms >= next_ms or self._restored or self._policy.due(watermark_ms)):
+        closes = max(watermark_ms, clock_ms or watermark_ms) >= self._tracker.next_close_ms
+        due = watermark_ms >= min(self._next_purge_ms, self._sure_ms) or self._policy.due(watermark_ms)
+        if not (detections or closes or due or self._restored):
             return []
         first, self._restored = self._restored, False
         last = self._last_ordinals(self._tracker.unknown(detections))
-        changes = self._tracker.apply(detections, watermark_ms, last)
+        changes = self._tracker.apply(detections, watermark_ms, last, clock_ms)
         self._put(watermark_ms, self._policy.decide(self._tracker, watermark_ms, self._settled), first=first)
         self._tracker.forget(watermark_ms)
         if watermark_ms >= self._sure_ms:

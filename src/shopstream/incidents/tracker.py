@@ -88,6 +88,7 @@ class IncidentTracker:
         detections: Sequence[Detection],
         watermark_ms: int,
         last: Mapping[str, LastOrdinal] | None = None,
+        clock_ms: int | None = None,
     ) -> list[IncidentChange]:
         """Open, update, merge and close incidents.
 
@@ -96,11 +97,14 @@ class IncidentTracker:
             watermark_ms: a promise: no final detection of a window that ends up to here comes after this call, save
                 as a repetition.
             last: scope → its newest incident, of those that `unknown` named; those left out have none.
+            clock_ms: event time up to which nothing came by the clock, no promise: incidents close by it, too, and one
+                that more is found of after all is open again.
         """
         noted: list[tuple[Change, EpisodeRecord, str | None]] = []
         self._merge(detections, watermark_ms, last or {}, noted)
-        if watermark_ms >= self.next_close_ms:
-            self._close_over(watermark_ms, noted)
+        closing_ms = max(watermark_ms, clock_ms or watermark_ms)
+        if closing_ms >= self.next_close_ms:
+            self._close_over(watermark_ms, closing_ms, noted)
         return [self._change(*note) for note in noted]
 
     def summaries(self) -> list[IncidentSummary]:
@@ -303,9 +307,11 @@ class IncidentTracker:
         noted.append((Change.RAISED if raised else Change.UPDATED, result, None))
         return [result]
 
-    def _close_over(self, watermark_ms: int, noted: list[tuple[Change, EpisodeRecord, str | None]]) -> None:
+    def _close_over(
+        self, watermark_ms: int, closing_ms: int, noted: list[tuple[Change, EpisodeRecord, str | None]]
+    ) -> None:
         over = sorted(
-            (one for one in self._records.values() if not one.closed and one.episode.closes_ms <= watermark_ms),
+            (one for one in self._records.values() if not one.closed and one.episode.closes_ms <= closing_ms),
             key=lambda one: (one.episode.closes_ms, one.scope),
         )
         closed = [one._replace(closed=True, episode=settle(one.episode, watermark_ms)) for one in over]

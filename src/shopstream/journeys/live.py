@@ -1,11 +1,7 @@
-"""The windows behind the live view: the same declarations that rules are made of.
+"""Live journeys: active sessions, the funnel, open carts, top lists.
 
-What products are called: category and brand, kept once for each product instead of in every pane.
-
-What shoppers do right now: active sessions, the funnel, open carts, top lists.
-
-All of it is read from window state that the engine keeps anyway; nothing here looks at single events. "Now" is the
-engine's watermark, so a replay of last year shows last year's afternoon.
+All panels are computed from window state that the engine keeps anyway, never from single events. "Now" is the engine's
+watermark, so a replay of last year shows last year's afternoon.
 """
 
 from collections.abc import Mapping
@@ -20,31 +16,35 @@ from shopstream.engine.operators import BATCH, SessionOperator, SlidingOperator,
 from shopstream.engine.signals import Signal
 from shopstream.engine.watermark import BEGINNING
 from shopstream.engine.window import WindowDeclaration, WindowKind
-from shopstream.journeys.ports import LiveStore
+from shopstream.journeys.store import LiveStore
+from shopstream.lakehouse.tables import fetch_dicts
 
-__all__ = ["CART_LINES", "PRODUCTS", "SESSIONS", "SESSION_GAP", "SPANS", "LiveJourneys", "ProductNames"]
+__all__ = ["LiveJourneys"]
 
-SESSION_GAP: Final = timedelta(minutes=30)
 SPANS: Final = (timedelta(minutes=15), timedelta(minutes=60))
-"""How far the funnel and the top lists look back."""
+"""Time spans of the funnel and the top lists."""
 
 _MINUTE_MS: Final = 60_000
 _HOUR_MS: Final = 60 * _MINUTE_MS
 
+_COUNTS: Final = {
+    "views": "count(*) filter (where event_type = 'view')",
+    "carts": "count(*) filter (where event_type = 'cart')",
+    "purchases": "count(*) filter (where event_type = 'purchase')",
+}
+
 SESSIONS: Final = WindowDeclaration(
     name="journey_sessions",
     kind=WindowKind.SESSION,
-    gap_ms=SESSION_GAP // timedelta(milliseconds=1),
+    gap_ms=30 * _MINUTE_MS,
     key=("user_id", "user_session"),
     measures={
         "events": "count(*)",
-        "views": "count(*) filter (where event_type = 'view')",
-        "carts": "count(*) filter (where event_type = 'cart')",
-        "purchases": "count(*) filter (where event_type = 'purchase')",
+        **_COUNTS,
         "spent": "sum(price) filter (where event_type = 'purchase')",
     },
 )
-"""One shopper's visit: the tracker's session id, cut at 30 minutes of silence because such ids can live for months."""
+"""One shopper's visit: the tracker's session id, cut after 30 minutes of silence since ids may live for months."""
 
 PRODUCTS: Final = WindowDeclaration(
     name="journey_products",
@@ -53,13 +53,11 @@ PRODUCTS: Final = WindowDeclaration(
     slide_ms=_MINUTE_MS,
     key=("product_id",),
     measures={
-        "views": "count(*) filter (where event_type = 'view')",
-        "carts": "count(*) filter (where event_type = 'cart')",
-        "purchases": "count(*) filter (where event_type = 'purchase')",
+        **_COUNTS,
         "revenue": "sum(price) filter (where event_type = 'purchase')",
     },
 )
-"""What is looked at and bought; categories and brands are sums of products (see `journeys.names`)."""
+"""Views, carts and purchases by product; categories and brands are sums of products."""
 
 CART_LINES: Final = WindowDeclaration(
     name="journey_cart_lines",
@@ -78,12 +76,14 @@ CART_LINES: Final = WindowDeclaration(
 """The cart ledger of the last 24 hours."""
 
 
-class ProductNames:
-    """A table `product_names` (product_id, category, brand); grows with the catalogue.
+class _ProductNames:
+    """A window operator that keeps category and brand once per product, in the table `product_names`.
+
+    The table grows with the catalogue.
 
     Args:
         connection: of the engine's database.
-        declaration: the window over products that this belongs to.
+        declaration: the window over products.
     """
 
     columns: tuple[str, ...] = ("brand", "category_code", "category_id", "product_id")
@@ -95,25 +95,25 @@ class ProductNames:
         connection.execute("CREATE TABLE product_names (product_id BIGINT, category VARCHAR, brand VARCHAR)")
 
     def absorb(self) -> None:
-        """Take the names of products that are new."""
+        """Add the names of new products."""
         self._connection.execute(f"""
             INSERT INTO product_names
             SELECT product_id, coalesce(max(category_code), '(no code) ' || max(category_id)), max(brand)
             FROM {BATCH} ANTI JOIN product_names USING (product_id) GROUP BY product_id""")
 
-    def advance(self, watermark_ms: int) -> list[Signal]:  # noqa: ARG002  names know no time
-        """Names give no signals."""
+    def advance(self, watermark_ms: int) -> list[Signal]:  # noqa: ARG002  names have no time
+        """Names produce no signals."""
         return []
 
     def forget(self, watermark_ms: int) -> None:
-        """Nothing gets too old: a catalogue is bounded."""
+        """Keep all names: a catalogue is bounded."""
 
     def state_tables(self) -> tuple[str, ...]:
-        """The names."""
+        """The table of names."""
         return ("product_names",)
 
     def resume(self, watermark_ms: int) -> None:
-        """Nothing else to take up."""
+        """Do nothing: the table is all the state."""
 
 
 _MS = timedelta(milliseconds=1)
@@ -125,8 +125,8 @@ class LiveJourneys:
     """Keeps the journey windows of an engine and publishes panels from them.
 
     Args:
-        engine: absorbs each micro-batch into these windows too.
-        store: where panels go.
+        engine: runs the journey windows beside those of the rules.
+        store: receives the panels.
     """
 
     def __init__(self, engine: Engine, store: LiveStore) -> None:
@@ -139,14 +139,14 @@ class LiveJourneys:
         operators: tuple[WindowOperator, ...] = (
             self._sessions,
             self._products,
-            ProductNames(self._connection, PRODUCTS),
+            _ProductNames(self._connection, PRODUCTS),
             self._cart_lines,
         )
         for operator in operators:
             engine.attach(operator)
 
     def publish(self) -> None:
-        """Drop what is too old and publish what is left."""
+        """Drop expired state, and publish the panels."""
         now_ms = self._engine.watermarks.current_ms
         if now_ms == BEGINNING:
             return
@@ -165,9 +165,7 @@ class LiveJourneys:
         }
 
     def _rows(self, query: str, parameters: Mapping[str, object]) -> list[dict[str, Any]]:
-        result = self._connection.execute(query, dict(parameters))
-        names = [column[0] for column in result.description]
-        return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+        return fetch_dicts(self._connection.execute(query, dict(parameters)))
 
     def _session_panel(self, now_ms: int) -> dict[str, object]:
         active = "FROM live_sessions WHERE end_ms > $now"
@@ -190,7 +188,7 @@ class LiveJourneys:
         return {**totals, "newest": newest}
 
     def _funnel(self, now_ms: int, span: timedelta) -> dict[str, object]:
-        """How far the sessions came that were active in the span."""
+        """Stages that the sessions active in the span have reached."""
         row = self._rows(
             """SELECT count(*) AS sessions,
                       count(*) FILTER (views > 0) AS viewed,

@@ -1,21 +1,23 @@
-"""One shopper's events in order."""
+"""One shopper's events, in order."""
 
 from typing import Any
 
 import duckdb
 
+from shopstream.lakehouse.tables import fetch_dicts
+
 __all__ = ["timeline"]
 
 
 def timeline(connection: duckdb.DuckDBPyConnection, user_id: int, limit: int) -> list[dict[str, Any]]:
-    """The newest `limit` events of a shopper, oldest first; `visit` counts sessions cut at 30 minutes of silence.
+    """The newest `limit` events of a shopper, oldest first; `visit` numbers sessions cut at 30 minutes of silence.
 
     Args:
-        connection: has the view `events` over the lake.
+        connection: with the view `events` over the lake.
         user_id: the shopper.
-        limit: most rows.
+        limit: maximum number of rows.
     """
-    result = connection.execute(
+    cursor = connection.execute(
         """
         WITH mine AS (
             SELECT DISTINCT ON (event_time, event_id) *
@@ -36,5 +38,4 @@ def timeline(connection: duckdb.DuckDBPyConnection, user_id: int, limit: int) ->
         """,
         {"user_id": user_id, "limit": limit},
     )
-    names = [column[0] for column in result.description]
-    return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+    return fetch_dicts(cursor)

@@ -1,17 +1,15 @@
-"""A PyIceberg FileIO that forces every file it writes to the disk before the commit that names it.
-
-The lakehouse on local files: Iceberg tables by PyIceberg, the catalog in SQLite.
+"""The lakehouse on local files: Iceberg tables by PyIceberg, the catalog in SQLite.
 
 Order of a commit, and what a crash between two steps leaves:
 
-1. Parquet files are written and forced to the disk      → files that no snapshot knows; `orphans` removes them
+1. Parquet files are written and forced to the disk      → files that no snapshot names; `orphans` removes them
 2. manifests and table metadata are written likewise     → the same
 3. one UPDATE in SQLite moves the table to the new metadata: rows and positions are there, all or nothing
 """
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from io import BufferedWriter, FileIO
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from sqlalchemy.exc import OperationalError
 from shopstream.clock import Clock
 from shopstream.errors import RetryableError
 from shopstream.lakehouse.catalog import CATALOG_NAME, LakeCatalog
+from shopstream.lakehouse.files import locked
 from shopstream.lakehouse.iceberg import IcebergLakehouse
 from shopstream.lakehouse.settings import LakehouseSettings
 from shopstream.lakehouse.tables import NAMESPACE
@@ -59,7 +58,7 @@ def sync_file(path: Path) -> None:
 
 
 class _SyncedStream(BufferedWriter):
-    """A file that is on the disk once it is closed."""
+    """A file that is synced to the disk when it is closed."""
 
     def __init__(self, path: Path, *, overwrite: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +88,7 @@ class _DurableFile(PyArrowFile):
 
 
 class DurableFileIO(PyArrowFileIO):
-    """PyIceberg's Arrow FileIO for local files, with durable writes; reads are the same."""
+    """PyIceberg's Arrow FileIO for local files, with durable writes."""
 
     def new_output(self, location: str) -> _DurableFile:
         """A file to write."""
@@ -111,31 +110,31 @@ class LocalStorage:
     """
 
     file_system: None = None
-    """DuckDB reads local files by itself."""
+    """DuckDB reads local files itself."""
 
     def __init__(self, *, durable: bool) -> None:
         self._durable = durable
 
     def draft(self, location: str) -> Path:
-        """The path itself; its folder is made."""
+        """The path itself; creates its folder."""
         path = Path(location)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     def keep(self, draft: Path, location: str) -> int:  # noqa: ARG002  the draft is written where it stays
-        """Force a finished file to the disk; bytes it has."""
+        """Force a finished file to the disk; returns its size in bytes."""
         if self._durable:
             sync_file(draft)
         return draft.stat().st_size
 
     def remove(self, locations: Iterable[str]) -> int:
-        """Delete files; returns how many were there. Folders stay: a writer may be about to use one."""
+        """Delete files; returns how many existed. Folders stay: a writer may be about to use one."""
         removed = 0
         for path in map(Path, sorted(locations)):
             try:
                 path.unlink()
             except FileNotFoundError:
-                continue  # a run that a crash cut short was here before
+                continue  # deleted by an earlier run that crashed
             removed += 1
         return removed
 
@@ -147,10 +146,10 @@ class LocalStorage:
 
 
 class LocalCatalog(LakeCatalog):
-    """The tables' versions in SQLite; any number of processes of one machine may commit and read.
+    """The catalog in SQLite; any number of processes of one machine may commit and read.
 
     Args:
-        path: folder of catalog and tables; made where there is none. Iceberg stores absolute paths: do not move it.
+        path: folder of catalog and tables, created if missing. Iceberg stores absolute paths: do not move it.
         settings: codec, file sizes, durability.
 
     Raises:
@@ -165,7 +164,6 @@ class LocalCatalog(LakeCatalog):
         self.uri = URL.create("sqlite", database=database).render_as_string()
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.path / "commit.lock", timeout=_BUSY_PATIENCE_S)
-        self._maintenance = FileLock(self.path / "maintenance.lock", timeout=0)
         properties = {"uri": self.uri, "warehouse": str(self.path)}
         if settings.durable:
             properties["py-io-impl"] = f"{DurableFileIO.__module__}.{DurableFileIO.__qualname__}"
@@ -176,71 +174,45 @@ class LocalCatalog(LakeCatalog):
                 catalog.create_namespace_if_not_exists(NAMESPACE)
                 self.create_tables()
         except TimeoutError as error:
-            raise RetryableError(f"the lakehouse at {self.path} is kept busy by another process; try again") from error
+            raise RetryableError(f"another process keeps the lakehouse at {self.path} busy; try again") from error
 
     @property
     def description(self) -> str:
-        """Where catalog and tables are, for people."""
+        """Location of catalog and tables, as text."""
         return f"Iceberg tables in {self.path}, catalog `{CATALOG_FILE}` (SQLite), namespace `{self.namespace}`."
 
     @property
     def spill_folder(self) -> Path:
-        """Beside the tables: the disk that has room."""
+        """Beside the tables, on the disk that has room."""
         return self.path / "tmp"
 
     def committing(self) -> AbstractContextManager[object]:
-        """One commit at a time: waiting is cheaper than losing a race."""
+        """A lock: waiting is cheaper than losing a race."""
         return self._lock
 
-    @contextmanager
-    def maintenance(self) -> Iterator[None]:
-        """Only one compaction, expiry or removal of orphans at a time; appends go on meanwhile.
+    def maintenance(self) -> AbstractContextManager[None]:
+        """A lock: only one compaction, expiry or removal of orphans at a time; appends continue."""
+        message = f"another compaction or expiry of the lakehouse at {self.path} is running; try again when it is done"
+        return locked(self.path / "maintenance.lock", message)
 
-        Raises:
-            RetryableError: another one is under way.
-        """
-        try:
-            self._maintenance.acquire()
-        except TimeoutError as error:
-            raise RetryableError(
-                f"another compaction or expiry of the lakehouse at {self.path} is under way; try again when it is done"
-            ) from error
-        try:
-            yield
-        finally:
-            self._maintenance.release()
+    def loading(self, key: str, location: str) -> AbstractContextManager[None]:
+        """A lock: only one bulk load of a file at a time."""
+        return locked(self.path / f"{key}.lock", f"another process is loading {location}; wait for it")
 
-    @contextmanager
-    def loading(self, key: str, location: str) -> Iterator[None]:
-        """Only one bulk load of a file at a time.
-
-        Raises:
-            RetryableError: another process loads it.
-        """
-        lock = FileLock(self.path / f"{key}.lock", timeout=0)
-        try:
-            lock.acquire()
-        except TimeoutError as error:
-            raise RetryableError(f"{location} is being loaded by another process; wait for it") from error
-        try:
-            yield
-        finally:
-            lock.release()
-
-    def to_try_again(self, error: BaseException) -> bool:
-        """Whether another writer was faster, or SQLite was busy: certain not to have been committed."""
+    def is_retryable(self, error: BaseException) -> bool:
+        """Whether another writer was faster, or SQLite was busy: then nothing was committed."""
         if isinstance(error, OperationalError):
             return "locked" in str(error.orig)
-        return super().to_try_again(error)
+        return super().is_retryable(error)
 
 
 class EmbeddedLakehouse(IcebergLakehouse):
     """Iceberg tables on local files; any number of processes may append to and read them.
 
     Args:
-        path: folder of catalog and tables; made where there is none. Iceberg stores absolute paths: do not move it.
+        path: folder of catalog and tables, created if missing. Iceberg stores absolute paths: do not move it.
         settings: codec, file sizes, durability.
-        clock: tells the age of files that may be orphans.
+        clock: for the age of files that may be orphans.
     """
 
     catalog: LocalCatalog

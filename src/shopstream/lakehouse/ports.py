@@ -1,4 +1,4 @@
-"""What the lakehouse is: tables, each commit one snapshot that names the sequence numbers it holds."""
+"""The port of the lakehouse: tables whose commits are snapshots that name the sequence numbers they hold."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,11 +34,11 @@ class TableStatus:
 
 
 class Lakehouse(Protocol):
-    """Keeps rows for good, and lets other programs read them."""
+    """Stores rows permanently, in a format that other programs read."""
 
     @property
     def file_system(self) -> "AbstractFileSystem | None":
-        """What DuckDB reads the files of `data_files` with; None where it does so by itself."""
+        """The file system through which DuckDB reads `data_files`; None if DuckDB reads them itself."""
         ...
 
     def append(

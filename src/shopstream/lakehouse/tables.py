@@ -1,13 +1,12 @@
-"""The Iceberg tables, derived from the declarations of their fields.
+"""The Iceberg tables, derived from the declarations of their fields, and their views in DuckDB.
 
 `events` is partitioned by day of `event_time`; the two others are small and have one partition.
 Columns get Iceberg field ids in order of declaration, from 1; a new field goes to the end of its declaration.
-
-The lakehouse's tables as DuckDB views, for dbt, queries and the dashboard.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -62,8 +61,8 @@ DETECTION_FIELDS: tuple[Field, ...] = (
     Field(
         "final", pa.bool_(), "BOOLEAN", True, "False while the window was open: a later row with the id replaces it."
     ),
-    Field("suppress_for_ms", pa.int64(), "BIGINT", True, "Quiet event time after which the incident closes."),
-    Field("allowed_by", pa.string(), "VARCHAR", False, "Entry of an allow-list that kept it from being told."),
+    Field("suppress_for_ms", pa.int64(), "BIGINT", True, "Event time without detections that closes the incident."),
+    Field("allowed_by", pa.string(), "VARCHAR", False, "Allow-list entry that suppressed it."),
     Field("allowed_reason", pa.string(), "VARCHAR", False, "That entry's reason."),
 )
 """Columns of the lakehouse table `detections`: `detection.Detection` with times for `_ms` and JSON for collections."""
@@ -79,7 +78,7 @@ class TableDeclaration:
         doc: one sentence that ends with the grain.
         day_of: the time column whose UTC day partitions it; None: one partition.
         sort_by: order of rows inside a compacted file.
-        bounds: columns whose minimum and maximum stand in the manifests, so that readers skip files.
+        bounds: columns whose minimum and maximum are in the manifests, so that readers skip files.
     """
 
     table: LakeTable
@@ -115,11 +114,11 @@ class TableDeclaration:
         )
 
     def required(self, field: Field) -> bool:
-        """Whether a column is never null here: an event gets its id at the latest when it is decoded."""
+        """Whether a column is never null in the lake: decoding gives every event an id."""
         return field.required or field.name == "event_id"
 
     def partition_spec(self) -> PartitionSpec:
-        """How rows are divided."""
+        """The Iceberg partitioning."""
         if self.day_of is None:
             return UNPARTITIONED_PARTITION_SPEC
         source = self.schema().find_field(self.day_of).field_id
@@ -135,10 +134,10 @@ class TableDeclaration:
             "write.target-file-size-bytes": str(target_file_bytes),
             "write.metadata.metrics.default": "none",
             **{f"write.metadata.metrics.column.{name}": "full" for name in self.bounds},
-            # A manifest a commit would make planning slow: merge them as Iceberg's own writers do.
+            # One manifest per commit would make planning slow: merge them as Iceberg's own writers do.
             "commit.manifest-merge.enabled": "true",
             "commit.manifest.min-count-to-merge": "32",
-            # The adapter retries itself, since every attempt has to carry the positions of the snapshot before it.
+            # The catalog retries itself, since every attempt has to carry the positions of the previous snapshot.
             "commit.retry.num-retries": "0",
             "write.metadata.delete-after-commit.enabled": "true",
             "write.metadata.previous-versions-max": "10",
@@ -162,7 +161,7 @@ TABLES: dict[LakeTable, TableDeclaration] = {
     LakeTable.EVENTS: TableDeclaration(
         LakeTable.EVENTS,
         LAKE_FIELDS,
-        "Everything shoppers did, late events too. One row per event; a bulk load may repeat one (same time and id).",
+        "All shopper events, late ones included. One row per event; a bulk load may repeat one (same time and id).",
         day_of="event_time",
         sort_by=("event_time", "event_id"),
         bounds=("event_time", "event_type", "product_id", "category_id", "price", "user_id", "arrival_time"),
@@ -170,7 +169,7 @@ TABLES: dict[LakeTable, TableDeclaration] = {
     LakeTable.DEAD_LETTERS: TableDeclaration(
         LakeTable.DEAD_LETTERS,
         DEAD_LETTER_FIELDS,
-        "Bytes that could not become events, with the reason. One row per rejected row of a record.",
+        "Rejected bytes, with the reason. One row per rejected row of a record.",
         day_of=None,
         sort_by=("arrival_time", "dead_letter_id"),
         bounds=("reason", "arrival_time"),
@@ -187,7 +186,7 @@ TABLES: dict[LakeTable, TableDeclaration] = {
 """Declaration of each table."""
 
 _LATEST = "QUALIFY row_number() OVER (PARTITION BY detection_id ORDER BY final DESC, last_event_time DESC) = 1"
-"""A function delivers detections at least once: the same id again is the same detection."""
+"""Delivery from a function is at least once: a repeated id is the same detection."""
 
 
 def create_views(
@@ -195,9 +194,8 @@ def create_views(
 ) -> None:
     """Create or replace a temporary view for each table, over the files of its current snapshot.
 
-    A view sees that snapshot only: call again to see later commits. An empty table gives an empty view with the same
-    columns. Each detection is there once. Temporary, so that nothing of them stays in a database file, and a read-only
-    database will do.
+    A view shows that snapshot only: call again to see later commits. An empty table gives an empty view with the same
+    columns. Each detection is there once. Temporary views also work in a read-only database, and leave nothing in it.
     """
     register_storage(connection, lakehouse.file_system)
     for table in tables:
@@ -208,7 +206,7 @@ def create_views(
 
 
 def register_storage(connection: duckdb.DuckDBPyConnection, file_system: AbstractFileSystem | None) -> None:
-    """Let a connection read files of a file system of Python's, such as S3; again is no harm."""
+    """Let a connection read files through a Python file system, such as S3; idempotent."""
     if file_system is None:
         return
     protocols = [file_system.protocol] if isinstance(file_system.protocol, str) else file_system.protocol
@@ -216,10 +214,16 @@ def register_storage(connection: duckdb.DuckDBPyConnection, file_system: Abstrac
         connection.register_filesystem(file_system)
 
 
-def view_sql(table: LakeTable, files: Iterable[str]) -> str:
-    """`SELECT` over Parquet files of a table; columns are found by Iceberg field id, and null in files older than they.
+def fetch_dicts(cursor: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+    """All rows of a result, as column → value."""
+    names = [column[0] for column in cursor.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
-    DuckDB takes no bound parameters in a view: the paths are literals, quoted here.
+
+def view_sql(table: LakeTable, files: Iterable[str]) -> str:
+    """`SELECT` over Parquet files of a table; columns match by Iceberg field id, and are null in older files.
+
+    DuckDB allows no bound parameters in a view, so the paths are quoted literals.
     """
     declaration = TABLES[table]
     paths = ", ".join(_literal(path) for path in files)

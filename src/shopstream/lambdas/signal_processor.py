@@ -196,9 +196,10 @@ class SignalProcessor:
         until_ms = max(told if self._until_ms is None else [*told, self._until_ms], default=None)
         detections, opened, late = 0, Counter[Severity](), 0
         if moments and until_ms is not None:
-            result = runner.run(signals, until_ms)
+            quiet = moments[-1].quiet
+            result = runner.run(signals, until_ms, quiet)
             late = result.late_signals
-            changes = recorder.apply(result.detections, until_ms)
+            changes = recorder.apply(result.detections, until_ms, quiet.until_ms if quiet else None)
             opened.update(change.severity for change in changes if change.change is Change.OPENED)
             if self._sink is not None and result.final:
                 self._sink.deliver(result.final)

@@ -24,8 +24,7 @@ from shopstream.engine.batch import BatchScan
 from shopstream.engine.derived_columns import derived_rows, stateful
 from shopstream.errors import ConfigurationError, PermanentError
 from shopstream.incidents.event_query import events_command
-from shopstream.ruletools.ground_truth import KnownEpisode
-from shopstream.ruletools.history import EVENTS, History
+from shopstream.ruletools.history import EVENTS, History, KnownEpisode
 
 __all__ = [
     "ACTOR_KEYS",

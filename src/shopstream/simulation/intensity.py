@@ -1,4 +1,4 @@
-"""How many sessions are expected in each minute."""
+"""Traffic intensity: the expected number of genuine events in each minute."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,43 +11,43 @@ import numpy.typing as npt
 from shopstream.clock import from_ms, to_ms
 from shopstream.simulation import calibration as real
 
-__all__ = ["MINUTE_MS", "Calendar", "Span"]
+__all__ = ["MINUTE_MS", "TimeRange", "TrafficIntensity"]
 
 MINUTE_MS = 60_000
 _DAY = 1_440  # minutes
 _WARM_UP = real.VISIT_MAX_MINUTES  # before the start, so that sessions are already under way at the start
-_SLICE_EVENTS = 150_000  # expected; with the next it bounds memory, whatever the length
+_SLICE_EVENTS = 150_000  # expected; bounds memory, together with _SLICE_MINUTES
 _SLICE_MINUTES = 60
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """A half-open range of time in milliseconds since the epoch; `number` counts the slices of one synthesis."""
+class TimeRange:
+    """[from_ms, until_ms) in milliseconds since the epoch; `number` counts the slices of one synthesis."""
 
     number: int
     from_ms: int
     until_ms: int
 
-    def clip(self, from_ms: int, until_ms: int) -> "Span":
-        """The part inside the given range; empty (until ≤ from) where they do not meet."""
-        return Span(self.number, max(self.from_ms, from_ms), min(self.until_ms, until_ms))
+    def clip(self, from_ms: int, until_ms: int) -> "TimeRange":
+        """The overlap with another range; empty where there is none."""
+        return TimeRange(self.number, max(self.from_ms, from_ms), min(self.until_ms, until_ms))
 
-    def minutes(self) -> Iterator["Span"]:
+    def minutes(self) -> Iterator["TimeRange"]:
         """The same range minute by minute."""
         for begin in range(self.from_ms, self.until_ms, MINUTE_MS):
-            yield Span(self.number, begin, min(begin + MINUTE_MS, self.until_ms))
+            yield TimeRange(self.number, begin, min(begin + MINUTE_MS, self.until_ms))
 
     @property
     def empty(self) -> bool:
-        """Nothing in it."""
+        """Whether it contains no moment."""
         return self.until_ms <= self.from_ms
 
 
 @lru_cache(maxsize=1)
 def _day_profile() -> Floats:
-    """Share of a day's sessions per minute of the day, smooth, with each hour's share as measured."""
+    """Share of a day's sessions per minute: a smooth curve with the measured share of each hour."""
     shares = np.array(real.HOUR_SHARES)
     minute = np.arange(_DAY) + 0.5
     nodes = shares.copy()
@@ -60,14 +60,14 @@ def _day_profile() -> Floats:
     return np.asarray(curve / curve.sum(), np.float64)
 
 
-class Calendar:
-    """Expected genuine events per minute of a period, and its cut into slices of bounded size.
+class TrafficIntensity:
+    """Expected genuine events per minute of a period, and its slices of bounded size.
 
     Args:
         start: a midnight, UTC.
         days: length of the period.
         events: expected in the whole period, before surges and outages.
-        seed: of the day noise; a day has the same noise in every period that holds it.
+        seed: seed of the daily noise; a day has the same noise in every period.
     """
 
     def __init__(self, start: datetime, days: int, events: int, seed: int) -> None:
@@ -84,16 +84,16 @@ class Calendar:
         """Start of each minute, warm-up included."""
         return self._zero_ms + np.arange(len(self._events), dtype=np.int64) * MINUTE_MS
 
-    def scale(self, factors: Floats) -> "Calendar":
-        """The same period with that many times the events per minute."""
-        scaled = object.__new__(Calendar)
+    def scale(self, factors: Floats) -> "TrafficIntensity":
+        """The same period with the events of each minute multiplied."""
+        scaled = object.__new__(TrafficIntensity)
         scaled.__dict__.update(self.__dict__)
         scaled._events = self._events * factors
         return scaled
 
-    def slices(self) -> Sequence[Span]:
-        """The period (warm-up included), cut at whole minutes: an hour at most, fewer events than memory minds."""
-        spans: list[Span] = []
+    def slices(self) -> Sequence[TimeRange]:
+        """The period (warm-up included) in whole minutes: at most an hour and _SLICE_EVENTS events per slice."""
+        spans: list[TimeRange] = []
         first, events = 0, 0.0
         for minute, expected in enumerate(self._events):
             if minute > first and (events + expected > _SLICE_EVENTS or minute - first == _SLICE_MINUTES):
@@ -103,16 +103,16 @@ class Calendar:
         spans.append(self._span(len(spans), first, len(self._events)))
         return spans
 
-    def _span(self, number: int, first: int, last: int) -> Span:
-        return Span(number, self._zero_ms + first * MINUTE_MS, self._zero_ms + last * MINUTE_MS)
+    def _span(self, number: int, first: int, last: int) -> TimeRange:
+        return TimeRange(number, self._zero_ms + first * MINUTE_MS, self._zero_ms + last * MINUTE_MS)
 
-    def expected(self, span: Span) -> Floats:
-        """Expected events of each minute of a slice that begins and ends at whole minutes."""
+    def expected(self, span: TimeRange) -> Floats:
+        """Expected events of each minute of a range of whole minutes."""
         first = (span.from_ms - self._zero_ms) // MINUTE_MS
         return np.asarray(self._events[first : (span.until_ms - self._zero_ms) // MINUTE_MS], np.float64)
 
-    def before(self, span: Span) -> float:
-        """Expected events before a slice, warm-up included."""
+    def before(self, span: TimeRange) -> float:
+        """Expected events before a range, warm-up included."""
         return float(self._events[: (span.from_ms - self._zero_ms) // MINUTE_MS].sum())
 
     def rate_at(self, moments_ms: npt.NDArray[np.int64]) -> Floats:
@@ -120,11 +120,11 @@ class Calendar:
         return np.asarray(self._events[(moments_ms - self._zero_ms) // MINUTE_MS] / 60, np.float64)
 
     def total(self) -> float:
-        """Expected events of the whole period, warm-up left out."""
+        """Expected events of the whole period, without the warm-up."""
         return float(self._events[_WARM_UP:].sum())
 
     def describe(self) -> str:
-        """From and until, for messages."""
+        """The period as text."""
         return f"{from_ms(self.from_ms):%Y-%m-%d %H:%M} to {from_ms(self.until_ms):%Y-%m-%d %H:%M} UTC"
 
 

@@ -28,11 +28,11 @@ from shopstream.events.schema import REES46_COLUMNS, WIRE_SCHEMA
 from shopstream.events.sources import Block, Source, identify, open_blocks
 from shopstream.events.validation import time_us
 from shopstream.simulation.bookmark import Bookmark, BookmarkFile
-from shopstream.simulation.delivery import Delivery, Lane
 from shopstream.simulation.pacing import Pacer
 from shopstream.simulation.partitioning import Router, packed
 from shopstream.simulation.rejects import reject_records
 from shopstream.simulation.replay_settings import ReplayProgress, ReplaySettings, ReplaySummary
+from shopstream.simulation.stream_sender import Lane, StreamSender
 from shopstream.stream.ports import NewRecord, Shard, StreamWriter
 
 __all__ = ["Replay", "ReplayTarget", "replay"]
@@ -45,6 +45,7 @@ _NO_ARRIVAL_MS = 253_402_300_799_000  # the year 9999: whether a time is in the 
 _BOOKMARK_EVERY_MS = 250
 _ROUTES_EVERY_MS = 30_000
 _ROUND_GAP_US = 1_000_000
+_DAY_US = 86_400_000_000
 _DEFAULT_HEADER = ",".join(REES46_COLUMNS).encode() + b"\n"
 
 
@@ -96,12 +97,12 @@ class Replay:
         self._clock = clock or SystemClock()
         self._file = BookmarkFile(bookmarks, self._identity()) if bookmarks is not None else None
         self._tell: Callable[[ReplayProgress], None] = lambda _: None
-        self._delivery = Delivery(target, self._clock, self._waiting)
+        self._sender = StreamSender(target, self._clock, self._waiting)
         self._router = Router(target.shards())
         self._router_ms = self._saved_ms = self._clock.now_ms()
         self._first_us: int | None = None
         self._last_us: int | None = None
-        self._told = ReplayProgress(0, 0, 0.0, 0, None, self._delivery.figures)
+        self._told = ReplayProgress(0, 0, 0.0, 0, None, self._sender.statistics)
 
     def _identity(self) -> dict[str, object]:
         """Source, target and the options that decide what is sent; another pace goes on where this one stops."""
@@ -135,7 +136,7 @@ class Replay:
     def _run(self, source: Source) -> ReplaySummary:
         start_ms = self._clock.now_ms()
         begun = mark = self._begin(source)
-        pacer = Pacer(self._clock, speed=self._settings.speed, rate=self._settings.rate)
+        pacer = Pacer(self._clock, speed=self._settings.speed, rate=self._settings.rate, live=self._settings.live)
         try:
             while not mark.complete:
                 for prepared in _ahead(self._prepared(source, mark.offset)):
@@ -149,7 +150,7 @@ class Replay:
         return ReplaySummary(
             events=mark.sent - begun.sent,
             rejected=mark.rejected - begun.rejected,
-            delivery=self._delivery.figures,
+            sent=self._sender.statistics,
             earlier_events=begun.sent,
             first_event_ms=None if self._first_us is None else self._first_us // 1000,
             last_event_ms=None if self._last_us is None else self._last_us // 1000,
@@ -186,6 +187,8 @@ class Replay:
                 f"expected events to loop over in {self._location}, got none in a whole round; check the file"
             )
         length = mark.last_us - mark.first_us + _ROUND_GAP_US
+        if self._settings.rebase == "today":  # the time of day stays
+            length = -(-length // _DAY_US) * _DAY_US
         return Bookmark(
             mark.digest,
             sent=mark.sent,
@@ -216,7 +219,7 @@ class Replay:
         times = prepared.times[low:]
         if mark.shift_us is None and len(times):
             mark = replace(mark, shift_us=self._shift(int(times[0])))
-        for start, end in pacer.slices(times):
+        for start, end in pacer.slices(times + (mark.shift_us or 0)):
             until = int(prepared.places[low + end]) if low + end < len(prepared.places) else np.iinfo(np.int64).max
             mark = self._send(prepared, mark, (low + start, low + end), (done, until), size)
             done = until
@@ -231,8 +234,8 @@ class Replay:
         rebase = self._settings.rebase
         if rebase is None:
             return 0
-        target_ms = self._clock.now_ms() if isinstance(rebase, str) else to_ms(rebase)
-        return target_ms * 1000 - first_us
+        moved_us = 1000 * (self._clock.now_ms() if isinstance(rebase, str) else to_ms(rebase)) - first_us
+        return moved_us // _DAY_US * _DAY_US if rebase == "today" else moved_us
 
     def _send(
         self, prepared: _Prepared, mark: Bookmark, rows: tuple[int, int], places: tuple[int, int], size: int
@@ -252,7 +255,7 @@ class Replay:
         for record in reject_records(rejects, prepared.block.header or _DEFAULT_HEADER):
             unordered.setdefault(router.shards[router.of(record.partition_key)].shard_id, []).append(record)
         lanes += [Lane(shard_id, records, ordered=False) for shard_id, records in unordered.items()]
-        if self._delivery.send(lanes) - router.ids:
+        if self._sender.send(lanes) - router.ids:
             self._router_ms = -_ROUTES_EVERY_MS  # resharded meanwhile
         mark = self._counted(mark, prepared.times[low:high], len(rejects))
         self._told = ReplayProgress(
@@ -261,7 +264,7 @@ class Replay:
             done=min(1.0, prepared.block.consumed / max(1, size)),
             round=mark.round,
             event_time_ms=None if self._last_us is None else self._last_us // 1000,
-            delivery=self._delivery.figures,
+            sent=self._sender.statistics,
         )
         self._tell(self._told)
         return mark
@@ -287,7 +290,7 @@ class Replay:
         return self._router
 
     def _waiting(self, why: str, _: timedelta) -> None:
-        self._tell(replace(self._told, delivery=self._delivery.figures, waiting=why))
+        self._tell(replace(self._told, sent=self._sender.statistics, waiting=why))
 
 
 def replay(

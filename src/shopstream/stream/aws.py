@@ -1,16 +1,12 @@
-"""Shards of a Kinesis stream, as ListShards tells them.
+"""A stream on Kinesis Data Streams; a DynamoDB table holds the positions of its consumers.
 
-Reads one shard of a Kinesis stream: iterators, pace, and what was fetched beyond what was asked for.
-
-A stream on Kinesis Data Streams; how far its consumers are stands in a DynamoDB table.
-
-- A put is one PutRecords call, and is never repeated here: whoever puts repeats what failed, in order. An answer that
-  is lost is a RetryableError; the same put again may double records, which the engine recognises by their event ids.
+- A put is one PutRecords call and is never retried here: the caller retries failed records, in order. A lost answer is
+  a RetryableError; the same put again may double records, which the engine recognises by their event ids.
 - Records aggregated by the Kinesis Producer Library are not unpacked; a record's payload holds events as
   `events.codec` writes them. Readers poll; there is no enhanced fan-out.
-- Kinesis goes on silently at its oldest record when asked for one that retention dropped. Here that is a StateError,
-  unless the position is known to have been the newest less than the retention ago. So it is where the closed shard
-  is gone altogether, since nobody can tell any more what came after the position.
+- Kinesis silently continues at its oldest record when asked for one that retention dropped. Here that is a StateError,
+  unless the position is known to have been the newest less than the retention ago. It is also a StateError if the
+  closed shard is gone altogether: nothing can show any more which records followed the position.
 """
 
 import logging
@@ -21,23 +17,46 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from threading import Lock
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Self
 
 from shopstream.aws.clients import client, explained
 from shopstream.aws.dynamodb import dynamodb_client
 from shopstream.clock import Clock, to_ms
-from shopstream.errors import BackpressureError, PermanentError, RetryableError, StateError
+from shopstream.errors import BackpressureError, StateError
 from shopstream.stream.lease_table import LeaseTable, NewestTable
-from shopstream.stream.ports import TRIM_HORIZON, NewRecord, Position, PutOutcome, ReadBatch, Record, Shard, check_put
+from shopstream.stream.ports import (
+    TRIM_HORIZON,
+    NewRecord,
+    Position,
+    PutOutcome,
+    ReadBatch,
+    Record,
+    Shard,
+    check_put,
+    check_read_limits,
+)
 from shopstream.stream.settings import KinesisSettings
 
-__all__ = ["KinesisStream", "Pace", "ShardReader", "TipNotes", "check_limits", "listed", "shard_number"]
+__all__ = ["KinesisStream", "Pace", "parse_shards", "shard_number"]
+
+_LOGGER = logging.getLogger(__name__)
+
+_MAX_RECORDS: Final = 10_000
+_MIN_RECORDS: Final = 100
+_PATIENCE_S: Final = 60.0
+"""How long one read continues behind the tip without records, or while it is throttled."""
+
+_MAX_ITERATOR_AGE_S: Final = 240.0
+"""Kinesis lets an iterator expire after 300 s; a new one is cheaper than the error."""
+
+_SHARDS_VALID_S: Final = 5.0
+"""How long a list of shards is cached; reading a shard to its end lists them again."""
 
 
-def listed(items: Sequence[Mapping[str, Any]]) -> list[Shard]:
-    """All shards, parents before children: their numbers count up as they are made.
+def parse_shards(items: Sequence[Mapping[str, Any]]) -> list[Shard]:
+    """Shards from the items of ListShards, parents before children: numbers grow in order of creation.
 
-    A parent that retention removed from the list is no longer named by its children.
+    Children no longer name a parent that retention removed from the list.
     """
     known = {item["ShardId"] for item in items}
     shards = []
@@ -62,20 +81,9 @@ def shard_number(shard_id: str) -> int:
     return int(digits) if digits.isdecimal() and digits != shard_id else -1
 
 
-_LOGGER = logging.getLogger(__name__)
-
-_MOST_RECORDS: Final = 10_000
-_LEAST_RECORDS: Final = 100
-_PATIENCE_S: Final = 60.0
-"""How long one read goes on behind the tip without records, or while it is throttled."""
-
-_OLDEST_ITERATOR_S: Final = 240.0
-"""Kinesis lets an iterator expire after 300 s; a new one is cheaper than the error."""
-
-
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How often a shard is asked; Kinesis takes five calls a second and shard, of all consumers together.
+    """How often a shard is polled; Kinesis allows five calls a second and shard, for all consumers together.
 
     Args:
         behind: between two calls while there is more to read.
@@ -86,35 +94,19 @@ class Pace:
     at_tip: timedelta = timedelta(milliseconds=500)
 
 
-class TipNotes(Protocol):
-    """Remembers that nothing had come after a position at some time, whoever saw it.
-
-    Kinesis does not tell whether records between a position and its oldest record were trimmed. They were not when
-    the position was the newest less than the retention ago.
-    """
-
-    def note(self, shard_id: str, position: Position) -> None:
-        """Nothing comes after this position now."""
-        ...
-
-    def still_newest(self, shard_id: str, position: Position) -> bool:
-        """Whether nothing that came after this position can have been dropped by retention."""
-        ...
-
-
 @dataclass(slots=True)
 class _State:
-    """Where a reader is.
+    """State of a reader.
 
     Args:
-        position: of the last record given out; the buffer begins after it.
-        buffer: fetched, not yet given out; what one call gave at most (10 MB).
-        iterator: for the next call; None where a new one is needed.
-        iterator_at: seconds on the monotonic clock when it was given.
-        checking: the iterator stands at `position` itself, to see that it is still there.
-        asked: the notes were asked whether nothing is missing, since nothing came at all.
+        position: of the last record returned; the buffer begins after it.
+        buffer: records fetched but not yet returned; at most the answer of one call (10 MB).
+        iterator: for the next call; None if a new one is needed.
+        iterator_at: when it was obtained, in seconds of the monotonic clock.
+        checking: the iterator points at `position` itself, to verify that this record still exists.
+        asked: the notes were asked whether records are missing, because no record came at all.
         behind_ms: from the end of the buffer to the tip.
-        drained: the shard is closed, and nothing comes after the buffer.
+        drained: the shard is closed, and no record follows the buffer.
     """
 
     position: Position
@@ -127,18 +119,18 @@ class _State:
     drained: bool = False
 
 
-class ShardReader:
-    """Records of one shard in order; goes on where the last read stopped, without asking for a new iterator.
+class _ShardReader:
+    """Reads the records of one shard in order; keeps its iterator between reads.
 
     Args:
-        client: boto3's of Kinesis.
+        client: boto3's Kinesis client.
         stream: name of the stream.
         shard_id: which shard.
-        clock: lets waiting time pass.
+        clock: waits.
         monotonic: seconds of a clock that never goes back.
-        pace: how often to ask.
-        notes: tell harmless trimming from a gap.
-        skip_gaps: go on, with a warning, where retention dropped records.
+        pace: how often to poll.
+        notes: distinguish harmless trimming from a gap.
+        skip_gaps: continue, with a warning, where retention dropped records.
     """
 
     def __init__(
@@ -150,7 +142,7 @@ class ShardReader:
         clock: Clock,
         monotonic: Callable[[], float],
         pace: Pace,
-        notes: TipNotes,
+        notes: NewestTable,
         skip_gaps: bool,
     ) -> None:
         self._client = client
@@ -181,9 +173,9 @@ class ShardReader:
                 at_tip = self._fetch(max_bytes, give_up)
                 if at_tip or self._monotonic() > give_up:
                     break
-            return self._give(max_records, max_bytes)
+            return self._next_batch(max_records, max_bytes)
 
-    def _give(self, max_records: int, max_bytes: int) -> ReadBatch:
+    def _next_batch(self, max_records: int, max_bytes: int) -> ReadBatch:
         state = self._state
         newest_ms = state.buffer[-1].arrival_ms if state.buffer else 0
         records: list[Record] = []
@@ -201,9 +193,9 @@ class ShardReader:
         return ReadBatch(tuple(records), state.position, behind_ms, ended=state.drained and not state.buffer)
 
     def _fetch(self, max_bytes: int, give_up: float) -> bool:
-        """One call, when its time has come; returns whether there is nothing after what it gave."""
+        """Make one call when it is due; returns whether no record follows its answer."""
         self._wait(self._ask_at - self._monotonic())
-        answer = self._ask(min(_MOST_RECORDS, max(_LEAST_RECORDS, 2 * max_bytes // self._mean_bytes)), give_up)
+        answer = self._ask(min(_MAX_RECORDS, max(_MIN_RECORDS, 2 * max_bytes // self._mean_bytes)), give_up)
         if answer is None:
             return False
         state = self._state
@@ -220,9 +212,9 @@ class ShardReader:
             if records[0].sequence_number == state.position:
                 del records[0]
         elif state.drained and not records and not self._nothing_missing():
-            self._gap("its end")  # a closed shard, of which retention dropped the position and all that came after
+            self._gap("its end")  # a closed shard: retention dropped the position and every later record
         state.buffer.extend(records)
-        # After the position itself there may be more, whatever Kinesis says of a call that it filled.
+        # A call at the position itself may have more behind it, even if Kinesis reports no lag.
         at_tip = state.behind_ms == 0 and not state.drained and not opened
         if at_tip:
             newest = state.buffer[-1].sequence_number if state.buffer else state.position
@@ -233,7 +225,7 @@ class ShardReader:
         return at_tip
 
     def _nothing_missing(self) -> bool:
-        """Whether nothing was dropped after the position: a note of what is in doubt would end the doubt."""
+        """Whether no record was dropped after the position; an unverified position must not be noted as newest."""
         state = self._state
         if state.checking and not state.asked:
             state.asked = True
@@ -241,7 +233,7 @@ class ShardReader:
         return not state.checking
 
     def _check(self, first: Position) -> None:
-        """Whether reading may go on with this record, the oldest one from the position on."""
+        """Check that reading may continue with this record, the oldest one from the position on."""
         position = self._state.position
         if first == position or (first > position and self._notes.still_newest(self._shard_id, position)):
             return
@@ -251,7 +243,7 @@ class ShardReader:
         self._gap(str(first))
 
     def _gap(self, until: str) -> None:
-        """Retention dropped what was between the position and this."""
+        """Handle records that retention dropped between the position and `until`."""
         position = self._state.position
         if not self._skip_gaps:
             self._state = _State(position)
@@ -269,10 +261,10 @@ class ShardReader:
         )
 
     def _ask(self, limit: int, give_up: float) -> Mapping[str, Any] | None:
-        """What Kinesis answers; None where it has to be asked again."""
+        """The answer of Kinesis; None if the call has to be repeated."""
         state = self._state
         try:
-            if state.iterator is None or self._monotonic() - state.iterator_at > _OLDEST_ITERATOR_S:
+            if state.iterator is None or self._monotonic() - state.iterator_at > _MAX_ITERATOR_AGE_S:
                 state.iterator, state.iterator_at = self._open(), self._monotonic()
             with explained(f"to read shard {self._shard_id} of stream {self._stream} (kinesis:GetRecords)"):
                 try:
@@ -288,7 +280,7 @@ class ShardReader:
         return answer
 
     def _open(self) -> str:
-        """An iterator after the position; one at the position itself where it shall be seen to be there."""
+        """A new iterator; it points at the position itself, to verify that this record still exists."""
         state = self._state
         start: dict[str, str] = {"ShardIteratorType": "TRIM_HORIZON"}
         if state.position != TRIM_HORIZON:
@@ -308,7 +300,7 @@ class ShardReader:
     def _unknown(self, position: Position) -> StateError:
         return StateError(
             f"stream {self._stream} does not know the position {position} in {self._shard_id}: retention dropped it, "
-            "or it belongs to another stream; set aws.kinesis.skip_gaps in the first case, begin with an empty "
+            "or it belongs to another stream; set aws.kinesis.skip_gaps in the first case, start with an empty "
             "checkpoint and lake in the second"
         )
 
@@ -326,33 +318,15 @@ class ShardReader:
             self._clock.sleep(timedelta(seconds=seconds))
 
 
-def check_limits(max_records: int, max_bytes: int) -> None:
-    """Refuse limits that let nothing through.
-
-    Raises:
-        PermanentError: one is below one.
-    """
-    if max_records < 1 or max_bytes < 1:
-        raise PermanentError(f"a read takes one record and byte at least, got {max_records=}, {max_bytes=}")
-
-
-_SHARDS_FOR_S: Final = 5.0
-"""How long a list of shards is taken for true; reading a shard to its end asks anew."""
-
-_RESHAPE_FOR_S: Final = 600.0
-_LOOK_AGAIN: Final = timedelta(milliseconds=50)
-_LOOK_AGAIN_AT_MOST: Final = timedelta(seconds=2)
-
-
 class KinesisStream:
     """One stream; any number of threads may use it.
 
     Args:
         name: of the stream.
         table: DynamoDB table of positions and leases.
-        clock: lets waiting time pass.
-        pace: how often a shard is asked.
-        skip_gaps: go on, with a warning, where retention dropped records.
+        clock: waits.
+        pace: how often a shard is polled.
+        skip_gaps: continue, with a warning, where retention dropped records.
         monotonic: seconds of a clock that never goes back.
     """
 
@@ -371,24 +345,24 @@ class KinesisStream:
         self._pace = pace or Pace()
         self._skip_gaps = skip_gaps
         self._monotonic = monotonic
-        # Repeating PutRecords blindly would double what was taken, and let later records overtake.
+        # Retrying PutRecords blindly would double accepted records, and let later records overtake.
         self._writing = client("kinesis", attempts=1)
         self._kinesis = client("kinesis")
         self._dynamodb = dynamodb_client()
         self._table = table
         self._notes = NewestTable(table, name, clock=clock, retention=self._retention, dynamodb=self._dynamodb)
         self._lock = Lock()
-        self._readers: dict[str, ShardReader] = {}
+        self._readers: dict[str, _ShardReader] = {}
         self._shards: list[Shard] = []
         self._shards_until = -1.0
 
     @classmethod
     def open(cls, settings: KinesisSettings, clock: Clock, *, stream: str | None = None) -> Self:
-        """The stream of events, or another.
+        """Open the stream of events, or another.
 
         Args:
             settings: names and pace.
-            clock: lets waiting time pass.
+            clock: waits.
             stream: name of the stream; None takes `settings.events`.
         """
         return cls(
@@ -408,18 +382,18 @@ class KinesisStream:
         self.close()
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         for each in (self._writing, self._kinesis, self._dynamodb):
             each.close()
 
     # Writing
 
     def put(self, records: Sequence[NewRecord]) -> list[PutOutcome]:
-        """Put records by one call; one outcome each, in order.
+        """Put records with one call; one outcome each, in order.
 
         Raises:
-            BackpressureError: nothing was taken; call again after `retry_after`.
-            RetryableError: the answer was lost; the records may be taken or not.
+            BackpressureError: no record was accepted; call again after `retry_after`.
+            RetryableError: the answer was lost; the records may have been accepted or not.
             PermanentError: a record or the whole call is over a limit.
         """
         check_put(records)
@@ -449,26 +423,26 @@ class KinesisStream:
         with self._lock:
             if self._monotonic() > self._shards_until:
                 self._shards = self._list_shards()
-                self._shards_until = self._monotonic() + _SHARDS_FOR_S
+                self._shards_until = self._monotonic() + _SHARDS_VALID_S
             return list(self._shards)
 
     def read(self, shard_id: str, after: Position, *, max_records: int, max_bytes: int) -> ReadBatch:
         """Records after a position, one at least unless the shard is at its tip or end.
 
         Raises:
-            StateError: no such shard; `after` was trimmed by retention, or the shard removed by it; `after` is of
-                another stream.
+            StateError: no such shard; retention trimmed `after` or removed the shard; `after` belongs to another
+                stream.
             PermanentError: a limit below one.
             BackpressureError: throttled for a minute.
         """
-        check_limits(max_records, max_bytes)
+        check_read_limits(max_records, max_bytes)
         with self._lock:
             reader = self._readers.get(shard_id)
         if reader is None:
             if self._removed(shard_id):
                 return self._without(shard_id, after)
             self._shard(shard_id)
-            reader = ShardReader(
+            reader = _ShardReader(
                 self._kinesis,
                 self.name,
                 shard_id,
@@ -488,7 +462,7 @@ class KinesisStream:
         return batch
 
     def _removed(self, shard_id: str) -> bool:
-        """Whether retention removed this shard from the list: shards made later are in it."""
+        """Whether retention removed this shard from the list, which then holds only later shards."""
         known = {shard.shard_id for shard in self.shards()}
         return shard_id not in known and 0 <= shard_number(shard_id) < max(map(shard_number, known), default=-1)
 
@@ -511,92 +485,19 @@ class KinesisStream:
                 answer = self._kinesis.list_shards(**wanted)
                 items += answer["Shards"]
                 if not answer.get("NextToken"):
-                    return listed(items)
+                    return parse_shards(items)
                 wanted = {"NextToken": answer["NextToken"]}
 
     def _retention(self) -> timedelta:
-        return timedelta(hours=self._summary()["RetentionPeriodHours"])
-
-    def _summary(self) -> dict[str, Any]:
         with explained(f"to look at stream {self.name} (kinesis:DescribeStreamSummary)"):
             answer = self._kinesis.describe_stream_summary(StreamName=self.name)
-        summary: dict[str, Any] = answer["StreamDescriptionSummary"]
-        return summary
-
-    def _forget_shards(self) -> None:
-        with self._lock:
-            self._shards_until = -1.0
-
-    # Reshaping
-
-    def split(self, shard_id: str, at_hash_key: int) -> tuple[str, str]:
-        """Close a shard; its children take [first, at-1] and [at, last]; returns them once the stream is active again.
-
-        Raises:
-            StateError: no such shard, or closed already.
-            PermanentError: `at_hash_key` leaves a child without hash keys.
-        """
-        shard = self._open_shard(shard_id)
-        if not shard.first_hash_key < at_hash_key <= shard.last_hash_key:
-            raise PermanentError(
-                f"{shard_id} takes hash keys {shard.first_hash_key} to {shard.last_hash_key} and can be split above "
-                f"the first of them, got {at_hash_key}"
-            )
-        with explained(f"to split {shard_id} of stream {self.name} (kinesis:SplitShard)"):
-            self._kinesis.split_shard(StreamName=self.name, ShardToSplit=shard_id, NewStartingHashKey=str(at_hash_key))
-        lower, upper = self._children((shard_id,), 2)
-        return lower.shard_id, upper.shard_id
-
-    def merge(self, shard_id: str, other_shard_id: str) -> str:
-        """Close two adjacent shards; one child takes both ranges; returns it once the stream is active again.
-
-        Raises:
-            StateError: no such shard, or closed already.
-            PermanentError: the two do not touch.
-        """
-        shards = sorted(map(self._open_shard, (shard_id, other_shard_id)), key=lambda shard: shard.first_hash_key)
-        lower, upper = shards
-        if lower.last_hash_key + 1 != upper.first_hash_key:
-            raise PermanentError(
-                f"two shards can be merged when their hash keys touch, {lower.shard_id} takes {lower.first_hash_key} "
-                f"to {lower.last_hash_key}, {upper.shard_id} {upper.first_hash_key} to {upper.last_hash_key}; see "
-                "`shards()` for neighbours"
-            )
-        with explained(f"to merge {shard_id} and {other_shard_id} of stream {self.name} (kinesis:MergeShards)"):
-            self._kinesis.merge_shards(
-                StreamName=self.name, ShardToMerge=lower.shard_id, AdjacentShardToMerge=upper.shard_id
-            )
-        (child,) = self._children((shard_id, other_shard_id), 1)
-        return child.shard_id
-
-    def _open_shard(self, shard_id: str) -> Shard:
-        self._forget_shards()
-        shard = self._shard(shard_id)
-        if shard.closed:
-            raise StateError(f"{shard_id} is closed already; take one of its children from `shards()`")
-        return shard
+        return timedelta(hours=answer["StreamDescriptionSummary"]["RetentionPeriodHours"])
 
     def _shard(self, shard_id: str) -> Shard:
         for shard in self.shards():
             if shard.shard_id == shard_id:
                 return shard
         raise StateError(f"the stream {self.name} has no shard {shard_id!r}; `shards()` lists those it has")
-
-    def _children(self, parents: tuple[str, ...], count: int) -> list[Shard]:
-        give_up, pause = self._monotonic() + _RESHAPE_FOR_S, _LOOK_AGAIN
-        while True:
-            self._forget_shards()
-            if self._summary()["StreamStatus"] == "ACTIVE":
-                children = [shard for shard in self.shards() if set(shard.parent_ids) == set(parents)]
-                if len(children) == count:
-                    return sorted(children, key=lambda shard: shard.first_hash_key)
-            if self._monotonic() > give_up:
-                raise RetryableError(
-                    f"stream {self.name} has been changing its shards for {_RESHAPE_FOR_S:.0f} s; look at it again "
-                    "later with `shopstream shards`"
-                )
-            self._clock.sleep(pause)
-            pause = min(2 * pause, _LOOK_AGAIN_AT_MOST)
 
     # Consumers
 
@@ -605,9 +506,9 @@ class KinesisStream:
         return self._consumer(consumer).positions()
 
     def commit(self, consumer: str, positions: Mapping[str, Position]) -> None:
-        """Remember positions under this name, all or none; shards not named keep theirs.
+        """Store positions under this name, all or none; other shards keep theirs.
 
-        Positions of shards that retention has removed are dropped: nobody will read there again.
+        Positions of shards that retention has removed are dropped: no consumer will read there again.
 
         Raises:
             StateError: no such shard.
@@ -622,7 +523,7 @@ class KinesisStream:
         self._notes.writing = True
 
     def leases(self, consumer: str) -> LeaseTable:
-        """The leases by which the workers of a consumer share this stream's shards."""
+        """The leases with which the workers of a consumer share this stream's shards."""
         self._notes.writing = True
         return self._consumer(consumer)
 

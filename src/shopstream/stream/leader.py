@@ -1,4 +1,4 @@
-"""What only one process may be at a time, though several stand by."""
+"""Leader election: one active process, any number on standby."""
 
 import threading
 from collections.abc import Callable
@@ -9,23 +9,26 @@ from typing import Final, Self
 
 from shopstream.clock import Clock
 from shopstream.errors import RetryableError, ShopstreamError
-from shopstream.stream.leases import Lease, Leases, Watch
+from shopstream.stream.leases import HeartbeatMonitor, Lease, Leases
 
 __all__ = ["LeaderLease"]
 
 _RENEWALS: Final = 3
-_LOOKS: Final = 10
+"""Renewals per lease time."""
+
+_POLLS: Final = 10
+"""Attempts of a standby per lease time."""
 
 
 class LeaderLease:
-    """The one lease of a name; renewed by a thread while it is held.
+    """The lease that makes its owner the leader; a thread renews it while it is held.
 
     Args:
-        leases: where it is kept.
-        name: what only one may be.
+        leases: stores the lease.
+        name: of the role, such as `engine`.
         owner: unique for this run of this process.
-        lease_time: a holder that did not renew for so long is taken for dead.
-        clock: lets waiting time pass.
+        lease_time: a leader that has not renewed its lease for this long counts as dead.
+        clock: waits.
         monotonic: seconds of a clock that never goes back.
     """
 
@@ -45,7 +48,7 @@ class LeaderLease:
         self._lease_time = lease_time
         self._clock = clock
         self._monotonic = monotonic
-        self._watch = Watch(lease_time, monotonic)
+        self._monitor = HeartbeatMonitor(lease_time, monotonic)
         self._lease: Lease | None = None
         self._until = 0.0
         self._error: ShopstreamError | None = None
@@ -55,13 +58,13 @@ class LeaderLease:
     def acquire(
         self, *, stop: Callable[[], bool] = lambda: False, waiting: Callable[[str], None] = lambda _owner: None
     ) -> bool:
-        """Wait as a standby until the lease is free or its holder dead; returns False where `stop` said so first.
+        """Wait on standby until the lease is free or expired; returns False if `stop` returned True first.
 
         Args:
-            stop: asked from time to time.
-            waiting: told once for each holder that is waited for.
+            stop: called repeatedly while waiting.
+            waiting: called once with each leader that is waited for.
         """
-        told: str | None = None
+        reported: str | None = None
         while not stop():
             if self.try_acquire():
                 self._stopping.clear()
@@ -69,17 +72,17 @@ class LeaderLease:
                 self._thread.start()
                 return True
             owner = self._leases.add(self._name).owner
-            if owner is not None and owner != told:
+            if owner is not None and owner != reported:
                 waiting(owner)
-                told = owner
-            self._clock.sleep(self._lease_time / _LOOKS)
+                reported = owner
+            self._clock.sleep(self._lease_time / _POLLS)
         return False
 
     def try_acquire(self) -> bool:
-        """Take it if nobody living has it; whoever calls this renews it."""
+        """Acquire the lease if no live process holds it; the caller renews it."""
         asked_at = self._monotonic()
         lease = self._leases.add(self._name)
-        if self._watch.living([lease])[self._name] is not None:
+        if self._monitor.live_owners([lease])[self._name] is not None:
             return False
         mine = replace(lease, owner=self._owner, counter=lease.counter + 1)
         if not self._leases.change(lease, mine):
@@ -88,7 +91,7 @@ class LeaderLease:
         return True
 
     def renew(self) -> None:
-        """Say again that it is held."""
+        """Extend the lease."""
         lease = self._lease
         if lease is None:
             return
@@ -100,23 +103,23 @@ class LeaderLease:
             self._lease = None
 
     def check(self) -> None:
-        """Be sure that it is held.
+        """Make sure that this process is still the leader.
 
         Raises:
-            RetryableError: somebody else took it, or it could not be renewed in time: end, and stand by again.
-            ConfigurationError: the table may not be written.
+            RetryableError: another process took the lease, or it could not be renewed in time; exit and stand by again.
+            ConfigurationError: write permission for the table is missing.
         """
         if self._lease is not None and self._monotonic() < self._until:
             return
         if self._error is not None and not isinstance(self._error, RetryableError):
             raise self._error
         raise RetryableError(
-            f"another process has become {self._name!r}, or this one could not say within {self._lease_time} that it "
-            "lives; start it again, it will stand by"
+            f"another process has become {self._name!r}, or this one could not renew its lease within "
+            f"{self._lease_time}; start it again, it will stand by"
         ) from self._error
 
     def release(self) -> None:
-        """Give it back, so that a standby need not wait."""
+        """Release the lease, so that a standby takes over at once."""
         self._stopping.set()
         if self._thread:
             self._thread.join()
@@ -138,7 +141,7 @@ class LeaderLease:
             try:
                 self.renew()
             except RetryableError as error:
-                self._error = error  # tried again while the lease lasts; `check` tells when it does not
+                self._error = error  # retried while the lease lasts; `check` raises when it has expired
             except ShopstreamError as error:
                 self._error, self._lease = error, None
             if self._lease is None:

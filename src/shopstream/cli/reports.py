@@ -1,0 +1,169 @@
+"""`shopstream build`: marts from the lake.
+
+`shopstream report`: the four reports.
+
+`shopstream query`: a user's own SQL.
+"""
+
+from contextlib import closing
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from shopstream.adapters.ports import adapters_of
+from shopstream.cli.output import Format, FormatOption, emit, emit_object, err, out, settings_of
+from shopstream.models.names import Bots, ReportName
+from shopstream.models.query import query as run
+from shopstream.models.reports import report as read
+
+__all__ = ["Target", "build", "query", "report"]
+
+
+class Target(StrEnum):
+    """Where the models run."""
+
+    DUCKDB = "duckdb"
+    ATHENA = "athena"
+
+
+def build(  # noqa: PLR0917  Typer passes by name
+    ctx: typer.Context,
+    select: Annotated[
+        list[str] | None,
+        typer.Option(help="Build this model and what it is made from; the other marts stay. Repeat for several."),
+    ] = None,
+    memory_mib: Annotated[
+        int, typer.Option("--memory-mib", min=256, help="Memory for the models; beyond it they use the disk.")
+    ] = 2048,
+    thorough: Annotated[
+        bool, typer.Option("--thorough", help="Also test the models on made-up rows, and every event once more.")
+    ] = False,
+    target: Annotated[
+        Target | None,
+        typer.Option(help="Where the models run.", show_default="athena in the AWS profile, else duckdb"),
+    ] = None,
+    fmt: FormatOption = Format.TABLE,
+) -> None:
+    """Build the reports from the lake.
+
+    dbt builds and tests every model into a new file, which then takes the place of the old one: whoever reads the
+    reports sees the old ones or the new ones, never half of them. When a test fails, the old stay. Days and hours are
+    the shop's (setting `timezone`). Events of actors that incidents call bots are counted apart (`report --bots`).
+
+    In the AWS profile Athena builds the marts as Iceberg tables of the Glue database, one after the other, and they are
+    brought into the reports file of this machine; `--target duckdb` builds that file alone, here, from the lake on S3.
+
+    Examples:
+      shopstream build
+      SHOPSTREAM_TIMEZONE=Asia/Almaty shopstream build
+      shopstream build --select brand_marketing --format json
+      shopstream build --target duckdb
+    """
+    settings = settings_of(ctx)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    with Progress(*columns, TimeElapsedColumn(), console=err, transient=True) as bar:
+        task = bar.add_task("reading the models", total=None)
+
+        def show(name: str, done: int, total: int) -> None:
+            bar.update(task, description=name, completed=done, total=total)
+
+        result = adapters_of(settings).build_reports(
+            select,
+            show,
+            on_athena=None if target is None else target is Target.ATHENA,
+            memory_mib=memory_mib,
+            thorough=thorough,
+        )
+    if not result.events:
+        err.print("The lake holds no events yet, so the reports are empty; `shopstream run` fills it.")
+    summary: dict[str, object] = {
+        "reports": str(result.reports_path),
+        "timezone": settings.timezone,
+        "events": result.events,
+        "bot_events": result.bot_events,
+        "duplicates": result.duplicates,
+        "tests_passed": result.tests,
+        "seconds": round(result.elapsed.total_seconds(), 1),
+    }
+    marts: dict[str, object] = {f"rows_{name}": rows for name, rows in result.rows.items()}
+    emit_object(summary | marts, fmt, title="Reports built")
+
+
+def report(
+    ctx: typer.Context,
+    name: Annotated[ReportName, typer.Argument(help="Which report.")],
+    limit: Annotated[
+        int | None, typer.Option(min=0, help="Rows at most, 0 for all.", show_default="what fits the report")
+    ] = None,
+    bots: Annotated[Bots, typer.Option(help="Figures without bots, with them, or both side by side.")] = Bots.EXCLUDE,
+    fmt: FormatOption = Format.TABLE,
+) -> None:
+    """Print one of the four reports, as of the last `shopstream build`.
+
+    The reports:
+      unique_visitors   different shoppers each day, new and returning
+      abandoned_carts   what was put in the cart and not bought, with its value
+      top_categories    what shoppers look at, by hour and weekday
+      brand_marketing   brands that need marketing, with the reason in numbers
+
+    A table shows the main columns; csv and json have all. Events that incidents call a bot's are left out, unless
+    --bots says otherwise.
+
+    Examples:
+      shopstream report brand_marketing
+      shopstream report abandoned_carts --limit 0 --format csv > carts.csv
+      shopstream report unique_visitors --limit 7 --format json
+      shopstream report top_categories --bots both
+    """
+    found = read(name, adapters_of(settings_of(ctx)).reports_file(), limit, bots)
+    rows = found.rows
+    if fmt is Format.TABLE:
+        out.print(f"[bold]{found.title}[/]: {escape(found.headline)}.", highlight=False)
+        out.print(found.description, style="dim", highlight=False)
+        if found.bots_note:
+            out.print(found.bots_note, style="dim", highlight=False)
+        rows = [{column: row[column] for column in found.main_columns} for row in rows]
+    emit(rows, fmt, empty="There are no rows yet.")
+    if len(rows) < found.total_rows:
+        err.print(f"{len(rows):,} of {found.total_rows:,} rows; --limit 0 prints all.", highlight=False)
+
+
+_TABLE_ROWS = 100
+
+
+def query(
+    ctx: typer.Context,
+    sql: Annotated[str, typer.Argument(help="One SELECT in DuckDB's SQL.")],
+    limit: Annotated[
+        int | None,
+        typer.Option(min=0, help="Rows at most, 0 for all.", show_default=f"{_TABLE_ROWS} for a table, else all"),
+    ] = None,
+    fmt: FormatOption = Format.TABLE,
+) -> None:
+    """Query the marts and the lake in SQL.
+
+    As of the last `shopstream build`: unique_visitors, abandoned_carts, abandoned_carts_daily, top_categories,
+    brand_marketing, report_scope. As of now, from the lake: events, dead_letters, detections. Nothing can be written,
+    and no other file can be read.
+
+    Examples:
+      shopstream query "show tables"
+      shopstream query "describe unique_visitors"
+      shopstream query "select event_type, count(*) from events group by all"
+      shopstream query "from brand_marketing" --format csv > brands.csv
+    """
+    settings = settings_of(ctx)
+    most = limit if limit is not None else _TABLE_ROWS if fmt is Format.TABLE else 0
+    with closing(adapters_of(settings).open_lakehouse()) as lakehouse:
+        result = run(sql, lakehouse, adapters_of(settings).reports_file(), most)
+    rows = result.rows
+    if fmt is Format.TABLE:  # ids are names, not quantities: no thousands separators
+        rows = [
+            {name: str(v) if name.endswith("_id") and v is not None else v for name, v in row.items()} for row in rows
+        ]
+    emit(rows, fmt, empty="The query gives no rows.")
+    if result.cut:
+        err.print(f"These are the first {most:,} rows; --limit 0 prints all.")
