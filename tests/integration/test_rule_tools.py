@@ -22,8 +22,7 @@ from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.tables import create_views
 from shopstream.simulation.attacks import Flood, Scraper
 from shopstream.simulation.faults_and_surges import FlashSale
-from shopstream.simulation.replay import Replay
-from shopstream.simulation.replay_settings import ReplaySettings
+from shopstream.simulation.replay import ReplaySettings, replay
 from shopstream.simulation.synthesis import DEFAULT_START, Synthesis, SynthesisSettings
 
 SCRAPER = Scraper(DEFAULT_START + timedelta(hours=9), timedelta(minutes=10), 2, 0.4)
@@ -72,7 +71,7 @@ def as_json(done):
 
 
 def scrapers(day):
-    return next(sorted(map(str, episode.actors)) for episode in day.episodes if episode.kind == "scraper")
+    return next(sorted(map(str, truth.actors)) for truth in day.ground_truth if truth.kind == "scraper")
 
 
 # list
@@ -347,7 +346,7 @@ def test_rules_without_a_test_and_tests_without_a_rule_are_named(own):
         ("expected.yml", "why: exactly", "wy: exactly", "expected.yml:9: rule test expected: innocent.0.wy"),
         ("expected.yml", "incidents:", "incidents: [", "no YAML"),
         ("expected.yml", "2026-03-02T10:03:00Z", "later", "expected a time such as"),
-        ("events.csv", "view,3,7", "look,3,7", "expected events only, got 2 rows"),
+        ("events.csv", "view,3,7", "look,3,7", "expected events only, got 2 invalid rows"),
     ],
 )
 def test_a_test_that_cannot_be_read_is_reported_with_its_line(own, file, old, new, said):
@@ -373,7 +372,7 @@ def test_what_is_allowed_is_kept_with_its_reason_and_opens_no_incident(day, tmp_
     detection = DetectionSettings(allow_lists_path=allow, detectors_off=rules_alone)
     settings = Settings(home=tmp_path / "home", detection=detection)
     with adapters_of(settings).open_stream() as stream:
-        Replay(str(day.path), stream, ReplaySettings(), bookmarks=settings.home / "replays").run()
+        replay(str(day.path), stream, ReplaySettings(), bookmarks=settings.home / "replays")
     with open_pipeline(settings, with_journeys=False) as pipeline:
         pipeline.run(until_caught_up=True)
         suppressed = pipeline.progress().counters["suppressed"]

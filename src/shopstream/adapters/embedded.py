@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shopstream.adapters.ports import Adapters
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from shopstream.adapters.checks import Check
     from shopstream.dashboard.sources import Home
     from shopstream.engine.checkpoint import CheckpointStore, Manifest
     from shopstream.incidents.ports import IncidentStore
     from shopstream.journeys.store import LiveStore
     from shopstream.lakehouse.embedded import EmbeddedLakehouse
+    from shopstream.lakehouse.ports import LakeReader
     from shopstream.stream.embedded import EmbeddedStream
 
 __all__ = ["EmbeddedAdapters"]
@@ -43,6 +47,13 @@ class EmbeddedAdapters(Adapters):
         from shopstream.lakehouse.embedded import EmbeddedLakehouse
 
         return EmbeddedLakehouse(self.settings.lake_path, self.settings.lakehouse)
+
+    @contextmanager
+    def open_lake_reader(self) -> Iterator[LakeReader]:
+        """Reads the SQLite catalog itself."""
+        from shopstream.lakehouse.reader import LocalLakeReader
+
+        yield LocalLakeReader(self.settings.lake_path)
 
     def has_lake(self) -> bool:
         """Whether its folder exists."""

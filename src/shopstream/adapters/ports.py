@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from shopstream.incidents.ports import IncidentStore
     from shopstream.journeys.store import LiveStore
     from shopstream.lakehouse.iceberg import IcebergLakehouse
+    from shopstream.lakehouse.ports import LakeReader
     from shopstream.models.dbt import BuildResult
     from shopstream.models.dbt import Progress as BuildProgress
     from shopstream.notify.ports import NotificationChannel
@@ -106,6 +107,12 @@ class Adapters(ABC):
     @abstractmethod
     def open_lakehouse(self) -> IcebergLakehouse:
         """The lakehouse; missing tables are created."""
+
+    @contextmanager
+    def open_lake_reader(self) -> Iterator[LakeReader]:
+        """The lake's current files; reading never creates a lake."""
+        with closing(self.open_lakehouse()) as lakehouse:
+            yield lakehouse
 
     @abstractmethod
     def has_lake(self) -> bool:

@@ -48,7 +48,7 @@ def context_from_lake(settings: Settings, incident: Incident) -> Mapping[str, ob
     if last - first > _LONGEST:
         last = min(last, incident.peak_end)
         first = max(first, last - _LONGEST)
-    with closing(adapters_of(settings).open_lakehouse()) as lakehouse, duckdb.connect() as connection:
+    with adapters_of(settings).open_lake_reader() as lakehouse, duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         create_views(connection, lakehouse, [LakeTable.EVENTS])
         events = connection.sql(
@@ -170,7 +170,7 @@ def events(
     settings = settings_of(ctx)
     with closing(adapters_of(settings).open_incidents()) as store:
         incident = store.get(incident_id)
-    with closing(adapters_of(settings).open_lakehouse()) as lakehouse:
+    with adapters_of(settings).open_lake_reader() as lakehouse:
         result = query(
             f"select {'*' if fmt is not Format.TABLE else _EVENT_COLUMNS} from events where {incident.events_sql} "
             f"order by event_time, event_id limit {limit}",
@@ -184,7 +184,7 @@ def _events_of(settings: Settings, incident: Incident) -> dict[str, int] | None:
     """How many events of each kind the lake has of it; None where there is no lake."""
     if not adapters_of(settings).has_lake():
         return None
-    with closing(adapters_of(settings).open_lakehouse()) as lakehouse:
+    with adapters_of(settings).open_lake_reader() as lakehouse:
         result = query(
             "select count(*) as events, count(distinct user_id) as users, "
             "count(*) filter (where event_type = 'view') as views, "
