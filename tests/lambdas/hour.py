@@ -6,7 +6,7 @@ from decimal import Decimal
 import pyarrow as pa
 
 from shopstream.detection.rule import load_rules
-from shopstream.events.codec import encode_arrow
+from shopstream.events.arrow_ipc import encode_arrow
 from shopstream.events.schema import WIRE_SCHEMA
 from shopstream.incidents.queries import read_incidents
 

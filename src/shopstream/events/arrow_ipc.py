@@ -9,7 +9,7 @@ from shopstream.events.schema import EVENT_FIELDS, WIRE_SCHEMA
 from shopstream.events.text import read_times
 from shopstream.events.validation import Fault, Reason, Row, RowError, read_values
 
-__all__ = ["ENCODED_SCHEMA", "MARKER", "ArrowBlock", "conform", "encode", "read_payload", "row_source"]
+__all__ = ["ENCODED_SCHEMA", "MARKER", "ArrowBlock", "conform", "encode_arrow", "read_payload", "row_source"]
 
 MARKER = b"\xff\xff\xff\xff"
 """First bytes of an Arrow IPC stream."""
@@ -42,7 +42,7 @@ ArrowBlock = tuple[pa.Table, list[int] | range, dict[int, Fault]]
 """Events in `ENCODED_SCHEMA`, the row each came from, and row → fault."""
 
 
-def encode(events: pa.Table) -> bytes:
+def encode_arrow(events: pa.Table) -> bytes:
     """One IPC stream: lz4, text dictionary-encoded, columns without any value left out."""
     names = [f.name for f in EVENT_FIELDS if f.name in events.column_names and events[f.name].null_count < len(events)]
     columns = []

@@ -6,23 +6,18 @@ may reorder them and name the optional tracker columns). Every row of every payl
 reject with a named reason and its bytes; nothing is dropped and nothing raises.
 """
 
-import csv
-import io
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from decimal import Decimal
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
 from shopstream.events import arrow_ipc, text
-from shopstream.events.schema import EVENT_FIELDS, EVENT_ID_SQL_OVER_INTEGERS, REES46_COLUMNS, WIRE_SCHEMA
+from shopstream.events.schema import EVENT_ID_SQL_OVER_INTEGERS, WIRE_SCHEMA
 from shopstream.events.validation import Fault, Reason, RowError, first_faults, price_units, time_us
 
-__all__ = ["REJECT_SCHEMA", "Decoded", "Decoder", "decode", "encode_arrow", "encode_csv", "encode_json"]
+__all__ = ["REJECT_SCHEMA", "Decoded", "Decoder", "decode"]
 
 REJECT_SCHEMA: pa.Schema = pa.schema(
     [
@@ -138,53 +133,6 @@ class Decoder:
 def decode(payloads: Sequence[bytes], arrival_ms: Sequence[int]) -> Decoded:
     """Decode with a decoder of its own; keep a `Decoder` where it happens often."""
     return Decoder().decode(payloads, arrival_ms)
-
-
-def encode_arrow(events: pa.Table) -> bytes:
-    """One Arrow IPC stream: lz4, text dictionary-encoded, columns without any value left out.
-
-    The caller keeps the result within the stream's limit for a record.
-    """
-    return arrow_ipc.encode(events)
-
-
-def encode_csv(events: pa.Table) -> bytes:
-    """CSV with a header line: the nine REES46 columns, and those optional ones that hold any value."""
-    names = [*REES46_COLUMNS, *_used_options(events)]
-    sink = io.StringIO(newline="")
-    writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow(names)
-    for row in events.select(names).to_pylist():
-        row["event_time"] = _time_text(row["event_time"])
-        row["price"] = _price_text(row["price"])
-        writer.writerow("" if value is None else value for value in row.values())
-    return sink.getvalue().encode()
-
-
-def encode_json(events: pa.Table) -> bytes:
-    """JSON lines; absent values are left out, the price is a number written in full."""
-    names = [*REES46_COLUMNS, *_used_options(events)]
-    lines = []
-    for row in events.select(names).to_pylist():
-        price = _price_text(row.pop("price"))
-        row["event_time"] = row["event_time"].astimezone(UTC).isoformat().replace("+00:00", "Z")
-        rest = json.dumps({name: value for name, value in row.items() if value is not None}, ensure_ascii=False)
-        lines.append(f'{rest[:-1]}, "price": {price}}}\n')
-    return "".join(lines).encode()
-
-
-def _used_options(events: pa.Table) -> list[str]:
-    options = (field.name for field in EVENT_FIELDS[len(REES46_COLUMNS) :])
-    return [name for name in options if name in events.column_names and events[name].null_count < len(events)]
-
-
-def _time_text(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(' ')} UTC"
-
-
-def _price_text(price: Decimal) -> str:
-    whole, _, decimals = f"{price:f}".partition(".")
-    return f"{whole}.{decimals.rstrip('0').ljust(2, '0')}"
 
 
 def _parts(payloads: Sequence[bytes]) -> Iterator[_Part]:
