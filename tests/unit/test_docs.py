@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from shopstream.cli import app
 from shopstream.config import load_settings
 from shopstream.dashboard.health import Health, metrics_text
-from shopstream.dashboard.sources import Home
+from shopstream.dashboard.sources import DataHome
 from shopstream.detection.rule import RULE_FILES, shipped_rules
 from shopstream.events.validation import REASONS
 
@@ -202,7 +202,7 @@ def test_the_steps_on_your_own_file_work_as_they_stand(tmp_path):
 
 def test_every_path_of_the_data_home_is_explained():
     readme = TEXTS["README.md"]
-    home = Home.at(Path("home"))
+    home = DataHome.at(Path("home"))
     paths = [getattr(home, field.name) for field in fields(home)]
     stores = {path.name for path in paths if isinstance(path, Path)} - {"engine.lock"}  # a lock holds no data
     for name in stores | {"lake", "replays"}:
@@ -218,7 +218,7 @@ def test_every_metric_is_documented(tmp_path, monkeypatch):
 
     full = Health(True, 1, from_ms(1), {}, from_ms(1), {"shard": 1}, {"open": 1})
     monkeypatch.setattr(metrics, "read_health", lambda _home: full)
-    body, _ = metrics_text(Home.at(tmp_path))
+    body, _ = metrics_text(DataHome.at(tmp_path))
     names = {line.split()[0].partition("{")[0] for line in body.decode().splitlines() if not line.startswith("#")}
     assert len(names) >= 10
     for name in names:

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from shopstream.adapters.ports import Adapters
 from shopstream.aws.objects import S3Objects
-from shopstream.dashboard.sources import EngineState, Home
+from shopstream.dashboard.sources import DataHome, EngineState
 from shopstream.engine.checkpoint import CheckpointStore, SharedCheckpointStore
 from shopstream.errors import ConfigurationError, RetryableError, ShopstreamError
 from shopstream.incidents.aws import (
@@ -252,10 +252,10 @@ class AwsAdapters(Adapters):
             )
             yield stack.enter_context(closing(worker))
 
-    def dashboard_home(self) -> Home:
+    def dashboard_home(self) -> DataHome:
         """Copies in `home` of what the engine on AWS writes."""
         live = self._in_home("live.copy.json")
-        home = Home.at(self.settings.home)
+        home = DataHome.at(self.settings.home)
         return replace(home, incidents=self.incidents_file(), live=live, remote=RemoteHome(self, live))
 
     def checks(self) -> dict[str, Check]:
@@ -279,7 +279,7 @@ def _process_name() -> str:
 
 
 class RemoteHome:
-    """Copies what the engine on AWS writes, for the dashboard; see `dashboard.sources.Remote`.
+    """Copies what the engine on AWS writes, for the dashboard; see `dashboard.sources.RemoteEngine`.
 
     Args:
         adapters: open what the engine writes.
@@ -302,7 +302,7 @@ class RemoteHome:
         self._error: ShopstreamError | None = None
 
     def refresh(self) -> None:
-        """See `Remote.refresh`; every five seconds at most."""
+        """See `RemoteEngine.refresh`; every five seconds at most."""
         with self._lock:
             if self._monotonic() < self._refresh_at:
                 return
@@ -321,7 +321,7 @@ class RemoteHome:
             self._refresh_at = self._monotonic() + _REFRESH_S
 
     def engine(self) -> EngineState:
-        """See `Remote.engine`; at most ten seconds old."""
+        """See `RemoteEngine.engine`; at most ten seconds old."""
         with self._lock:
             if self._error is not None:
                 raise self._error

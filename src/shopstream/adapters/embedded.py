@@ -9,7 +9,7 @@ from shopstream.adapters.ports import Adapters
 
 if TYPE_CHECKING:
     from shopstream.adapters.checks import Check
-    from shopstream.dashboard.sources import Home
+    from shopstream.dashboard.sources import DataHome
     from shopstream.engine.checkpoint import CheckpointStore, Manifest
     from shopstream.incidents.ports import IncidentStore
     from shopstream.journeys.store import LiveStore
@@ -94,11 +94,11 @@ class EmbeddedAdapters(Adapters):
 
         return retry_failed(self.settings.incidents_path, self.clock.now_ms())
 
-    def dashboard_home(self) -> Home:
+    def dashboard_home(self) -> DataHome:
         """The files of `home`."""
-        from shopstream.dashboard.sources import Home
+        from shopstream.dashboard.sources import DataHome
 
-        return Home.at(self.settings.home)
+        return DataHome.at(self.settings.home)
 
     def checks(self) -> dict[str, Check]:
         """Rules, files and free space."""

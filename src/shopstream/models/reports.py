@@ -97,9 +97,9 @@ _DEFINITIONS: dict[ReportName, _Definition] = {
     ),
     ReportName.ABANDONED_CARTS: _Definition(
         title="Carts not bought",
-        description="Products added to the cart, then neither bought nor removed: abandoned after a pause, open before. "
-        "The value counts one piece each, because events carry no quantity. The mart abandoned_carts_daily has sums per "
-        "day.",
+        description="Products added to the cart, then neither bought nor removed: abandoned after a pause, open "
+        "before. The value counts one piece each, because events carry no quantity. The mart abandoned_carts_daily has "
+        "sums per day.",
         default_limit=20,
         main_columns="user_id product_id category brand value last_carted_at state",
         headline="""
