@@ -19,7 +19,6 @@ import pyarrow as pa
 from measure import Measurement
 from report import Table
 
-from shopstream.clock import ManualClock
 from shopstream.detection.detection import Detection
 from shopstream.detection.detector import Detector
 from shopstream.detection.detector_runner import DetectorRunner, OperatorFactory
@@ -166,7 +165,7 @@ def _run(
     *,
     keep: bool = False,
 ) -> Run:
-    engine = Engine(EngineSettings(threads=1), windows, ManualClock())
+    engine = Engine(EngineSettings(threads=1), windows)
     for factory in operators:
         engine.attach(factory(engine), advance=True)
     run = Run(0.0, 0, engine)

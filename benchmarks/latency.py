@@ -17,7 +17,7 @@ import numpy as np
 from measure import FailedError, Tree
 from ours import SHOPSTREAM, Variant, environment
 from windows import RULES
-from workload import FIRST_BURST_USER, RATE, Workload
+from workload import FIRST_BURST_USER, Workload
 
 from shopstream.adapters.ports import adapters_of
 from shopstream.config import load_settings
@@ -69,7 +69,7 @@ def measure_latency(made: Workload, home: Path, variant: Variant, log: Path) -> 
         engine_tree, started = Tree(engine.pid), time.perf_counter()
         try:
             _wait_for(home / "incidents.db", engine)
-            producer = _start([*base, "simulate", str(made.parquet), "--rate", str(RATE), "--rebase", "now"], out)
+            producer = _start([*base, "simulate", str(made.parquet), "--rebase", "now"], out)
             producer_tree = Tree(producer.pid)
             try:
                 seen = _watch(home / "incidents.db", producer, engine_tree, made.bursts)

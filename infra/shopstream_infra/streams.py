@@ -1,4 +1,4 @@
-"""How it travels: the events stream, the signals stream, and the table of leases."""
+"""The events stream, the signals stream, and the table of leases."""
 
 from aws_cdk import Duration, RemovalPolicy
 from aws_cdk import aws_dynamodb as dynamodb
@@ -13,7 +13,7 @@ __all__ = ["Streams"]
 
 
 class Streams(Construct):
-    """Records live here for hours; what is kept lies in the lake, so nothing of this outlives its stage."""
+    """Streams keep records for days at most; the lake keeps them for good, so all of this is removed with the stage."""
 
     def __init__(self, scope: Construct, construct_id: str, *, config: StageConfig, key: kms.IKey) -> None:
         super().__init__(scope, construct_id)
@@ -34,7 +34,7 @@ class Streams(Construct):
             accept(
                 stream,
                 "AwsSolutions-KDS3",
-                "The stage's own key, so that taking it away locks records too; its calls cost cents a month",
+                "The stage's own key, so that disabling it locks records too; its calls cost cents a month",
             )
         self.leases = dynamodb.Table(
             self,
@@ -52,13 +52,13 @@ class Streams(Construct):
         )
 
     def _signals(self, config: StageConfig, key: kms.IKey) -> kinesis.Stream:
-        """Only where somebody else than the worker judges."""
+        """The stream from the worker to the detection function."""
         return kinesis.Stream(
             self,
             "Signals",
             stream_name=config.named("signals"),
             stream_mode=kinesis.StreamMode.PROVISIONED,
-            shard_count=1,  # which orders all signals
+            shard_count=1,  # orders all signals
             retention_period=Duration.hours(config.signals_retention_hours),
             encryption=kinesis.StreamEncryption.KMS,
             encryption_key=key,

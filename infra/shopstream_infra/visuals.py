@@ -1,6 +1,6 @@
-"""What QuickSight shows: data sets over the marts, and the sheet of visuals, in the words of its API.
+"""QuickSight data sets over the marts, and the sheet of visuals, in the terms of its API.
 
-Plain data without the CDK, so that tests can hold it against the marts and against the API's own model.
+Plain data without the CDK, so that tests can compare it with the marts and the API's model.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 __all__ = ["BOTS", "CONTROLS", "DATA_SETS", "DataSet", "definition", "physical_table"]
 
 BOTS = "Bots"
-"""The parameter that takes every figure with bots or without."""
+"""The parameter that includes or excludes bots in every figure."""
 
 CONTROLS = ("without bots", "with bots")
 _TWIN = "_with_bots"
@@ -42,7 +42,7 @@ class DataSet:
 
     @property
     def twins(self) -> list[str]:
-        """Columns that there are with bots, too."""
+        """Columns that also exist with bots."""
         return [name for name in self.columns if f"{name}{_TWIN}" in self.columns]
 
 
@@ -62,7 +62,7 @@ _CARTS = """select
 from abandoned_carts
 where state = 'abandoned'
 group by shop_date, category, brand"""
-"""Shoppers' ids stay in the lake: no person's data are copied to QuickSight."""
+"""Shopper ids stay in the lake: no personal data are copied to QuickSight."""
 
 DATA_SETS: Mapping[str, DataSet] = MappingProxyType(
     {
@@ -80,7 +80,7 @@ DATA_SETS: Mapping[str, DataSet] = MappingProxyType(
         ),
         "carts": DataSet(
             "abandoned_carts",
-            "Carts not bought, by category and brand",
+            "Abandoned carts, by category and brand",
             MappingProxyType(
                 {
                     "shop_date": "DATETIME",
@@ -186,7 +186,7 @@ def definition(arns: Mapping[str, str]) -> Json:
 
 
 def _calculated() -> Iterator[Json]:
-    """NAME_shown: the column or its twin, as the control says; and weekdays in their order."""
+    """NAME_shown: the column or its twin, by the control; and weekdays in their order."""
     for name, data_set in DATA_SETS.items():
         for column in data_set.twins:
             yield {
@@ -208,13 +208,13 @@ def _visuals() -> list[Json]:
         _line("revenue-line", "Sales per day", day, _sums("visitors", "revenue_shown")),
         _bars(
             "carts-bar",
-            "Value of carts not bought, per day",
+            "Value of abandoned carts, per day",
             _dimension("carts_daily", "shop_date"),
             _sums("carts_daily", "abandoned_value_shown"),
         ),
         _grouped(
             "carts-table",
-            "Carts not bought, by category and brand",
+            "Abandoned carts, by category and brand",
             [_dimension("carts", "category"), _dimension("carts", "brand")],
             _sums("carts", "cart_value_shown", "cart_lines_shown"),
         ),
@@ -245,7 +245,7 @@ def _visuals() -> list[Json]:
         ),
         _bars(
             "brands-bar",
-            "Brands with the most sales missed",
+            "Brands with the most missed sales",
             _dimension("brands", "brand"),
             _sums("brands", "missed_revenue_shown"),
             largest="brands.missed_revenue_shown",
@@ -347,7 +347,7 @@ def _filter(
 
 
 def _grid(visuals: Sequence[Json]) -> Iterator[Json]:
-    """Two visuals a row."""
+    """Two visuals per row."""
     width, height = _COLUMNS // 2, 10
     for place, visual in enumerate(visuals):
         (inner,) = visual.values()

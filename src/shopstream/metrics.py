@@ -26,6 +26,7 @@ COUNTS: Final[Mapping[str, str]] = {
     "LateEvents": "late",
     "Duplicates": "duplicates",
     "DeadLetters": "dead_letters",
+    "LateSignals": "late_signals",
 }
 """Metric → the engine's counter; published are sums of a minute."""
 

@@ -38,9 +38,9 @@ from shopstream.engine.checkpoint import CheckpointStore, Manifest, shown
 from shopstream.engine.engine import Counters, Engine
 from shopstream.engine.recent import RecentEvents
 from shopstream.engine.settings import EngineSettings
-from shopstream.engine.signals import Signal
+from shopstream.engine.signals import Quiet, Signal
 from shopstream.engine.source import SourceReader
-from shopstream.engine.watermark import BEGINNING
+from shopstream.engine.watermark import BEGINNING, LIVE_MS
 from shopstream.errors import RetryableError, StateError
 from shopstream.events.schema import DEAD_LETTER_FIELDS, LAKE_FIELDS, arrow_schema
 from shopstream.incidents.detection_runner import DetectionRunner
@@ -65,8 +65,6 @@ _MS = timedelta(milliseconds=1)
 _PUBLISH_MS = 1_000
 _SHARE_OF_TIME = 10
 """Publishing and committing on time take at most a tenth of it: each waits ten times as long as it last took."""
-_LIVE_MS = 300_000
-"""Events that are at most so much older than the clock are of today."""
 _ADVANCE_SHARE = 3
 """Looking for signals takes at most a quarter of the time."""
 
@@ -140,7 +138,6 @@ class Pipeline:
         self._behind_ms = 0
         self._records = 0
         self._until_caught_up = False
-        self._quiet_since_ms: int | None = None
         self._commit_at_ms = clock.now_ms() + settings.commit_interval // _MS
         self._publish_at_ms = 0
         self._advance_at_ms = 0
@@ -175,9 +172,6 @@ class Pipeline:
         """One micro-batch; returns whether there was anything to read, or still is."""
         batch = self._intake.take()
         self._behind_ms = batch.behind_ms
-        quiet = not (batch.records or batch.behind_ms)
-        if not quiet:  # also in a step that does not judge
-            self._quiet_since_ms = None
         if batch.records:
             processed = self._engine.process(batch.records, batch.decoded)
             self._positions.update(batch.positions)
@@ -192,7 +186,7 @@ class Pipeline:
                 self._dead_letters.append(processed.dead_letters)
         if not batch.records or self._clock.now_ms() >= self._advance_at_ms:
             started_ms = self._clock.now_ms()
-            self._judge(self._engine.advance(), quiet=quiet)
+            self._judge(self._engine.advance())
             self._advance_at_ms = self._next(started_ms, 0, share=_ADVANCE_SHARE)
         self._commit_when_due()
         if self._journeys and self._clock.now_ms() >= self._publish_at_ms:
@@ -206,31 +200,30 @@ class Pipeline:
         now_ms = self._clock.now_ms()
         return now_ms + max(interval_ms, share * (now_ms - started_ms))
 
-    def _judge(self, signals: Sequence[Signal], *, quiet: bool = False) -> None:
+    def _judge(self, signals: Sequence[Signal]) -> None:
         self._guard()
-        judged = self._judges.judge(signals, self._event_time(quiet=quiet))
+        judged = self._judges.judge(signals, self._engine.watermarks.current_ms, self._quiet())
         if self._describing:
             self._describing.look(judged.changes)
         self._counters.suppressed += sum(detection.suppression is not None for detection in judged.final)
         self._counters.late_signals += judged.late_signals
         self._detections += judged.final
 
-    def _event_time(self, *, quiet: bool) -> int:
-        """The watermark; further on with the clock while nothing comes, so that silence is noticed.
+    def _quiet(self) -> Quiet | None:
+        """How far the clock has gone on while nothing came, so that silence is noticed.
 
-        Only where events are of today: the end of a replay is no silence. Then the windows of events that come late
-        after all are lost to detectors, not to rules, journeys or the lake.
+        Only where events are of today: the end of a replay is no silence. The last `idle_timeout` does not count, as
+        events may be on their way for so long.
         """
-        watermark_ms, now_ms = self._engine.watermarks.current_ms, self._clock.now_ms()
-        if not quiet or watermark_ms == BEGINNING or self._until_caught_up:
-            self._quiet_since_ms = None
-            return watermark_ms
-        if self._quiet_since_ms is None:
-            self._quiet_since_ms = now_ms
-        lasted_ms = now_ms - self._quiet_since_ms
-        if lasted_ms < self._settings.idle_timeout // _MS or self._quiet_since_ms - watermark_ms > _LIVE_MS:
-            return watermark_ms
-        return watermark_ms + lasted_ms
+        watermarks = self._engine.watermarks
+        newest_ms, quiet = max(watermarks.newest().values(), default=BEGINNING), watermarks.quiet()
+        if quiet is None or newest_ms == BEGINNING or self._until_caught_up:
+            return None
+        since_ms, lasted_ms = quiet
+        lasted_ms -= self._settings.idle_timeout // _MS
+        if lasted_ms <= 0 or abs(since_ms - newest_ms) > LIVE_MS:
+            return None
+        return Quiet(newest_ms, newest_ms + lasted_ms)
 
     def progress(self) -> Progress:
         """Where things are."""
@@ -303,6 +296,7 @@ class Pipeline:
             tables=self._engine.state_tables(),
             owner=self._checkpoints.owner,
             ended=self._ended,
+            history_ms=self._engine.going_live.history_ms,
         )
         dead_letters = arrow_schema(DEAD_LETTER_FIELDS).empty_table()
         outputs: dict[str, pa.Table] = {
@@ -359,6 +353,7 @@ class Pipeline:
         detectors = self._checkpoints.document(held, _DETECTORS)
         if detectors and (fresh := self._judges.restore(detectors)):
             _LOGGER.warning("these detectors begin afresh, since they are new or have changed: %s", ", ".join(fresh))
+        self._engine.going_live.history_ms = held.history_ms
         self._generation = held.generation
         self._positions = dict(held.positions)
         self._ended = list(held.ended)

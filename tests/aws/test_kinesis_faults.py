@@ -130,7 +130,7 @@ def test_lost_answers_cost_duplicates_and_nothing_else(proxy, stream):
 # Reading
 
 
-def test_a_throttled_reader_waits_and_goes_on(proxy, stream):
+def test_a_throttled_reader_waits_and_continues(proxy, stream):
     stream.put([NewRecord(b"x", "key")])
     proxy.on("GetRecords", faults.throttled(), times=3)
     assert read_all(stream, 1) == {"key": [b"x"]}
@@ -240,7 +240,7 @@ def test_a_missing_permission_for_the_table_is_named(table_proxy, stream, operat
         do(stream)
 
 
-def test_a_clock_that_is_wrong_is_told_as_such(proxy, stream):
+def test_a_wrong_clock_is_reported_as_such(proxy, stream):
     proxy.on("ListShards", faults.skewed())
     with pytest.raises(ConfigurationError, match="clock"):
         stream.shards()

@@ -74,7 +74,7 @@ def test_keys_are_those_below_the_prefix_alone(objects):
     ("code", "told"),
     [("InternalError", RetryableError), ("SlowDown", BackpressureError), ("AccessDenied", ConfigurationError)],
 )
-def test_an_object_that_cannot_be_removed_is_told_by_kind(s3, objects, code, told):
+def test_an_object_that_cannot_be_removed_is_reported_by_kind(s3, objects, code, told):
     objects.write("a", b"")
     refusal = f"<DeleteResult><Error><Key>a</Key><Code>{code}</Code><Message>no</Message></Error></DeleteResult>"
     s3.on("DeleteObjects", lambda *_: Answer(200, {"Content-Type": "application/xml"}, refusal.encode()), times=1)
@@ -82,13 +82,13 @@ def test_an_object_that_cannot_be_removed_is_told_by_kind(s3, objects, code, tol
         objects.delete(["a"])
 
 
-def test_a_missing_bucket_is_told_with_a_remedy(moto, aws_env):
+def test_a_missing_bucket_is_reported_with_a_remedy(moto, aws_env):
     aws_env(s3=moto)
     with pytest.raises(StateError, match="deploy it, or correct the name"):
         S3Objects("s3://no-such-bucket-here/x").keys("")
 
 
-def test_a_file_that_is_gone_is_told(objects, tmp_path):
+def test_a_file_that_is_gone_is_reported(objects, tmp_path):
     with pytest.raises(StateError, match="to read s3://"):
         objects.download("gone", tmp_path / "gone")
 
@@ -136,7 +136,7 @@ def test_live_panels_that_cannot_be_written_do_not_stop_the_line(s3, objects, ca
     ],
     ids=["denied", "skewed", "throttled", "failing", "unreachable"],
 )
-def test_trouble_with_s3_is_told_by_kind(s3, objects, tmp_path, fault, told):
+def test_trouble_with_s3_is_reported_by_kind(s3, objects, tmp_path, fault, told):
     (tmp_path / "file").write_bytes(b"content")
     s3.on("PutObject", fault, times=None)
     for call in (

@@ -195,7 +195,7 @@ def test_a_throttled_shard_is_sent_to_as_fast_as_it_takes(upload, stream, kinesi
     check_arrived_in_order(stream, 30_000)
 
 
-def test_a_replay_that_was_stopped_goes_on_in_kinesis(upload, stream, tmp_path):
+def test_a_replay_that_was_stopped_continues_in_kinesis(upload, stream, tmp_path):
     source, calls = upload(csv_of(20_000)), []
 
     def stop(progress):
@@ -267,7 +267,7 @@ def test_rows_that_are_no_events_arrive_as_they_came(upload, stream):
     assert summary.sent.puts < summary.sent.records / 50
 
 
-def test_a_missing_permission_to_put_is_told_at_once(upload, stream, kinesis):
+def test_a_missing_permission_to_put_is_reported_at_once(upload, stream, kinesis):
     source = upload(csv_of(100))
     kinesis.on("PutRecords", faults.denied(), times=None)
     with pytest.raises(ConfigurationError, match=r"denies permission.*kinesis:PutRecords"):
@@ -275,7 +275,7 @@ def test_a_missing_permission_to_put_is_told_at_once(upload, stream, kinesis):
     assert kinesis.count("PutRecords") == 1
 
 
-def test_a_wrong_clock_is_told(upload, stream, kinesis):
+def test_a_wrong_clock_is_reported(upload, stream, kinesis):
     source = upload(csv_of(100))
     kinesis.on("PutRecords", faults.skewed(), times=None)
     with pytest.raises(ConfigurationError, match="clock of this machine"):
@@ -283,14 +283,14 @@ def test_a_wrong_clock_is_told(upload, stream, kinesis):
 
 
 @pytest.mark.parametrize("operation", ["HeadObject", "GetObject"])
-def test_a_missing_permission_to_read_is_told(upload, stream, s3, operation):
+def test_a_missing_permission_to_read_is_reported(upload, stream, s3, operation):
     source = upload(csv_of(100))
     s3.on(operation, faults.denied(), times=None)
     with pytest.raises(ConfigurationError, match=r"2019-Nov\.csv is denied .* grant it to the role .*s3:GetObject"):
         replay(source, stream)
 
 
-def test_permission_that_is_taken_away_on_the_way_is_told(upload, stream, s3):
+def test_permission_that_is_taken_away_on_the_way_is_reported(upload, stream, s3):
     source = upload(csv_of(200_000, filler=40))
     s3.on("GetObject", faults.denied(), times=None, skip=66)
     with pytest.raises(ConfigurationError, match=r"2019-Nov\.csv is denied"):
@@ -298,14 +298,14 @@ def test_permission_that_is_taken_away_on_the_way_is_told(upload, stream, s3):
 
 
 @pytest.mark.parametrize("address", ["s3://no-such-bucket-here/day.csv", "{folder}/missing.csv"])
-def test_a_missing_bucket_or_file_is_told(upload, stream, address):
+def test_a_missing_bucket_or_file_is_reported(upload, stream, address):
     folder = upload(b"x").rpartition("/")[0]
     with pytest.raises(PermanentError, match=r"expected a file at s3://.*found none; check the path or URL"):
         replay(address.format(folder=folder), stream)
 
 
 @pytest.mark.usefixtures("upload")
-def test_a_missing_stream_is_told():
+def test_a_missing_stream_is_reported():
     with (
         KinesisStream.open(KinesisSettings(events="no-such-stream"), SystemClock()) as stream,
         pytest.raises(StateError, match="no-such-stream"),
@@ -313,7 +313,7 @@ def test_a_missing_stream_is_told():
         replay("s3://b/day.csv", stream)
 
 
-def test_missing_credentials_are_told(upload, stream, monkeypatch):
+def test_missing_credentials_are_reported(upload, stream, monkeypatch):
     source = upload(csv_of(100))
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")

@@ -101,6 +101,16 @@ def test_quiet_time_closes_and_later_traffic_opens_another(store, again, inciden
     assert first.id.removesuffix("-1") == second.id.removesuffix("-2")
 
 
+def test_the_clock_closes_an_incident_and_counts_the_windows_that_come_after_all(store, again, incidents):
+    over_ms = 12_000 + QUIET + SIZE
+    store.apply([detection(1_000), detection(2_000, 16, final=False)], 11_500)
+    assert store.apply([], 11_500, over_ms - 1) == []
+    assert changes_of(store.apply([], 11_500, over_ms)) == [Change.CLOSED]
+    assert changes_of(again().apply([detection(2_000, 25), detection(3_000)], 13_000)) == [Change.UPDATED]
+    (incident,) = read_incidents(incidents.path())
+    assert (incident.windows, incident.state) == (3, State.OPEN)
+
+
 def test_the_same_detections_again_change_nothing(store, again, incidents):
     batch = [detection(0), detection(1_000), detection(0, user=8)]
     store.apply(batch, 5_000)

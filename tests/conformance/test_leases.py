@@ -45,7 +45,7 @@ def test_a_change_stands_for_all(open_leases):
     assert open_leases().add("shard") == mine
 
 
-def test_a_change_of_what_somebody_else_changed_is_refused(leases):
+def test_a_change_of_a_concurrently_changed_lease_is_refused(leases):
     old = leases.add("shard")
     mine = taken(old, "me")
     assert leases.change(old, mine)
@@ -67,7 +67,7 @@ def test_a_change_of_a_lease_that_is_gone_is_refused(leases):
     assert leases.all() == []
 
 
-def test_what_somebody_changed_is_not_removed(leases):
+def test_a_concurrently_changed_lease_is_not_removed(leases):
     old = leases.add("shard")
     leases.change(old, taken(old, "me"))
     assert not leases.remove(old)

@@ -194,7 +194,7 @@ def test_reading_takes_nothing_away(stream):
     assert drain(stream, outcome.shard_id, 1) == drain(stream, outcome.shard_id, 1)
 
 
-def test_reading_goes_on_after_the_position(make_stream):
+def test_reading_continues_after_the_position(make_stream):
     stream = make_stream(1)
     (shard,) = open_shards(stream)
     for number in range(5):

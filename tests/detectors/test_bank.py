@@ -1,16 +1,19 @@
 """The bank hands over every bin once, in order, whatever the batches were."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factories import make_signal
-from shopstream.detection.detector import BIN_MS
+from shopstream.detection.detection import Nature, Severity
+from shopstream.detection.detector import BIN_MS, AlertTemplate
 from shopstream.detection.detector_runner import DetectorRunner
 from shopstream.detection.detectors.shipped import shipped_detectors
 from shopstream.detection.settings import DetectionSettings
+from shopstream.engine.signals import UNWATCHED, Quiet, Signal
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.errors import RuleError, StateError
 
@@ -124,16 +127,93 @@ def test_years_of_silence_cost_an_hour_a_bin():
     assert all(end % HOUR_MS == 0 for end in ends[10_000:-1])
 
 
-def test_signals_behind_the_clock_are_counted_and_left_out():
+def test_signals_of_processed_bins_are_counted_skipped_and_logged_once(caplog):
     recorder = Recorder()
     bank = DetectorRunner([recorder])
     bank.advance([make_signal("ten", 20_000)], 60_000)
     bank.advance([make_signal("ten", 40_000), make_signal("ten", 70_000)], 70_000)
     assert bank.late_signals == 1
     assert [end for end, signals in recorder.bins if signals] == [20_000, 70_000]
+    bank.advance([make_signal("ten", 50_000), make_signal("ten", 60_000)], 70_000)
+    assert bank.late_signals == 3
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "left out 1 signals, up to 30 s late" in caplog.text
+    assert "(ten 1)" in caplog.text
+    bank.advance([], 20 * 60_000)
+    bank.advance([make_signal("ten", 50_000)], 20 * 60_000)
+    assert len(caplog.records) == 2, "another stretch is another warning"
 
 
-def test_a_detector_whose_snapshot_is_of_another_version_begins_afresh_and_is_named():
+def test_what_the_clock_hands_over_is_taken_back_when_events_come():
+    recorder = Recorder()
+    bank = DetectorRunner([recorder])
+    bank.advance([make_signal("ten", 20_000)], 24_000, Quiet(28_000, 90_000))
+    bank.advance([make_signal("ten", 30_000), make_signal("ten", 50_000)], 55_000)
+    assert bank.late_signals == 0
+    assert [(end, len(signals)) for end, signals in recorder.bins] == [
+        *((20_000, 1), (30_000, 1)),
+        *((40_000, 0), (50_000, 1)),
+    ]
+
+
+def test_the_clock_hands_over_nothing_before_the_bin_of_the_newest_event_is_over():
+    watcher = Watcher()
+    bank = DetectorRunner([watcher])
+    assert bank.advance([make_signal("ten", 20_000)], 24_000, Quiet(28_000, 39_999)) == []
+    assert seen(bank.advance([], 24_000, Quiet(28_000, 40_000))) == [40_000]
+    assert seen(bank.advance([], 24_000, Quiet(28_000, 65_000))) == [50_000, 60_000]
+
+
+def test_a_silence_found_by_the_clock_is_not_reported_again_by_events():
+    bank = DetectorRunner([Watcher()])
+    bank.advance([make_signal("ten", 20_000)], 24_000)
+    assert seen(bank.advance([], 24_000, Quiet(28_000, 50_000))) == [40_000, 50_000]
+    assert seen(bank.advance([make_signal("ten", 30_000), make_signal("ten", 80_000)], 80_000)) == [60_000, 70_000]
+
+
+def test_a_snapshot_holds_nothing_that_only_the_clock_says():
+    bank = DetectorRunner([Recorder()])
+    bank.advance([make_signal("ten", 20_000)], 24_000)
+    before = json.dumps(bank.snapshot())
+    bank.advance([], 24_000, Quiet(28_000, 500_000))
+    assert json.dumps(bank.snapshot()) == before
+
+
+def test_time_between_history_and_live_events_is_not_handed_over():
+    recorder = Recorder()
+    bank = DetectorRunner([recorder])
+    live_ms = 1_000 * 24 * HOUR_MS + 3_000
+    bank.advance([make_signal("ten", 20_000)], 24_000)
+    gap = Signal(UNWATCHED, {}, 15_000, live_ms - 5_000, 15_000, live_ms - 5_000, {}, final=True)
+    bank.advance([gap], live_ms - 5_000)
+    rest = replace(gap, end_ms=live_ms)
+    bank.advance([rest, make_signal("ten", live_ms + 7_000)], live_ms + 20_000)
+    assert recorder.bins[0] == (20_000, [("ten", {})])
+    assert [end for end, _ in recorder.bins[1:]] == [live_ms + 7_000, live_ms + 17_000]
+
+
+class Watcher(Recorder):
+    """Tells of each empty bin."""
+
+    other_signals = ()
+
+    def observe(self, end_ms, signals):
+        if signals:
+            return []
+        times = (end_ms - BIN_MS, end_ms)
+        return [replace(FOUND, detection_id=str(end_ms), start_ms=times[0], end_ms=times[1])]
+
+
+def seen(detections):
+    return [one.end_ms for one in detections]
+
+
+FOUND = AlertTemplate("watcher", "watcher-1", "Empty", (), Nature.FAULT, "no events").detection(
+    Severity.LOW, {}, (0, BIN_MS), {}, {}
+)
+
+
+def test_a_detector_whose_snapshot_is_of_another_version_starts_afresh_and_is_named():
     bank = DetectorRunner([Recorder("kept"), Recorder("changed")])
     bank.advance([make_signal("ten", 20_000)], 20_000)
     other = DetectorRunner([Recorder("kept"), Forgetful("changed"), Recorder("new")])
@@ -177,6 +257,24 @@ def run(shop, episode, bank_of):
         return found
 
     return run
+
+
+@settings(max_examples=12, deadline=None)
+@given(pauses=st.lists(st.tuples(st.integers(0, 150 * 6), st.integers(0, 200_000)), min_size=1, max_size=12))
+def test_however_long_events_are_on_their_way_nothing_is_lost(shop, episode, bank_of, whole, pauses):
+    """The clock goes on at each cut by the pause; what comes then is what would have come without it."""
+    bank, found, done, newest_ms = bank_of(), [], 0, 0
+    for cut, pause_ms in [*sorted(pauses), (10_000, 0)]:
+        until_ms = min(shop.start_ms + cut * BIN_MS, episode[-1].end_ms)
+        due = [one for one in episode[done:] if one.end_ms <= until_ms]
+        done += len(due)
+        newest_ms = max([newest_ms, *(one.end_ms + BIN_MS - 1 for one in due)])
+        found += bank.advance(due, until_ms)
+        if pause_ms and newest_ms:
+            found += bank.advance([], until_ms, Quiet(newest_ms, newest_ms + pause_ms))
+    assert bank.late_signals == 0
+    assert [one for one in found if one in whole] == whole
+    assert {one.rule_id for one in found if one not in whole} <= {"silence"}
 
 
 @pytest.fixture(scope="module")

@@ -73,7 +73,7 @@ def test_the_end_of_a_replay_is_no_silence(home):
     assert watch(home, ManualClock(START_MS + 10**10), 300) == []
 
 
-def test_what_detectors_learned_is_in_the_checkpoint_and_goes_on_from_there(home):
+def test_what_detectors_learned_is_in_the_checkpoint_and_continues_from_there(home):
     clock = ManualClock(START_MS + MINUTES * 60_000)
     assert watch(home, clock, 60) == ["silence"]
     checkpoints = CheckpointStore(home.checkpoint_path)

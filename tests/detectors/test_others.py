@@ -141,7 +141,7 @@ def test_a_field_that_is_suddenly_empty_is_named(shop, judge, hours):
 
 
 @pytest.mark.parametrize(("price", "low", "high"), [(1.0, 100.0, 120.0), (1_000.0, 90.0, 100.0)])
-def test_a_price_that_cannot_be_is_told_at_its_first_event(shop, judge, price, low, high):
+def test_a_price_that_cannot_be_is_reported_at_its_first_event(shop, judge, price, low, high):
     end_ms = shop.start_ms + BIN_MS
     values = {"events": 1, "lowest": price, "highest": price, "low": low, "high": high}
     (found,) = judge([make_signal(PRICE_SIGNAL, end_ms, {"product_id": 7}, measures=values)])

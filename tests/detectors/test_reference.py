@@ -5,7 +5,6 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
-from shopstream.clock import ManualClock
 from shopstream.detection.detector_runner import DetectorRunner
 from shopstream.detection.product_reference import PRODUCT_SCHEMA, ProductReference
 from shopstream.detection.windows import DUPLICATE_SIGNAL, PRICE_SIGNAL, TAIL_10S, TAIL_60S
@@ -44,7 +43,7 @@ class Shop:
     """An engine with the operator, fed event by event or all at once."""
 
     def __init__(self, products=KNOWN):
-        self.engine = Engine(EngineSettings(threads=1), [], ManualClock())
+        self.engine = Engine(EngineSettings(threads=1), [])
         self.engine.attach(ProductReference(self.engine.connection, products), advance=True)
         self._decoder, self._place = Decoder(), 0
 
@@ -68,7 +67,7 @@ def of(signals, window):
 
 
 @pytest.mark.parametrize("batch", [1, 3, 100])
-def test_prices_far_from_all_usual_ones_are_told_and_others_not(batch):
+def test_prices_far_from_all_usual_ones_are_reported_and_others_not(batch):
     events = [
         *(event(1, 1, "100"), event(2, 1, "299"), event(3, 1, "51"), event(4, 1, "0")),
         *(event(5, 1, "301"), event(6, 1, "49"), event(12, 2, "1")),
@@ -122,7 +121,7 @@ def test_state_survives_a_restart(tmp_path):
     assert again.all(*rest) == shop.all(*rest)
 
 
-def test_a_bank_gives_its_operators_to_the_engine():
-    engine = Engine(EngineSettings(threads=1), [], ManualClock())
+def test_a_detector_runner_attaches_its_operators_to_the_engine():
+    engine = Engine(EngineSettings(threads=1), [])
     DetectorRunner([], [lambda engine: ProductReference(engine.connection)]).attach(engine)
     assert "detect_products_learned" in engine.state_tables()

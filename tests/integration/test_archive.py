@@ -99,7 +99,7 @@ def test_one_worker_archives_all_and_ends_when_caught_up(place):
     assert all(lease.owner is None for lease in place.leases.all())
 
 
-def test_a_second_run_goes_on_where_the_first_stopped(place):
+def test_a_second_run_continues_where_the_first_stopped(place):
     place.send(100)
     place.worker("first").run(until_caught_up=True)
     place.send(100)
@@ -119,7 +119,7 @@ def test_workers_share_the_shards_and_archive_all_of_them_once(place):
     assert shares == [1, 1, 2]
 
 
-def test_a_dead_workers_shards_go_on_with_another(place):
+def test_a_dead_workers_shards_continue_with_another(place):
     dead, left = place.worker("dead"), place.worker("left")
     place.send(100)
     dead.step()
@@ -199,7 +199,7 @@ def test_a_worker_that_fails_gives_its_shards_back_at_once(place):
     assert place.worker("next").run(until_caught_up=True).events == 36
 
 
-def test_a_worker_that_cannot_give_its_shards_back_says_so_beside_its_error(place, monkeypatch):
+def test_a_worker_that_cannot_release_its_shards_reports_it_beside_its_error(place, monkeypatch):
     place.send(40)
     lake = Failing(place.lake, LakeTable.EVENTS, StateError("a rollback"))
     worker = place.worker("failing", lake=lake)

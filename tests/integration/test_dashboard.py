@@ -192,7 +192,7 @@ def test_the_token_in_the_address_is_swapped_for_a_cookie_that_scripts_and_other
     assert server.token not in page.text
 
 
-def test_somebody_who_comes_from_another_site_gets_a_page_that_starts_anew(server):
+def test_a_visitor_from_another_site_gets_a_page_that_starts_anew(server):
     with server.client() as client:
         answer = client.get("/", params={"token": server.token}, headers={"Sec-Fetch-Site": "cross-site"})
         assert answer.status_code == 200
@@ -240,7 +240,7 @@ def test_loopback_names_are_answered(server, host):
         assert client.get("/").status_code == 200
 
 
-def test_further_names_are_answered_when_the_settings_say_so(tmp_path):
+def test_configured_host_names_are_answered(tmp_path):
     settings = SETTINGS.model_copy(update={"names": ("shop.example",)})
     with serving(tmp_path, settings) as server, server.client(Host="shop.example") as client:
         assert client.get("/healthz").status_code == 200
@@ -325,7 +325,7 @@ def test_an_incident_carries_evidence_and_the_command_that_shows_its_events(tmp_
     assert row["evidence"].startswith(f"shopstream --home {tmp_path} query 'select ")
 
 
-def test_a_file_that_is_none_of_ours_is_told_of_and_holds_up_no_other_panel(tmp_path):
+def test_a_foreign_file_is_reported_and_blocks_no_other_panel(tmp_path):
     (tmp_path / "incidents.db").write_bytes(b"not a database, by far" * 100)
     LiveFile(tmp_path / "live.json").publish(live_panels(), NOW_MS)
     with serving(tmp_path) as server, server.visitor() as client:
@@ -441,7 +441,7 @@ def test_metrics_of_an_empty_home_are_zero(server):
     assert found["shopstream_incidents", "open"] == 0
 
 
-def test_metrics_tell_counters_incidents_watermark_and_lag(tmp_path):
+def test_metrics_have_counters_incidents_watermark_and_lag(tmp_path):
     checkpoint(tmp_path, COUNTERS)
     add_incident(tmp_path)
     with closing(EmbeddedStream.open(tmp_path / "stream.db", StreamSettings(shards=1), SystemClock())) as stream:
@@ -456,7 +456,7 @@ def test_metrics_tell_counters_incidents_watermark_and_lag(tmp_path):
     assert 0 < lag < 60
 
 
-def test_metrics_tell_whether_an_engine_runs(tmp_path):
+def test_metrics_show_whether_an_engine_runs(tmp_path):
     with serving(tmp_path) as server:
         with FileLock(tmp_path / "engine.lock"):
             assert metrics(server)["shopstream_engine_running",] == 1
@@ -476,14 +476,14 @@ def test_all_addresses_need_names(tmp_path):
         serve(DataHome.at(tmp_path), SETTINGS.model_copy(update={"host": "0.0.0.0"}), ready=print, allow_remote=True)  # noqa: S104
 
 
-def test_a_taken_port_is_told_with_the_remedy(server, tmp_path):
+def test_a_taken_port_is_reported_with_the_remedy(server, tmp_path):
     port = httpx.URL(server.base).port
     with pytest.raises(ConfigurationError, match="--port 0"):
         serve(DataHome.at(tmp_path), SETTINGS.model_copy(update={"port": port}), ready=print)
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_the_command_prints_the_address_keeps_the_token_out_of_its_log_and_ends_when_told(tmp_path, name):
+def test_the_command_prints_the_address_keeps_the_token_out_of_its_log_and_exits_on_a_signal(tmp_path, name):
     process = subprocess.Popen(
         [sys.executable, "-c", "from shopstream.cli import main; main()", "dashboard", "--port", "0"],
         env={**os.environ, "SHOPSTREAM_HOME": str(tmp_path)},

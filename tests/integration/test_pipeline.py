@@ -121,7 +121,7 @@ def test_streamed_detections_are_those_of_the_batch_query_over_the_lake(lake):
     assert {"user_burst", "user_rate", "user_breadth", "user_regular"} <= fired
 
 
-def test_each_attack_is_one_incident_and_nobody_else_is_accused(processed):
+def test_each_attack_is_one_incident_and_no_other_actor_is_accused(processed):
     incidents = read_incidents(processed.incidents_path)
     assert sorted(incident.rule for incident in incidents) == ["user_burst", "volume"]
     user, site = sorted(incidents, key=lambda incident: incident.rule)
@@ -192,7 +192,7 @@ def test_a_stream_of_bad_records_alone_reaches_the_lake(tmp_path):
         assert {status.table: status.rows for status in lakehouse.status()}["dead_letters"] == 50
 
 
-def test_a_stream_that_cannot_be_told_of_a_commit_does_not_end_the_engine(tmp_path, monkeypatch, caplog):
+def test_a_stream_that_refuses_positions_does_not_stop_the_engine(tmp_path, monkeypatch, caplog):
     def throttled(*_):
         raise BackpressureError("the table throttles", timedelta(seconds=1))
 

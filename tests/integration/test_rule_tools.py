@@ -197,12 +197,12 @@ def test_a_rule_file_that_is_not_in_force_can_be_tried(home, tmp_path):
         (("user_burst", "--events", "/nowhere.csv"), "found none"),
     ],
 )
-def test_what_cannot_be_tried_is_told(home, arguments, said):
+def test_what_cannot_be_tried_is_reported(home, arguments, said):
     done = run(home, "rules", "backtest", *arguments, code=1)
     assert said in str(done.exception)
 
 
-def test_a_home_without_a_lake_is_told(tmp_path):
+def test_a_home_without_a_lake_is_reported(tmp_path):
     assert "lake ingest FILE" in str(run(tmp_path, "rules", "backtest", "user_burst", code=1).exception)
 
 
@@ -223,7 +223,7 @@ def test_who_fired_is_explained_with_the_strongest_window(day, home):
     assert all(found["start"] <= event["event_time"] < found["end"] for event in counted)
 
 
-def test_who_did_not_fire_is_told_which_part_was_missing(home, tmp_path):
+def test_an_explanation_names_the_part_of_the_condition_that_failed(home, tmp_path):
     (tmp_path / "looker.yml").write_text(RULE)
     buyer = as_json(
         run(
@@ -268,7 +268,7 @@ def test_other_keys_and_the_whole_site_are_explained_too(home, tmp_path):
         (("site_rate", "--actor", "1"), "neither --actor nor --key"),
     ],
 )
-def test_what_cannot_be_explained_is_told(home, arguments, said):
+def test_what_cannot_be_explained_is_reported(home, arguments, said):
     done = run(home, "rules", "explain", *arguments, code=1)
     assert said in str(done.exception)
 
@@ -352,7 +352,7 @@ def test_rules_without_a_test_and_tests_without_a_rule_are_named(own):
         ("events.csv", "view,3,7", "look,3,7", "expected events only, got 2 rows"),
     ],
 )
-def test_a_test_that_cannot_be_read_is_told_with_its_line(own, file, old, new, said):
+def test_a_test_that_cannot_be_read_is_reported_with_its_line(own, file, old, new, said):
     path = own / "tests" / "looker" / file
     text = path.read_text()
     assert old in text

@@ -74,10 +74,10 @@ def breaking(shop, error, window="breaks"):
             self._judging = judging()
             self.snapshot, self.restore = self._judging.snapshot, self._judging.restore
 
-        def judge(self, signals, until_ms):
+        def judge(self, signals, until_ms, quiet=None):
             if any(signal.window == window for signal in signals):
                 raise error
-            return self._judging.judge(signals, until_ms)
+            return self._judging.judge(signals, until_ms, quiet)
 
     return Fragile
 

@@ -63,9 +63,10 @@ def a_minute_later(metrics, clock, *observed):
 
 def test_a_minute_is_published_as_sums_and_spans(metrics, sink, clock):
     metrics.observe(counters(1_000), 4_000, NOW_MS - 10_000)
-    a_minute_later(metrics, clock, counters(1_600, late=3), 2_000, NOW_MS + 58_000)
+    a_minute_later(metrics, clock, counters(1_600, late=3, late_signals=2), 2_000, NOW_MS + 58_000)
     (put,) = sink.puts
     assert (put["EventsRead"], put["LateEvents"], put["DeadLetters"]) == (600, 3, 0)
+    assert put["LateSignals"] == 2
     assert put["BehindSeconds"] == Span(2, 6.0, 2.0, 4.0)
     assert put["WatermarkAgeSeconds"] == Span(2, 12.0, 2.0, 10.0)
 

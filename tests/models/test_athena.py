@@ -150,7 +150,7 @@ def test_a_second_build_takes_the_place_of_the_first_and_leaves_nothing_else(
     assert not [text for text in engine.statements for actor in actors if actor in text]
 
 
-def test_a_query_that_scans_more_than_the_workgroup_allows_is_told(lake, engine, tmp_path, shop_events, append):
+def test_a_query_that_scans_more_than_the_workgroup_allows_is_reported(lake, engine, tmp_path, shop_events, append):
     append(lake, shop_events)
     engine.scan_limit_exceeded = True
     with pytest.raises(StateError, match="Bytes scanned limit was exceeded"):

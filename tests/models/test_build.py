@@ -123,7 +123,7 @@ def test_a_second_build_at_the_same_time_is_refused(lakehouse, tmp_path):
         build(lakehouse, tmp_path / "reports.duckdb", "UTC")
 
 
-def test_a_missing_data_file_is_told_before_any_model_runs(lakehouse, append, shop_events, tmp_path):
+def test_a_missing_data_file_is_reported_before_any_model_runs(lakehouse, append, shop_events, tmp_path):
     append(lakehouse, shop_events)
     for file in lakehouse.data_files(LakeTable.EVENTS):
         Path(file.removeprefix("file://")).unlink()

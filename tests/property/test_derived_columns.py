@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shopstream.clock import ManualClock
 from shopstream.engine.compile import batch_sql
 from shopstream.engine.derived_columns import DERIVED_FIELDS
 from shopstream.engine.engine import Engine
@@ -123,14 +122,14 @@ def test_streamed_derived_columns_are_those_of_the_batch_query(declaration, even
     for number, e in enumerate(events):
         e["n"] = number
     events.sort(key=lambda e: e["minute"] + e["lag"])
-    engine = Engine(SETTINGS, [declaration], ManualClock())
+    engine = Engine(SETTINGS, [declaration])
     signals: list[Signal] = []
     for number, place in enumerate(range(0, len(events), cut)):
         signals += feed(engine, events[place : place + cut], number)
         if number == stop:
             path = tmp_path_factory.mktemp("state") / "state.duckdb"
             engine.save(path)
-            again = Engine(SETTINGS, [declaration], ManualClock())
+            again = Engine(SETTINGS, [declaration])
             watermarks = engine.watermarks
             assert again.restore(path, engine.state_tables(), watermarks.current_ms, watermarks.newest()) == []
             engine = again

@@ -51,7 +51,7 @@ def test_with_room_for_all_keys_counts_are_exact(offers):
 
 
 @given(OFFERS, OFFERS, st.integers(1, 6))
-def test_a_restored_sketch_goes_on_as_the_first(before, after, capacity):
+def test_a_restored_sketch_continues_as_the_first(before, after, capacity):
     first, _ = sketch_of(before, capacity)
     second = SpaceSaving(capacity)
     second.restore(json.loads(json.dumps(first.snapshot())))

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shopstream.clock import ManualClock
 from shopstream.engine.compile import batch_sql
 from shopstream.engine.engine import Engine
 from shopstream.engine.settings import EngineSettings
@@ -169,9 +168,7 @@ def sort_key(row: tuple) -> tuple:
 def test_streaming_gives_the_rows_of_the_batch_query(declaration, events, cuts, advance_every):
     if not any(cuts):
         cuts = [1]
-    engine = Engine(
-        EngineSettings(out_of_orderness=timedelta(milliseconds=LATENESS_MS), threads=1), [declaration], ManualClock()
-    )
+    engine = Engine(EngineSettings(out_of_orderness=timedelta(milliseconds=LATENESS_MS), threads=1), [declaration])
     signals = play(arrange(events), cuts, advance_every, engine)
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")

@@ -40,7 +40,7 @@ def _plain(batches):
     tracker=st.booleans(),
     edges=st.lists(st.integers(0, 2 * 86_400), min_size=2, max_size=2, unique=True).map(sorted),
 )
-def test_a_stretch_equals_the_filter_of_the_whole(seed, names, disorder, tracker, edges):
+def test_a_slice_equals_the_filter_of_the_whole(seed, names, disorder, tracker, edges):
     options = SynthesisSettings(days=2, events=8_000, products=1_000, seed=seed, tracker=tracker, out_of_order=disorder)
     cases = tuple(_cases(names, options.world(), seed))
     laid = SynthesisSettings(
@@ -76,7 +76,7 @@ def test_pieces_add_up_to_the_whole_and_so_does_their_truth():
     assert events.tolist() == [truth.events for truth in whole.ground_truth()]
 
 
-def test_a_stretch_is_made_without_the_rest(monkeypatch):
+def test_a_slice_is_made_without_the_rest(monkeypatch):
     made = []
     options = SynthesisSettings(days=14, events=14 * 20_000, products=1_000, seed=1_001)
     synthesis = Synthesis(options, between=(START + timedelta(days=9, hours=10), START + timedelta(days=9, hours=11)))
@@ -101,6 +101,6 @@ def test_a_stretch_is_made_without_the_rest(monkeypatch):
         (START.replace(tzinfo=None), START, "time zones"),
     ],
 )
-def test_a_stretch_outside_of_the_period_is_refused(begin, until, message):
+def test_a_slice_outside_of_the_period_is_refused(begin, until, message):
     with pytest.raises(ConfigurationError, match=message):
         Synthesis(SynthesisSettings(events=1_000, products=1_000), between=(begin, until))

@@ -75,7 +75,7 @@ def test_a_commit_that_stands_though_glue_says_that_it_timed_out_happens_once(la
     assert numbers_of(lake) == list(range(10))
 
 
-def test_a_commit_that_stands_without_an_answer_and_cannot_be_asked_for_is_told_and_keeps_its_files(
+def test_a_commit_that_stands_without_an_answer_and_cannot_be_asked_for_is_reported_and_keeps_its_files(
     lake, proxy, lake_events, monkeypatch
 ):
     monkeypatch.setattr(catalog, "_COMMIT_PATIENCE_S", 0.01)

@@ -94,7 +94,7 @@ def test_a_file_becomes_entries_with_their_place(tmp_path):
         ("entries:\n", "entries: []\nmore: x\nother:\n", 2, "unknown word 'more'; known words are entries"),
     ],
 )
-def test_a_wrong_entry_is_told_with_line_and_remedy(tmp_path, old, new, line, said):
+def test_a_wrong_entry_is_reported_with_line_and_remedy(tmp_path, old, new, line, said):
     assert old in GOOD
     _, problems = ALLOW_LIST_FILES.read(written(tmp_path, GOOD.replace(old, new)))
     assert any(said in problem.problem for problem in problems), problems
@@ -110,7 +110,7 @@ def test_files_that_are_no_allow_lists_are_refused(tmp_path, text):
         load_allow_list(tmp_path)
 
 
-def test_a_folder_that_is_missing_is_told(tmp_path):
+def test_a_folder_that_is_missing_is_reported(tmp_path):
     with pytest.raises(ConfigurationError, match="expected allow-list files at"):
         load_allow_list(tmp_path / "none")
 
@@ -281,7 +281,7 @@ def test_entries_are_listed_with_what_is_left_of_them(tmp_path):
     assert "expired" in lines[3]
 
 
-def test_a_check_tells_what_is_wrong_and_what_has_expired(tmp_path):
+def test_a_check_lists_mistakes_and_expired_entries(tmp_path):
     file = written(tmp_path, GOOD.replace("2026-12-01", "2020-12-01"))
     done = invoke("check", allow=tmp_path)
     assert done.exit_code == 0

@@ -147,7 +147,7 @@ def test_even_gaps_stay_within_the_jitter(jitter, least, most):
     assert _one(base, "select count(*) - count(distinct product_id) from mine") == 0
 
 
-def test_a_human_like_crawler_has_the_gaps_of_shoppers_and_goes_on_all_day():
+def test_a_human_like_crawler_has_the_gaps_of_shoppers_and_continues_all_day():
     base, (truth,) = _laid(Crawler(_at(0), timedelta(days=1), 1, 33.0, timing="log_normal", pages_per_session=20))
     gaps = "(select epoch(event_time - lag(event_time) over (order by place)) as gap from mine)"
     quartiles = _one(base, f"select quantile_cont(gap, [0.25, 0.5, 0.75]) from {gaps}")

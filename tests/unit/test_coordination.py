@@ -131,7 +131,7 @@ def test_a_network_that_changes_ids_slowly_is_found_within_ten_minutes(warm):
     assert found[0].end_ms - found[0].start_ms == 10 * MINUTE
 
 
-def test_while_it_goes_on_it_is_told_once_a_minute_in_adjoining_windows(warm):
+def test_ongoing_coordination_gives_one_detection_a_minute_in_adjoining_windows(warm):
     found = run(warm, range(181, 191), {m: [agent(m, "headless", 90)] for m in range(181, 191)})
     assert [one.end_ms for one in found] == [START + m * MINUTE for m in range(181, 191)]
     assert all(before.end_ms == after.start_ms for before, after in pairwise(found))
@@ -145,7 +145,7 @@ def test_an_attack_is_not_learned_and_found_again_after_a_pause(warm):
     assert run(warm, range(320, 321), {320: [agent(320, "headless", 90)]})
 
 
-def test_what_goes_on_for_more_than_a_day_is_learned(warm):
+def test_what_lasts_longer_than_a_day_is_learned(warm):
     minutes = range(181, 181 + 1_440 + 300)
     found = run(warm, minutes, {m: [agent(m, "new-browser", 90)] for m in minutes})
     assert found[-1].end_ms < START + minutes[-1] * MINUTE - 60 * MINUTE
@@ -156,7 +156,7 @@ def test_nothing_is_said_in_the_first_two_hours():
     assert run(detector, range(1, 120), {m: [agent(m, "headless", 90)] for m in range(60, 120)}) == []
 
 
-def test_a_quiet_night_is_not_judged(warm):
+def test_a_quiet_night_is_not_evaluated(warm):
     minute = 181
     assert warm.observe(START + minute * MINUTE, [site(minute, 40), agent(minute, "headless", 30)]) == []
 
@@ -191,7 +191,7 @@ def test_without_addresses_and_clients_only_walks_are_watched():
         assert [one.rule_id for one in found] == (["coordination_walk"] if minute == 195 else [])
 
 
-def test_a_restored_detector_goes_on_as_the_first(warm):
+def test_a_restored_detector_continues_as_the_first(warm):
     run(warm, range(181, 184), {183: [agent(183, "headless", 90), net(183, "n", 14, 3)]})
     again = CoordinationDetector()
     again.restore(json.loads(json.dumps(warm.snapshot())))

@@ -50,7 +50,7 @@ def test_a_token_cut_short_is_refused(tmp_path):
     ("host", "loopback"),
     [("127.0.0.1", True), ("127.1.2.3", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("shop", False)],  # noqa: S104
 )
-def test_loopback_is_told_from_other_addresses(host, loopback):
+def test_loopback_is_distinguished_from_other_addresses(host, loopback):
     assert is_loopback(host) is loopback
 
 
@@ -106,7 +106,7 @@ class CountingPanels:
             assert self._changed.wait_for(lambda: self.reads >= times, timeout=10)
 
 
-def test_nothing_is_read_while_nobody_watches():
+def test_nothing_is_read_without_viewers():
     async def idle():
         panels = CountingPanels()
         feed = Feed(panels, timedelta(milliseconds=1), timedelta(seconds=5))
@@ -135,7 +135,7 @@ def test_a_slow_watcher_gets_the_newest_state_alone():
     assert int(second.removeprefix("event: live\ndata: ")) >= 19
 
 
-def test_a_failure_of_a_reader_is_told_and_ends(caplog):
+def test_a_failure_of_a_reader_is_reported_and_ends(caplog):
     class Failing(CountingPanels):
         def read(self):
             panels = super().read()

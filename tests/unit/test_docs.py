@@ -2,12 +2,8 @@
 
 import importlib.util
 import json
-import os
 import pydoc
 import re
-import shlex
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -16,6 +12,7 @@ import yaml
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from pages import FENCE, ROOT, arguments_of, blocks, shell_lines
 from shopstream.cli import app
 from shopstream.config import load_settings
 from shopstream.dashboard.health import Health, metrics_text
@@ -23,12 +20,10 @@ from shopstream.dashboard.sources import DataHome
 from shopstream.detection.rule import RULE_FILES, shipped_rules
 from shopstream.events.validation import REASONS
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
 TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES}
 WIDTH = 80
 LINK = re.compile(r"(?<!\!)\[[^\]]+\]\(([^)\s]+)\)")
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def commands(command, path=()):
@@ -43,30 +38,8 @@ def commands(command, path=()):
 COMMANDS = dict(commands(get_command(app)))
 
 
-def blocks(text, language):
-    return [body for name, body in FENCE.findall(text) if name == language]
-
-
 def without_fences(text):
     return FENCE.sub("", text)
-
-
-def shell_lines(text):
-    """Command lines with continued ones joined, comments and what stands behind wide gaps taken off."""
-    for line in text.replace("\\\n", " ").splitlines():
-        command = re.split(r"\s{2,}(?![-'\"h\d])|\s#\s", line.strip())[0]
-        if command and not command.startswith("#"):
-            yield command
-
-
-def arguments_of(line):
-    """What the program gets of a command line: without variables before it, without redirection."""
-    words = shlex.split(line)
-    while words and re.fullmatch(r"[A-Z_]+=.*", words[0], re.DOTALL):
-        words.pop(0)
-    if not words or words.pop(0) != "shopstream":
-        return None
-    return words[: words.index(">")] if ">" in words else words
 
 
 def help_of(*path):
@@ -90,7 +63,7 @@ def slug(heading):
 # settings
 
 
-def test_the_page_of_settings_is_what_the_settings_tree_gives():
+def test_the_page_of_settings_is_generated_from_the_settings_tree():
     spec = importlib.util.spec_from_file_location("write_configuration", ROOT / "docs" / "write_configuration.py")
     writer = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(writer)
@@ -181,25 +154,6 @@ def test_make_targets_shown_exist():
         assert targets.issuperset(named), name
 
 
-@pytest.mark.slow
-def test_the_steps_on_your_own_file_work_as_they_stand(tmp_path):
-    section = TEXTS["README.md"].split("### On your own file", 1)[1].split("\n### ", 1)[0]
-    lines = [*shell_lines(blocks(section, "console")[0]), *re.findall(r"`(shopstream lake ingest [^`]+)`", section)]
-    assert len(lines) > 5
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SHOPSTREAM_")}
-    for line in lines:
-        done = subprocess.run(
-            [sys.executable, "-c", "from shopstream.cli import main; main()", *arguments_of(line)],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, (line, done.stderr)
-    assert (tmp_path / ".shopstream" / "reports.duckdb").is_file()
-
-
 def test_every_path_of_the_data_home_is_explained():
     readme = TEXTS["README.md"]
     home = DataHome.at(Path("home"))
@@ -248,7 +202,7 @@ def test_rules_shown_are_rules(tmp_path):
         assert RULE_FILES.read(file)[1] == []
 
 
-def test_messages_in_the_table_of_troubles_are_the_program_s():
+def test_the_table_of_errors_quotes_messages_of_the_program():
     table = TEXTS["docs/operations.md"].split("## When something is wrong", 1)[1]
     source = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
     source = re.sub(r"\"\s*\n\s*f?\"", "", source)
@@ -282,7 +236,7 @@ def test_every_decision_is_in_the_index_and_numbered_once():
         assert f"]({name})" in TEXTS["docs/adr/README.md"]
 
 
-def test_the_words_of_the_glossary_are_there_once():
+def test_the_glossary_defines_each_word_once():
     words = re.findall(r"^\| ([a-z][a-z -]+) \|", TEXTS["docs/glossary.md"], re.MULTILINE)
     assert len(words) == len(set(words))
     assert {"event", "record", "shard", "checkpoint", "watermark", "dead letter", "signal", "incident"} <= set(words)
@@ -299,3 +253,9 @@ def test_every_function_that_the_architecture_names_exists():
     assert len(names) > 20
     for name in names:
         assert pydoc.locate(f"shopstream.{name}"), name
+
+
+@pytest.mark.parametrize("page", [page for page in TEXTS if not page.startswith("benchmarks/")])
+def test_prose_is_wrapped_at_100_columns(page):
+    prose = [line for line in without_fences(TEXTS[page]).splitlines() if not line.startswith("|")]
+    assert [line for line in prose if len(line) > 100 and " " in LINK.sub("", line.strip())] == []

@@ -1,5 +1,6 @@
 """Pieces of an evaluation: stretches of events, what a run's events say, and how good a forecast was."""
 
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -8,17 +9,17 @@ import pytest
 
 from shopstream.detection.baseline import SLOTS, Baselines, KeyRate, SeriesProfile
 from shopstream.detection.detection import Nature
-from shopstream.evaluation.results import Found, Truth
-from shopstream.evaluation.run_events import Traffic
+from shopstream.evaluation.results import FoundIncident, Truth
+from shopstream.evaluation.run_events import RunEvents
 from shopstream.evaluation.slices import cut
 from shopstream.evaluation.timelines import (
     HOUR_MS,
     HourCounts,
-    draw_false,
-    draw_miss,
     expected_series,
     forecast_errors,
     level_of,
+    timeline_of_false,
+    timeline_of_miss,
 )
 from shopstream.events.schema import WIRE_SCHEMA
 
@@ -72,20 +73,20 @@ def test_moments_in_one_gap_are_given_one_after_the_other():
 
 
 def test_a_series_has_its_empty_bins():
-    with Traffic([events([0, 1, 25]), events([2], user=BOT)], [BOT]) as traffic:
+    with closing(RunEvents([events([0, 1, 25]), events([2], user=BOT)], [BOT])) as traffic:
         times, counts, hostile = traffic.series({}, START_MS, START_MS + 40_000, 10_000)
     assert [time - START_MS for time in times] == [0, 10_000, 20_000, 30_000]
     assert (counts, hostile) == ([3, 0, 1, 0], [1, 0, 0, 0])
 
 
 def test_a_series_of_a_key_that_is_derived_is_found():
-    with Traffic([events([0, 1])]) as traffic:
+    with closing(RunEvents([events([0, 1])])) as traffic:
         assert traffic.key_totals({"ip_net": "198.18.0.0/24"}, START_MS, START_MS + 10_000) == (2, 0)
         assert traffic.key_totals({"ip_net": "198.18.1.0/24"}, START_MS, START_MS + 10_000) == (0, 0)
 
 
-def test_habits_name_nobody():
-    with Traffic([events(range(0, 600, 10), user=BOT)], [BOT]) as traffic:
+def test_habits_contain_no_user_ids():
+    with closing(RunEvents([events(range(0, 600, 10), user=BOT)], [BOT])) as traffic:
         said = traffic.habits([BOT])
         assert traffic.habits([5]) == "no events"
     assert said == "60 events in 9 min, 1 products, 0 carts, 0 purchases"
@@ -135,13 +136,13 @@ def test_the_level_is_observed_against_expected():
     assert level_of(baselines(), []) == 1.0
 
 
-def test_pictures_show_attack_baseline_and_detections():
+def test_charts_show_attack_baseline_and_detections():
     truth = Truth("some", START_MS + 3_600_000, START_MS + 4_200_000, Nature.ATTACK, START_MS, actors=frozenset({BOT}))
     moment = START_MS + 3_700_000
-    found = Found("id", "rule", "high", "attack", {}, moment - 10_000, moment, moment)
-    with Traffic([events(range(0, 5_400, 2)), events(range(3_600, 4_200, 5), user=BOT)], [BOT]) as traffic:
-        miss = draw_miss(truth, [found], traffic, baselines(), "near")
-        false = draw_false(found, traffic, baselines(), truth)
+    found = FoundIncident("id", "rule", "high", "attack", {}, moment - 10_000, moment, moment)
+    with closing(RunEvents([events(range(0, 5_400, 2)), events(range(3_600, 4_200, 5), user=BOT)], [BOT])) as traffic:
+        miss = timeline_of_miss(truth, [found], traffic, baselines(), "near")
+        false = timeline_of_false(found, traffic, baselines(), truth)
     assert miss.missed
     assert not false.missed
     assert sum(miss.hostile) == 120

@@ -65,7 +65,7 @@ def test_wholesalers_buy_many_products_at_a_shopper_s_pace():
     assert visits / 25 == pytest.approx(3, abs=1.2)
 
 
-def test_a_day_of_heavy_users_is_the_same_in_every_stretch():
+def test_a_day_of_heavy_users_is_the_same_in_every_slice():
     world = SynthesisSettings(products=1_000, seed=1_001).world()
     one, two = (HeavyUsers(world.intensity, world.catalogue, world.population, 1_001) for _ in range(2))
     assert np.array_equal(one._day(18_206).time, two._day(18_206).time)

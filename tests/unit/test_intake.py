@@ -16,7 +16,7 @@ from shopstream.errors import StateError
 from shopstream.events.arrow_ipc import encode_arrow
 from shopstream.events.schema import WIRE_SCHEMA
 from shopstream.stream.embedded import EmbeddedStream
-from shopstream.stream.ports import NewRecord, ReadBatch, Shard
+from shopstream.stream.ports import NewRecord, ReadBatch, Record, Shard
 from shopstream.stream.settings import StreamSettings
 
 START_MS = 1_572_566_400_000
@@ -92,7 +92,7 @@ def test_children_are_read_after_their_parents(stream):
     assert max(order.index(0), order.index(1)) < min(order.index(10), order.index(11))
 
 
-def test_it_goes_on_after_a_position(stream):
+def test_it_continues_after_a_position(stream):
     for second in range(4):
         put(stream, 0, second)
     watermarks = Watermarks(5_000, 10_000)
@@ -152,7 +152,7 @@ def test_a_shard_that_was_read_to_its_end_and_removed_holds_nothing_back(aging, 
     batch = back.take()
     for place, record in enumerate(batch.records):
         watermarks.observe(record.shard_id, np.array([START_MS + (100 + place) * 1_000]))
-    assert watermarks.advance(clock.now_ms()) == START_MS + 100_000
+    assert watermarks.advance() == START_MS + 100_000
     assert back.ended == [SHARD]
     back.close()
 
@@ -189,7 +189,7 @@ def test_distant_shards_are_read_at_once():
     intake.close()
 
 
-def test_an_error_of_one_distant_shard_is_told(stream):
+def test_an_error_of_one_distant_shard_is_reported(stream):
     class Broken(Distant):
         def read(self, shard_id, *_after, **_limits):
             raise StateError(f"{shard_id} was trimmed")
@@ -199,6 +199,48 @@ def test_an_error_of_one_distant_shard_is_told(stream):
     )
     with pytest.raises(StateError, match="was trimmed"):
         intake.take()
+    intake.close()
+
+
+def test_a_round_that_takes_long_says_nothing_of_a_shard_that_was_empty_at_its_beginning():
+    """While the second shard is read, twenty seconds pass, in which the first gets events."""
+
+    class Slow(Distant):
+        slow = False
+
+        def read(self, shard_id, after, **_limits):
+            if shard_id == "shard-0" or not self.slow:
+                return ReadBatch((), after, 0, ended=False)
+            clock.advance(timedelta(seconds=20))
+            return ReadBatch((Record(b"{}", "k", shard_id, 1, START_MS),), 1, 0, ended=False)
+
+    clock, watermarks = ManualClock(START_MS), Watermarks(0, 10_000)
+    stream = Slow([Shard(f"shard-{n}", n, n) for n in range(2)])
+    intake = SourceReader(stream, watermarks, EngineSettings(), clock)
+    for _ in range(12):
+        intake.take()
+        clock.advance(timedelta(seconds=1))
+    assert watermarks.quiet() == (START_MS, 11_000)
+    stream.slow = True
+    assert len(intake.take().records) == 1
+    watermarks.observe("shard-0", np.array([START_MS]))
+    watermarks.observe("shard-1", np.array([START_MS + 20_000]))
+    assert watermarks.advance() == START_MS
+    intake.close()
+
+
+def test_time_passes_for_a_shard_from_the_start_of_an_empty_poll():
+    """The process is stopped for a minute between a read that finds nothing and what is made of it."""
+
+    class Stopping(Distant):
+        def read(self, _shard_id, after, **_limits):
+            clock.advance(timedelta(minutes=1))
+            return ReadBatch((), after, 0, ended=False)
+
+    clock, watermarks = ManualClock(START_MS), Watermarks(0, 10_000)
+    intake = SourceReader(Stopping([Shard("shard-0", 0, 1)]), watermarks, EngineSettings(), clock)
+    intake.take()
+    assert watermarks.quiet() == (START_MS, 0)
     intake.close()
 
 
@@ -217,5 +259,5 @@ def test_an_empty_read_behind_the_tip_holds_the_watermark_back():
     intake.take()
     clock.advance(timedelta(minutes=1))
     intake.take()
-    assert watermarks.advance(clock.now_ms()) == START_MS
+    assert watermarks.advance() == START_MS
     intake.close()

@@ -272,7 +272,7 @@ def test_any_folder_will_do(tmp_path, lake_events, name):
     assert foreign(lakehouse).scan().count() == 20
 
 
-def test_a_moved_folder_is_told_apart_from_an_empty_one(tmp_path, lake_events):
+def test_a_moved_folder_is_distinguished_from_an_empty_one(tmp_path, lake_events):
     EmbeddedLakehouse(tmp_path / "here").append(EVENTS, lake_events(0, 1), {})
     (tmp_path / "here").rename(tmp_path / "there")
     with pytest.raises(StateError, match="move the folder back"):

@@ -142,7 +142,7 @@ def write_parquet(path, count):
 
 @pytest.mark.parametrize("write", [write_csv, write_gzip, write_json, write_parquet])
 @pytest.mark.usefixtures("small_blocks")
-def test_each_kind_of_file_is_told_by_its_content(lakehouse, tmp_path, write):
+def test_each_kind_of_file_is_reported_by_its_content(lakehouse, tmp_path, write):
     write(tmp_path / "no-suffix", 100)
     seen = []
     result = ingest(lakehouse, str(tmp_path / "no-suffix"), CLOCK, lambda *progress: seen.append(progress))
@@ -197,7 +197,7 @@ class InterruptedLoadError(Exception):
 @pytest.mark.parametrize("write", [write_csv, write_gzip, write_parquet])
 @pytest.mark.parametrize("after", [0, 1, 2, 3, 5, 7])
 @pytest.mark.usefixtures("small_blocks")
-def test_an_interrupted_load_goes_on_without_loss_or_doubling(lakehouse, tmp_path, write, after):
+def test_an_interrupted_load_continues_without_loss_or_doubling(lakehouse, tmp_path, write, after):
     write(tmp_path / "f", 100)
     calls = []
 

@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from shopstream.clock import ManualClock
 from shopstream.detection.expression import check_condition, check_filter, check_measure
 from shopstream.detection.rule import Rule
 from shopstream.engine.compile import batch_sql
@@ -45,7 +44,7 @@ def rows(*events: tuple[float, int, str]) -> pa.Table:
 
 
 def engine(declaration: WindowDeclaration) -> Engine:
-    return Engine(EngineSettings(threads=1, out_of_orderness=timedelta(seconds=5)), [declaration], ManualClock())
+    return Engine(EngineSettings(threads=1, out_of_orderness=timedelta(seconds=5)), [declaration])
 
 
 def feed(it: Engine, number: int, *events: tuple[float, int, str]) -> list[Signal]:
@@ -162,7 +161,7 @@ def test_windows_on_what_happened_before_wait_for_the_watermark_and_others_do_no
     in_order = WindowDeclaration(
         "later", WindowKind.TUMBLING, (), {"n": "count(*) filter (where gap_ms < 9000)"}, 60_000, condition="n > 0"
     )
-    it = Engine(EngineSettings(threads=1), [at_once, in_order], ManualClock())
+    it = Engine(EngineSettings(threads=1), [at_once, in_order])
     assert [s.window for s in feed(it, 0, (1, 1, "view"), (2, 1, "view"))] == ["now"]
     assert [s.window for s in feed(it, 1, (8, 2, "view"))] == ["later"], "the watermark has passed second 2"
 

@@ -132,7 +132,7 @@ def test_leases_of_shards_that_retention_removed_are_removed():
     assert [lease.name for lease in leases.all()] == [SHARDS[1].shard_id]
 
 
-def test_a_shard_that_retention_removed_before_its_end_was_read_is_told(caplog):
+def test_a_shard_that_retention_removed_before_its_end_was_read_is_reported(caplog):
     leases = MemoryLeases()
     only = worker(leases, "only", Seconds())
     only.balance(SHARDS)
@@ -213,7 +213,7 @@ def test_a_holder_that_was_taken_for_dead_learns_it_when_it_renews():
     standby.check()
 
 
-def test_a_standby_that_is_told_to_stop_does_not_wait():
+def test_a_stopped_standby_does_not_wait():
     leases = MemoryLeases()
     exclusive(leases, "holder", Seconds()).try_acquire()
     told = []
@@ -236,7 +236,7 @@ def test_the_holder_renews_by_itself_while_it_works():
     assert leases.all()[0].owner is None
 
 
-def test_a_table_that_may_not_be_written_is_told_as_such():
+def test_a_read_only_table_is_reported_as_such():
     leases = Broken()
     lease = LeaderLease(leases, "engine", "me", timedelta(milliseconds=60), clock=ManualClock(), monotonic=Seconds())
     assert lease.acquire()

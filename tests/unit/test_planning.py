@@ -83,17 +83,17 @@ def test_the_signals_stream_has_one_shard_at_any_size():
     assert shards == {Decimal(730)}
 
 
-def test_a_function_that_falls_behind_is_told():
+def test_a_function_that_falls_behind_is_reported():
     plan = plan_of("4000", changes=["signal_us=9000"])
     assert plan.needs.function.busy > 1
     assert any("falls behind" in note for note in plan.notes())
 
 
-def test_signals_that_outgrow_their_shard_are_told():
+def test_signals_that_outgrow_their_shard_are_reported():
     assert any("one shard at the peak" in note for note in plan_of("10000", changes=["signal_bytes=2000"]).notes())
 
 
-def test_a_largest_category_that_must_be_alone_is_told():
+def test_a_largest_category_that_must_be_alone_is_reported():
     plan = plan_of("7000", "26000")
     assert plan.needs.stream.isolated
     assert any("until it is alone" in note for note in plan.notes())
@@ -149,7 +149,7 @@ def test_a_factor_multiplies_every_price():
     )
 
 
-def test_unverified_prices_are_told_only_where_they_count():
+def test_unverified_prices_are_reported_only_where_they_count():
     assert any("firehose_iceberg" in note for note in plan_of("20").notes())
     assert not any("quicksight_author" in note for note in plan_of("20").notes())
     assert any("quicksight_author" in note for note in plan_of("20", changes=["quicksight_authors=1"]).notes())

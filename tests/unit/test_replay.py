@@ -162,9 +162,9 @@ def test_rebase_moves_the_first_event_to_the_given_moment(tmp_path):
     assert min(times) == target
 
 
-def test_rebase_now_is_kept_when_the_replay_goes_on(tmp_path):
+def test_rebase_now_is_kept_when_the_replay_continues(tmp_path):
     source, clock = str(csv_file(tmp_path, 100)), ManualClock(to_ms(datetime(2026, 1, 1, tzinfo=UTC)))
-    settings = ReplaySettings(rebase="now", rate=10)
+    settings = ReplaySettings(rebase="now")
     broken, rest = Kept(break_at=10), Kept()
     with pytest.raises(KeyboardInterrupt):
         replay(source, broken, settings, bookmarks=tmp_path / "marks", clock=clock)
@@ -172,6 +172,66 @@ def test_rebase_now_is_kept_when_the_replay_goes_on(tmp_path):
     replay(source, rest, settings, bookmarks=tmp_path / "marks", clock=clock)
     times = sorted(broken.decoded().events["event_time"].to_pylist() + rest.decoded().events["event_time"].to_pylist())
     assert times == [datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=second) for second in range(100)]
+
+
+class Timed(Kept):
+    """Keeps how far each event lay behind the clock when it was sent, too; breaks once `enough` events are there."""
+
+    def __init__(self, clock: ManualClock, enough: int) -> None:
+        super().__init__(shards=1)
+        self.clock, self.enough = clock, enough
+        self.lags_ms: list[int] = []
+
+    def put(self, records):
+        now = self.clock.now_ms()
+        events = Decoder().decode(
+            [r.payload for r in records], [to_ms(datetime(2100, 1, 1, tzinfo=UTC))] * len(records)
+        )
+        self.lags_ms += [now - to_ms(moment) for moment in events.events["event_time"].to_pylist()]
+        outcome = super().put(records)
+        if len(self.lags_ms) >= self.enough:
+            raise KeyboardInterrupt
+        return outcome
+
+
+@pytest.mark.parametrize("speed", [None, 1], ids=["no speed", "speed 1"])
+def test_a_replay_moved_to_now_sends_each_event_at_its_time_in_every_round(tmp_path, speed):
+    clock = ManualClock(to_ms(datetime(2026, 1, 1, tzinfo=UTC)))
+    stream = Timed(clock, 250)
+    settings = ReplaySettings(rebase="now", speed=speed, loop=True)
+    with pytest.raises(KeyboardInterrupt):
+        replay(str(csv_file(tmp_path, 100)), stream, settings, clock=clock)
+    assert 0 <= min(stream.lags_ms) <= max(stream.lags_ms) <= 60
+
+
+def test_a_replay_of_today_sends_the_day_so_far_at_once_and_the_rest_as_it_happens(tmp_path):
+    clock = ManualClock(to_ms(datetime(2026, 1, 31, 0, 0, 40, tzinfo=UTC)))
+    stream = Timed(clock, 100)
+    with pytest.raises(KeyboardInterrupt):
+        replay(str(csv_file(tmp_path, 200)), stream, ReplaySettings(rebase="today"), clock=clock)
+    times = stream.decoded().events["event_time"].to_pylist()
+    assert times == [datetime(2026, 1, 31, tzinfo=UTC) + timedelta(seconds=second) for second in range(100)]
+    assert stream.lags_ms[:41] == [1000 * second for second in range(40, -1, -1)]
+    assert 0 <= min(stream.lags_ms) <= max(stream.lags_ms[41:]) <= 60
+
+
+def test_each_round_of_today_is_a_day_of_its_own(tmp_path):
+    clock = ManualClock(to_ms(datetime(2026, 1, 31, 9, tzinfo=UTC)))
+    stream = Timed(clock, 150)
+    with pytest.raises(KeyboardInterrupt):
+        replay(str(csv_file(tmp_path, 50)), stream, ReplaySettings(rebase="today", loop=True), clock=clock)
+    times = stream.decoded().events["event_time"].to_pylist()
+    days = [datetime(2026, 1, 31, tzinfo=UTC) + timedelta(days=day) for day in range(3)]
+    assert times == [day + timedelta(seconds=second) for day in days for second in range(50)]
+    assert min(stream.lags_ms) >= 0
+
+
+def test_a_loop_at_a_speed_keeps_it_in_every_round(tmp_path):
+    clock = ManualClock()
+    stream = Timed(clock, 150)
+    with pytest.raises(KeyboardInterrupt):
+        replay(str(csv_file(tmp_path, 50)), stream, ReplaySettings(speed=10, loop=True), clock=clock)
+    assert clock.now_ms() >= 14_900
 
 
 def test_a_loop_grows_in_event_time_and_in_new_ids(tmp_path):
@@ -185,7 +245,7 @@ def test_a_loop_grows_in_event_time_and_in_new_ids(tmp_path):
     assert len(set(stream.ids())) == 150
 
 
-def test_a_loop_tells_a_trackers_ids_of_different_rounds_apart(tmp_path):
+def test_a_loop_gives_a_trackers_ids_a_suffix_per_round(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text(f"{HEADER},event_id\n{row(0)},e-0\n{row(1)},e-1\n")
     stream = Kept(shards=1, break_at=3)
@@ -204,7 +264,7 @@ def test_a_loop_without_any_event_is_an_error_not_an_endless_run(tmp_path):
 @pytest.mark.parametrize("lost_answer", [False, True], ids=["put not taken", "put taken, answer lost"])
 @pytest.mark.parametrize("make", [csv_file, parquet_file])
 @pytest.mark.parametrize("settings", [ReplaySettings(rate=700), ReplaySettings(speed=500)], ids=["rate", "speed"])
-def test_a_replay_interrupted_anywhere_goes_on_and_loses_nothing(tmp_path, make, settings, lost_answer):
+def test_a_replay_interrupted_anywhere_continues_and_loses_nothing(tmp_path, make, settings, lost_answer):
     source = str(make(tmp_path, 3000))
     whole = Kept()
     replay(source, whole)
@@ -223,7 +283,7 @@ def test_a_replay_interrupted_anywhere_goes_on_and_loses_nothing(tmp_path, make,
     assert (len(ids) == 3000) is not lost_answer
 
 
-def test_a_complete_replay_sends_nothing_again_unless_told_to(tmp_path):
+def test_a_complete_replay_sends_nothing_again_by_default(tmp_path):
     source, marks = str(csv_file(tmp_path, 100)), tmp_path / "marks"
 
     def run(settings: ReplaySettings | None = None) -> ReplaySummary:
@@ -263,7 +323,7 @@ def test_the_same_replay_does_not_run_twice_at_once(tmp_path):
     assert replay(source, Kept(), bookmarks=marks, progress=second).events == 10
 
 
-def test_progress_tells_events_share_and_waits(tmp_path):
+def test_progress_has_events_share_and_waits(tmp_path):
     stream, told = Kept(), []
     plain = stream.put
     stream.put = lambda records: (
@@ -288,16 +348,18 @@ def test_speed_paces_by_event_time(tmp_path):
         ({"speed": 0}, "above 0"),
         ({"rate": float("inf")}, "above 0"),
         ({"rebase": "tomorrow"}, "'now'"),
+        ({"rebase": "now", "speed": 60}, "pace of the clock"),
+        ({"rebase": "today", "rate": 10}, "pace of the clock"),
         ({"rebase": datetime(2020, 1, 1)}, "time zone"),  # noqa: DTZ001  naive on purpose
     ],
 )
-def test_settings_that_do_not_fit_are_told(wrong, words):
+def test_settings_that_do_not_fit_are_reported(wrong, words):
     with pytest.raises(ConfigurationError, match=words):
         ReplaySettings(**wrong)
 
 
 @pytest.mark.parametrize("name", ["missing.csv", "s.csv", "folder", "cut.csv.gz", "other.parquet"])
-def test_a_source_that_cannot_be_read_is_told(tmp_path, name):
+def test_a_source_that_cannot_be_read_is_reported(tmp_path, name):
     (tmp_path / "s.csv").write_bytes(b"")
     (tmp_path / "folder").mkdir()
     whole = csv_file(tmp_path, 1000, "cut.csv.gz")

@@ -122,7 +122,7 @@ def test_speed_lets_events_go_when_their_own_time_has_come():
         assert due <= at <= due + 60
 
 
-def test_speed_goes_on_over_several_calls():
+def test_speed_continues_over_several_calls():
     clock = ManualClock()
     pacer = Pacer(clock, speed=1)
     list(pacer.slices(np.array([0, 1_000_000])))
@@ -130,7 +130,7 @@ def test_speed_goes_on_over_several_calls():
     assert 3000 <= clock.now_ms() <= 3060
 
 
-def test_rate_sends_so_many_events_a_second():
+def test_rate_limits_events_per_second():
     clock = ManualClock()
     pacer = Pacer(clock, rate=1000)
     slices = [part for _ in range(4) for part in pacer.slices(np.zeros(1250, dtype=np.int64))]
@@ -206,7 +206,7 @@ def test_records_without_order_share_a_put_and_only_the_refused_ones_go_again():
     assert len(stream.taken) == len(set(stream.taken)) == len(bad) + 2
 
 
-def test_the_figures_of_a_delivery_tell_what_was_refused_and_repeated():
+def test_the_figures_of_a_sender_count_refused_and_repeated_records():
     clock = ManualClock()
     sender = StreamSender(Flaky({0}, RetryableError("lost")), clock, lambda *_: None)
     sender.send([Lane("shard-0", queue("a", "bb"))])
@@ -313,7 +313,7 @@ def rejects(*rows: bytes) -> pa.Table:
 HEADER = b"event_time,event_type,product_id,category_id,category_code,brand,price,user_id,user_session\n"
 
 
-def test_unreadable_rows_arrive_as_they_were():
+def test_rejected_rows_arrive_unchanged():
     rows = [b"hello", b'{"a": 1}', b"cut,row", HEADER.strip(), b"\xff\x00raw", b'"stray']
     records = reject_records(rejects(*rows), HEADER)
     result = Decoder().decode([record.payload for record in records], [ARRIVAL_MS] * len(records))
@@ -321,7 +321,7 @@ def test_unreadable_rows_arrive_as_they_were():
     assert result.rejects["payload"].to_pylist() == rows
 
 
-def test_neighbouring_unreadable_rows_share_records_within_the_limit():
+def test_neighbouring_rejected_rows_share_records_within_the_limit():
     rows = [b"x" * 100 + str(row).encode() for row in range(20_000)]
     records = reject_records(rejects(*rows), HEADER)
     assert len(records) < 20

@@ -122,7 +122,7 @@ def test_a_session_and_a_tumbling_window_are_rules_too(tmp_path):
         ("title: Many carts\n", "", 1, "title: missing"),
     ],
 )
-def test_a_wrong_rule_is_told_with_line_and_remedy(tmp_path, old, new, line, said):
+def test_a_wrong_rule_is_reported_with_line_and_remedy(tmp_path, old, new, line, said):
     assert old in GOOD
     problems = problems_of(tmp_path, GOOD.replace(old, new))
     assert any(said in problem.problem for problem in problems), problems
@@ -131,7 +131,7 @@ def test_a_wrong_rule_is_told_with_line_and_remedy(tmp_path, old, new, line, sai
     assert all(problem.subject == "rule many_carts" for problem in problems)
 
 
-def test_all_that_is_wrong_is_told_at_once(tmp_path):
+def test_all_that_is_wrong_is_reported_at_once(tmp_path):
     text = GOOD.replace("level: medium", "level: terrible").replace("[user_id]", "[usr_id]")
     assert [problem.line for problem in problems_of(tmp_path, text)] == [5, 7]
 
@@ -171,7 +171,7 @@ def test_a_rule_is_switched_off_by_its_status(tmp_path):
     assert detect([signal("many_carts")], {"many_carts": rule}) == []
 
 
-def test_a_folder_that_is_missing_is_told():
+def test_a_folder_that_is_missing_is_reported():
     with pytest.raises(ConfigurationError, match="expected rule files at"):
         load_rules(Path("/nowhere/at/all"))
 

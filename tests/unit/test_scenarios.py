@@ -172,7 +172,7 @@ def test_the_same_chance_gives_the_same_case_and_scenarios_differ(world):
     assert len(starts) > 20
 
 
-def test_a_case_may_be_told_when_to_begin(world):
+def test_the_start_of_a_case_can_be_set(world):
     file, noon = SHIPPED["fast_scraper"], START + timedelta(hours=12)
     assert file.draw(file.chance(1_000), START, world, noon).start == noon
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shopstream.clock import ManualClock
-from shopstream.engine.signals import Signal, SignalAssembler, SignalBatch, decode_signals, encode_signals
+from shopstream.engine.signals import Quiet, Signal, SignalAssembler, SignalBatch, decode_signals, encode_signals
 from shopstream.errors import BackpressureError, DecodeError, PermanentError, RetryableError, StateError
 from shopstream.incidents.signal_publisher import SignalPublisher
 from shopstream.stream.ports import PutOutcome
@@ -127,6 +127,8 @@ def test_a_signal_larger_than_a_record_says_whose_it_is():
         b'{"format":1,"until_ms":true,"part":0,"parts":1,"signals":[]}',
         b'{"format":1,"until_ms":0,"part":1,"parts":1,"signals":[]}',
         b'{"format":1,"until_ms":0,"signals":[]}',
+        b'{"format":1,"until_ms":0,"part":0,"parts":1,"quiet":[1],"signals":[]}',
+        b'{"format":1,"until_ms":0,"part":0,"parts":1,"quiet":[1,true],"signals":[]}',
         encode_signals([one(final=1)], 0)[0],
         encode_signals([one(start_ms=1.5)], 0)[0],
         encode_signals([one(key={"user_id": True})], 0)[0],
@@ -174,6 +176,29 @@ def test_without_signals_only_a_new_bin_is_told():
     for until_ms in (9_000, 9_999, 10_000, 19_000, 25_000):
         publisher.judge([], until_ms)
     assert [batch.until_ms for batch in stream.batches] == [9_000, 10_000, 25_000]
+
+
+def test_without_signals_a_new_bin_of_the_clock_is_told():
+    stream = Stream()
+    publisher = SignalPublisher(stream, ManualClock(0))
+    for until_ms in (29_000, 29_999, 30_000):
+        publisher.judge([], 9_000, Quiet(14_000, until_ms))
+    publisher.judge([], 9_000)
+    publisher.judge([], 9_000)
+    told = [SignalBatch((), 9_000, quiet=Quiet(14_000, until_ms)) for until_ms in (29_000, 30_000)]
+    assert stream.batches == [*told, SignalBatch((), 9_000)]
+
+
+def test_what_the_clock_says_comes_back_with_the_whole_moment():
+    signals, quiet, assembly = [one()] * 30, Quiet(14_000, 29_000), SignalAssembler()
+    parts = [decode_signals(part) for part in encode_signals(signals, 9_000, quiet, max_bytes=4096)]
+    assert len(parts) > 1
+    whole = [assembly.add(part) for part in parts][-1]
+    assert whole == SignalBatch(tuple(signals), 9_000, quiet=quiet)
+    assembly.add(parts[0])
+    restored = SignalAssembler()
+    restored.restore(json.loads(json.dumps(assembly.snapshot())))
+    assert [restored.add(part) for part in parts[1:]][-1] == whole
 
 
 def test_what_the_stream_does_not_take_is_told_again():

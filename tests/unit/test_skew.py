@@ -85,7 +85,7 @@ def test_a_stream_is_measured_as_the_file_it_came_from(tmp_path):
         )
 
 
-def test_nothing_to_measure_is_told(tmp_path):
+def test_nothing_to_measure_is_reported(tmp_path):
     path = tmp_path / "e.csv"
     path.write_text("no event\n")
     with pytest.raises(ConfigurationError, match="got none"):

@@ -295,7 +295,7 @@ def test_records_that_came_and_went_after_an_empty_read_are_missed_loudly(open_s
         payloads(stream, position)
 
 
-def test_an_emptied_shard_goes_on_with_larger_numbers(open_stream, clock):
+def test_an_emptied_shard_continues_with_larger_numbers(open_stream, clock):
     stream = open_stream(retention=timedelta(hours=1))
     (old,) = put(stream, b"old")
     clock.advance(timedelta(hours=2))

@@ -64,6 +64,6 @@ def test_steps_may_be_parts_of_one():
         ("events=1..3", "events * 2 > 1", "just once"),
     ],
 )
-def test_what_cannot_be_swept_is_told(text, condition, said):
+def test_what_cannot_be_swept_is_reported(text, condition, said):
     with pytest.raises(ConfigurationError, match=said):
         parse_sweep(text, rule(condition))

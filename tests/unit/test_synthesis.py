@@ -172,7 +172,7 @@ def test_genuine_events_are_the_same_with_and_without_attacks():
     assert len(actors) == len(set(actors)) == 52
 
 
-def test_nothing_is_recorded_during_an_outage_and_shopping_goes_on_after_it():
+def test_nothing_is_recorded_during_an_outage_and_shopping_continues_after_it():
     calm, _ = _rows()
     base, synthesis = _rows(scenarios=(Outage(_at(10), _minutes(30)),))
     inside = "select count(*) from events where event_time >= ? and event_time < ?"

@@ -267,7 +267,7 @@ def test_a_day_has_the_same_ups_and_downs_in_every_period_that_holds_it():
     assert (longer / longer.sum()).ravel() == pytest.approx((shorter / shorter.sum()).ravel(), rel=1e-9)
 
 
-def test_the_level_goes_on_smoothly_over_midnight():
+def test_the_level_continues_smoothly_over_midnight():
     minutes = _rates(1_003).ravel()
     steps = np.abs(np.diff(np.log(minutes)))
     midnights = steps[1_439::1_440]

@@ -25,5 +25,5 @@ def test_only_aws_adapters_and_the_aws_folder_know_its_client(vendors):
 
 
 @pytest.mark.parametrize("vendor", ["aws_cdk", "moto", "pyflink"])
-def test_what_deploys_or_stands_in_is_known_to_nobody(vendor):
+def test_no_module_imports_deployment_or_stand_in_libraries(vendor):
     assert [file for file in SOURCE.rglob("*.py") if vendor in set(imported(file))] == []

@@ -261,9 +261,9 @@ class AwsAdapters(Adapters):
     def checks(self) -> dict[str, Check]:
         """Rules, free space, and each AWS resource."""
         from shopstream.adapters.aws_checks import AWS_CHECKS
-        from shopstream.adapters.checks import COMMON_CHECKS, check_reports
+        from shopstream.adapters.checks import COMMON_CHECKS, check_detection, check_reports
 
-        return COMMON_CHECKS | AWS_CHECKS | {"reports": check_reports}
+        return COMMON_CHECKS | AWS_CHECKS | {"detection": check_detection, "reports": check_reports}
 
     def _in_home(self, name: str) -> Path:
         self.settings.home.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -22,7 +22,15 @@ from shopstream.lakehouse.ports import LakeTable
 from shopstream.models.reports import scope
 from shopstream.stream.embedded import EmbeddedStream
 
-__all__ = ["COMMON_CHECKS", "EMBEDDED_CHECKS", "Check", "CheckFailedError", "check_reports"]
+__all__ = [
+    "COMMON_CHECKS",
+    "EMBEDDED_CHECKS",
+    "Check",
+    "CheckFailedError",
+    "check_detection",
+    "check_reports",
+    "late_signals",
+]
 
 Check = Callable[[Settings], str]
 """Returns what it found; raises a ShopstreamError that says what to do if something is wrong."""
@@ -72,7 +80,7 @@ def _allow_lists(settings: Settings) -> str:
     expired = [entry.name for entry in entries if entry.expires <= datetime.now(UTC)]
     if expired:
         raise CheckFailedError(
-            f"expired entries, which suppress nothing: {', '.join(expired)}; review them, then renew or remove them"
+            f"expired, so that they suppress nothing: {', '.join(expired)}; review them, then renew or remove them"
         )
     return f"{len(entries)} entries, none expired"
 
@@ -136,6 +144,25 @@ def _notifications(settings: Settings) -> str:
     return f"{len(urls)} addresses"
 
 
+def late_signals(counters: Mapping[str, int]) -> str | None:
+    """What to do about signals that detectors left out; None if they received all of them."""
+    count = counters.get("late_signals", 0)
+    if not count:
+        return None
+    return (
+        f"{count} signals arrived after detectors had judged their time, so incidents may be missing: the log of "
+        "`shopstream run` says which and when; a new home that reads the stream from its start finds what they hold"
+    )
+
+
+def check_detection(settings: Settings) -> str:
+    """Did detectors receive every signal in time?"""
+    manifest = adapters_of(settings).last_checkpoint()
+    if manifest and (finding := late_signals(manifest.counters)):
+        raise CheckFailedError(finding)
+    return "no signal came too late for detectors"
+
+
 COMMON_CHECKS: dict[str, Check] = {
     "environment": _python,
     "home": _home,
@@ -145,6 +172,7 @@ COMMON_CHECKS: dict[str, Check] = {
 EMBEDDED_CHECKS: dict[str, Check] = {
     "stream": _stream,
     "engine": _engine,
+    "detection": check_detection,
     "lake": _lake,
     "reports": check_reports,
     "notifications": _notifications,

@@ -79,7 +79,7 @@ def open_pipeline(
         judges, incidents = _judges(adapters, detection, stack)
         windows = [detection.allow_list.watch(rule.window_declaration(), rule.id) for rule in detection.rules.values()]
         windows += detection.bank.declarations
-        engine = Engine(settings.engine, windows, clock, spill_path=settings.home / "spill")
+        engine = Engine(settings.engine, windows, spill_path=settings.home / "spill")
         stack.enter_context(closing(engine.connection))
         detection.bank.attach(engine)
         intake = stack.enter_context(

@@ -1,4 +1,4 @@
-"""`shopstream evaluate`: what detection finds of attacks whose truth is known, and what it tells falsely."""
+"""`shopstream evaluate`: measures detection on attacks with known ground truth."""
 
 import os
 from collections.abc import Mapping
@@ -13,19 +13,19 @@ from shopstream.cli.output import Format, FormatOption, emit, emit_object, err, 
 from shopstream.clock import Clock, SystemClock, from_ms
 from shopstream.errors import ConfigurationError
 from shopstream.evaluation.baseline_run import default_cache
-from shopstream.evaluation.plan import Shop, load_rows, seeds_of
+from shopstream.evaluation.plan import Shop, evaluated_scenarios, seeds_of
 from shopstream.evaluation.report import (
     Facts,
+    baseline_rows,
     commit_of_code,
     control_row,
-    genuine_rows,
     machine,
     row_of,
     short_row_of,
     verdict,
     write_report,
 )
-from shopstream.evaluation.runner import Done, Matrix, run_matrix
+from shopstream.evaluation.runner import RunPlan, RunResults, run_all
 from shopstream.evaluation.summary import Summary, summarise
 
 __all__ = ["evaluate"]
@@ -39,35 +39,37 @@ def evaluate(
     *,
     scenario: Annotated[
         list[str] | None,
-        typer.Option("--scenario", help="Only this row of the catalogue; repeatable.", show_default="all"),
+        typer.Option("--scenario", help="Only this scenario; repeatable.", show_default="all"),
     ] = None,
     seeds: Annotated[int, typer.Option(help="Number of shops, each with one attack of each scenario.")] = 20,
-    days: Annotated[int, typer.Option(help="Genuine test days of each shop.")] = 1,
+    days: Annotated[int, typer.Option(help="Test days of each shop without attacks.")] = 1,
     tuning: Annotated[
-        bool, typer.Option("--tuning", help="Take seeds 1000 to 1099; figures to publish come from 1 to 99.")
+        bool, typer.Option("--tuning", help="Use seeds 1000 to 1099; published figures come from 1 to 99.")
     ] = False,
     jobs: Annotated[int | None, typer.Option("--jobs", "-j", help="Processes.", show_default="one a core")] = None,
     out_folder: Annotated[
         Path | None, typer.Option("--out", help="Folder for JSON and the HTML report.", show_default="HOME/evaluation")
     ] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write the summary into this file, too.")] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Say what came nearest for each miss.")] = False,
-    events: Annotated[int, typer.Option(help="Genuine events a day; fewer is no shop of real size.")] = _DAILY_EVENTS,
-    history_days: Annotated[int, typer.Option(help="Days from which the baselines are learnt.")] = 14,
-    tracker: Annotated[bool, typer.Option("--tracker", help="Events carry address and user agent.")] = False,
+    markdown: Annotated[Path | None, typer.Option(help="Also write the summary into this file.")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Explain each miss and each false incident.")] = False,
+    events: Annotated[
+        int, typer.Option(help="Genuine events per day; the default is a shop of real size.")
+    ] = _DAILY_EVENTS,
+    history_days: Annotated[int, typer.Option(help="Days of history for the baselines.")] = 14,
+    tracker: Annotated[bool, typer.Option("--tracker", help="Events have address and user agent.")] = False,
     cache: Annotated[
         Path | None,
         typer.Option(help="Folder for baselines and, while tuning, states.", show_default="the user's cache folder"),
     ] = None,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
-    r"""Measure detection on synthetic shops with injected attacks.
+    r"""Measure detection on synthetic shops, with and without injected attacks.
 
-    Says for each scenario how many were found and how soon, how many incidents and notifications one attack gives, and
-    what was told falsely on genuine days. It runs the engine, all rules, all detectors and the incident store as they
-    are shipped, in event time. What is done so far is kept when it is interrupted.
+    Shows recall and time to detection of each scenario, incidents and notifications per attack, and false incidents on
+    days without attacks. It runs the shipped engine, rules, detectors and incident store, in event time. An
+    interrupted evaluation keeps its results so far.
 
-    Thresholds are chosen with --tuning; without it, seeds are those that nobody looked at.
+    Choose thresholds with --tuning; without it, held-out seeds are used.
 
     Examples:
       shopstream evaluate
@@ -76,14 +78,14 @@ def evaluate(
     """
     clock = SystemClock()
     started_ms = clock.now_ms()
-    rows = load_rows()
+    rows = evaluated_scenarios()
     wanted = list(dict.fromkeys(scenario or rows))
     for name in wanted:
         if name not in rows:
             raise ConfigurationError(f"expected scenarios among {', '.join(rows)}, got {name!r}; change --scenario")
     numbers = seeds_of(seeds, tuning=tuning)
     shops = [Shop(seed, days=days, history_days=history_days, events_a_day=events, tracker=tracker) for seed in numbers]
-    matrix = Matrix(
+    plan = RunPlan(
         shops=shops,
         scenarios=wanted,
         cache=cache or default_cache(),
@@ -92,22 +94,22 @@ def evaluate(
     )
     folder = out_folder or settings_of(ctx).home / "evaluation"
     folder.mkdir(parents=True, exist_ok=True)
-    done = Done()
-    interrupted = _run(matrix, folder, done)
-    summary = summarise(done, rows)
-    facts = _facts(matrix, done, clock, started_ms, tuning=tuning, partial=interrupted)
-    write_report(folder, done, summary, facts, markdown)
-    _print(summary, done, facts, fmt, explain=explain)
+    results = RunResults()
+    interrupted = _run(plan, folder, results)
+    summary = summarise(results, rows)
+    facts = _facts(plan, results, clock, started_ms, tuning=tuning, partial=interrupted)
+    write_report(folder, results, summary, facts, markdown)
+    _print(summary, results, facts, fmt, explain=explain)
     if interrupted:
-        err.print("interrupted: not all runs are in these figures", highlight=False)
+        err.print("interrupted: some runs are missing in these figures", highlight=False)
     err.print(verdict(summary), highlight=False, soft_wrap=True)
     err.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
     if interrupted:
         raise typer.Exit(130)
 
 
-def _run(matrix: Matrix, folder: Path, done: Done) -> bool:
-    """Run all; returns whether somebody interrupted it."""
+def _run(plan: RunPlan, folder: Path, results: RunResults) -> bool:
+    """Run everything; returns whether it was interrupted."""
     columns = (
         SpinnerColumn(),
         TextColumn("evaluating"),
@@ -118,32 +120,34 @@ def _run(matrix: Matrix, folder: Path, done: Done) -> bool:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=err, transient=True, speed_estimate_period=600) as bar:
-        task = bar.add_task("evaluating", total=matrix.work, last="")
+        task = bar.add_task("evaluating", total=plan.work, last="")
         try:
-            run_matrix(matrix, folder, lambda work, last: bar.update(task, advance=work, last=last), done)
+            run_all(plan, folder, lambda work, last: bar.update(task, advance=work, last=last), results)
         except KeyboardInterrupt:
             return True
     return False
 
 
-def _facts(matrix: Matrix, done: Done, clock: Clock, started_ms: int, *, tuning: bool, partial: bool) -> Facts:
+def _facts(plan: RunPlan, results: RunResults, clock: Clock, started_ms: int, *, tuning: bool, partial: bool) -> Facts:
 
     now_ms = clock.now_ms()
     return Facts(
-        seeds=sorted({run.seed for run in done.genuine} | {run.seed for runs in done.attacks.values() for run in runs}),
-        test_days=matrix.shops[0].days,
+        seeds=sorted(
+            {run.seed for run in results.baseline} | {run.seed for runs in results.attacks.values() for run in runs}
+        ),
+        test_days=plan.shops[0].days,
         tuning=tuning,
         commit=commit_of_code(),
         machine=machine(),
         finished=from_ms(now_ms),
         minutes=(now_ms - started_ms) / _MINUTE_MS,
         partial=partial,
-        tracker=matrix.shops[0].tracker,
-        history_days=matrix.shops[0].history_days,
+        tracker=plan.shops[0].tracker,
+        history_days=plan.shops[0].history_days,
     )
 
 
-def _print(summary: Summary, done: Done, facts: Facts, fmt: Format, *, explain: bool) -> None:
+def _print(summary: Summary, results: RunResults, facts: Facts, fmt: Format, *, explain: bool) -> None:
 
     rows = [(short_row_of if fmt is Format.TABLE else row_of)(row) for row in summary.rows]
     if fmt is Format.JSON:
@@ -157,25 +161,25 @@ def _print(summary: Summary, done: Done, facts: Facts, fmt: Format, *, explain: 
         emit(rows, fmt, title=f"Attacks and faults ({kind})")
     if summary.controls:
         emit([control_row(row) for row in summary.controls], fmt, title="Controls")
-    emit(genuine_rows(summary), fmt, title="Genuine days")
+    emit(baseline_rows(summary), fmt, title="Days without attacks")
     if explain:
-        _explain(done)
+        _explain(results)
 
 
-def _explain(done: Done) -> None:
-    """What came nearest for each miss, and what was told falsely."""
-    for scenario, runs in done.attacks.items():
+def _explain(results: RunResults) -> None:
+    """Print what detection saw of each miss, and each false incident."""
+    for scenario, runs in results.attacks.items():
         for run in runs:
             where = f"{scenario}, seed {run.seed}, {from_ms(run.from_ms):%a %H:%M}, {run.rate:.1f} ev/s"
             if run.nearest:
                 _say(f"missed: {where}, {_parameters(run.parameters)}: {run.nearest}")
             for one in [*run.false, *run.surges]:
                 _say(f"{'surge' if one in run.surges else 'false'}: {where}: {one.severity} {one.rule}: {one.note}")
-    for result in done.genuine:
+    for result in results.baseline:
         for one in result.incidents:
             kind = "resident" if one.resident else "surge" if one.nature == "surge" else "false"
             when = f"{from_ms(one.detected_ms):%a %H:%M}"
-            _say(f"{kind}: genuine, seed {result.seed}, {when}: {one.severity} {one.rule}: {one.note}")
+            _say(f"{kind}: without attack, seed {result.seed}, {when}: {one.severity} {one.rule}: {one.note}")
 
 
 def _say(line: str) -> None:

@@ -52,7 +52,8 @@ def simulate(
     rebase: Annotated[
         str | None,
         typer.Option(
-            metavar="now|TIME", help="Move event times so that the first event is now, or at TIME (ISO, UTC)."
+            metavar="now|today|TIME",
+            help="Move event times so that the first event is now, or at TIME (ISO, UTC); for today: by whole days.",
         ),
     ] = None,
     loop: Annotated[bool, typer.Option("--loop", help="Begin again at the end; event time goes on growing.")] = False,
@@ -69,12 +70,16 @@ def simulate(
     given again (another pace is allowed); what it sends twice then is taken out as duplicates. A replay that is
     complete sends nothing more: use --restart.
 
+    A replay moved to the present never runs ahead of it: with --rebase now or today, an event is sent when the clock
+    reaches its time. `today` keeps the time of day: the day so far is sent at once, the rest as it happens.
+
     In the AWS profile the stream is one of Kinesis. A shard that refuses records is sent to more slowly while others
     go on; what was refused goes again before anything behind it, and the summary tells how often.
 
     Examples:
       shopstream simulate 2019-Nov.csv
-      shopstream simulate 2019-Nov.csv.gz --speed 60 --rebase now
+      shopstream simulate 2019-Nov.csv.gz --speed 60
+      shopstream simulate day.csv --rebase today --loop
       shopstream simulate day.parquet --rate 20000 --loop
       shopstream simulate s3://bucket/2019-Nov.parquet --partition-key user_id
       SHOPSTREAM_PROFILE=aws shopstream simulate s3://bucket/day.csv --speed 60
@@ -103,12 +108,14 @@ def simulate(
 
 
 def _moment(rebase: str | None) -> datetime | str | None:
-    if rebase is None or rebase == "now":
+    if rebase is None or rebase in {"now", "today"}:
         return rebase
     try:
         moment = datetime.fromisoformat(rebase)
     except ValueError:
-        raise ConfigurationError(f"expected --rebase now or a time like 2026-01-31T09:00:00Z, got {rebase!r}") from None
+        raise ConfigurationError(
+            f"expected --rebase now, today or a time like 2026-01-31T09:00:00Z, got {rebase!r}"
+        ) from None
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import typer
 from pydantic import BaseModel
 
-from shopstream.adapters.checks import Check
+from shopstream.adapters.checks import Check, late_signals
 from shopstream.adapters.ports import adapters_of
-from shopstream.cli.output import Format, FormatOption, emit, emit_object, settings_of
+from shopstream.cli.output import Format, FormatOption, emit, emit_object, err, settings_of
 from shopstream.clock import SystemClock, from_ms
 from shopstream.config import Settings
 from shopstream.engine.engine import Counters
@@ -54,6 +54,8 @@ def status(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
         fmt,
         title="shopstream",
     )
+    if manifest and (finding := late_signals(manifest.counters)):
+        err.print(finding)
 
 
 def _leaves(model: BaseModel, path: str = "") -> Iterator[dict[str, Any]]:

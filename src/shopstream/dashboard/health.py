@@ -120,7 +120,7 @@ _COUNTERS = {
     "late": "Stored events that were behind the watermark, in no live window.",
     "dead_letters": "Rejected rows, stored with the reason.",
     "suppressed": "Detections suppressed by an allow-list: stored, without notifications.",
-    "late_signals": "Signals that detectors did not get: the clock had already advanced through a silence.",
+    "late_signals": "Signals that arrived too late for the detectors.",
 }
 
 

@@ -1,12 +1,15 @@
 """Hands bins of event time to detectors, in order, whatever the micro-batches were."""
 
+import copy
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from shopstream.detection.detection import Detection
 from shopstream.detection.detector import BIN_MS, Detector
-from shopstream.engine.signals import Signal
+from shopstream.engine.signals import QUIET, UNWATCHED, Quiet, Signal
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.errors import RuleError, StateError
 
@@ -16,9 +19,13 @@ if TYPE_CHECKING:  # a process that judges signals has no engine
 
 __all__ = ["DetectorRunner", "OperatorFactory"]
 
+_LOGGER = logging.getLogger(__name__)
+
 _PATIENCE: Final = 24 * 3_600_000 // BIN_MS
 """After so many empty bins in a row (a day) one each `_STRIDE_MS` is enough, until something happens again."""
 _STRIDE_MS: Final = 3_600_000
+_STRETCH_MS: Final = 300_000
+"""Late signals that come within this much event time are one stretch, and one warning."""
 
 OperatorFactory = Callable[["Engine"], "WindowOperator"]
 """Makes an operator inside of an engine's database; detectors read its signals by their window's name."""
@@ -28,7 +35,12 @@ class DetectorRunner:
     """Several detectors at work on one stream of signals.
 
     The first bin is that of the first signal. Bins in which nothing happened are handed over too, each one; when a
-    whole day of them has passed, only one an hour until the next signal, so that years of nothing cost little.
+    whole day of them has passed, only one an hour until the next signal, so that years of nothing cost little. What is
+    UNWATCHED is left out.
+
+    While nothing comes, the clock goes on and the watermark does not: a copy of the detectors is then handed the bins
+    after the newest event, as empty ones. What it finds is told; once events come, the copy is thrown away and the
+    detectors go on from the watermark. So all that comes is judged, and as a replay judges it, however long it took.
 
     Args:
         detectors: in the order in which their detections come.
@@ -53,8 +65,12 @@ class DetectorRunner:
                 self._readers.setdefault(name, []).append((place, name))
         self._next_ms: int | None = None
         self._empty = 0
+        self._unwatched: tuple[int, int] | None = None
+        self._ahead: DetectorRunner | None = None
+        self._foretold: dict[str, Detection] = {}
+        self._late_until_ms = 0
         self.late_signals = 0
-        """Signals of bins that had been handed over already: only live, when the clock went on through a silence."""
+        """Signals of bins that had been handed over already: told again, or by an older state of the engine."""
 
     def _register(self, detector: Detector, declaration: WindowDeclaration) -> str:
         """The name under which the engine computes it; the first of equal ones."""
@@ -80,8 +96,8 @@ class DetectorRunner:
 
     @property
     def reads(self) -> frozenset[str]:
-        """Windows whose signals a detector reads, by the names under which they come."""
-        return frozenset(self._readers)
+        """Windows whose signals are read here, by the names under which they come."""
+        return frozenset([*self._readers, UNWATCHED])
 
     @property
     def detectors(self) -> tuple[Detector, ...]:
@@ -98,26 +114,35 @@ class DetectorRunner:
         for factory in self._operators:
             engine.attach(factory(engine), advance=True)
 
-    def advance(self, signals: Iterable[Signal], watermark_ms: int) -> list[Detection]:
+    def advance(self, signals: Iterable[Signal], watermark_ms: int, quiet: Quiet | None = None) -> list[Detection]:
         """Hand over every bin that ends at or before the watermark.
 
         Args:
             signals: all that the engine gave since the last call; those of other windows and early ones are left out.
-            watermark_ms: the engine's, after it gave them; further on in a silence, when the clock went on.
+            watermark_ms: the engine's, after it gave them.
+            quiet: how far the clock has gone on without events; None where some come.
 
         Returns:
-            Detections, ordered by bin, then by detector.
+            Detections, ordered by bin, then by detector; those that the clock found first are not given again.
         """
-        bins: dict[int, list[list[Signal]]] = {}
-        for signal in signals:
-            if not signal.final or signal.window not in self._readers:
-                continue
-            if self._next_ms is not None and signal.end_ms < self._next_ms:
-                self.late_signals += 1
-                continue
-            places = bins.setdefault(signal.end_ms, [[] for _ in self._detectors])
-            for place, name in self._readers[signal.window]:
-                places[place].append(signal if name == signal.window else replace(signal, window=name))
+        before_ms = self._next_ms
+        detections = [
+            one for one in self._advance(signals, watermark_ms) if self._foretold.get(one.detection_id) != one
+        ]
+        if self._next_ms is None:
+            return detections
+        if quiet is None or self._next_ms != before_ms:
+            self._ahead = None
+            self._foretold = {id_: one for id_, one in self._foretold.items() if one.end_ms >= self._next_ms}
+        if quiet is not None:
+            for one in self._look_ahead(quiet, self._next_ms):
+                if self._foretold.get(one.detection_id) != one:
+                    self._foretold[one.detection_id] = one
+                    detections.append(one)
+        return detections
+
+    def _advance(self, signals: Iterable[Signal], watermark_ms: int) -> list[Detection]:
+        bins = self._bins(signals)
         if self._next_ms is None:
             if not bins:
                 return []
@@ -130,16 +155,74 @@ class DetectorRunner:
         self._hand_empty(watermark_ms // BIN_MS * BIN_MS + BIN_MS, detections)
         return detections
 
+    def _bins(self, signals: Iterable[Signal]) -> dict[int, list[list[Signal]]]:
+        """End of a bin → signals of it for each detector."""
+        bins: dict[int, list[list[Signal]]] = {}
+        late: list[Signal] = []
+        for signal in signals:
+            if signal.window == UNWATCHED:
+                self._unwatched = signal.start_ms, signal.end_ms
+            elif signal.window == QUIET:
+                self._leave_out(signal)
+            elif not signal.final or signal.window not in self._readers:
+                continue
+            elif self._next_ms is not None and signal.end_ms < self._next_ms:
+                late.append(signal)
+            else:
+                places = bins.setdefault(signal.end_ms, [[] for _ in self._detectors])
+                for place, name in self._readers[signal.window]:
+                    places[place].append(signal if name == signal.window else replace(signal, window=name))
+        if late and self._next_ms is not None:
+            self._warn(late, self._next_ms)
+        return bins
+
+    def _look_ahead(self, quiet: Quiet, next_ms: int) -> list[Detection]:
+        """What a copy finds in the bins up to `quiet.until_ms`, all of them empty after that of the newest event."""
+        newest_ms = max(quiet.newest_ms // BIN_MS * BIN_MS + BIN_MS, next_ms - BIN_MS)
+        if quiet.until_ms < newest_ms + BIN_MS:
+            return []
+        signals: list[Signal] = []
+        if self._ahead is None:
+            self._ahead = copy.deepcopy(self)
+            if newest_ms >= next_ms:
+                times = (newest_ms - BIN_MS, newest_ms, quiet.newest_ms, quiet.newest_ms)
+                signals.append(Signal(QUIET, {}, *times, {}, final=True))
+        return self._ahead.advance(signals, quiet.until_ms)
+
+    def _leave_out(self, event: Signal) -> None:
+        """Leave out the bins up to that of the newest event, whose windows are open, and say so to those who ask."""
+        for detector in self._detectors:
+            if QUIET in detector.other_signals:
+                detector.observe(event.end_ms, [event])
+        self._next_ms = event.end_ms + BIN_MS
+
+    def _warn(self, late: Sequence[Signal], next_ms: int) -> None:
+        self.late_signals += len(late)
+        if next_ms >= self._late_until_ms:
+            windows = Counter(signal.window for signal in late)
+            _LOGGER.warning(
+                "detectors left out %d signals, up to %.0f s late, because they had judged that time before (%s): the "
+                "engine started from an older checkpoint than the detectors, or told its signals again. Signals that "
+                "were told again are harmless; others are missing from detection, and a new run over the stream finds "
+                "what they hold. More of them in the next %d minutes of event time are counted in late_signals only",
+                len(late),
+                max(next_ms - signal.end_ms for signal in late) / 1000,
+                ", ".join(f"{window} {count}" for window, count in sorted(windows.items())),
+                _STRETCH_MS // 60_000,
+            )
+        self._late_until_ms = next_ms + _STRETCH_MS
+
     def _hand_empty(self, until_ms: int, detections: list[Detection]) -> None:
         """Bins before `until_ms` in which nothing happened."""
         nothing: list[list[Signal]] = [[] for _ in self._detectors]
         while self._next_ms is not None and self._next_ms < until_ms:
-            if self._empty < _PATIENCE:
+            if self._unwatched and self._unwatched[0] <= self._next_ms - BIN_MS and self._next_ms <= self._unwatched[1]:
+                self._next_ms = min(until_ms, self._unwatched[1] // BIN_MS * BIN_MS + BIN_MS)
+                self._empty = 0
+            elif self._empty < _PATIENCE:
                 self._empty += 1
                 self._hand(self._next_ms, nothing, detections)
-                continue
-            hour_ms = -(-self._next_ms // _STRIDE_MS) * _STRIDE_MS
-            if hour_ms < until_ms:
+            elif (hour_ms := -(-self._next_ms // _STRIDE_MS) * _STRIDE_MS) < until_ms:
                 self._hand(hour_ms, nothing, detections)
             else:
                 self._next_ms = until_ms

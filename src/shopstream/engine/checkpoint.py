@@ -28,6 +28,7 @@ from typing import Protocol
 import pyarrow as pa
 from pyarrow import ipc
 
+from shopstream.engine.watermark import BEGINNING
 from shopstream.errors import RetryableError, StateError
 
 __all__ = ["MANIFEST", "CheckpointStore", "Manifest", "ObjectStore", "SharedCheckpointStore", "parse_manifest", "shown"]
@@ -104,6 +105,7 @@ class Manifest:
         owner: counts those who held a shared store one after the other (`SharedCheckpointStore.claim`); 0 in a folder
             of one machine.
         ended: closed shards that were read to their end, with `positions`.
+        history_ms: newest event of a history after which no live event is told of yet, see `watermark.GoingLive`.
     """
 
     generation: int
@@ -114,6 +116,7 @@ class Manifest:
     tables: Mapping[str, str]
     owner: int = 0
     ended: Sequence[str] = ()
+    history_ms: int = BEGINNING
 
     @property
     def mark(self) -> int:

@@ -14,15 +14,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from shopstream.clock import Clock
 from shopstream.engine.derived_columns import batch_columns, event_columns, with_texts
 from shopstream.engine.keyed_state import SEEN, Deduplicator
 from shopstream.engine.lake_rows import dead_letter_rows, event_rows
 from shopstream.engine.operators import BATCH, REPEATED, WindowOperator, build_operator
 from shopstream.engine.settings import EngineSettings
-from shopstream.engine.signals import Signal
+from shopstream.engine.signals import UNWATCHED, Signal
 from shopstream.engine.sort_buffer import SortBuffer
-from shopstream.engine.watermark import Watermarks
+from shopstream.engine.watermark import GoingLive, Watermarks
 from shopstream.engine.window import WindowDeclaration
 from shopstream.errors import StateError
 from shopstream.events.codec import Decoded
@@ -39,8 +38,8 @@ _LAKE_SCHEMA = arrow_schema(LAKE_FIELDS)
 class Counters:
     """Rows since the beginning: read = kept + duplicates + dead letters; late ones are among the kept.
 
-    `suppressed` counts detections that an allow-list covered; `late_signals` those that detectors never saw because
-    the clock had gone on through a silence.
+    `suppressed` counts detections that an allow-list covered; `late_signals` signals that detectors never saw because
+    they had judged that time before.
     """
 
     events_read: int = 0
@@ -82,7 +81,6 @@ class Engine:
     Args:
         settings: lateness, dedup horizon, threads.
         declarations: windows whose signals `advance` returns.
-        clock: tells when a shard is idle.
         spill_path: folder for what does not fit into `settings.memory_limit`; None keeps DuckDB's choice.
     """
 
@@ -90,10 +88,8 @@ class Engine:
         self,
         settings: EngineSettings,
         declarations: Iterable[WindowDeclaration],
-        clock: Clock,
         spill_path: Path | None = None,
     ) -> None:
-        self._clock = clock
         self.connection = duckdb.connect()
         self.connection.execute("SET TimeZone = 'UTC'")
         self.connection.execute("SET memory_limit = ?", [f"{settings.memory_limit}B"])
@@ -104,6 +100,7 @@ class Engine:
         self.watermarks = Watermarks(
             round(settings.out_of_orderness.total_seconds() * _MS), round(settings.idle_timeout.total_seconds() * _MS)
         )
+        self.going_live = GoingLive()
         self._deduplicator = Deduplicator(
             self.connection, round(settings.dedup_horizon.total_seconds() * _MS), settings.dedup_events
         )
@@ -158,12 +155,14 @@ class Engine:
         Args:
             to_the_end: every shard is known to be read to its tip.
         """
-        watermark_ms = self.watermarks.advance(self._clock.now_ms(), all_idle_count=to_the_end)
+        watermark_ms = self.watermarks.advance(all_idle_count=to_the_end)
         if self._ordering.release(watermark_ms):
             for operator in (*self._operators, *self._attached):
                 if operator.ordered:
                     operator.absorb()
         signals = [signal for operator in self._operators for signal in operator.advance(watermark_ms)]
+        if between := self.going_live.passed(watermark_ms):
+            signals.append(Signal(UNWATCHED, {}, *between, *between, {}, final=True))
         self._deduplicator.forget(watermark_ms)
         return signals
 
@@ -186,6 +185,8 @@ class Engine:
             newest[start:stop] = np.maximum(np.maximum.accumulate(times[start:stop]), before_ms)
             late[start:stop] = self.watermarks.observe(shard_id, times[start:stop])
             first = last
+        arrivals = np.array([record.arrival_ms for record in records], dtype=np.int64)[place]
+        self.going_live.observe(times[~late], arrivals[~late])
         return late, newest
 
     def _show(self, events: pa.Table, times: npt.NDArray[np.int64], late: npt.NDArray[np.bool_]) -> None:

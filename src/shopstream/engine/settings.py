@@ -20,7 +20,8 @@ class EngineSettings(BaseModel):
     idle_timeout: timedelta = Field(
         default=timedelta(seconds=10),
         gt=timedelta(0),
-        description="A shard at its tip that got nothing for this long no longer holds the watermark back.",
+        description="A shard in which polls found nothing for this long no longer holds the watermark back; a silence "
+        "begins to count after it, too.",
     )
     dedup_horizon: timedelta = Field(
         default=timedelta(minutes=2),

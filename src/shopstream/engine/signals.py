@@ -8,8 +8,9 @@ A payload is one JSON object:
       {"window": "user_burst", "key": {"user_id": 7}, "start_ms": …, "end_ms": …, "first_event_ms": …,
        "last_event_ms": …, "measures": {"events": 31, "spent": {"decimal": "12.50"}}, "final": true}]}
 
-`until_ms` is the event time up to which everything has been told once all parts are there. Parts of one moment come
-after each other; a writer that was killed may begin a moment again with part 0, cut otherwise.
+`until_ms` is the event time up to which everything has been told once all parts are there. Where nothing comes, `quiet`
+says how far the clock has gone on: `[newest_ms, until_ms]`, see `signal.Quiet`. Parts of one moment come after each
+other; a writer that was killed may begin a moment again with part 0, cut otherwise.
 """
 
 import json
@@ -22,7 +23,16 @@ from typing import Final
 from shopstream.errors import DecodeError, PermanentError, StateError
 from shopstream.stream.ports import MAX_RECORD_BYTES
 
-__all__ = ["Signal", "SignalAssembler", "SignalBatch", "decode_signals", "encode_signals"]
+__all__ = [
+    "QUIET",
+    "UNWATCHED",
+    "Quiet",
+    "Signal",
+    "SignalAssembler",
+    "SignalBatch",
+    "decode_signals",
+    "encode_signals",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +58,28 @@ class Signal:
     final: bool
 
 
+UNWATCHED: Final = "unwatched"
+"""The window of a signal about a stretch of event time between loaded history and live events: nobody watched it, so
+events missing there mean nothing. The detector runner reads it."""
+
+QUIET: Final = "quiet"
+"""The window of a signal that the detector runner gives when only the clock moves on: the newest event is in this bin,
+and the rest of the bin is not known yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """What the clock adds to a stream without new events: no promise, since events may be on their way.
+
+    Args:
+        newest_ms: the newest event.
+        until_ms: event time up to which, by the clock, none came after it.
+    """
+
+    newest_ms: int
+    until_ms: int
+
+
 _FORMAT: Final = 1
 _ENVELOPE_BYTES: Final = 512
 """More than the bytes around the signals, and a partition key."""
@@ -65,12 +97,14 @@ class SignalBatch:
         until_ms: event time up to which everything is told with the last part, epoch milliseconds.
         part: which one, from 0.
         parts: how many there are.
+        quiet: how far the clock has gone on without events; None where some come.
     """
 
     signals: tuple[Signal, ...]
     until_ms: int
     part: int = 0
     parts: int = 1
+    quiet: Quiet | None = None
 
 
 class SignalAssembler:
@@ -104,7 +138,7 @@ class SignalAssembler:
         signals = tuple(signal for part in self._parts for signal in part.signals)
         self._parts.clear()
         self._told_ms = batch.until_ms
-        return SignalBatch(signals, batch.until_ms)
+        return SignalBatch(signals, batch.until_ms, quiet=batch.quiet)
 
     @property
     def waiting(self) -> int:
@@ -134,7 +168,9 @@ class SignalAssembler:
         self._parts = [decode_signals(str(part).encode()) for part in parts]
 
 
-def encode_signals(signals: Iterable[Signal], until_ms: int, *, max_bytes: int = MAX_RECORD_BYTES) -> list[bytes]:
+def encode_signals(
+    signals: Iterable[Signal], until_ms: int, quiet: Quiet | None = None, *, max_bytes: int = MAX_RECORD_BYTES
+) -> list[bytes]:
     """Payloads that fit into one record each.
 
     Raises:
@@ -153,9 +189,10 @@ def encode_signals(signals: Iterable[Signal], until_ms: int, *, max_bytes: int =
             size = 0
         parts[-1].append(text)
         size += len(text) + 1
+    by_clock = f'"quiet":[{quiet.newest_ms},{quiet.until_ms}],' if quiet else ""
     return [
         (
-            f'{{"format":{_FORMAT},"until_ms":{until_ms},"part":{place},"parts":{len(parts)},'
+            f'{{"format":{_FORMAT},"until_ms":{until_ms},{by_clock}"part":{place},"parts":{len(parts)},'
             f'"signals":[{",".join(part)}]}}'
         ).encode()
         for place, part in enumerate(parts)
@@ -169,6 +206,7 @@ def _text(batch: SignalBatch) -> str:
             "until_ms": batch.until_ms,
             "part": batch.part,
             "parts": batch.parts,
+            **({"quiet": [batch.quiet.newest_ms, batch.quiet.until_ms]} if batch.quiet else {}),
             "signals": [_document(signal) for signal in batch.signals],
         }
     )
@@ -193,7 +231,17 @@ def decode_signals(payload: bytes) -> SignalBatch:
     until_ms, part, parts = (int(str(number)) for number in numbers)
     if not 0 <= part < parts:
         raise DecodeError(f"expected a part of signals below {parts}, got {part}")
-    return SignalBatch(tuple(map(_signal, signals)), until_ms, part, parts)
+    return SignalBatch(tuple(map(_signal, signals)), until_ms, part, parts, _quiet(document.get("quiet")))
+
+
+def _quiet(value: object) -> Quiet | None:
+    match value:
+        case None:
+            return None
+        case [int(newest_ms), int(until_ms)] if _is_int(newest_ms) and _is_int(until_ms):
+            return Quiet(newest_ms, until_ms)
+        case _:
+            raise DecodeError("expected quiet as two event times, [newest_ms, until_ms]")
 
 
 def _document(signal: Signal) -> dict[str, object]:

@@ -50,9 +50,13 @@ class _Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Fetched:
+    """What a plan's reads gave, and the clock when they began and ended."""
+
     plan: _Plan
     reads: Mapping[str, ReadBatch]
     batch: Batch
+    begun_ms: int
+    ended_ms: int
 
 
 class SourceReader:
@@ -62,7 +66,7 @@ class SourceReader:
         stream: gives records.
         watermarks: tell how far each shard is; they learn which shards are at their tip.
         settings: sizes and the allowed drift.
-        clock: since when a shard is at its tip.
+        clock: when shards were asked.
         readers: shards read at once; more than one pays where a read waits for a network.
     """
 
@@ -116,7 +120,13 @@ class SourceReader:
                 return fetched.batch
 
     def _note(self, fetched: _Fetched) -> bool:
-        """Remember how far each shard was read; returns whether one ended, so that its children may be read."""
+        """Remember how far each shard was read; returns whether one ended, so that its children may be read.
+
+        What was read of one shard long after another was seen to be empty says that time has passed for both, and
+        nothing of what the other got meanwhile.
+        """
+        idle_ms = self._settings.idle_timeout // _MS
+        stale = bool(fetched.batch.records) and fetched.ended_ms - fetched.begun_ms >= idle_ms
         for shard_id, read in fetched.reads.items():
             self._positions[shard_id] = read.position
             at_tip = not (read.records or read.behind_ms)
@@ -126,8 +136,10 @@ class SourceReader:
                 self._at_tip.discard(shard_id)
             if read.ended:
                 self._ended.add(shard_id)
-            if read.ended or at_tip:
-                self._watermarks.at_tip(shard_id, self._clock.now_ms(), ended=read.ended)
+            if read.ended or (at_tip and not stale):
+                self._watermarks.at_tip(shard_id, fetched.begun_ms, ended=read.ended)
+            else:
+                self._watermarks.busy(shard_id)
         return any(read.ended for read in fetched.reads.values())
 
     def close(self) -> None:
@@ -165,7 +177,9 @@ class SourceReader:
 
         each = self._readers.map if self._readers else map
         shard_ids, positions = plan.positions.keys(), plan.positions.values()
+        begun_ms = self._clock.now_ms()
         reads = dict(zip(shard_ids, each(read, shard_ids, positions), strict=True))
+        ended_ms = self._clock.now_ms()
         records = [record for read in reads.values() for record in read.records]
         batch = Batch(
             records=records,
@@ -173,4 +187,4 @@ class SourceReader:
             positions={shard_id: read.position for shard_id, read in reads.items() if read.records},
             behind_ms=max((read.behind_ms for read in reads.values()), default=0),
         )
-        return _Fetched(plan, reads, batch)
+        return _Fetched(plan, reads, batch, begun_ms, ended_ms)

@@ -66,6 +66,10 @@ class WindowDeclaration:
         self._check_time()
         self._check_names()
 
+    def __deepcopy__(self, memo: object) -> "WindowDeclaration":
+        """Itself, as it never changes: copies of a detector share its windows."""
+        return self
+
     def _check_time(self) -> None:
         if self.kind is WindowKind.SESSION:
             if self.gap_ms <= 0 or self.size_ms or self.slide_ms:

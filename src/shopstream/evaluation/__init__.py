@@ -1,1 +1,1 @@
-"""Measures detection: genuine days and attacks with known ground truth, through the product as shipped."""
+"""Measures detection on synthetic shops: days without attacks, and attacks with known ground truth."""

@@ -1,8 +1,9 @@
-"""One attack (or control) on a shop: from the state of the genuine run at its beginning, through its stretch alone."""
+"""Runs and scores one attack (or control): it starts from the saved state of the baseline run."""
 
 import tempfile
 import zlib
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,45 +17,45 @@ from shopstream.detection.detectors.shipped import shipped_runner
 from shopstream.detection.settings import DetectionSettings
 from shopstream.errors import ConfigurationError
 from shopstream.evaluation.baseline_run import (
-    GenuineJob,
+    BaselineJob,
+    baseline_incidents,
+    baseline_run_folder,
     cpu_seconds,
     enabled_rules,
-    genuine_folder,
-    genuine_found,
     load_baselines,
     state_folder,
 )
-from shopstream.evaluation.plan import Row, Shop, load_rows, stratum_of
-from shopstream.evaluation.results import AttackResult, Truth, brief_of, read_found
-from shopstream.evaluation.run_events import Traffic
-from shopstream.evaluation.scoring import GRACE_MS, Role, Score, score
+from shopstream.evaluation.plan import EvaluatedScenario, Shop, evaluated_scenarios, stratum_of
+from shopstream.evaluation.results import AttackResult, Truth, read_found
+from shopstream.evaluation.run_events import RunEvents
+from shopstream.evaluation.scoring import GRACE_MS, IncidentRole, Score, score
 from shopstream.evaluation.slices import batches, synthesis_of, world_of
-from shopstream.evaluation.system_under_test import INCIDENTS, Product
-from shopstream.evaluation.timelines import draw_false, draw_miss
+from shopstream.evaluation.system_under_test import INCIDENTS, SystemUnderTest
+from shopstream.evaluation.timelines import timeline_of_false, timeline_of_miss
 from shopstream.simulation.injection import SITE, GroundTruth, busy_targets
 from shopstream.simulation.scenario_file import DrawnScenario
 
 __all__ = ["AttackJob", "run_attack"]
 
 _LEAD = timedelta(seconds=60)
-"""Attacks begin this long after the moment whose state was saved, and up to a minute later."""
+"""Attacks begin 60 to 120 seconds after the moment of the saved state."""
 _EASE = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
-"""What part of a scenario's least rate a key must have, in turn: the best product of a calm day has 0.43 events/s."""
-_MAX_PICTURES = 4
+"""Factors on a scenario's min_rate, tried in turn: the best product of a calm day has 0.43 events/s."""
+_MAX_TIMELINES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class AttackJob:
-    """One attack on a shop whose genuine run is in the cache (or is made).
+    """One attack on a shop.
 
     Args:
-        genuine: the shop and its run without attacks.
-        scenario: id of the row.
-        work: folder for what the run writes; whoever gave it clears it.
-        place: which of the scenario's attacks in this shop.
+        baseline: the shop and its run without attacks, which is in the cache or is made.
+        scenario: id of the scenario.
+        work: folder for temporary files; the caller removes it.
+        place: number of the attack among those of the scenario in this shop.
     """
 
-    genuine: GenuineJob
+    baseline: BaselineJob
     scenario: str
     work: Path
     place: int = 0
@@ -63,37 +64,39 @@ class AttackJob:
 def run_attack(job: AttackJob) -> AttackResult:
     """Run and score one attack."""
     started = cpu_seconds()
-    shop, row = job.genuine.shop, load_rows()[job.scenario]
+    shop, row = job.baseline.shop, evaluated_scenarios()[job.scenario]
     moment, scenario, until_ms = _draw(shop, row, job.place)
-    genuine = genuine_folder(job.genuine)
-    baselines = load_baselines(genuine)
+    baseline_run = baseline_run_folder(job.baseline)
+    baselines = load_baselines(baseline_run)
     synthesis = synthesis_of(shop, (moment, from_ms(until_ms)), [scenario])
     with tempfile.TemporaryDirectory(dir=job.work) as folder:
         bank = shipped_runner(DetectionSettings(), baselines)
-        product = Product.restored(state_folder(genuine, to_ms(moment)), Path(folder), enabled_rules(), bank)
+        system = SystemUnderTest.restored(
+            state_folder(baseline_run, to_ms(moment)), Path(folder), enabled_rules(), bank
+        )
         tables = []
         for table in batches(synthesis):
-            product.feed(table)
+            system.feed(table)
             tables.append(table)
-        product.close()
+        system.close()
         found = read_found(Path(folder) / INCIDENTS)
     truth, *others = _truths(row, synthesis.ground_truth())
-    with Traffic(tables, truth.actors) as traffic:
-        scored = score(truth, row.unit, found, genuine_found(genuine), traffic, grace_ms=GRACE_MS, faults=tuple(others))
+    with closing(RunEvents(tables, truth.actors)) as traffic:
+        scored = score(truth, row.unit, found, baseline_incidents(baseline_run), traffic, faults=tuple(others))
         result = _result(job, truth, scored, traffic, baselines)
     return replace(result, seconds=cpu_seconds() - started)
 
 
-def _draw(shop: Shop, row: Row, place: int) -> tuple[datetime, DrawnScenario, int]:
-    """The moment whose state it starts from, the attack, and where its run ends.
+def _draw(shop: Shop, row: EvaluatedScenario, place: int) -> tuple[datetime, DrawnScenario, int]:
+    """The moment of the saved state, the attack, and the end of its run.
 
-    What fits at no time near one moment (no category is busy enough at night) is drawn at the next. If no key is busy
-    enough at any of them, a quieter one is taken, which is harder to see, and the parameters say so.
+    If no case is possible near one moment (no category is busy enough at night), the next moment is tried. If no target
+    is busy enough at any of them, a quieter one is taken, which is harder to detect; the parameters then have min_rate.
     """
     rng = np.random.default_rng([shop.seed, zlib.crc32(row.id.encode()), place])
     moments = (shop.test_from,) if row.whole_day else shop.moments()
     first = 0 if row.whole_day else stratum_of(row.id, place, shop.seed)
-    said = f"expected a moment for {row.id}, found none; give the shop test days"
+    problem = f"expected a moment for {row.id}, found none; give the shop test days"
     for ease in _EASE:
         file = row.file.model_copy(update={"min_rate": round(row.file.min_rate * ease, 4)})
         for turn in range(len(moments)):
@@ -105,7 +108,7 @@ def _draw(shop: Shop, row: Row, place: int) -> tuple[datetime, DrawnScenario, in
             try:
                 case = file.draw(rng, shop.test_from, world, begin)
             except ConfigurationError as error:
-                said = str(error)
+                problem = str(error)
                 continue
             if ease < 1:
                 case = replace(case, parameters={**case.parameters, "min_rate": file.min_rate})
@@ -113,16 +116,16 @@ def _draw(shop: Shop, row: Row, place: int) -> tuple[datetime, DrawnScenario, in
             return moment, case, min(max(ends) + GRACE_MS, to_ms(shop.test_until))
         if not row.file.min_rate:
             break
-    raise ConfigurationError(said)
+    raise ConfigurationError(problem)
 
 
 def _second(moment: datetime) -> int:
-    """As events carry it: their times are cut to whole seconds."""
+    """Truncated to seconds, as event times are."""
     return to_ms(moment) // 1000 * 1000
 
 
-def _truths(row: Row, truths: Sequence[GroundTruth]) -> list[Truth]:
-    """The one that is scored first: of a control the surge, else the attack or fault."""
+def _truths(row: EvaluatedScenario, truths: Sequence[GroundTruth]) -> list[Truth]:
+    """All truths of a run; the first one is scored: the surge of a control, else the attack or fault."""
     scored = [
         Truth(
             scenario=row.id,
@@ -139,19 +142,19 @@ def _truths(row: Row, truths: Sequence[GroundTruth]) -> list[Truth]:
     return sorted(scored, key=lambda truth: (truth.nature is Nature.SURGE) != row.control)
 
 
-def _result(job: AttackJob, truth: Truth, scored: Score, traffic: Traffic, baselines: Baselines) -> AttackResult:
+def _result(job: AttackJob, truth: Truth, scored: Score, traffic: RunEvents, baselines: Baselines) -> AttackResult:
     detected_ms = scored.detected_ms
-    false = scored.top(Role.FALSE)
+    false = scored.top(IncidentRole.FALSE)
     total, hostile = traffic.totals(truth.from_ms, truth.until_ms)
-    nearest, pictures = "", [draw_false(one, traffic, baselines, truth) for one in false[:_MAX_PICTURES]]
+    nearest, timelines = "", [timeline_of_false(one, traffic, baselines, truth) for one in false[:_MAX_TIMELINES]]
     missed = [actor for actor in scored.actors if actor.detected_ms is None]
     if truth.nature is not Nature.SURGE and (missed if scored.actors else detected_ms is None):
         nearest = _nearest(truth, scored, traffic)
-        pictures.insert(0, draw_miss(truth, [one.found for one in scored.judged], traffic, baselines, nearest))
+        timelines.insert(0, timeline_of_miss(truth, [one.found for one in scored.scored], traffic, baselines, nearest))
     length_s = (truth.until_ms - truth.from_ms) / 1000
     return AttackResult(
         scenario=job.scenario,
-        seed=job.genuine.shop.seed,
+        seed=job.baseline.shop.seed,
         place=job.place,
         from_ms=truth.from_ms,
         until_ms=truth.until_ms,
@@ -170,27 +173,27 @@ def _result(job: AttackJob, truth: Truth, scored: Score, traffic: Traffic, basel
             else ((actor.detected_ms - actor.first_ms) / 1000, actor.events_until)
             for actor in scored.actors
         ],
-        true=[brief_of(one) for one in scored.top(Role.TRUE)],
-        false=[brief_of(one) for one in false],
-        surges=[brief_of(one) for one in scored.top(Role.SURGE)],
-        pictures=pictures,
+        true=[replace(one, members=frozenset()) for one in scored.top(IncidentRole.TRUE)],
+        false=[replace(one, members=frozenset()) for one in false],
+        surges=[replace(one, members=frozenset()) for one in scored.top(IncidentRole.SURGE)],
+        timelines=timelines,
         nearest=nearest,
         seconds=0.0,
     )
 
 
-def _events_until(truth: Truth, detected_ms: int, traffic: Traffic) -> int:
-    """Events of the attack, or of the key that it hits, from its first one until the detection."""
+def _events_until(truth: Truth, detected_ms: int, traffic: RunEvents) -> int:
+    """Events of the attack, or of its target, from the first event until the detection."""
     total, hostile = traffic.key_totals(truth.key, truth.first_ms, detected_ms)
     return hostile if truth.actors else total
 
 
-def _nearest(truth: Truth, scored: Score, traffic: Traffic) -> str:
-    """What there was to see, in a line: incidents that came, and the busiest stretches of the attack."""
-    said = [f"{one.role} {one.found.rule} ({one.found.severity})" for one in scored.judged if one.found.top]
+def _nearest(truth: Truth, scored: Score, traffic: RunEvents) -> str:
+    """What detection saw, in one line: incidents, events of the attack, and the busiest missed actor."""
+    seen = [f"{one.role} {one.found.rule} ({one.found.severity})" for one in scored.scored if one.found.top]
     total, hostile = traffic.totals(truth.from_ms, truth.until_ms)
-    lines = [f"incidents: {', '.join(said) or 'none'}", f"{hostile:,} of {total:,} events are the attack's"]
-    found = {one for judged in scored.judged if judged.role is Role.TRUE for one in judged.users}
+    lines = [f"incidents: {', '.join(seen) or 'none'}", f"{hostile:,} of {total:,} events are the attack's"]
+    found = {one for scored in scored.scored if scored.role is IncidentRole.TRUE for one in scored.users}
     missed = sorted(truth.actors - found)
     if missed:
         lines.append(f"{len(missed):,} of {len(truth.actors):,} actors missed, the busiest: {traffic.habits(missed)}")

@@ -1,9 +1,7 @@
-"""A shop without attacks: what is told falsely, how good the forecasts are, and the state from which attacks begin.
+"""The baseline run of a shop, without attacks: false incidents, forecast errors, and states from which attacks start.
 
-The run goes once through the day before the test (to warm up) and the test days. Where attacks will begin, everything
-that the product remembers is written down.
-
-What runs may take from an earlier evaluation: baselines and saved states, kept under a digest of what made them.
+The run goes through the day before the test (warm-up) and the test days. Baselines and states are kept in a cache,
+under a digest of the code that made them.
 """
 
 import hashlib
@@ -11,7 +9,8 @@ import os
 import resource
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -26,23 +25,23 @@ from shopstream.detection.rule import Rule, load_rules
 from shopstream.detection.settings import DetectionSettings
 from shopstream.errors import StateError
 from shopstream.evaluation.plan import Shop
-from shopstream.evaluation.results import Found, GenuineResult, Picture, brief_of, read_found
-from shopstream.evaluation.run_events import Traffic
+from shopstream.evaluation.results import BaselineResult, FoundIncident, Timeline, read_found
+from shopstream.evaluation.run_events import RunEvents
 from shopstream.evaluation.slices import batches, cut, learn, synthesis_of
-from shopstream.evaluation.system_under_test import INCIDENTS, Product
-from shopstream.evaluation.timelines import HourCounts, draw_false, forecast_errors
+from shopstream.evaluation.system_under_test import INCIDENTS, SystemUnderTest
+from shopstream.evaluation.timelines import HourCounts, forecast_errors, timeline_of_false
 
 __all__ = [
+    "BaselineJob",
     "Cache",
-    "GenuineJob",
+    "baseline_incidents",
+    "baseline_run_folder",
     "code_digest",
     "cpu_seconds",
     "default_cache",
     "enabled_rules",
-    "genuine_folder",
-    "genuine_found",
     "load_baselines",
-    "run_genuine",
+    "run_baseline",
     "state_folder",
 ]
 
@@ -65,18 +64,18 @@ _RUN_BY = (
     "evaluation/system_under_test.py",
     "evaluation/plan.py",
 )
-_MAX_PICTURES = 12
+_MAX_TIMELINES = 12
 
 
 @dataclass(frozen=True, slots=True)
-class GenuineJob:
-    """A shop to go through without attacks.
+class BaselineJob:
+    """The baseline run of one shop.
 
     Args:
-        shop: which.
-        cache: folder of what earlier evaluations left.
-        learnt_by, run_by: digests of the code that makes the baselines and the states, taken once for a whole
-            evaluation: somebody may edit the code meanwhile.
+        shop: the shop.
+        cache: folder of the cache.
+        learnt_by, run_by: digests of the code that makes the baselines and the states; taken once for a whole
+            evaluation, because the code may change meanwhile.
     """
 
     shop: Shop
@@ -85,9 +84,9 @@ class GenuineJob:
     run_by: str
 
     @staticmethod
-    def of(shop: Shop, cache: Path) -> "GenuineJob":
-        """With the code as it stands."""
-        return GenuineJob(shop, cache, code_digest(_LEARNT_FROM), code_digest(_RUN_BY))
+    def of(shop: Shop, cache: Path) -> "BaselineJob":
+        """With the digests of the present code."""
+        return BaselineJob(shop, cache, code_digest(_LEARNT_FROM), code_digest(_RUN_BY))
 
 
 def cpu_seconds() -> float:
@@ -98,101 +97,98 @@ def cpu_seconds() -> float:
 
 @lru_cache(maxsize=1)
 def enabled_rules() -> Mapping[str, Rule]:
-    """The shipped rules that are switched on."""
+    """The enabled shipped rules."""
     return {rule_id: rule for rule_id, rule in load_rules().items() if rule.enabled}
 
 
-def run_genuine(job: GenuineJob) -> GenuineResult:
-    """Go through the genuine days, unless the cache holds that, and leave the states for attacks in the cache."""
-    path = genuine_folder(job) / _RESULT
-    return TypeAdapter(GenuineResult).validate_json(path.read_bytes())
+def run_baseline(job: BaselineJob) -> BaselineResult:
+    """Run the shop without attacks, unless the cache has the result."""
+    path = baseline_run_folder(job) / _RESULT
+    return TypeAdapter(BaselineResult).validate_json(path.read_bytes())
 
 
-def genuine_folder(job: GenuineJob) -> Path:
-    """Where the genuine run of a shop left its states, incidents, baselines and result; made if it is missing."""
+def baseline_run_folder(job: BaselineJob) -> Path:
+    """Folder with the states, incidents, baselines and result of the run; made if it is missing."""
     cache = Cache(job.cache, job.shop)
 
-    def learnt(folder: Path) -> None:
-        learn(job.shop, folder / BASELINES)
+    baselines = cache.folder("baselines", job.learnt_by, lambda folder: learn(job.shop, folder / BASELINES))
 
-    baselines = cache.folder("baselines", job.learnt_by, learnt)
-
-    def done(folder: Path) -> None:
+    def run(folder: Path) -> None:
         shutil.copytree(baselines, folder, dirs_exist_ok=True)
         result = _go_through(job.shop, folder)
-        (folder / _RESULT).write_bytes(TypeAdapter(GenuineResult).dump_json(result))
+        (folder / _RESULT).write_bytes(TypeAdapter(BaselineResult).dump_json(result))
 
-    return cache.folder("genuine", job.run_by, done)
-
-
-def state_folder(genuine: Path, moment_ms: int) -> Path:
-    """Where in a genuine run's folder the state at a moment is."""
-    return genuine / f"state-{moment_ms}"
+    return cache.folder("baseline-run", job.run_by, run)
 
 
-def genuine_found(genuine: Path) -> list[Found]:
-    """Incidents of a genuine run."""
-    return read_found(genuine / INCIDENTS)
+def state_folder(run: Path, moment_ms: int) -> Path:
+    """Folder of the state at a moment, inside the folder of a run."""
+    return run / f"state-{moment_ms}"
 
 
-def load_baselines(genuine: Path) -> Baselines:
-    """Those the run was made with.
+def baseline_incidents(run: Path) -> list[FoundIncident]:
+    """Incidents of a baseline run."""
+    return read_found(run / INCIDENTS)
+
+
+def load_baselines(run: Path) -> Baselines:
+    """The baselines that a run used.
 
     Raises:
         StateError: they are missing.
     """
-    baselines = Baselines.load(genuine / BASELINES)
+    baselines = Baselines.load(run / BASELINES)
     if baselines is None:
-        raise StateError(f"expected baselines in {genuine}, found none; remove that folder and evaluate again")
+        raise StateError(f"expected baselines in {run}, found none; remove that folder and evaluate again")
     return baselines
 
 
-def _go_through(shop: Shop, folder: Path) -> GenuineResult:
+def _go_through(shop: Shop, folder: Path) -> BaselineResult:
     started = cpu_seconds()
     baselines = load_baselines(folder)
-    product = Product(folder, enabled_rules(), shipped_runner(DetectionSettings(), baselines))
+    system = SystemUnderTest(folder, enabled_rules(), shipped_runner(DetectionSettings(), baselines))
     counts = HourCounts()
     tested = 0
     moments = [shop.test_from, *shop.moments()]
     events = batches(synthesis_of(shop, (shop.warm_from, shop.test_until)))
     for table, moment in cut(events, moments):
-        product.feed(table)
+        system.feed(table)
         if table.num_rows and to_ms(shop.test_from) <= table.column("event_time")[0].as_py().timestamp() * 1000:
             counts.add(table)
             tested += table.num_rows
         if moment is not None:
-            product.save(state_folder(folder, to_ms(moment)))
-    product.close()
-    found = [one for one in genuine_found(folder) if one.detected_ms >= to_ms(shop.test_from)]
-    told = [one for one in found if one.top]
-    residents, pictures = _look_at(shop, told, baselines)
-    return GenuineResult(
+            system.save(state_folder(folder, to_ms(moment)))
+    system.close()
+    found = [one for one in baseline_incidents(folder) if one.detected_ms >= to_ms(shop.test_from)]
+    listed = [one for one in found if one.top]
+    residents, timelines = _look_at(shop, listed, baselines)
+    return BaselineResult(
         seed=shop.seed,
         days=shop.days,
         events=tested,
-        incidents=[brief_of(one, resident=one.id in residents) for one in told],
+        incidents=[replace(one, members=frozenset(), resident=one.id in residents) for one in listed],
         forecast_error=forecast_errors(baselines, counts),
         stated_error={name: profile.error for name, profile in baselines.series.items()},
-        pictures=pictures,
+        timelines=timelines,
         seconds=cpu_seconds() - started,
     )
 
 
-def _look_at(shop: Shop, told: list[Found], baselines: Baselines) -> tuple[set[str], list[Picture]]:
-    """Ids of the incidents about resident robots, and pictures of the other ones."""
-    if not told:
+def _look_at(shop: Shop, listed: list[FoundIncident], baselines: Baselines) -> tuple[set[str], list[Timeline]]:
+    """Ids of the incidents about resident robots, and timelines of the others."""
+    if not listed:
         return set(), []
     synthesis = synthesis_of(shop, (shop.warm_from, shop.test_until))
     tables = list(batches(synthesis))
     robots = frozenset(synthesis.residents())
-    with Traffic(tables, robots) as traffic:
+    with closing(RunEvents(tables, robots)) as traffic:
         residents = set()
-        for one, (events, hits, _) in zip(told, traffic.claims(told, 0), strict=True):
+        for one, (events, hits, _) in zip(listed, traffic.claims(listed), strict=True):
             group = bool(one.members) and len(robots & one.members) >= _MAJORITY * len(one.members)
             if group or (one.about_actors and not one.members and hits >= _MAJORITY * events > 0):
                 residents.add(one.id)
-        false = [one for one in told if one.id not in residents]
-        return residents, [draw_false(one, traffic, baselines, None) for one in false[:_MAX_PICTURES]]
+        false = [one for one in listed if one.id not in residents]
+        return residents, [timeline_of_false(one, traffic, baselines, None) for one in false[:_MAX_TIMELINES]]
 
 
 _SUFFIXES = (".py", ".yml", ".json", ".sql")
@@ -205,7 +201,7 @@ def default_cache() -> Path:
 
 
 def code_digest(packages: Iterable[str]) -> str:
-    """Of all source and data files of sub-packages of shopstream: 12 hex digits."""
+    """Digest of all source and data files of sub-packages of shopstream: 12 hex digits."""
     digest = hashlib.sha256()
     for package in packages:
         root = Path(str(files("shopstream"))) / package
@@ -217,11 +213,11 @@ def code_digest(packages: Iterable[str]) -> str:
 
 
 class Cache:
-    """Folders of one shop, made once.
+    """Cached folders of one shop.
 
     Args:
-        root: of the whole cache.
-        shop: whose.
+        root: folder of the whole cache.
+        shop: the shop.
     """
 
     def __init__(self, root: Path, shop: Shop) -> None:
@@ -230,11 +226,11 @@ class Cache:
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def folder(self, kind: str, digest: str, make: Callable[[Path], None]) -> Path:
-        """The folder of that kind; made in a place of its own and moved when it is whole.
+        """The folder of a kind; made under another name, and renamed when it is complete.
 
         Args:
-            kind: word for what it holds; another digest of the same kind is thrown away.
-            digest: of everything it was made from.
+            kind: what it holds; folders of the same kind with another digest are removed.
+            digest: digest of everything it was made from.
             make: fills an empty folder.
         """
         target = self._folder / f"{kind}-{digest}"

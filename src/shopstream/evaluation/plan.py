@@ -1,9 +1,7 @@
-"""What is evaluated: shops by seed, the moments at which attacks begin, and which attack begins when.
+"""What is evaluated: synthetic shops by seed, when attacks begin, and the scenarios with their goals.
 
-A seed is one synthetic shop: its catalogue, its weeks, its chance. Days before the test days are history (baselines are
-built from them), the last of these warms the engine's state up. Seeds for tuning and seeds for reporting are disjoint.
-
-The rows of the catalogue: which scenarios, what recall is counted over, and what is aimed at.
+A seed is one synthetic shop. The days before the test days are history, from which baselines are built; the last of
+them warms up the engine's state. Seeds for tuning and seeds for reporting are disjoint.
 """
 
 import zlib
@@ -25,21 +23,21 @@ __all__ = [
     "REPORTING_SEEDS",
     "STRATA",
     "TUNING_SEEDS",
-    "Row",
+    "EvaluatedScenario",
     "Shop",
     "TimeUnit",
-    "load_rows",
+    "evaluated_scenarios",
     "seeds_of",
     "stratum_of",
 ]
 
 REPORTING_SEEDS = range(1, 100)
-"""Figures that are published come from these, and nobody looks at them while tuning."""
+"""Held-out seeds: published figures come from these only."""
 TUNING_SEEDS = range(1000, 1100)
-"""Thresholds may be chosen on these."""
+"""Thresholds are chosen on these only."""
 
 STRATA = ((0.5, 4), (4, 8), (8, 12), (14, 15), (16, 20), (20, 21.5))
-"""Hours of the day (UTC, from, until) in which attacks begin, in turn: the night, the slopes, and the daily peak."""
+"""Hours of the day (UTC, from, until) in which attacks begin, in turn: night, slopes, and daily peak."""
 
 _FIRST_TEST_DAY = datetime(2019, 11, 18, tzinfo=UTC)
 _WEEK = 7
@@ -51,11 +49,11 @@ class Shop:
     """One shop over history and test days.
 
     Args:
-        seed: of all chance.
+        seed: seed of all random numbers.
         days: test days.
-        history_days: days before them; the last one also warms the state up.
-        events_a_day: genuine events expected on each day.
-        products: in its catalogue.
+        history_days: days before them; the last one is the warm-up.
+        events_a_day: expected genuine events of a day.
+        products: size of the catalogue.
         tracker: events carry address and user agent.
     """
 
@@ -89,7 +87,7 @@ class Shop:
 
     @property
     def warm_from(self) -> datetime:
-        """From here on the product sees events, so that what it remembers of a day is there when the test begins."""
+        """Start of the warm-up, so that a day of state is there when the test begins."""
         return self.test_from - timedelta(days=1)
 
     def moments(self) -> tuple[datetime, ...]:
@@ -104,12 +102,12 @@ class Shop:
 
 
 def stratum_of(scenario: str, place: int, seed: int) -> int:
-    """Which of STRATA an attack of this shop falls in: over six seeds a scenario meets all.
+    """Index in STRATA for an attack: over six seeds a scenario meets all of them.
 
     Args:
-        scenario: its id.
-        place: which of the scenario's attacks in this shop.
-        seed: the shop's.
+        scenario: id of the scenario.
+        place: number of the attack among those of the scenario in this shop.
+        seed: seed of the shop.
     """
     return (zlib.crc32(scenario.encode()) + seed + place) % len(STRATA)
 
@@ -118,7 +116,7 @@ def seeds_of(count: int, *, tuning: bool) -> tuple[int, ...]:
     """The first seeds of the tuning or the reporting range.
 
     Raises:
-        ConfigurationError: there are not so many.
+        ConfigurationError: the range has fewer seeds.
     """
     among = TUNING_SEEDS if tuning else REPORTING_SEEDS
     if not 1 <= count <= len(among):
@@ -127,13 +125,13 @@ def seeds_of(count: int, *, tuning: bool) -> tuple[int, ...]:
 
 
 _ONE_BY_ONE = frozenset({"scraper", "crawler", "hoarding"})
-"""Kinds whose actors are to be found one by one; elsewhere an attack is one thing, however many take part."""
+"""Kinds whose actors must be found one by one; other attacks count as one, however many actors take part."""
 _WHOLE_DAY = timedelta(hours=12)
 _MS = timedelta(milliseconds=1)
 
 
 class TimeUnit(StrEnum):
-    """What time to detect is counted in."""
+    """Unit of the time to detection."""
 
     SECONDS = "s"
     EVENTS = "events"
@@ -141,17 +139,16 @@ class TimeUnit(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One row.
+class EvaluatedScenario:
+    """One scenario with its goal.
 
     Args:
-        id: of the scenario.
-        title: a few words.
-        unit: what recall is counted over.
-        recall: the least share to be found; None for controls.
-        within: the median time to detect, at most, in `time_unit`; None for controls.
-        critical, informational: of a control, most incidents of those levels in one run; there are to be no others.
-        whole_day: it lasts so long that it begins at midnight.
+        id, title: of the scenario.
+        unit: what recall counts.
+        recall: least recall; None for controls.
+        within: greatest median time to detection, in `time_unit`; None for controls.
+        critical, informational: of a control, greatest number of incidents of those levels in one run; others: none.
+        whole_day: it lasts half a day or more, and begins at midnight.
         file: draws its cases.
     """
 
@@ -168,37 +165,33 @@ class Row:
 
     @property
     def control(self) -> bool:
-        """It must be called neither attack nor fault."""
+        """Whether it must be called neither attack nor fault."""
         return self.file.nature is Nature.SURGE
 
     @property
     def heavy(self) -> bool:
-        """A day of several times the traffic."""
+        """Whether it is a day of several times the traffic."""
         return self.whole_day and self.control
 
     @property
     def work(self) -> int:
-        """How long a run takes, in units of a short attack."""
+        """Duration of a run, in units of a short attack."""
         return 50 if self.heavy else 20 if self.whole_day else 1
 
     @staticmethod
     def factor_at(parameters: Mapping[str, object], progress: float) -> float:
-        """Traffic against the genuine, when that share of a ramp's time has passed."""
+        """Traffic relative to genuine traffic, when that share of a ramp has passed."""
         return 1 + (float(str(parameters["factor"])) - 1) * progress
 
 
 @lru_cache(maxsize=1)
-def load_rows() -> Mapping[str, Row]:
-    """Scenario id → row: those that must be found first, then the controls.
-
-    Raises:
-        ConfigurationError: a scenario file is wrong.
-    """
+def evaluated_scenarios() -> Mapping[str, EvaluatedScenario]:
+    """Scenario id → scenario: attacks and faults, then controls."""
     rows = [_row(file) for file in load_scenarios().values()]
     return {row.id: row for row in sorted(rows, key=lambda row: (row.control, row.id))}
 
 
-def _row(file: ScenarioFile) -> Row:
+def _row(file: ScenarioFile) -> EvaluatedScenario:
     goal = file.goal
     within: float | None
     if goal.events is not None:
@@ -208,7 +201,7 @@ def _row(file: ScenarioFile) -> Row:
     else:
         within, unit = (None if goal.within is None else goal.within / 1000), TimeUnit.SECONDS
     one_by_one = file.target == "actor" and file.kind in _ONE_BY_ONE
-    return Row(
+    return EvaluatedScenario(
         id=file.id,
         title=file.id.replace("_", " "),
         unit=Unit.ACTOR if one_by_one else Unit.ATTACK,

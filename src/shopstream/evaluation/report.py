@@ -17,28 +17,28 @@ import jinja2
 import plotly
 
 from shopstream.evaluation.plan import REPORTING_SEEDS, STRATA, TUNING_SEEDS, TimeUnit
-from shopstream.evaluation.results import AttackResult, Picture
-from shopstream.evaluation.runner import EVERY, Done
+from shopstream.evaluation.results import AttackResult, Timeline
+from shopstream.evaluation.runner import EVERY, RunResults
 from shopstream.evaluation.scoring import GRACE_MS
-from shopstream.evaluation.summary import ControlSummary, GenuineSummary, RowSummary, Summary
+from shopstream.evaluation.summary import BaselineSummary, ControlSummary, RowSummary, Summary
 
 __all__ = [
+    "Chart",
     "Facts",
-    "Figure",
+    "baseline_rows",
     "commit_of_code",
     "control_row",
-    "delay_figure",
-    "false_figure",
-    "genuine_rows",
-    "how_it_was_done",
+    "delay_chart",
+    "false_chart",
     "machine",
     "markdown",
     "met",
-    "picture_figure",
-    "recall_figure",
+    "method",
+    "recall_chart",
     "row_of",
     "short_row_of",
     "time_text",
+    "timeline_chart",
     "verdict",
     "write_report",
 ]
@@ -54,19 +54,19 @@ _TARGETS = {"site": 1.0, "actors": 1.0, "precision": 0.90, "notifications": 1.2}
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Where figures come from.
+    """How the figures were made.
 
     Args:
-        seeds: of the shops that gave results.
-        test_days: of each.
-        tuning: they are tuning seeds.
-        commit: of the code, if known.
+        seeds: seeds of the shops with results.
+        test_days: test days of each shop.
+        tuning: whether they are tuning seeds.
+        commit: commit of the code, or its version.
         machine: processor, cores, Python.
-        finished: when.
-        minutes: how long it took.
-        partial: it was interrupted.
-        tracker: events carried address and user agent.
-        history_days: before the test days, for the baselines.
+        finished: end of the evaluation.
+        minutes: duration.
+        partial: whether it was interrupted.
+        tracker: whether events have address and user agent.
+        history_days: days of history for the baselines.
     """
 
     seeds: Sequence[int]
@@ -82,12 +82,12 @@ class Facts:
 
 
 def met(reached: bool | None) -> str:
-    """One word."""
+    """`met`, `missed` or `-`."""
     return _NONE if reached is None else "met" if reached else "missed"
 
 
 def time_text(value: float | None, unit: TimeUnit) -> str:
-    """A time to detect: `12 s`, `4.2 min`, `3.1 h`, `14 events`, `1.9x`."""
+    """A time to detection: `12 s`, `4.2 min`, `3.1 h`, `14 events`, `1.9x`."""
     if value is None:
         return _NONE
     if unit is TimeUnit.EVENTS:
@@ -119,7 +119,7 @@ def row_of(row: RowSummary) -> dict[str, object]:
         "p95": time_text(row.p95, row.time_unit),
         "at most": time_text(row.target_time, row.time_unit),
         "incidents": _figure(row.incidents_per_attack),
-        "told": _figure(row.notifications_per_incident),
+        "notifications": _figure(row.notifications_per_incident),
         "false": row.false,
         "target met": met(row.reached),
     }
@@ -137,7 +137,7 @@ def short_row_of(row: RowSummary) -> dict[str, object]:
         "limit": full["at most"],
         "p95": full["p95"],
         "inc.": full["incidents"],
-        "told": full["told"],
+        "notif.": full["notifications"],
         "false": row.false,
         "target met": met(row.reached),
     }
@@ -156,32 +156,32 @@ def control_row(row: ControlSummary) -> dict[str, object]:
     }
 
 
-def genuine_rows(summary: Summary) -> list[dict[str, object]]:
-    """What the genuine days say, a figure a line."""
-    genuine = summary.genuine
-    errors = genuine.forecast_error
+def baseline_rows(summary: Summary) -> list[dict[str, object]]:
+    """The figures of days without attacks, one per row."""
+    baseline = summary.baseline
+    errors = baseline.forecast_error
     lines: list[tuple[str, str, str, bool | None]] = [
         (
             "genuine events",
-            f"{genuine.events:,} in {genuine.days:g} days",
+            f"{baseline.events:,} in {baseline.days:g} days",
             "≥ 3,000,000",
-            genuine.events >= _LEAST_EVENTS,
+            baseline.events >= _LEAST_EVENTS,
         ),
         (
             "false site incidents a week",
-            f"{genuine.site_per_week:.2f} ({genuine.site} found; bound {genuine.site_bound:.2f})",
+            f"{baseline.site_per_week:.2f} ({baseline.site} found; bound {baseline.site_bound:.2f})",
             "≤ 1",
-            genuine.site_per_week <= _TARGETS["site"],
+            baseline.site_per_week <= _TARGETS["site"],
         ),
         (
             "false actor incidents per million events",
-            f"{genuine.actors_per_million:.3f} ({genuine.actors} found; bound {genuine.actors_bound:.3f})",
+            f"{baseline.actors_per_million:.3f} ({baseline.actors} found; bound {baseline.actors_bound:.3f})",
             "≤ 1",
-            genuine.actors_per_million <= _TARGETS["actors"],
+            baseline.actors_per_million <= _TARGETS["actors"],
         ),
-        ("false incidents a day", f"{genuine.per_day:.2f}", _NONE, None),
-        ("incidents about resident robots", f"{genuine.residents}", _NONE, None),
-        ("organic surges told", f"{genuine.surges}", _NONE, None),
+        ("false incidents a day", f"{baseline.per_day:.2f}", _NONE, None),
+        ("incidents about resident robots", f"{baseline.residents}", _NONE, None),
+        ("organic surges", f"{baseline.surges}", _NONE, None),
         (
             "incident precision",
             f"{_share(summary.precision)} ({summary.true} true, {summary.false} false)",
@@ -199,7 +199,7 @@ def genuine_rows(summary: Summary) -> list[dict[str, object]]:
         *(
             (
                 f"forecast error, {series}",
-                f"{error:.1%} (the baseline states {genuine.stated_error.get(series, 0):.1%})",
+                f"{error:.1%} (the baseline states {baseline.stated_error.get(series, 0):.1%})",
                 _NONE,
                 None,
             )
@@ -211,52 +211,52 @@ def genuine_rows(summary: Summary) -> list[dict[str, object]]:
 
 
 def verdict(summary: Summary) -> str:
-    """How many targets were met, and which rows missed theirs."""
-    judged = [(row.title, row.reached) for row in summary.rows if row.reached is not None]
-    judged += [(row.title, row.reached) for row in summary.controls]
-    missed = [title for title, reached in judged if not reached]
-    missed += [str(row["figure"]) for row in genuine_rows(summary) if row["target met"] == met(reached=False)]
-    count = len(judged) + sum(row["target met"] != met(None) for row in genuine_rows(summary))
+    """How many targets were met, and which were missed."""
+    scored = [(row.title, row.reached) for row in summary.rows if row.reached is not None]
+    scored += [(row.title, row.reached) for row in summary.controls]
+    missed = [title for title, reached in scored if not reached]
+    missed += [str(row["figure"]) for row in baseline_rows(summary) if row["target met"] == met(reached=False)]
+    count = len(scored) + sum(row["target met"] != met(None) for row in baseline_rows(summary))
     return f"{count - len(missed)} of {count} targets met; missed: {', '.join(missed) or 'none'}."
 
 
-def how_it_was_done(facts: Facts, genuine: GenuineSummary) -> list[str]:
-    """Sentences without which the figures mislead."""
+def method(facts: Facts, baseline: BaselineSummary) -> list[str]:
+    """What readers must know about the figures, in sentences."""
     kind, others = ("tuning", REPORTING_SEEDS) if facts.tuning else ("reporting", TUNING_SEEDS)
     hours = ", ".join(f"{low:g} to {high:g}" for low, high in STRATA)
     seeds = f"{min(facts.seeds)} to {max(facts.seeds)}" if facts.seeds else "none"
     split = (
         f"Seeds used: {seeds}, of the {kind} range. Thresholds are chosen on seeds {TUNING_SEEDS.start} to "
-        f"{TUNING_SEEDS.stop - 1} only, figures are published from {REPORTING_SEEDS.start} to "
-        f"{REPORTING_SEEDS.stop - 1} only; the two ranges have no seed in common"
+        f"{TUNING_SEEDS.stop - 1} only, published figures come from {REPORTING_SEEDS.start} to "
+        f"{REPORTING_SEEDS.stop - 1} only; the ranges have no seed in common"
     )
     shops = (
-        f"A seed is a synthetic shop of its own: catalogue, {facts.history_days} days of history for the baselines, "
-        f"the last of which warms the state up, then {facts.test_days} test day(s); "
-        f"{genuine.days:g} genuine day(s) are in these figures."
+        f"Each seed is one synthetic shop: {facts.history_days} days of history for the baselines, the last of which "
+        f"is the warm-up, then {facts.test_days} test day(s); "
+        f"{baseline.days:g} day(s) without attacks are in these figures."
     )
     starts = (
         f"Attacks begin at random moments in these hours of the day, in turn (UTC): {hours}. An attack's run starts "
-        "from the saved state of the genuine run at that moment and differs from it by the attack alone."
+        "from the saved state of the baseline run at that moment and differs from it by the attack only."
     )
     counting = (
-        "Incidents are counted, never windows, and nothing is point-adjusted. An incident that the genuine run has, "
-        "too, is not the attack's. One that only the attack's run has, and that the attack does not explain, is false."
+        "Incidents count, not windows, without point adjustment. Incidents that the baseline run has, too, do not "
+        "count for the attack. Others that the attack does not explain are false."
     )
     late = (
-        f"An incident may begin up to {GRACE_MS // _MINUTE_MS} minutes after the attack's end. What the product calls "
-        "an organic surge never counts as the detection of an attack."
+        f"An incident may begin up to {GRACE_MS // _MINUTE_MS} minutes after the end of the attack. An organic surge "
+        "never counts as the detection of an attack."
     )
     columns = (
-        "In the tables, incidents are true ones per attack that gave any, told are notifications per incident that "
-        "somebody was told of, false are incidents that only the runs with the attack have. For controls the worst run "
-        "is shown; a run is good with no critical incident, at most one informational, and no other."
+        "Columns: incidents are true incidents per attack that has any, notifications are per incident with any, false "
+        "are false incidents of the runs with the attack. For controls the worst run is shown; a good run has no "
+        "critical incident, at most one informational, and no other."
     )
     recall = (
-        "Recall is counted over attacks, or over actors where single bots are to be found. Medians and p95 are of "
-        "those that were found. Times are event time; live, the allowed out-of-orderness (5 s) comes on top."
+        "Recall counts attacks, or actors where single bots must be found. Median and p95 are over those that were "
+        "found. Times are event time; live, the allowed out-of-orderness (5 s) is added."
     )
-    end = f", so these figures are no evidence: take seeds from {others.start} on for that." if facts.tuning else "."
+    end = f". These figures are no evidence: use seeds from {others.start} on." if facts.tuning else "."
     return [
         split + end,
         shops,
@@ -265,16 +265,16 @@ def how_it_was_done(facts: Facts, genuine: GenuineSummary) -> list[str]:
         late,
         recall,
         columns,
-        f"Promotion days are laid over one shop in {EVERY} only: each is several days of traffic.",
-        "Precision depends on how many attacks there are: here each shop has one of each scenario for its test days.",
-        "Robots that live in the genuine traffic are known to the truth; incidents about them are listed apart.",
-        "Events carry address and user agent."
+        f"Only one shop in {EVERY} has promotion days: each is several days of traffic.",
+        "Precision depends on the number of attacks: each shop has one of each scenario in its test days.",
+        "The ground truth names robots of the genuine traffic; incidents about them are listed separately.",
+        "Events have address and user agent."
         if facts.tracker
-        else "Events carry the nine columns of a shop's log: no address, no user agent.",
+        else "Events have the nine columns of a shop's log: no address, no user agent.",
     ]
 
 
-Figure = Mapping[str, Any]
+Chart = Mapping[str, Any]
 """`data` and `layout`, JSON-ready."""
 
 _GOOD: Final = "#1a7f5a"
@@ -284,7 +284,7 @@ _EXPECTED: Final = "#64748b"
 _ROW_PX = 30
 
 
-def _chart(data: Sequence[Mapping[str, Any]], **layout: Any) -> Figure:  # noqa: ANN401  plotly's own keys
+def _chart(data: Sequence[Mapping[str, Any]], **layout: Any) -> Chart:  # noqa: ANN401  plotly's own keys
     usual = {
         "margin": {"l": 60, "r": 20, "t": 30, "b": 40},
         "font": {"family": "system-ui, sans-serif", "size": 13},
@@ -299,8 +299,8 @@ def _colour(row: RowSummary) -> str:
     return {True: _GOOD, False: _BAD, None: _PLAIN}[row.reached]
 
 
-def recall_figure(summary: Summary) -> Figure:
-    """Recall with its interval, and the target, a line a scenario."""
+def recall_chart(summary: Summary) -> Chart:
+    """Recall with its interval, and the target, of each scenario."""
     rows = list(reversed(summary.rows))
     names = [row.title for row in rows]
     found = {
@@ -338,11 +338,11 @@ def recall_figure(summary: Summary) -> Figure:
     )
 
 
-def delay_figure(done: Done, summary: Summary) -> Figure:
-    """Seconds to detect, a point an attack (or actor), on a logarithmic axis."""
+def delay_chart(results: RunResults, summary: Summary) -> Chart:
+    """Seconds to detection of each attack (or actor), on a logarithmic axis."""
     data: list[Mapping[str, Any]] = []
     for row in reversed(summary.rows):
-        seconds = [max(value, 1.0) for run in done.attacks[row.scenario] for value in _seconds(run)]
+        seconds = [max(value, 1.0) for run in results.attacks[row.scenario] for value in _seconds(run)]
         data.append(
             {
                 "type": "box",
@@ -382,9 +382,9 @@ def _seconds(run: AttackResult) -> list[float]:
     return [] if run.found_after_s is None else [run.found_after_s]
 
 
-def false_figure(summary: Summary) -> Figure:
-    """False incidents on genuine days, by rule."""
-    rules = list(summary.genuine.per_rule.items())[::-1]
+def false_chart(summary: Summary) -> Chart:
+    """False incidents on days without attacks, by rule."""
+    rules = list(summary.baseline.per_rule.items())[::-1]
     bars = {
         "type": "bar",
         "orientation": "h",
@@ -395,31 +395,37 @@ def false_figure(summary: Summary) -> Figure:
     return _chart(
         [bars],
         height=90 + _ROW_PX * len(rules),
-        xaxis={"title": {"text": "false incidents on genuine days"}},
+        xaxis={"title": {"text": "false incidents on days without attacks"}},
         yaxis={"automargin": True},
     )
 
 
-def picture_figure(picture: Picture) -> Figure:
-    """Events of a key over time, those of the attack, what was expected, and when something was said."""
-    times = [_moment(time_ms) for time_ms in picture.times_ms]
-    per_second = 1000 / picture.bin_ms
-    lines: list[Mapping[str, Any]] = [_line("events", times, [n * per_second for n in picture.events], _PLAIN)]
-    if any(picture.hostile):
-        hostile = _line("of the attack", times, [n * per_second for n in picture.hostile], _BAD)
+def timeline_chart(timeline: Timeline) -> Chart:
+    """Events of a key over time, events of the attack, the baseline, and detections."""
+    times = [_moment(time_ms) for time_ms in timeline.times_ms]
+    per_second = 1000 / timeline.bin_ms
+    lines: list[Mapping[str, Any]] = [_line("events", times, [n * per_second for n in timeline.events], _PLAIN)]
+    if any(timeline.hostile):
+        hostile = _line("of the attack", times, [n * per_second for n in timeline.hostile], _BAD)
         lines.append({**hostile, "fill": "tozeroy"})
-    if picture.expected:
-        expected = _line("baseline", times, [n * per_second for n in picture.expected], _EXPECTED)
+    if timeline.expected:
+        expected = _line("baseline", times, [n * per_second for n in timeline.expected], _EXPECTED)
         lines.append({**expected, "line": {"color": _EXPECTED, "dash": "dot", "width": 2}})
     shapes: list[Mapping[str, Any]] = []
-    if picture.attack is not None:
-        edges = {"x0": _moment(picture.attack[0]), "x1": _moment(picture.attack[1]), "y0": 0, "y1": 1, "yref": "paper"}
+    if timeline.attack is not None:
+        edges = {
+            "x0": _moment(timeline.attack[0]),
+            "x1": _moment(timeline.attack[1]),
+            "y0": 0,
+            "y1": 1,
+            "yref": "paper",
+        }
         shapes.append({"type": "rect", **edges, "fillcolor": _BAD, "opacity": 0.08, "line": {"width": 0}})
-    for from_ms, until_ms in picture.windows:
+    for from_ms, until_ms in timeline.windows:
         edges = {"x0": _moment(from_ms), "x1": _moment(until_ms), "y0": 0, "y1": 0.03, "yref": "paper"}
         shapes.append({"type": "rect", **edges, "fillcolor": _GOOD, "opacity": 0.5, "line": {"width": 0}})
     notes = []
-    for place, (time_ms, words) in enumerate(picture.marks):
+    for place, (time_ms, words) in enumerate(timeline.marks):
         at = _moment(time_ms)
         line = {"color": _GOOD, "width": 1.5, "dash": "dash"}
         shapes.append({"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper", "line": line})
@@ -428,7 +434,7 @@ def picture_figure(picture: Picture) -> Figure:
     return _chart(
         lines,
         height=320,
-        xaxis={"title": {"text": f"UTC, bins of {picture.bin_ms // 1000} s"}},
+        xaxis={"title": {"text": f"UTC, bins of {timeline.bin_ms // 1000} s"}},
         yaxis={"title": {"text": "events per second"}, "rangemode": "tozero"},
         shapes=shapes,
         annotations=notes,
@@ -452,24 +458,24 @@ def _moment(time_ms: int) -> str:
 
 
 def markdown(summary: Summary, facts: Facts) -> str:
-    """A Markdown page: every row of the catalogue with its target, controls, genuine days, and how it was done."""
+    """A Markdown page: scenarios with their targets, controls, days without attacks, and the method."""
     head = [
         "# What detection finds",
         "",
         f"{facts.finished:%Y-%m-%d %H:%M} UTC, commit {facts.commit}, {facts.machine}, {facts.minutes:.0f} min. "
-        + ("**Interrupted: not all runs are in it.** " if facts.partial else "")
+        + ("**Interrupted: some runs are missing.** " if facts.partial else "")
         + f"Written by `shopstream evaluate`. {verdict(summary)}",
     ]
     parts = [*head, "", "## Attacks and faults", "", *_table([row_of(row) for row in summary.rows])]
     if summary.controls:
         parts += ["", "## Controls", "", *_table([control_row(row) for row in summary.controls])]
-    parts += ["", "## Genuine days", "", *_table(genuine_rows(summary))]
-    if summary.genuine.per_rule:
+    parts += ["", "## Days without attacks", "", *_table(baseline_rows(summary))]
+    if summary.baseline.per_rule:
         rows: list[dict[str, object]] = [
-            {"rule": rule, "false incidents": count} for rule, count in summary.genuine.per_rule.items()
+            {"rule": rule, "false incidents": count} for rule, count in summary.baseline.per_rule.items()
         ]
         parts += ["", *_table(rows)]
-    parts += ["", "## How it was done", "", *(f"- {line}" for line in how_it_was_done(facts, summary.genuine)), ""]
+    parts += ["", "## Method", "", *(f"- {line}" for line in method(facts, summary.baseline)), ""]
     return "\n".join(parts)
 
 
@@ -481,71 +487,71 @@ def _table(rows: Sequence[Mapping[str, object]]) -> list[str]:
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
 
 
-def write_report(folder: Path, done: Done, summary: Summary, facts: Facts, page: Path | None) -> None:
-    """Write `evaluation.json`, `summary.md` and `report.html`, and the Markdown to `page`, too."""
+def write_report(folder: Path, results: RunResults, summary: Summary, facts: Facts, page: Path | None) -> None:
+    """Write `evaluation.json`, `summary.md` and `report.html`, and the Markdown also to `page`."""
     text = markdown(summary, facts)
     (folder / "summary.md").write_text(text, encoding="utf-8")
     if page is not None:
         page.write_text(text, encoding="utf-8")
     document = {"facts": asdict(facts), **asdict(summary)}
     (folder / "evaluation.json").write_text(json.dumps(document, indent=1, default=_plain) + "\n", encoding="utf-8")
-    (folder / "report.html").write_text(_html(done, summary, facts), encoding="utf-8")
+    (folder / "report.html").write_text(_html(results, summary, facts), encoding="utf-8")
 
 
 def _plain(value: object) -> object:
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
-def _html(done: Done, summary: Summary, facts: Facts) -> str:
+def _html(results: RunResults, summary: Summary, facts: Facts) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string((files("shopstream.evaluation") / "report.html.j2").read_text("utf-8"))
     script = Path(str(files(plotly))) / "package_data" / "plotly.min.js"
-    missed, false = _pictures(done)
+    missed, false = _timelines(results)
     figures = {
-        "recall": recall_figure(summary),
-        "delay": delay_figure(done, summary),
-        **({"false": false_figure(summary)} if summary.genuine.per_rule else {}),
-        **{f"missed-{place}": picture_figure(one) for place, one in enumerate(missed)},
-        **{f"told-{place}": picture_figure(one) for place, one in enumerate(false)},
+        "recall": recall_chart(summary),
+        "delay": delay_chart(results, summary),
+        **({"false": false_chart(summary)} if summary.baseline.per_rule else {}),
+        **{f"missed-{place}": timeline_chart(one) for place, one in enumerate(missed)},
+        **{f"false-{place}": timeline_chart(one) for place, one in enumerate(false)},
     }
     return template.render(
         plotly_js=script.read_text("utf-8"),
         figures=figures,
         rows=[row_of(row) for row in summary.rows],
         controls=[control_row(row) for row in summary.controls],
-        genuine=genuine_rows(summary),
-        how=how_it_was_done(facts, summary.genuine),
+        baseline=baseline_rows(summary),
+        how=method(facts, summary.baseline),
         facts=facts,
         verdict=verdict(summary),
         missed=missed,
-        told=false,
-        counts=_counts(done, summary),
+        false_timelines=false,
+        counts=_counts(results, summary),
     )
 
 
-def _pictures(done: Done) -> tuple[list[Picture], list[Picture]]:
-    """Of misses, and of false incidents."""
-    drawn = [picture for runs in done.attacks.values() for run in runs for picture in run.pictures]
-    drawn += [picture for result in done.genuine for picture in result.pictures]
+def _timelines(results: RunResults) -> tuple[list[Timeline], list[Timeline]]:
+    """Timelines of misses, and of false incidents."""
+    drawn = [timeline for runs in results.attacks.values() for run in runs for timeline in run.timelines]
+    drawn += [timeline for result in results.baseline for timeline in result.timelines]
     return [one for one in drawn if one.missed], [one for one in drawn if not one.missed]
 
 
-def _counts(done: Done, summary: Summary) -> Mapping[str, int]:
-    """How many misses and false incidents there are, drawn or not."""
-    runs = [run for of_row in done.attacks.values() for run in of_row]
+def _counts(results: RunResults, summary: Summary) -> Mapping[str, int]:
+    """Number of misses and of false incidents, with or without a timeline."""
+    runs = [run for of_row in results.attacks.values() for run in of_row]
     return {
         "missed": sum(bool(run.nearest) for run in runs),
-        "false": summary.genuine.site + summary.genuine.actors + sum(len(run.false) for run in runs),
+        "false": summary.baseline.site + summary.baseline.actors + sum(len(run.false) for run in runs),
     }
 
 
 def machine() -> str:
-    """Processor, number of cores, Python: what a time depends on."""
+    """Processor, number of cores, Python version."""
     return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
 def commit_of_code() -> str:
-    """Short id of the commit that the code stands at, with a + when files differ; the version where there is none."""
+    """Short id of the commit, with a + for uncommitted changes; the version if there is no repository."""
     version = metadata.version("shopstream")
     git = shutil.which("git")
     here = Path(__file__).parent

@@ -1,30 +1,29 @@
-"""The events of one run, to be asked who sent what: the counterpart of what the product claims."""
+"""The events of one run, in a database, to verify what incidents claim."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import duckdb
 import pyarrow as pa
 
 from shopstream.engine.derived_columns import stateless
-from shopstream.evaluation.results import Found
+from shopstream.evaluation.results import FoundIncident
 
-__all__ = ["Claim", "Series", "Traffic"]
+__all__ = ["Claim", "RunEvents", "Series"]
 
 _COLUMNS: Final = (
     *("event_time", "event_type", "product_id", "category_id", "brand", "price"),
     *("user_id", "user_session", "ip", "user_agent"),
 )
 Claim = tuple[int, int, frozenset[int]]
-"""Events that fit an incident's key and time, those of the attack among them, and the attack's users among them."""
+"""Events of an incident's key and time, events of the attack among them, and its users among them."""
 Series = tuple[list[int], list[int], list[int]]
-"""Start of each bin (ms), events, events of the attack."""
+"""Start of each bin (ms), events, and events of the attack."""
 
 
-class Traffic:
-    """A stretch of events in a database of its own.
+class RunEvents:
+    """Events in an in-memory database; close it after use.
 
     Args:
         tables: WIRE_SCHEMA events.
@@ -37,35 +36,18 @@ class Traffic:
         users = pa.table({"user_id": pa.array(sorted(hostile), pa.int64())})
         self._sql.register("hostile_users", users)
         self._sql.execute("CREATE TABLE hostile AS FROM hostile_users")
-        self._made = False
-        for table in tables:
-            self.add(table)
+        for number, table in enumerate(tables):
+            self._sql.register("incoming", table.select(_COLUMNS))
+            query = "SELECT epoch_ms(event_time) AS t, *, user_id IN (FROM hostile) AS hit FROM incoming"
+            self._sql.execute(f"INSERT INTO events {query}" if number else f"CREATE TABLE events AS {query}")
+            self._sql.unregister("incoming")
 
-    def add(self, table: pa.Table) -> None:
-        """Take more events."""
-        self._sql.register("incoming", table.select(_COLUMNS))
-        query = "SELECT epoch_ms(event_time) AS t, *, user_id IN (FROM hostile) AS hit FROM incoming"
-        self._sql.execute(f"INSERT INTO events {query}" if self._made else f"CREATE TABLE events AS {query}")
-        self._sql.unregister("incoming")
-        self._made = True
-
-    def __enter__(self) -> Self:
-        """Itself; the end of the block gives the memory back."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Give the memory back."""
+    def close(self) -> None:
+        """Close the database."""
         self._sql.close()
 
-    def claims(self, found: Sequence[Found], slack_ms: int) -> list[Claim]:
-        """What each incident is about, in the order given.
-
-        Args:
-            found: incidents.
-            slack_ms: their time is taken that much longer at its end.
-        """
+    def claims(self, found: Sequence[FoundIncident]) -> list[Claim]:
+        """The claim of each incident."""
         claims: list[Claim] = [(0, 0, frozenset())] * len(found)
         kinds: dict[tuple[str, ...], list[int]] = {}
         for place, one in enumerate(found):
@@ -73,7 +55,7 @@ class Traffic:
         for columns, places in kinds.items():
             wanted = pa.table(
                 {"place": pa.array(places), "from_ms": [found[place].first_ms for place in places]}
-                | {"until_ms": [found[place].last_ms + slack_ms for place in places]}
+                | {"until_ms": [found[place].last_ms for place in places]}
                 | {f"k_{column}": [found[place].key[column] for place in places] for column in columns}
             )
             source = self._with(columns)
@@ -91,7 +73,7 @@ class Traffic:
         return claims
 
     def _with(self, columns: Iterable[str]) -> str:
-        """The events, with those derived columns that a key asks for."""
+        """The events, with the derived columns of a key."""
         derived = [field for field in stateless(columns) if field.sql]
         extra = "".join(f", {field.sql} AS {field.name}" for field in derived)
         return f"(SELECT *{extra} FROM events)"
@@ -104,11 +86,11 @@ class Traffic:
             return rows
 
     def firsts(self) -> dict[int, int]:
-        """Hostile user → ms of the first event."""
+        """User of the attack → ms of the first event."""
         return dict(self._sql.execute("SELECT user_id, min(t) FROM events WHERE hit GROUP BY 1").fetchall())
 
     def counts_until(self, moments: Mapping[int, int]) -> dict[int, int]:
-        """User → number of events up to the moment given for each."""
+        """User → number of events up to a moment."""
         wanted = pa.table(
             {"user_id": pa.array(list(moments), pa.int64()), "until_ms": pa.array(list(moments.values()), pa.int64())}
         )
@@ -119,14 +101,14 @@ class Traffic:
         return {int(str(user)): int(str(count)) for user, count in rows}
 
     def totals(self, from_ms: int, until_ms: int) -> tuple[int, int]:
-        """Events and events of the attack, [from, until)."""
+        """Events, and events of the attack among them, [from, until)."""
         row = self._sql.execute(
             "SELECT count(*), count(*) FILTER (hit) FROM events WHERE t >= ? AND t < ?", [from_ms, until_ms]
         ).fetchall()[0]
         return int(row[0]), int(row[1])
 
     def key_totals(self, key: Mapping[str, str], from_ms: int, until_ms: int) -> tuple[int, int]:
-        """Events of a key and those of the attack among them, [from, until]."""
+        """Events of a key, and events of the attack among them, [from, until]."""
         fits = "".join(f" AND {column}::VARCHAR = ?" for column in key)
         row = self._sql.execute(
             f"SELECT count(*), count(*) FILTER (hit) FROM {self._with(key)} WHERE t BETWEEN ? AND ?{fits}",
@@ -135,7 +117,7 @@ class Traffic:
         return int(row[0]), int(row[1])
 
     def habits(self, users: Iterable[int]) -> str:
-        """What the busiest of some users did, in words; names nobody."""
+        """What the busiest of some users did, without an id."""
         wanted = pa.table({"user_id": pa.array(list(users), pa.int64())})
         rows = self._rows(
             wanted,
@@ -149,7 +131,7 @@ class Traffic:
         return f"{events} events in {minutes} min, {products} products, {carts} carts, {purchases} purchases"
 
     def series(self, key: Mapping[str, str], from_ms: int, until_ms: int, bin_ms: int) -> Series:
-        """Events of a key in bins, empty ones too."""
+        """Events of a key in bins, also empty bins."""
         source = self._with(key)
         fits = "".join(f" AND {column}::VARCHAR = ?" for column in key)
         rows = self._sql.execute(

@@ -1,4 +1,4 @@
-"""All runs of an evaluation, on several processes; what is done is on disk, whatever happens next."""
+"""Runs an evaluation in several processes; each result is saved at once."""
 
 import multiprocessing
 import shutil
@@ -13,29 +13,29 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from shopstream.evaluation.attack import AttackJob, run_attack
-from shopstream.evaluation.baseline_run import GenuineJob, genuine_folder, run_genuine
-from shopstream.evaluation.plan import Shop, load_rows
-from shopstream.evaluation.results import AttackResult, GenuineResult
+from shopstream.evaluation.baseline_run import BaselineJob, baseline_run_folder, run_baseline
+from shopstream.evaluation.plan import Shop, evaluated_scenarios
+from shopstream.evaluation.results import AttackResult, BaselineResult
 
-__all__ = ["EVERY", "Done", "Matrix", "Watch", "run_matrix"]
+__all__ = ["EVERY", "Progress", "RunPlan", "RunResults", "run_all"]
 
-_GENUINE = TypeAdapter(list[GenuineResult])
+_BASELINES = TypeAdapter(list[BaselineResult])
 _ATTACKS = TypeAdapter(list[AttackResult])
 EVERY = 4
-_GENUINE_WORK = 40
-"""A genuine run, history included, takes about as long as so many short attacks."""
+_BASELINE_WORK = 40
+"""Duration of a baseline run with history, in units of a short attack."""
 
 
 @dataclass(frozen=True, slots=True)
-class Matrix:
+class RunPlan:
     """What to run.
 
     Args:
-        shops: one a seed.
-        scenarios: ids of rows.
-        cache: folder of baselines and states.
-        jobs: processes.
-        keep_states: leave the states for the next evaluation; they take some hundred megabytes a shop.
+        shops: one per seed.
+        scenarios: ids of scenarios.
+        cache: folder of the cache.
+        jobs: number of processes.
+        keep_states: keep the states for the next evaluation: some hundred megabytes per shop.
     """
 
     shops: Sequence[Shop]
@@ -45,71 +45,71 @@ class Matrix:
     keep_states: bool
 
     def scenarios_of(self, place: int) -> list[str]:
-        """What is laid over the shop at that place: days of several times the traffic only over every fourth."""
-        rows = load_rows()
+        """Scenarios of the shop with that number; only every fourth shop has days of several times the traffic."""
+        rows = evaluated_scenarios()
         return [name for name in self.scenarios if place % EVERY == 0 or not rows[name].heavy]
 
     @property
     def work(self) -> int:
-        """In units of one short attack."""
-        rows = load_rows()
+        """Duration of all runs, in units of a short attack."""
+        rows = evaluated_scenarios()
         names = [name for place in range(len(self.shops)) for name in self.scenarios_of(place)]
-        return len(self.shops) * _GENUINE_WORK + sum(rows[name].work for name in names)
+        return len(self.shops) * _BASELINE_WORK + sum(rows[name].work for name in names)
 
 
 @dataclass(slots=True)
-class Done:
-    """What was run so far."""
+class RunResults:
+    """Results so far."""
 
-    genuine: list[GenuineResult] = field(default_factory=list)
+    baseline: list[BaselineResult] = field(default_factory=list)
     attacks: dict[str, list[AttackResult]] = field(default_factory=dict)
 
 
-Watch = Callable[[int, str], None]
-"""Called with (units of work done, what was done) after each run."""
+Progress = Callable[[int, str], None]
+"""Called with (units of work, what was done) after each run."""
 
 
-def run_matrix(matrix: Matrix, out: Path, watch: Watch, done: Done) -> None:
-    """Run everything; results are in `done` and in JSON files under `out` as they come.
+def run_all(plan: RunPlan, out: Path, progress: Progress, results: RunResults) -> None:
+    """Run everything.
 
     Args:
-        matrix: what to run.
-        out: gets `genuine.json` and `scenarios/ID.json`; those of an earlier evaluation go.
-        watch: told of each run.
-        done: filled in place, so that an interrupted caller has what there is.
+        plan: what to run.
+        out: gets `baseline.json` and `scenarios/ID.json`; files of an earlier evaluation are removed.
+        progress: called after each run.
+        results: filled in place, so that an interrupted caller has the results so far.
     """
     (out / "scenarios").mkdir(parents=True, exist_ok=True)
-    for old in (out / "genuine.json", *(out / "scenarios").glob("*.json")):
+    for old in (out / "baseline.json", *(out / "scenarios").glob("*.json")):
         old.unlink(missing_ok=True)
-    shops = deque(GenuineJob.of(shop, matrix.cache) for shop in matrix.shops)
+    shops = deque(BaselineJob.of(shop, plan.cache) for shop in plan.shops)
     ready: deque[AttackJob] = deque()
-    plans = {shop.seed: matrix.scenarios_of(place) for place, shop in enumerate(matrix.shops)}
+    plans = {shop.seed: plan.scenarios_of(place) for place, shop in enumerate(plan.shops)}
     left = {seed: len(names) for seed, names in plans.items()}
     context = multiprocessing.get_context("spawn")
     with (
         tempfile.TemporaryDirectory(prefix="shopstream-evaluation-") as work,
-        ProcessPoolExecutor(matrix.jobs, mp_context=context, initializer=_leave_interrupts) as pool,
+        ProcessPoolExecutor(plan.jobs, mp_context=context, initializer=_leave_interrupts) as pool,
     ):
-        running: dict[Future[AttackResult | GenuineResult], AttackJob | GenuineJob] = {}
+        running: dict[Future[AttackResult | BaselineResult], AttackJob | BaselineJob] = {}
         try:
             while shops or ready or running:
-                while len(running) < matrix.jobs and (ready or shops):
+                while len(running) < plan.jobs and (ready or shops):
                     job = ready.popleft() if ready else shops.popleft()
                     running[pool.submit(_run, job)] = job
                 finished, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
                     job = running.pop(future)
                     result = future.result()
-                    genuine = job.genuine if isinstance(job, AttackJob) else job
-                    seed = genuine.shop.seed
+                    baseline = job.baseline if isinstance(job, AttackJob) else job
+                    seed = baseline.shop.seed
                     if isinstance(job, AttackJob):
                         left[seed] -= 1
                     else:
                         ready.extend(AttackJob(job, name, Path(work)) for name in plans[seed])
-                    if not left[seed] and not matrix.keep_states:
-                        shutil.rmtree(genuine_folder(genuine))
-                    _note(result, out, done)
-                    watch(*_told(result))
+                    if not left[seed] and not plan.keep_states:
+                        shutil.rmtree(baseline_run_folder(baseline))
+                    _note(result, out, results)
+                    progress(*_described(result))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
@@ -118,34 +118,34 @@ def run_matrix(matrix: Matrix, out: Path, watch: Watch, done: Done) -> None:
 
 
 def _leave_interrupts() -> None:
-    """Ctrl-C reaches every process; the one that started the others ends them."""
+    """Ctrl-C reaches every process; only the parent handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _run(job: AttackJob | GenuineJob) -> AttackResult | GenuineResult:
-    return run_attack(job) if isinstance(job, AttackJob) else run_genuine(job)
+def _run(job: AttackJob | BaselineJob) -> AttackResult | BaselineResult:
+    return run_attack(job) if isinstance(job, AttackJob) else run_baseline(job)
 
 
-def _told(result: AttackResult | GenuineResult) -> tuple[int, str]:
-    if isinstance(result, GenuineResult):
-        return _GENUINE_WORK, f"seed {result.seed}: genuine days"
-    return load_rows()[result.scenario].work, f"seed {result.seed}: {result.scenario}"
+def _described(result: AttackResult | BaselineResult) -> tuple[int, str]:
+    if isinstance(result, BaselineResult):
+        return _BASELINE_WORK, f"seed {result.seed}: days without attacks"
+    return evaluated_scenarios()[result.scenario].work, f"seed {result.seed}: {result.scenario}"
 
 
-def _note(result: AttackResult | GenuineResult, out: Path, done: Done) -> None:
-    if isinstance(result, GenuineResult):
-        done.genuine.append(result)
-        done.genuine.sort(key=lambda one: one.seed)
-        _write(out / "genuine.json", _GENUINE.dump_json(done.genuine, indent=1))
+def _note(result: AttackResult | BaselineResult, out: Path, results: RunResults) -> None:
+    if isinstance(result, BaselineResult):
+        results.baseline.append(result)
+        results.baseline.sort(key=lambda one: one.seed)
+        _write(out / "baseline.json", _BASELINES.dump_json(results.baseline, indent=1))
     else:
-        attacks = done.attacks.setdefault(result.scenario, [])
+        attacks = results.attacks.setdefault(result.scenario, [])
         attacks.append(result)
         attacks.sort(key=lambda one: (one.seed, one.place))
         _write(out / "scenarios" / f"{result.scenario}.json", _ATTACKS.dump_json(attacks, indent=1))
 
 
 def _write(path: Path, content: bytes) -> None:
-    """A JSON file that appears when it is whole."""
+    """Write a file that appears when it is complete."""
     part = path.with_suffix(".part")
     part.write_bytes(content)
     part.replace(path)

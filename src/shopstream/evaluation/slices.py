@@ -1,4 +1,4 @@
-"""The events of a shop, by stretches of time."""
+"""The events of a shop, in time slices."""
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
@@ -24,12 +24,12 @@ _BATCH_TIME = timedelta(hours=6)
 def synthesis_of(
     shop: Shop, between: tuple[datetime, datetime] | None = None, scenarios: Iterable[Scenario] = ()
 ) -> Synthesis:
-    """The shop's traffic in a stretch of time; all of history and test days if None."""
+    """The traffic of a shop in a time range; None: history and test days."""
     return Synthesis(_settings(shop, scenarios), between)
 
 
 def batches(synthesis: Synthesis) -> Iterator[pa.Table]:
-    """Its events in tables of at most six hours or BATCH_EVENTS, whichever is less: each has a price of its own."""
+    """Its events in tables of at most six hours and BATCH_EVENTS events: each table has a fixed cost."""
     held: list[pa.Table] = []
     since: datetime | None = None
     for table in synthesis.batches(BATCH_EVENTS):
@@ -48,7 +48,7 @@ def batches(synthesis: Synthesis) -> Iterator[pa.Table]:
 
 
 def world_of(shop: Shop) -> World:
-    """What attacks are drawn and built for; each one takes a new one."""
+    """A new world of the shop, to draw and build one attack."""
     return _settings(shop, ()).world()
 
 
@@ -66,9 +66,9 @@ def _settings(shop: Shop, scenarios: Iterable[Scenario]) -> SynthesisSettings:
 
 
 def cut(tables: Iterable[pa.Table], moments: Iterable[datetime]) -> Iterator[tuple[pa.Table, datetime | None]]:
-    """Tables cut at moments, each piece with the moment that it ends at (None: it ends elsewhere), in order of time.
+    """Tables cut at moments, in order of time, each with the moment at its end (None: no moment).
 
-    A moment is given once, with the last events before it, which may be none.
+    Each moment comes once, with the last events before it, which may be none.
     """
     waiting = sorted(moments)
     for table in tables:
@@ -87,7 +87,7 @@ def cut(tables: Iterable[pa.Table], moments: Iterable[datetime]) -> Iterator[tup
 
 
 def learn(shop: Shop, path: Path) -> None:
-    """Build the shop's baselines from its history, as `shopstream baselines build` does, into a file."""
+    """Build the shop's baselines from its history, as `shopstream baselines build` does, and save them."""
     columns = list(REES46_COLUMNS)
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'; SET threads = 1; SET memory_limit = '3GB'")

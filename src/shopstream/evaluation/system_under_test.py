@@ -1,8 +1,7 @@
-"""The product under test: engine, all rules, all detectors, the real incident store; nothing else than event time.
+"""The system under test: engine, all rules, all detectors and the incident store, in event time.
 
-Events come decoded, so that the stream's speed is not what is measured here. Detections reach the incident store in
-steps of ten seconds of event time, as they do live: how often somebody is told does not depend on how large the
-batches of an evaluation are.
+Events come decoded, so the speed of the stream is not measured. Detections reach the incident store in steps of ten
+seconds of event time, as they do live, so the number of notifications does not depend on the size of batches.
 """
 
 import json
@@ -30,10 +29,10 @@ from shopstream.incidents.embedded import EmbeddedIncidentStore
 from shopstream.incidents.settings import AlertingSettings
 from shopstream.stream.ports import Record
 
-__all__ = ["INCIDENTS", "Product"]
+__all__ = ["INCIDENTS", "SystemUnderTest"]
 
 INCIDENTS: Final = "incidents.db"
-"""The incident store, in the product's folder."""
+"""File of the incident store, in the folder of a run."""
 
 _SHARD = "evaluation"
 _TARGET = "evaluation"
@@ -41,12 +40,12 @@ _STEP_MS = 10_000
 _NO_REJECTS = REJECT_SCHEMA.empty_table()
 
 
-class Product:
-    """One run of the product over events in order of time.
+class SystemUnderTest:
+    """One run over events in order of time.
 
     Args:
-        folder: holds the incident store; made where it is missing.
-        rules: rule id → rule, those that are switched on.
+        folder: holds the incident store; made if it is missing.
+        rules: rule id → enabled rule.
         bank: the detectors.
     """
 
@@ -58,23 +57,23 @@ class Product:
         clock = ManualClock()
         self.store = EmbeddedIncidentStore(folder / INCIDENTS, AlertingSettings(), clock, (_TARGET,))
         windows = [*(rule.window_declaration() for rule in rules.values()), *bank.declarations]
-        self.engine = Engine(EngineSettings(threads=1), windows, clock, folder / "spill")
+        self.engine = Engine(EngineSettings(threads=1), windows, folder / "spill")
         self.engine.connection.execute("SET enable_progress_bar = false")
         bank.attach(self.engine)
         self._identities = duckdb.connect()
         self._identities.execute("SET TimeZone = 'UTC'; SET threads = 1; SET enable_progress_bar = false")
         self._records = 0
-        self._told_ms: int | None = None
+        self._applied_ms: int | None = None
         self.detections = 0
 
     def feed(self, events: pa.Table) -> None:
-        """Take WIRE_SCHEMA events, in order of time, through engine, detection and incidents."""
+        """Process WIRE_SCHEMA events, in order of time, through engine, detection and incidents."""
         if not events.num_rows:
             return
         self.engine.process(*self._decoded(events))
         signals = self.engine.advance()
         watermark_ms = self.engine.watermarks.current_ms
-        self._tell([*detect(signals, self._rules), *self._bank.advance(signals, watermark_ms)], watermark_ms)
+        self._apply([*detect(signals, self._rules), *self._bank.advance(signals, watermark_ms)], watermark_ms)
 
     def _decoded(self, events: pa.Table) -> tuple[list[Record], Decoded]:
         column = events.schema.get_field_index("event_id")
@@ -87,18 +86,18 @@ class Product:
         self._records += 1
         return [Record(b"", "", _SHARD, self._records, newest)], Decoded(events, _NO_REJECTS)
 
-    def _tell(self, detections: Sequence[Detection], watermark_ms: int) -> None:
+    def _apply(self, detections: Sequence[Detection], watermark_ms: int) -> None:
         self.detections += len(detections)
         steps: dict[int, list[Detection]] = defaultdict(list)
         for detection in detections:
             steps[min(-(-detection.end_ms // _STEP_MS) * _STEP_MS, watermark_ms)].append(detection)
-        begin_ms = min([self._told_ms or watermark_ms, *steps])
+        begin_ms = min([self._applied_ms or watermark_ms, *steps])
         for end_ms in sorted({*range(begin_ms, watermark_ms, _STEP_MS), watermark_ms, *steps}):
             self.store.apply(steps[end_ms], end_ms)
-        self._told_ms = watermark_ms - watermark_ms % _STEP_MS
+        self._applied_ms = watermark_ms - watermark_ms % _STEP_MS
 
     def save(self, folder: Path) -> None:
-        """Write everything the product remembers into a folder of its own."""
+        """Save the whole state into a new folder."""
         folder.mkdir(parents=True)
         self.engine.save(folder / "state.duckdb")
         watermarks = self.engine.watermarks
@@ -113,25 +112,25 @@ class Product:
 
     @classmethod
     def restored(cls, saved: Path, folder: Path, rules: Mapping[str, Rule], bank: DetectorRunner) -> Self:
-        """A new run that goes on where `save` was called."""
+        """A new run from a saved state."""
         folder.mkdir(parents=True, exist_ok=True)
         _copy(saved / INCIDENTS, folder / INCIDENTS)
-        product = cls(folder, rules, bank)
+        system = cls(folder, rules, bank)
         manifest = json.loads((saved / "manifest.json").read_text())
-        product.engine.restore(
+        system.engine.restore(
             saved / "state.duckdb", manifest["tables"], manifest["watermark_ms"], manifest["newest_ms"]
         )
         bank.restore(manifest["detectors"])
-        return product
+        return system
 
     def close(self) -> None:
-        """Give memory and files back."""
+        """Close files and databases."""
         self.store.close()
         self.engine.connection.close()
         self._identities.close()
 
 
 def _copy(source: Path, target: Path) -> None:
-    """A whole SQLite store, whatever its writer still holds in the log."""
+    """Copy a SQLite store, with what is still in its log."""
     with closing(sqlite3.connect(source)) as reader, closing(sqlite3.connect(target)) as writer:
         reader.backup(writer)

@@ -1,7 +1,4 @@
-"""Pictures of what went wrong: the rate of the key that was hit or accused, around the time in question.
-
-How well a baseline foresaw traffic that it had not seen.
-"""
+"""Timelines of missed attacks and false incidents, and how well the baseline forecast the traffic."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shopstream.detection.baseline import Baselines, SeriesProfile
-from shopstream.evaluation.results import Found, Picture, Truth
-from shopstream.evaluation.run_events import Traffic
+from shopstream.evaluation.results import FoundIncident, Timeline, Truth
+from shopstream.evaluation.run_events import RunEvents
 
-__all__ = ["HourCounts", "draw_false", "draw_miss", "expected_series", "forecast_errors", "level_of"]
+__all__ = ["HourCounts", "expected_series", "forecast_errors", "level_of", "timeline_of_false", "timeline_of_miss"]
 
 _MARGIN_MS = 20 * 60_000
 _BINS = 240
@@ -24,8 +21,10 @@ _MINUTE_MS = 60_000
 _LEVEL_MS = 60 * _MINUTE_MS
 
 
-def draw_miss(truth: Truth, marks: Sequence[Found], traffic: Traffic, baselines: Baselines, note: str) -> Picture:
-    """An attack that was not found; `marks` are incidents of its run."""
+def timeline_of_miss(
+    truth: Truth, marks: Sequence[FoundIncident], traffic: RunEvents, baselines: Baselines, note: str
+) -> Timeline:
+    """Timeline of a missed attack; `marks` are incidents of its run."""
     return _draw(
         f"missed: {truth.scenario}, {_words(truth.key)}",
         truth.key,
@@ -39,8 +38,8 @@ def draw_miss(truth: Truth, marks: Sequence[Found], traffic: Traffic, baselines:
     )
 
 
-def draw_false(found: Found, traffic: Traffic, baselines: Baselines, truth: Truth | None) -> Picture:
-    """A false incident; `truth` is the attack during which it was told, if any."""
+def timeline_of_false(found: FoundIncident, traffic: RunEvents, baselines: Baselines, truth: Truth | None) -> Timeline:
+    """Timeline of a false incident; `truth` is the attack of the run, if any."""
     return _draw(
         f"false: {found.rule}, {_words(found.key)}",
         found.key,
@@ -57,21 +56,21 @@ def _draw(
     title: str,
     key: Mapping[str, str],
     span: tuple[int, int],
-    traffic: Traffic,
+    traffic: RunEvents,
     baselines: Baselines,
     *,
     attack: tuple[int, int] | None,
-    marks: Sequence[Found],
+    marks: Sequence[FoundIncident],
     note: str,
     missed: bool = False,
-) -> Picture:
+) -> Timeline:
     from_ms, until_ms = span[0] - _MARGIN_MS, span[1] + _MARGIN_MS
     bin_ms = next((width for width in _WIDTHS_MS if (until_ms - from_ms) // width <= _BINS), _WIDTHS_MS[-1])
     from_ms -= from_ms % bin_ms
     times, events, hostile = traffic.series(key, from_ms, until_ms, bin_ms)
     minutes, totals, attacks = traffic.series({}, span[0] - _LEVEL_MS, span[0], _MINUTE_MS)
     genuine = [(at, all_ - bad) for at, all_, bad in zip(minutes, totals, attacks, strict=True) if all_]
-    return Picture(
+    return Timeline(
         title=title,
         bin_ms=bin_ms,
         times_ms=times,
@@ -93,18 +92,18 @@ def _words(key: Mapping[str, str]) -> str:
 HOUR_MS = 3_600_000
 _LEVEL_HOURS = 3
 _LEAST_EVENTS = 100
-"""An hour with fewer says more about chance than about the forecast."""
+"""Hours with fewer expected events are ignored: their errors are chance."""
 _STEPS = 12
 
 
 @dataclass(slots=True)
 class HourCounts:
-    """Events per hour: `site`, `event_type=view` … → hour since the epoch → events."""
+    """Events per hour: series (`site`, `event_type=view` …) → hour since the epoch → events."""
 
     counts: dict[str, dict[int, int]] = field(default_factory=dict)
 
     def add(self, events: pa.Table) -> None:
-        """Take more events."""
+        """Add events."""
         hours = pc.divide(events.column("event_time").cast(pa.int64()), HOUR_MS * 1000)
         kinds = events.column("event_type").cast(pa.string())
         table = pa.table({"hour": hours, "kind": kinds}).group_by(["hour", "kind"]).aggregate([([], "count_all")])
@@ -115,9 +114,9 @@ class HourCounts:
 
 
 def forecast_errors(baselines: Baselines, counts: HourCounts) -> dict[str, float]:
-    """Series → root mean square of the relative error of an hour's sum, as the baseline forecast it.
+    """Series → root mean square of the relative error of hourly forecasts.
 
-    The forecast of an hour is the profile times the level of the three hours before, as a detector would have it.
+    The forecast of an hour is the profile times the level of the three hours before, as in detectors.
     """
     errors = {}
     for series, profile in baselines.series.items():
@@ -141,7 +140,7 @@ def _error(profile: SeriesProfile, counts: Mapping[int, int]) -> float | None:
 
 
 def _hour(profile: SeriesProfile, hour: int) -> float:
-    """Expected events of a whole hour."""
+    """Expected events of an hour."""
     step_ms = HOUR_MS // _STEPS
     return sum(profile.rate(hour * HOUR_MS + step_ms // 2 + step * step_ms) for step in range(_STEPS)) * step_ms / 1000
 
@@ -149,17 +148,14 @@ def _hour(profile: SeriesProfile, hour: int) -> float:
 def expected_series(
     baselines: Baselines, key: Mapping[str, str], times_ms: Sequence[int], bin_ms: int, level: float
 ) -> list[float]:
-    """Expected events of each bin for the site, an event type, or a category or product that the baseline knows.
+    """Expected events of each bin; empty if the baseline does not know the key.
 
     Args:
-        baselines: what is normal.
-        key: of the series; empty for the site.
+        baselines: the baselines.
+        key: key of the series; empty for the site.
         times_ms: start of each bin.
-        bin_ms: their width.
-        level: factor of the present day on the profile.
-
-    Returns:
-        One value a bin; none at all where the baseline does not know the key.
+        bin_ms: width of the bins.
+        level: present traffic relative to the profile.
     """
     share, name = 1.0, "site"
     for column, value in key.items():
@@ -176,7 +172,7 @@ def expected_series(
 
 
 def level_of(baselines: Baselines, totals: Iterable[tuple[int, int]]) -> float:
-    """Observed against the site's profile over (start of a minute, events); 1 without a profile."""
+    """Events relative to the site's profile, from (start of a minute, events); 1 without a profile."""
     profile = baselines.series.get("site")
     pairs = list(totals)
     usual = 0.0 if profile is None else float(np.sum([profile.rate(time_ms) * 60 for time_ms, _ in pairs]))

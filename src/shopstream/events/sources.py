@@ -153,7 +153,7 @@ class _Remote:
             return self._stream.seek(offset, whence)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _translated(self) -> Iterator[None]:
         try:
             yield
         except FileNotFoundError as error:

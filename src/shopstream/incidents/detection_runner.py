@@ -11,7 +11,7 @@ from shopstream.detection.allowlist import AllowList
 from shopstream.detection.detection import Detection
 from shopstream.detection.detector_runner import DetectorRunner
 from shopstream.detection.rule_matcher import Rules, detect
-from shopstream.engine.signals import Signal
+from shopstream.engine.signals import Quiet, Signal
 from shopstream.incidents.incident import IncidentChange
 from shopstream.incidents.ports import IncidentStore
 
@@ -41,12 +41,13 @@ class DetectionResult:
 class DetectionRunner(Protocol):
     """Takes an engine's signals."""
 
-    def judge(self, signals: Sequence[Signal], until_ms: int) -> DetectionResult:
+    def judge(self, signals: Sequence[Signal], until_ms: int, quiet: Quiet | None = None) -> DetectionResult:
         """Signals of one moment, in the engine's order.
 
         Args:
             signals: all since the call before.
             until_ms: event time up to which everything is told; never goes back.
+            quiet: how far the clock has gone on without events; None where some come.
         """
         ...
 
@@ -75,7 +76,7 @@ class Judging:
         self._allow_list = allow_list
         self._incidents = incidents
 
-    def judge(self, signals: Sequence[Signal], until_ms: int) -> DetectionResult:
+    def judge(self, signals: Sequence[Signal], until_ms: int, quiet: Quiet | None = None) -> DetectionResult:
         """See `DetectionRunner.judge`.
 
         Raises:
@@ -83,10 +84,11 @@ class Judging:
                 and give all since then again.
         """
         late = self._bank.late_signals
-        found = [*detect(signals, self._rules), *self._bank.advance(signals, until_ms)]
+        found = [*detect(signals, self._rules), *self._bank.advance(signals, until_ms, quiet)]
         detections = self._allow_list.mark(found)
         told = [detection for detection in detections if detection.suppression is None]
-        return DetectionResult(detections, self._incidents.apply(told, until_ms), self._bank.late_signals - late)
+        changes = self._incidents.apply(told, until_ms, quiet.until_ms if quiet else None)
+        return DetectionResult(detections, changes, self._bank.late_signals - late)
 
     def snapshot(self) -> dict[str, object]:
         """The detectors' state."""

@@ -60,23 +60,28 @@ class EmbeddedIncidentStore:
         with explained(path):
             self._next_close_ms = self._read_next_close()
 
-    def apply(self, detections: Sequence[Detection], watermark_ms: int) -> list[IncidentChange]:
+    def apply(
+        self, detections: Sequence[Detection], watermark_ms: int, clock_ms: int | None = None
+    ) -> list[IncidentChange]:
         """See `ports.IncidentStore.apply`; without detections and with nothing to close it costs next to nothing."""
         if self._next_purge_ms is None:
             self._next_purge_ms = watermark_ms
-        quiet = not detections and watermark_ms < min(self._next_close_ms, self._next_purge_ms)
+        closing_ms = max(watermark_ms, clock_ms or watermark_ms)
+        quiet = not detections and closing_ms < self._next_close_ms and watermark_ms < self._next_purge_ms
         if quiet and self._heads is not None and not self._telling.due(watermark_ms):
             return []
         try:
             with transaction(self._connection, self._path):
-                changes, next_close_ms = self._apply(detections, watermark_ms)
+                changes, next_close_ms = self._apply(detections, watermark_ms, closing_ms)
         except BaseException:
             self._heads = None  # what is remembered may be ahead of what is written
             raise
         self._next_close_ms = next_close_ms
         return changes
 
-    def _apply(self, detections: Sequence[Detection], watermark_ms: int) -> tuple[list[IncidentChange], int]:
+    def _apply(
+        self, detections: Sequence[Detection], watermark_ms: int, closing_ms: int
+    ) -> tuple[list[IncidentChange], int]:
         touched: set[str] = set()
         if self._heads is None:
             self._heads = Heads(self._connection, self._rules, self._hold_ms)
@@ -91,8 +96,8 @@ class EmbeddedIncidentStore:
         self._connection.executemany(UPSERT, [values_of(stored, heads.place(stored.id)) for stored in written])
         # A lower bound: what has been extended since closes later, which is found when the bound is reached.
         next_close_ms = min([self._next_close_ms, *(stored.episode.closes_ms for stored in written)])
-        if watermark_ms >= next_close_ms:
-            touched |= self._close_over(watermark_ms, changes, heads)
+        if closing_ms >= next_close_ms:
+            touched |= self._close_over(watermark_ms, closing_ms, changes, heads)
             next_close_ms = self._read_next_close()
         self._telling.tell(heads.write(touched), heads, watermark_ms)
         if self._next_purge_ms is None or watermark_ms >= self._next_purge_ms:
@@ -221,9 +226,9 @@ class EmbeddedIncidentStore:
                 )
         return into
 
-    def _close_over(self, watermark_ms: int, changes: list[_Noted], heads: Heads) -> set[str]:
+    def _close_over(self, watermark_ms: int, closing_ms: int, changes: list[_Noted], heads: Heads) -> set[str]:
         rows = self._connection.execute(
-            "SELECT * FROM incidents WHERE closed = 0 AND closes_ms <= ? ORDER BY closes_ms, scope", (watermark_ms,)
+            "SELECT * FROM incidents WHERE closed = 0 AND closes_ms <= ? ORDER BY closes_ms, scope", (closing_ms,)
         ).fetchall()
         over = [
             stored._replace(closed=True, episode=settle(stored.episode, watermark_ms))

@@ -13,7 +13,9 @@ __all__ = ["IncidentStore", "NotificationChannel"]
 class IncidentStore(Protocol):
     """Keeps incidents; the one writer of episodes is the engine, people add what they did."""
 
-    def apply(self, detections: Sequence[Detection], watermark_ms: int) -> list[IncidentChange]:
+    def apply(
+        self, detections: Sequence[Detection], watermark_ms: int, clock_ms: int | None = None
+    ) -> list[IncidentChange]:
         """Open, update, merge and close incidents, and queue notifications: all in one transaction, or nothing.
 
         Detections may come in any order and any number of times: after a crash the engine gives those since its
@@ -24,6 +26,8 @@ class IncidentStore(Protocol):
             detections: of any rules and keys.
             watermark_ms: a promise: no final detection of a window that ends up to here comes after this call, save
                 as a repetition.
+            clock_ms: event time up to which nothing came by the clock, no promise: incidents close by it, too, and one
+                that more is found of after all is open again.
 
         Raises:
             RetryableError: the store is busy or full; nothing was changed.

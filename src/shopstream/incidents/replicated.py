@@ -58,7 +58,9 @@ class ReplicatedIncidentStore:
         self._replica.follow(writes=True)
         self._local = EmbeddedIncidentStore(working_copy, settings, clock, targets, connect=self._replica.connect)
 
-    def apply(self, detections: Sequence[Detection], watermark_ms: int) -> list[IncidentChange]:
+    def apply(
+        self, detections: Sequence[Detection], watermark_ms: int, clock_ms: int | None = None
+    ) -> list[IncidentChange]:
         """See `ports.IncidentStore.apply`; without detections and with nothing to close nothing is read or written."""
         scopes: dict[str, int] = {}
         for one in detections:
@@ -69,7 +71,7 @@ class ReplicatedIncidentStore:
 
         def act() -> list[IncidentChange]:
             self._replica.fetch(scopes)
-            return self._local.apply(detections, watermark_ms)
+            return self._local.apply(detections, watermark_ms, clock_ms)
 
         return self._commit(act)
 

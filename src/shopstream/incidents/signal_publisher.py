@@ -8,7 +8,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 
 from shopstream.clock import Clock
 from shopstream.detection.detector import BIN_MS
-from shopstream.engine.signals import Signal, encode_signals
+from shopstream.engine.signals import Quiet, Signal, encode_signals
 from shopstream.errors import BackpressureError, RetryableError
 from shopstream.incidents.detection_runner import DetectionResult
 from shopstream.stream.ports import NewRecord, StreamWriter
@@ -32,7 +32,7 @@ class SignalPublisher:
 
     def __init__(self, writer: StreamWriter, clock: Clock) -> None:
         self._writer = writer
-        self._told_ms: int | None = None
+        self._told: tuple[int, int] | None = None
         self._retrying = Retrying(
             retry=retry_if_exception_type(RetryableError),
             wait=_pause,
@@ -41,18 +41,19 @@ class SignalPublisher:
             reraise=True,
         )
 
-    def judge(self, signals: Sequence[Signal], until_ms: int) -> DetectionResult:
+    def judge(self, signals: Sequence[Signal], until_ms: int, quiet: Quiet | None = None) -> DetectionResult:
         """Put them into the stream. Without signals, only each whole bin of event time is worth a record.
 
         Raises:
             RetryableError: the stream did not take them for two minutes.
         """
-        if not signals and self._told_ms is not None and until_ms // BIN_MS == self._told_ms // BIN_MS:
+        bins = until_ms // BIN_MS, quiet.until_ms // BIN_MS if quiet else 0
+        if not signals and bins == self._told:
             return DetectionResult()
-        for payload in encode_signals(signals, until_ms):
+        for payload in encode_signals(signals, until_ms, quiet):
             # One at a time: a put of several keeps no order when a part of it is refused.
             self._retrying(self._put, NewRecord(payload, _PARTITION_KEY))
-        self._told_ms = until_ms
+        self._told = bins
         return DetectionResult()
 
     def _put(self, record: NewRecord) -> None:

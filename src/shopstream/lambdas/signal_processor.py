@@ -189,7 +189,7 @@ class Line:
         until_ms = max(told if self._until_ms is None else [*told, self._until_ms], default=None)
         detections, opened, late = 0, Counter[Severity](), 0
         if moments and until_ms is not None:
-            judged = self._judging.judge(signals, until_ms)
+            judged = self._judging.judge(signals, until_ms, moments[-1].quiet)
             late = judged.late_signals
             opened.update(change.severity for change in judged.changes if change.change is Change.OPENED)
             if self._delivery is not None and judged.final:

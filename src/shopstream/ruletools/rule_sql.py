@@ -4,7 +4,6 @@ from enum import StrEnum
 
 import sqlglot
 
-from shopstream.clock import ManualClock
 from shopstream.engine.compile import batch_sql
 from shopstream.engine.engine import Engine
 from shopstream.engine.flink import flink_sql
@@ -33,7 +32,7 @@ def target_sql(declaration: WindowDeclaration, target: Target) -> str:
         return flink_sql(declaration)
     if target is Target.BATCH:
         return _readable(batch_sql(declaration, "events"))
-    operator = build_operator(Engine(EngineSettings(threads=1), (), ManualClock()).connection, declaration)
+    operator = build_operator(Engine(EngineSettings(threads=1), ()).connection, declaration)
     return "\n".join(map(_readable, operator.statements()))
 
 

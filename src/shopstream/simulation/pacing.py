@@ -23,13 +23,16 @@ class Pacer:
         clock: tells and lets pass processing time.
         speed: so many seconds of event time a second; rows without order in time go with the latest before them.
         rate: so many rows a second.
+        live: a row goes when the clock reaches its event time, never before.
     """
 
-    def __init__(self, clock: Clock, *, speed: float | None = None, rate: float | None = None) -> None:
+    def __init__(
+        self, clock: Clock, *, speed: float | None = None, rate: float | None = None, live: bool = False
+    ) -> None:
         self._clock = clock
-        self._speed = speed
+        self._speed = 1.0 if live else speed
         self._rate = rate
-        self._start_ms: int | None = None
+        self._start_ms: int | None = 0 if live else None
         self._start_us = 0
         self._latest_us = 0
         self._sent = 0

@@ -45,6 +45,7 @@ _NO_ARRIVAL_MS = 253_402_300_799_000  # the year 9999: whether a time is in the 
 _BOOKMARK_EVERY_MS = 250
 _ROUTES_EVERY_MS = 30_000
 _ROUND_GAP_US = 1_000_000
+_DAY_US = 86_400_000_000
 _DEFAULT_HEADER = ",".join(REES46_COLUMNS).encode() + b"\n"
 
 
@@ -135,7 +136,7 @@ class Replay:
     def _run(self, source: Source) -> ReplaySummary:
         start_ms = self._clock.now_ms()
         begun = mark = self._begin(source)
-        pacer = Pacer(self._clock, speed=self._settings.speed, rate=self._settings.rate)
+        pacer = Pacer(self._clock, speed=self._settings.speed, rate=self._settings.rate, live=self._settings.live)
         try:
             while not mark.complete:
                 for prepared in _ahead(self._prepared(source, mark.offset)):
@@ -186,6 +187,8 @@ class Replay:
                 f"expected events to loop over in {self._location}, got none in a whole round; check the file"
             )
         length = mark.last_us - mark.first_us + _ROUND_GAP_US
+        if self._settings.rebase == "today":  # the time of day stays
+            length = -(-length // _DAY_US) * _DAY_US
         return Bookmark(
             mark.digest,
             sent=mark.sent,
@@ -216,7 +219,7 @@ class Replay:
         times = prepared.times[low:]
         if mark.shift_us is None and len(times):
             mark = replace(mark, shift_us=self._shift(int(times[0])))
-        for start, end in pacer.slices(times):
+        for start, end in pacer.slices(times + (mark.shift_us or 0)):
             until = int(prepared.places[low + end]) if low + end < len(prepared.places) else np.iinfo(np.int64).max
             mark = self._send(prepared, mark, (low + start, low + end), (done, until), size)
             done = until
@@ -231,8 +234,8 @@ class Replay:
         rebase = self._settings.rebase
         if rebase is None:
             return 0
-        target_ms = self._clock.now_ms() if isinstance(rebase, str) else to_ms(rebase)
-        return target_ms * 1000 - first_us
+        moved_us = 1000 * (self._clock.now_ms() if isinstance(rebase, str) else to_ms(rebase)) - first_us
+        return moved_us // _DAY_US * _DAY_US if rebase == "today" else moved_us
 
     def _send(
         self, prepared: _Prepared, mark: Bookmark, rows: tuple[int, int], places: tuple[int, int], size: int

@@ -17,7 +17,9 @@ class ReplaySettings:
     Args:
         speed: seconds of event time a second; None: no limit.
         rate: events a second; None: no limit. Not together with `speed`.
-        rebase: "now" or an aware moment: event times are moved so that the first event is at it.
+        rebase: "now" or an aware moment: event times are moved so that the first event is at it. "today": they are
+            moved by whole days, so that the first event is of the last 24 hours. With "now" and "today" an event is
+            sent when the clock reaches its time, and what lies before that at once.
         loop: begin again at the end, for ever; each round lies after the one before in event time.
         partition_key: what decides on an event's shard.
         restart: forget an earlier bookmark.
@@ -39,10 +41,20 @@ class ReplaySettings:
         for name, value in (("speed", self.speed), ("rate", self.rate)):
             if value is not None and not 0 < value < float("inf"):
                 raise ConfigurationError(f"expected --{name} above 0, got {value}; leave it out for no limit")
-        if isinstance(self.rebase, str) and self.rebase != "now":
-            raise ConfigurationError(f"expected a rebase of 'now' or an aware datetime, got {self.rebase!r}")
+        if isinstance(self.rebase, str) and self.rebase not in {"now", "today"}:
+            raise ConfigurationError(f"expected a rebase of 'now', 'today' or an aware datetime, got {self.rebase!r}")
+        if self.live and (self.rate is not None or self.speed not in {None, 1}):
+            raise ConfigurationError(
+                f"expected the pace of the clock with --rebase {self.rebase}, got another --speed or --rate, whose "
+                "events would leave the present; leave it out"
+            )
         if isinstance(self.rebase, datetime) and self.rebase.tzinfo is None:
             raise ConfigurationError(f"expected a rebase with a time zone, got {self.rebase}; add Z or an offset")
+
+    @property
+    def live(self) -> bool:
+        """Event time follows the clock."""
+        return isinstance(self.rebase, str)
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,6 +135,11 @@ class SiteState:
             self.series[f"event_type={kind}"].read(end_ms, counts.get(measure, 0.0))
         self._note_silence(end_ms)
 
+    def begin_quiet(self, end_ms: int) -> None:
+        """Something came in the bin that ends here, and nothing is known to have come since."""
+        for series in self.series.values():
+            series.missed, series.missed_since_ms = 0.0, end_ms
+
     def _note_silence(self, end_ms: int) -> None:
         views = self.series["event_type=view"]
         if self.total.silent or views.silent:  # hardly anything is left without views

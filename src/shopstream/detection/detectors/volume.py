@@ -17,7 +17,7 @@ from shopstream.detection.detector import BIN_MS, AlertTemplate, OpenAlert, inte
 from shopstream.detection.detectors.site_state import SITE, SeriesState, SiteState
 from shopstream.detection.detectors.surge_classifier import Classification, Excess
 from shopstream.detection.windows import EVENT_TYPES, SITE_10S, TAIL_10S
-from shopstream.engine.signals import Signal
+from shopstream.engine.signals import QUIET, Signal
 from shopstream.engine.window import WindowDeclaration
 from shopstream.errors import StateError
 
@@ -101,7 +101,7 @@ class VolumeDetector:
 
     id: Final = "volume"
     windows: Sequence[WindowDeclaration] = (SITE_10S,)
-    other_signals: Sequence[str] = (TAIL_10S,)
+    other_signals: Sequence[str] = (TAIL_10S, QUIET)
 
     def __init__(self, site: SiteState, *, silent: bool = False) -> None:
         self._site = site
@@ -111,6 +111,9 @@ class VolumeDetector:
     def observe(self, end_ms: int, signals: Sequence[Signal]) -> list[Detection]:
         """One bin."""
         site = self._site
+        if signals and signals[0].window == QUIET:
+            site.begin_quiet(end_ms)
+            return []
         site.read(end_ms, signals)
         detections = self._test_total(end_ms)
         for kind in EVENT_TYPES:

@@ -1,4 +1,4 @@
-"""Who is told: the table of incidents, the topic of notifications, and the topic of those who run the pipeline."""
+"""The table of incidents, the topic of notifications, and the topic of operators."""
 
 from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_iam as iam
@@ -9,11 +9,11 @@ from constructs import Construct
 
 from shopstream_infra.config import StageConfig
 
-__all__ = ["Alerting"]
+__all__ = ["Incidents"]
 
 
-class Alerting(Construct):
-    """`table`: incidents, verdicts, detector state. `incidents`: notifications. `ops`: alarms of the pipeline."""
+class Incidents(Construct):
+    """`table`: incidents, verdicts, detector state. `topic`: notifications. `ops`: alarms of the pipeline."""
 
     def __init__(self, scope: Construct, construct_id: str, *, config: StageConfig, key: kms.IKey) -> None:
         super().__init__(scope, construct_id)
@@ -31,15 +31,15 @@ class Alerting(Construct):
                 point_in_time_recovery_enabled=True
             ),
             deletion_protection=config.retains,
-            removal_policy=config.precious,
+            removal_policy=config.removal_policy,
         )
         self.table.add_global_secondary_index(
             index_name="gsi1",
             partition_key=dynamodb.Attribute(name="gsi1pk", type=dynamodb.AttributeType.STRING),
             sort_key=dynamodb.Attribute(name="gsi1sk", type=dynamodb.AttributeType.STRING),
-            projection_type=dynamodb.ProjectionType.KEYS_ONLY,  # an item that changes costs nothing there
+            projection_type=dynamodb.ProjectionType.KEYS_ONLY,  # updates of other attributes cost nothing in the index
         )
-        self.incidents = self._topic("Incidents", config.named("incidents"), key, config.incidents_email)
+        self.topic = self._topic("Topic", config.named("incidents"), key, config.incidents_email)
         self.ops = self._topic("Ops", config.named("ops"), key, config.ops_email)
         for service in ("cloudwatch", "events", "budgets"):
             self.ops.add_to_resource_policy(
