@@ -292,7 +292,7 @@ class Archive:
             self._shards[shard_id] = _Shard(after, letters.get(shard_id), position)
 
     def _start_again(self, error: ShopstreamError) -> None:
-        """Restart from the lake's positions after another worker has taken a shard; raise if the lake has not changed."""
+        """Restart from the lake after another worker has taken a shard; raise if the lake has not changed."""
         before = {shard_id: shard.events_after for shard_id, shard in self._shards.items()}
         letters = {shard_id: shard.dead_after for shard_id, shard in self._shards.items()}
         held = set(self._shards)
