@@ -19,7 +19,7 @@ Run the paragraphs of **Tables** first, in their order; `stage` and `region` are
 on until they are stopped.
 
 Events are read as text, one a line (CSV in the order of the REES46 files, or JSON); payloads in Arrow are left out.
-Time is that of **arrival**: right while a shop is live, not for a replay at another speed. Nothing is kept or told.
+Time is that of **arrival**: right while a shop is live, not for a replay at another speed. It stores and sends nothing.
 """
 _RECORDS = """\
 CREATE TABLE IF NOT EXISTS records (

@@ -1,6 +1,7 @@
 """Factories of test data. Each gives a valid value with defaults; keyword arguments replace single fields."""
 
 from dataclasses import replace
+from decimal import Decimal
 
 from shopstream.detection.detection import Detection, Severity
 from shopstream.detection.rule_matcher import detection_id
@@ -36,3 +37,16 @@ def make_signal(window, end_ms, key=None, *, size_ms=10_000, measures=None, fina
     """A signal of one window whose events fill it."""
     start_ms = end_ms - size_ms
     return Signal(window, key or {}, start_ms, end_ms, start_ms, end_ms - 1, measures or {"events": 20}, final)
+
+
+def make_event(event_time, user=1, *, event_type="view", product=3, **changes):
+    """One event as a row of the wire schema; `changes` replace or add columns."""
+    return {
+        "event_time": event_time,
+        "event_type": event_type,
+        "product_id": product,
+        "category_id": 7,
+        "price": Decimal("1.0000"),
+        "user_id": user,
+        "user_session": f"s{user}",
+    } | changes

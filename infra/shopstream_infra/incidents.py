@@ -8,6 +8,7 @@ from aws_cdk import aws_sns_subscriptions as subscriptions
 from constructs import Construct
 
 from shopstream_infra.config import StageConfig
+from shopstream_infra.tables import table, text
 
 __all__ = ["Incidents"]
 
@@ -17,26 +18,19 @@ class Incidents(Construct):
 
     def __init__(self, scope: Construct, construct_id: str, *, config: StageConfig, key: kms.IKey) -> None:
         super().__init__(scope, construct_id)
-        self.table = dynamodb.Table(
+        self.table = table(
             self,
             "Table",
-            table_name=config.prefix,
-            partition_key=dynamodb.Attribute(name="pk", type=dynamodb.AttributeType.STRING),
-            sort_key=dynamodb.Attribute(name="sk", type=dynamodb.AttributeType.STRING),
-            time_to_live_attribute="expires_at",
-            billing_mode=dynamodb.BillingMode.PAY_PER_REQUEST,
-            encryption=dynamodb.TableEncryption.CUSTOMER_MANAGED,
-            encryption_key=key,
-            point_in_time_recovery_specification=dynamodb.PointInTimeRecoverySpecification(
-                point_in_time_recovery_enabled=True
-            ),
-            deletion_protection=config.retains,
+            name=config.prefix,
+            key=key,
             removal_policy=config.removal_policy,
+            time_to_live="expires_at",
+            deletion_protection=config.retains,
         )
         self.table.add_global_secondary_index(
             index_name="gsi1",
-            partition_key=dynamodb.Attribute(name="gsi1pk", type=dynamodb.AttributeType.STRING),
-            sort_key=dynamodb.Attribute(name="gsi1sk", type=dynamodb.AttributeType.STRING),
+            partition_key=text("gsi1pk"),
+            sort_key=text("gsi1sk"),
             projection_type=dynamodb.ProjectionType.KEYS_ONLY,  # updates of other attributes cost nothing in the index
         )
         self.topic = self._topic("Topic", config.named("incidents"), key, config.incidents_email)

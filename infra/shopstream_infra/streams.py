@@ -1,13 +1,13 @@
 """The events stream, the signals stream, and the table of leases."""
 
 from aws_cdk import Duration, RemovalPolicy
-from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_kinesis as kinesis
 from aws_cdk import aws_kms as kms
 from constructs import Construct
 
 from shopstream_infra.config import StageConfig
 from shopstream_infra.nag import accept
+from shopstream_infra.tables import table
 
 __all__ = ["Streams"]
 
@@ -36,20 +36,7 @@ class Streams(Construct):
                 "AwsSolutions-KDS3",
                 "The stage's own key, so that disabling it locks records too; its calls cost cents a month",
             )
-        self.leases = dynamodb.Table(
-            self,
-            "Leases",
-            table_name=config.named("leases"),
-            partition_key=dynamodb.Attribute(name="pk", type=dynamodb.AttributeType.STRING),
-            sort_key=dynamodb.Attribute(name="sk", type=dynamodb.AttributeType.STRING),
-            billing_mode=dynamodb.BillingMode.PAY_PER_REQUEST,
-            encryption=dynamodb.TableEncryption.CUSTOMER_MANAGED,
-            encryption_key=key,
-            point_in_time_recovery_specification=dynamodb.PointInTimeRecoverySpecification(
-                point_in_time_recovery_enabled=True
-            ),
-            removal_policy=RemovalPolicy.DESTROY,
-        )
+        self.leases = table(self, "Leases", name=config.named("leases"), key=key, removal_policy=RemovalPolicy.DESTROY)
 
     def _signals(self, config: StageConfig, key: kms.IKey) -> kinesis.Stream:
         """The stream from the worker to the detection function."""

@@ -5,6 +5,7 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
+from factories import make_event
 from shopstream.detection.detector_runner import DetectorRunner
 from shopstream.detection.product_reference import PRODUCT_SCHEMA, ProductReference
 from shopstream.detection.windows import DUPLICATE_SIGNAL, PRICE_SIGNAL, TAIL_10S, TAIL_60S
@@ -27,16 +28,9 @@ KNOWN = pa.Table.from_pylist(
 
 
 def event(second, product, price="100", user=7, category=1):
-    return {
-        "event_time": (START_MS + int(second * 1000)) * 1000,
-        "event_type": "view",
-        "product_id": product,
-        "category_id": category,
-        "price": Decimal(price),
-        "user_id": user,
-        "user_session": "s",
-        "event_id": f"{second}-{product}-{user}-{price}",
-    }
+    named = {"user_session": "s", "event_id": f"{second}-{product}-{user}-{price}"}
+    time_us = (START_MS + int(second * 1000)) * 1000
+    return make_event(time_us, user, product=product, category_id=category, price=Decimal(price), **named)
 
 
 class Shop:

@@ -74,7 +74,7 @@ def as_json(done):
 
 
 def scrapers(day):
-    return next(sorted(map(str, episode.actors)) for episode in day.episodes if episode.kind == "scraper")
+    return next(sorted(map(str, truth.actors)) for truth in day.ground_truth if truth.kind == "scraper")
 
 
 # list
@@ -349,7 +349,7 @@ def test_rules_without_a_test_and_tests_without_a_rule_are_named(own):
         ("expected.yml", "why: exactly", "wy: exactly", "expected.yml:9: rule test expected: innocent.0.wy"),
         ("expected.yml", "incidents:", "incidents: [", "no YAML"),
         ("expected.yml", "2026-03-02T10:03:00Z", "later", "expected a time such as"),
-        ("events.csv", "view,3,7", "look,3,7", "expected events only, got 2 rows"),
+        ("events.csv", "view,3,7", "look,3,7", "expected events only, got 2 invalid rows"),
     ],
 )
 def test_a_test_that_cannot_be_read_is_reported_with_its_line(own, file, old, new, said):

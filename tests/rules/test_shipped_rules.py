@@ -15,7 +15,7 @@ from shopstream.detection.rule_matcher import detect
 from shopstream.incidents.embedded import EmbeddedIncidentStore
 from shopstream.incidents.queries import read_incidents
 from shopstream.incidents.settings import AlertingSettings
-from shopstream.ruletools.rule_test import Expected, read_test, signals_of, try_rule
+from shopstream.ruletools.rule_test import ExpectedIncident, read_test, run_rule_test, signals_of
 
 HERE = Path(__file__).parent
 RULES = load_rules()
@@ -28,9 +28,9 @@ def test_every_shipped_rule_has_events_to_prove_itself_on():
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_a_rule_finds_what_it_must_and_nothing_else(name):
-    trial = try_rule(RULES[name], read_test(HERE / name))
-    assert trial.found == list(read_test(HERE / name).incidents)
-    assert trial.passed, trial
+    result = run_rule_test(RULES[name], read_test(HERE / name))
+    assert result.found == list(read_test(HERE / name).incidents)
+    assert result.passed, result
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -45,7 +45,7 @@ def test_the_incident_store_gives_what_the_trial_finds(name, tmp_path):
     store.apply(detections, max((d.end_ms + 10 * d.suppress_for_ms for d in detections), default=0))
     store.close()
     stored = [
-        Expected(
+        ExpectedIncident(
             keys=dict(incident.keys),
             first_event_time=incident.first_event_time,
             last_event_time=incident.last_event_time,
@@ -57,4 +57,4 @@ def test_the_incident_store_gives_what_the_trial_finds(name, tmp_path):
         if incident.rule == name  # what many of one kind are joined into stands beside them
     ]
     stored.sort(key=lambda one: (one.first_event_time, sorted(one.keys.items())))
-    assert stored == try_rule(rule, case).found
+    assert stored == run_rule_test(rule, case).found

@@ -2,11 +2,11 @@
 
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 
 import pyarrow as pa
 import pytest
 
+from factories import make_event
 from shopstream.detection.baseline import SLOTS, Baselines, KeyRate, SeriesProfile
 from shopstream.detection.detection import Nature
 from shopstream.evaluation.results import FoundIncident, Truth
@@ -29,19 +29,8 @@ BOT = 900
 
 
 def events(seconds, *, user=1, kind="view", category=7):
-    rows = [
-        {
-            "event_time": START + timedelta(seconds=second),
-            "event_type": kind,
-            "product_id": 3,
-            "category_id": category,
-            "price": Decimal("1.0000"),
-            "user_id": user,
-            "user_session": "s",
-            "ip": "198.18.0.7",
-        }
-        for second in seconds
-    ]
+    columns = {"event_type": kind, "category_id": category, "ip": "198.18.0.7"}
+    rows = [make_event(START + timedelta(seconds=second), user, **columns) for second in seconds]
     return pa.Table.from_pylist(rows, schema=WIRE_SCHEMA)
 
 

@@ -2,11 +2,11 @@
 
 from contextlib import closing
 from datetime import UTC, datetime
-from decimal import Decimal
 
 import pyarrow as pa
 import pytest
 
+from factories import make_event
 from shopstream.detection.detection import Nature
 from shopstream.evaluation.results import FoundIncident, Truth
 from shopstream.evaluation.run_events import RunEvents
@@ -20,15 +20,8 @@ SHOPPERS = range(1, 11)
 
 
 def event(at_ms, user, *, category=7, kind="view"):
-    return {
-        "event_time": datetime.fromtimestamp(at_ms / 1000, UTC),
-        "event_type": kind,
-        "product_id": user % 5,
-        "category_id": category,
-        "price": Decimal("1.0000"),
-        "user_id": user,
-        "user_session": f"session-{user}",
-    }
+    columns = {"category_id": category, "user_session": f"session-{user}"}
+    return make_event(datetime.fromtimestamp(at_ms / 1000, UTC), user, event_type=kind, product=user % 5, **columns)
 
 
 def traffic(*, bots=BOTS, category=7):

@@ -3,13 +3,12 @@
 import time
 from contextlib import closing
 from datetime import UTC, datetime
-from decimal import Decimal
 
 import duckdb
 import pyarrow as pa
 import pytest
 
-from factories import make_detection
+from factories import make_detection, make_event
 from shopstream.cli.incident_events import context_from_lake
 from shopstream.clock import ManualClock
 from shopstream.config import load_settings
@@ -30,20 +29,18 @@ def events(rows, *, encoded=False):
     """Rows of (second, type, product, user, ip)."""
     made = pa.Table.from_pylist(
         [
-            {
-                "event_time": datetime.fromtimestamp(second, UTC),
-                "event_type": kind,
-                "product_id": product,
-                "category_id": product % 10,
-                "category_code": "toys" if product % 2 else None,
-                "price": Decimal(1),
-                "user_id": user,
-                "user_session": f"s{user}",
-                "event_id": f"e{second}-{user}-{product}",
-                "ip": ip,
-                "arrival_time": datetime.fromtimestamp(second, UTC),
-                "is_late": False,
-            }
+            make_event(
+                datetime.fromtimestamp(second, UTC),
+                user,
+                event_type=kind,
+                product=product,
+                category_id=product % 10,
+                category_code="toys" if product % 2 else None,
+                event_id=f"e{second}-{user}-{product}",
+                ip=ip,
+                arrival_time=datetime.fromtimestamp(second, UTC),
+                is_late=False,
+            )
             for second, kind, product, user, ip in rows
         ],
         schema=SCHEMA,

@@ -91,11 +91,14 @@ def _costs(made: Plan) -> list[dict[str, object]]:
 
 
 def _assumptions(made: Plan) -> list[dict[str, object]]:
-    return [{"name": one.name, "value": one.value, "unit": one.unit, "from": one.source} for one in made.given]
+    return [
+        {"name": name, "value": one.value, "unit": one.unit, "from": one.source}
+        for name, one in made.given.root.items()
+    ]
 
 
 def _document(made: Plan) -> dict[str, object]:
-    load = made.needs.load
+    load = made.capacity.load
     return {
         "events_per_second": load.events_per_second,
         "peak": load.peak,
@@ -117,7 +120,7 @@ def _document(made: Plan) -> dict[str, object]:
 
 
 def _tables(made: Plan) -> None:
-    load = made.needs.load
+    load = made.capacity.load
     title = f"{load.events_per_second:,} events/s, {load.peak:,} at the peak, kept {load.days_kept:,} days"
     emit([{**row, "size": f"{row['size']:,}"} for row in made.sizes()], Format.TABLE, title=title)
     rows = [

@@ -31,9 +31,9 @@ from shopstream.errors import ConfigurationError
 from shopstream.ruletools.backtest import Backtest, Outcome, parse_sweep, run_backtest
 from shopstream.ruletools.explanation import Explanation
 from shopstream.ruletools.explanation import explain as hold_against
-from shopstream.ruletools.history import History, loaded, open_history, read_truth
-from shopstream.ruletools.rule_sql import Target, target_sql
-from shopstream.ruletools.rule_test import Trial, read_test, try_rule
+from shopstream.ruletools.history import History, load_file, open_history, read_truth
+from shopstream.ruletools.rule_sql import SqlTarget, target_sql
+from shopstream.ruletools.rule_test import RuleTestResult, read_test, run_rule_test
 
 __all__ = [
     "EventsOption",
@@ -91,7 +91,10 @@ def past_events(settings: Settings, events: str | None, since: str | None, until
     limits = {"since": _moment("--from", since), "until": _moment("--to", until, to_the_end=True)}
     spill, memory = settings.home / "spill", int(settings.engine.memory_limit)
     if events is not None:
-        with progress_bar(f"reading {events}") as progress, loaded(events, spill, SystemClock(), progress) as lakehouse:
+        with (
+            progress_bar(f"reading {events}") as progress,
+            load_file(events, spill, SystemClock(), progress) as lakehouse,
+        ):
             progress(1, 1)
             with open_history(lakehouse, spill, memory, **limits) as history:
                 yield history
@@ -137,7 +140,7 @@ def _moment(option: str, text: str | None, *, to_the_end: bool = False) -> datet
 
 
 class _Target(StrEnum):
-    """As `engine.target.Target`, which is too heavy to load for --help."""
+    """As `engine.target.SqlTarget`, which is too heavy to load for --help."""
 
     DUCKDB = "duckdb"
     BATCH = "batch"
@@ -161,7 +164,7 @@ def show_rule(
       shopstream rules show my_rules/hot.yml --sql duckdb
     """
     chosen = chosen_rule(settings_of(ctx), rule)
-    typer.echo(target_sql(chosen.window_declaration(), Target(sql.value)), nl=False)
+    typer.echo(target_sql(chosen.window_declaration(), SqlTarget(sql.value)), nl=False)
 
 
 _DAY_S = 86_400
@@ -483,28 +486,28 @@ def run_tests(
       shopstream rules test --tests tests/rules
     """
     plan = _plan(settings_of(ctx), place, tests)
-    trials: list[Trial] = []
+    results: list[RuleTestResult] = []
     rows: list[dict[str, object]] = []
     for rule in plan.rules.values():
         folder = plan.tests / rule.id
         if not folder.is_dir():
             rows.append(_row_rule_tests(rule.id, "no test"))
             continue
-        trial = try_rule(rule, read_test(folder))
-        trials.append(trial)
-        rows.append(_row_rule_tests(rule.id, "passed" if trial.passed else "failed", trial))
+        result = run_rule_test(rule, read_test(folder))
+        results.append(result)
+        rows.append(_row_rule_tests(rule.id, "passed" if result.passed else "failed", result))
     astray = [folder.name for folder in _folders(plan.tests) if plan.complete and folder.name not in plan.rules]
     rows += [_row_rule_tests(name, "no rule") for name in astray]
     if fmt is Format.TABLE:
-        for trial in trials:
-            _print_rule_tests(trial)
+        for result in results:
+            _print_rule_tests(result)
         rows = [{name: value for name, value in row.items() if name != "differences"} for row in rows]
     elif fmt is Format.CSV:
         rows = [{**row, "differences": "; ".join(map(str, _listed(row["differences"])))} for row in rows]
     emit(rows, fmt, empty=f"No rules to test in {plan.tests.parent}.")
-    if astray or not all(trial.passed for trial in trials):
+    if astray or not all(result.passed for result in results):
         raise typer.Exit(1)
-    if place is not None and plan.rules and not trials:
+    if place is not None and plan.rules and not results:
         raise ConfigurationError(
             f"expected a test of {', '.join(plan.rules)} in {plan.tests}, found none; make {plan.tests}/ID/events.csv "
             "and expected.yml, or name the folder with --tests"
@@ -536,13 +539,13 @@ def _folders(tests: Path) -> list[Path]:
     return sorted(path for path in tests.iterdir() if (path / "expected.yml").exists()) if tests.is_dir() else []
 
 
-def _row_rule_tests(rule: str, outcome: str, trial: Trial | None = None) -> dict[str, object]:
+def _row_rule_tests(rule: str, outcome: str, result: RuleTestResult | None = None) -> dict[str, object]:
     return {
         "rule": rule,
         "outcome": outcome,
-        "expected": len(trial.found) - len(trial.unexpected) + len(trial.missing) if trial else None,
-        "found": len(trial.found) if trial else None,
-        "differences": _differences(trial) if trial else [],
+        "expected": len(result.found) - len(result.unexpected) + len(result.missing) if result else None,
+        "found": len(result.found) if result else None,
+        "differences": _differences(result) if result else [],
     }
 
 
@@ -550,26 +553,26 @@ def _listed(value: object) -> list[object]:
     return value if isinstance(value, list) else []
 
 
-def _differences(trial: Trial) -> list[str]:
+def _differences(result: RuleTestResult) -> list[str]:
     return [
-        *(f"missing: {one.line()}" for one in trial.missing),
-        *(f"not expected: {one.line()}" for one in trial.unexpected),
-        *(f"innocent, but found: {innocent.why}" for innocent in trial.accused),
+        *(f"missing: {one.line()}" for one in result.missing),
+        *(f"not expected: {one.line()}" for one in result.unexpected),
+        *(f"innocent, but found: {innocent.why}" for innocent in result.wrongly_detected),
         *(
             f"innocent, but not in events.csv as said ({innocent.events} events expected, {count} there): "
             f"{innocent.why}"
-            for innocent, count in trial.absent
+            for innocent, count in result.absent
         ),
     ]
 
 
-def _print_rule_tests(trial: Trial) -> None:
-    out.print(f"[bold]{trial.rule}[/]", highlight=False)
-    for one in trial.found:
-        mark = "[green]as expected[/]" if one not in trial.unexpected else "[red]not expected[/]"
+def _print_rule_tests(result: RuleTestResult) -> None:
+    out.print(f"[bold]{result.rule}[/]", highlight=False)
+    for one in result.found:
+        mark = "[green]as expected[/]" if one not in result.unexpected else "[red]not expected[/]"
         out.print(f"  {mark}  {escape(one.line())}", highlight=False, soft_wrap=True)
-    for text in _differences(trial):
+    for text in _differences(result):
         if not text.startswith("not expected"):
             out.print(f"  [red]{escape(text)}[/]", highlight=False, soft_wrap=True)
-    if not trial.found and trial.passed:
+    if not result.found and result.passed:
         out.print("  nothing found, as expected", highlight=False)

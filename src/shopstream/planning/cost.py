@@ -1,4 +1,4 @@
-"""From what a load needs to what it costs a month."""
+"""Monthly costs of a capacity."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from shopstream.planning.assumptions import Assumptions
 from shopstream.planning.prices import PriceList
-from shopstream.planning.sizing import Needs
+from shopstream.planning.sizing import Capacity
 
 __all__ = ["CostLine", "StreamModes", "cost_lines", "stream_modes"]
 
@@ -15,7 +15,7 @@ _CENT = Decimal("0.01")
 _GB = Decimal(10**9)
 _HOUR_S = 3_600
 _FREE_HOURS = 24
-_STREAMS = Decimal(1)  # on demand: the events stream; signals stay on one provisioned shard
+_STREAMS = Decimal(1)  # only the events stream can be on demand
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +23,13 @@ class CostLine:
     """One line of the table.
 
     Attributes:
-        service: of AWS.
-        what: is paid for.
-        quantity: units a month.
-        unit: as in the price list.
-        price: dollars a unit.
+        service: AWS service.
+        what: what is paid for.
+        quantity: units per month.
+        unit: unit of the price list.
+        price: dollars per unit.
         monthly: quantity times price, in whole cents.
-        price_name: in the price list.
+        price_name: name in the price list.
     """
 
     service: str
@@ -43,7 +43,7 @@ class CostLine:
 
 @dataclass(frozen=True, slots=True)
 class StreamModes:
-    """The events stream in both capacity modes, dollars a month."""
+    """Dollars per month of the events stream in both capacity modes."""
 
     provisioned: Decimal
     on_demand: Decimal
@@ -55,7 +55,7 @@ class StreamModes:
 
 
 class _Use(NamedTuple):
-    """What is used: service, words for people, price, and units a month."""
+    """A service, what is used of it, the name of its price, and units per month."""
 
     service: str
     what: str
@@ -63,24 +63,24 @@ class _Use(NamedTuple):
     quantity: Decimal
 
 
-def cost_lines(needed: Needs, prices: PriceList, given: Assumptions) -> list[CostLine]:
+def cost_lines(capacity: Capacity, prices: PriceList, given: Assumptions) -> list[CostLine]:
     """Every line that is not zero; the events stream in the cheaper mode."""
     quantities = [
-        *_streaming(needed, prices, given),
-        *_computing(needed, given),
-        *_storing(needed, given),
-        *_around(needed, given),
+        *_streaming(capacity, prices, given),
+        *_computing(capacity, given),
+        *_storing(capacity, given),
+        *_around(capacity, given),
     ]
     return [line for line in (_line(prices, given, each) for each in quantities) if line.quantity]
 
 
-def stream_modes(needed: Needs, prices: PriceList, given: Assumptions) -> StreamModes:
+def stream_modes(capacity: Capacity, prices: PriceList, given: Assumptions) -> StreamModes:
     """What the events stream costs in each mode."""
 
     def total(quantities: Iterator[_Use]) -> Decimal:
         return sum((_line(prices, given, each).monthly for each in quantities), Decimal(0))
 
-    return StreamModes(total(_provisioned(needed, given)), total(_on_demand(needed, given)))
+    return StreamModes(total(_provisioned(capacity, given)), total(_on_demand(capacity, given)))
 
 
 def _line(prices: PriceList, given: Assumptions, use: _Use) -> CostLine:
@@ -90,16 +90,16 @@ def _line(prices: PriceList, given: Assumptions, use: _Use) -> CostLine:
     return CostLine(use.service, use.what, use.quantity, listed.unit, price, monthly, use.price)
 
 
-def _provisioned(needed: Needs, given: Assumptions) -> Iterator[_Use]:
-    stream, hours = needed.stream, given["hours"]
+def _provisioned(capacity: Capacity, given: Assumptions) -> Iterator[_Use]:
+    stream, hours = capacity.stream, given["hours"]
     yield _Use("Kinesis", "events: shards", "kinesis_shard_hour", stream.shards * hours)
     yield _Use("Kinesis", "events: puts", "kinesis_put_units", stream.put_units * hours * _HOUR_S / 10**6)
     if given["stream_hours"] > _FREE_HOURS:
         yield _Use("Kinesis", "events: kept longer than 24 h", "kinesis_kept_shard_hour", stream.shards * hours)
 
 
-def _on_demand(needed: Needs, given: Assumptions) -> Iterator[_Use]:
-    stream, seconds = needed.stream, given["hours"] * _HOUR_S
+def _on_demand(capacity: Capacity, given: Assumptions) -> Iterator[_Use]:
+    stream, seconds = capacity.stream, given["hours"] * _HOUR_S
     yield _Use("Kinesis", "events: stream", "kinesis_ondemand_hour", _STREAMS * given["hours"])
     yield _Use("Kinesis", "events: written", "kinesis_ondemand_in", stream.rounded_bytes * seconds / _GB)
     yield _Use("Kinesis", "events: read once", "kinesis_ondemand_out", stream.bytes * seconds / _GB)
@@ -109,16 +109,16 @@ def _on_demand(needed: Needs, given: Assumptions) -> Iterator[_Use]:
     )
 
 
-def _streaming(needed: Needs, prices: PriceList, given: Assumptions) -> Iterator[_Use]:
+def _streaming(capacity: Capacity, prices: PriceList, given: Assumptions) -> Iterator[_Use]:
     modes = {"provisioned": _provisioned, "on-demand": _on_demand}
-    yield from modes[stream_modes(needed, prices, given).cheaper](needed, given)
+    yield from modes[stream_modes(capacity, prices, given).cheaper](capacity, given)
     yield _Use("Kinesis", "signals: one shard", "kinesis_shard_hour", given["hours"])
     yield _Use("Kinesis", "signals: puts", "kinesis_put_units", given["signal_puts"] * given["hours"] * _HOUR_S / 10**6)
-    yield _Use("Firehose", "detections into the lake", "firehose_iceberg", needed.lake.delivered_gb)
+    yield _Use("Firehose", "detections into the lake", "firehose_iceberg", capacity.lake.delivered_gb)
 
 
-def _computing(needed: Needs, given: Assumptions) -> Iterator[_Use]:
-    windows, function, hours = needed.windows, needed.function, given["hours"]
+def _computing(capacity: Capacity, given: Assumptions) -> Iterator[_Use]:
+    windows, function, hours = capacity.windows, capacity.function, given["hours"]
     workers = given["workers"] * hours
     yield _Use("ECS Fargate", "worker: processors", "fargate_vcpu_hour", windows.vcpu * workers)
     yield _Use("ECS Fargate", "worker: memory", "fargate_gb_hour", windows.memory_gib * workers)
@@ -130,8 +130,8 @@ def _computing(needed: Needs, given: Assumptions) -> Iterator[_Use]:
     yield _Use("Lambda", "time", "lambda_gb_seconds", function.gb_seconds)
 
 
-def _storing(needed: Needs, given: Assumptions) -> Iterator[_Use]:
-    table, lake = needed.table, needed.lake
+def _storing(capacity: Capacity, given: Assumptions) -> Iterator[_Use]:
+    table, lake = capacity.table, capacity.lake
     yield _Use("DynamoDB", "writes", "dynamodb_writes", table.writes / 10**6)
     yield _Use("DynamoDB", "reads", "dynamodb_reads", table.reads / 10**6)
     yield _Use("DynamoDB", "storage", "dynamodb_storage", table.gigabytes)
@@ -144,10 +144,12 @@ def _storing(needed: Needs, given: Assumptions) -> Iterator[_Use]:
     yield _Use("Athena", "reports and queries", "athena_scanned", lake.scanned_gb / 1000)
 
 
-def _around(needed: Needs, given: Assumptions) -> Iterator[_Use]:
+def _around(capacity: Capacity, given: Assumptions) -> Iterator[_Use]:
     hours = given["hours"]
     minutes = hours * 60
-    carried = needed.stream.bytes * hours * _HOUR_S / _GB  # what the worker reads; S3 and DynamoDB go by gateways
+    carried = (
+        capacity.stream.bytes * hours * _HOUR_S / _GB
+    )  # what the worker reads; S3 and DynamoDB use gateway endpoints
     yield _Use("CloudWatch", "metrics", "cloudwatch_metrics", given["metrics"])
     yield _Use("CloudWatch", "metric requests", "cloudwatch_requests", minutes / 1000)
     yield _Use("CloudWatch", "alarms", "cloudwatch_alarms", given["alarms"])

@@ -1,4 +1,4 @@
-"""A plan: what a load needs on AWS, what that costs a month, and what both rest on."""
+"""A plan: the AWS capacity for a load, its monthly costs, and notes on both."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from shopstream.planning.assumptions import Assumptions
 from shopstream.planning.cost import CostLine, StreamModes, cost_lines, stream_modes
 from shopstream.planning.prices import PriceList
-from shopstream.planning.sizing import Load, Needs, needs, up
+from shopstream.planning.sizing import Capacity, Load, required_capacity, round_up
 
 __all__ = ["Plan", "make_plan"]
 
@@ -25,14 +25,14 @@ class Plan:
     """What `shopstream plan` prints.
 
     Attributes:
-        needs: sizes.
+        capacity: sizes.
         costs: the monthly table.
         modes: the events stream in both capacity modes.
         prices: the list the costs are from.
         given: the assumptions.
     """
 
-    needs: Needs
+    capacity: Capacity
     costs: list[CostLine]
     modes: StreamModes
     prices: PriceList
@@ -44,17 +44,17 @@ class Plan:
         return sum((line.monthly for line in self.costs), Decimal(0))
 
     def sizes(self) -> list[dict[str, object]]:
-        """What is needed, with a word of why: rows of part, size, unit and reason."""
+        """Rows of part, size, unit and reason."""
         return [
             {"part": part, "size": _short(size), "unit": unit, "why": why} for part, size, unit, why in self._rows()
         ]
 
     def _rows(self) -> Iterator[tuple[str, Decimal | int, str, str]]:
-        stream, windows, function = self.needs.stream, self.needs.windows, self.needs.function
-        yield "events a month", self.needs.load.events(self.given["hours"]) / 10**6, "million", "at the mean rate"
+        stream, windows, function = self.capacity.stream, self.capacity.windows, self.capacity.function
+        yield "events a month", self.capacity.load.events(self.given["hours"]) / 10**6, "million", "at the mean rate"
         yield "events stream", stream.shards, "shards", f"key {stream.key}, the peak is {_mb(stream.peak_bytes)}"
         yield "events stream, fullest shard", stream.fullest / 10**6, "MB/s", "at the peak"
-        yield "signals stream", 1, "shards", f"one orders them; the peak is {_mb(function.signal_bytes)}"
+        yield "signals stream", 1, "shards", f"one shard keeps their order; the peak is {_mb(function.signal_bytes)}"
         if windows.flink:
             why = f"one worker carries {windows.worker_limit:,.0f} events/s; it would hold {windows.state_gib:,.0f} GiB"
             yield "Flink application", windows.kpus, "KPU", why
@@ -66,16 +66,16 @@ class Plan:
             "detection function",
             function.concurrency,
             "at once",
-            f"at the peak it works {function.busy:.0%} of the time",
+            f"busy {function.busy:.0%} of the time at the peak",
         )
         yield "detection function", function.gb_seconds, "GB-s/month", f"{function.seconds * 1000:,.0f} ms a call"
-        yield "DynamoDB", self.needs.table.writes / 10**6, "million writes/month", "state, incidents, leases"
-        yield "lake", self.needs.lake.gigabytes, "GB", f"after {self.needs.load.days_kept} days"
-        yield "Athena", self.needs.lake.scanned_gb, "GB/month", "when the lake is full"
+        yield "DynamoDB", self.capacity.table.writes / 10**6, "million writes/month", "state, incidents, leases"
+        yield "lake", self.capacity.lake.gigabytes, "GB", f"after {self.capacity.load.days_kept} days"
+        yield "Athena", self.capacity.lake.scanned_gb, "GB/month", "when the lake is full"
 
     def stage_settings(self) -> dict[str, str | int]:
-        """What infra/stages.toml needs for this: setting of a stage → value."""
-        stream, windows = self.needs.stream, self.needs.windows
+        """Settings of a stage in infra/stages.toml: name → value."""
+        stream, windows = self.capacity.stream, self.capacity.windows
         mode = self.modes.cheaper
         found: dict[str, str | int] = {"events_mode": mode}
         if mode == "provisioned":
@@ -85,16 +85,16 @@ class Plan:
         else:
             found["worker_cpu"] = int(windows.vcpu * _VCPU)
             found["worker_memory_mib"] = int(windows.memory_gib * _MIB)
-        found["query_limit_gb"] = max(_LEAST_LIMIT_GB, up(self.needs.lake.gigabytes * 2))
-        found["monthly_budget_usd"] = up(self.total * _BUDGET)
+        found["query_limit_gb"] = max(_LEAST_LIMIT_GB, round_up(self.capacity.lake.gigabytes * 2))
+        found["monthly_budget_usd"] = round_up(self.total * _BUDGET)
         return found
 
     def notes(self) -> list[str]:
-        """What somebody should know before he deploys this."""
+        """What to know before you deploy this."""
         return [*self._limits(), *self._price_notes()]
 
     def _limits(self) -> Iterator[str]:
-        stream, windows, given = self.needs.stream, self.needs.windows, self.given
+        stream, windows, given = self.capacity.stream, self.capacity.windows, self.given
         if stream.key != "category_id":
             yield (
                 f"One category sends {given['hot_category_share']:.0%} of the events: more than a shard takes at this "
@@ -110,11 +110,11 @@ class Plan:
                 f"{given['worker_memory_limit']} GiB of state: windows go to Flink. Its KPUs are scaled from two "
                 "windows to all rules, and not measured; archive workers, which keep the events, are not counted."
             )
-        elif self.needs.load.peak * _DOUBLED > windows.worker_limit:
+        elif self.capacity.load.peak * _DOUBLED > windows.worker_limit:
             yield "The peak is more than half of what one worker carries: plan for Flink before the shop doubles."
-        if self.needs.function.busy > 1:
+        if self.capacity.function.busy > 1:
             yield "The function falls behind at the peak: give it more memory, or let the worker detect."
-        if self.needs.function.signal_bytes > given["shard_bytes"] * given["shard_load"]:
+        if self.capacity.function.signal_bytes > given["shard_bytes"] * given["shard_load"]:
             yield "Signals fill more than their one shard at the peak: let the worker detect (aws.detection)."
 
         scanned = sum((line.monthly for line in self.costs if line.service == "Athena"), Decimal(0))
@@ -139,12 +139,12 @@ class Plan:
 
 def make_plan(load: Load, prices: PriceList, given: Assumptions) -> Plan:
     """A plan for a load."""
-    needed = needs(load, given)
-    return Plan(needed, cost_lines(needed, prices, given), stream_modes(needed, prices, given), prices, given)
+    capacity = required_capacity(load, given)
+    return Plan(capacity, cost_lines(capacity, prices, given), stream_modes(capacity, prices, given), prices, given)
 
 
 def _short(value: Decimal | int) -> Decimal:
-    """Three figures: more would claim too much."""
+    """Rounded to three significant figures."""
     value = Decimal(value)
     if not value:
         return value

@@ -1,9 +1,10 @@
-"""Price lists: the packaged one with its date, or somebody's own, checked strictly."""
+"""Price lists: the packaged list with its date, and your own lists over it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
+from functools import lru_cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -15,56 +16,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from shopstream.errors import ConfigurationError
 from shopstream.yaml_files import Document, YamlError, YamlFiles, unknown_word
 
-__all__ = ["DEFAULT_REGION", "UNITS", "Price", "PriceList", "packaged_prices", "read_prices"]
+__all__ = ["DEFAULT_REGION", "Price", "PriceList", "packaged_prices", "read_prices"]
 
 DEFAULT_REGION = "us-east-1"
-
-UNITS: Mapping[str, str] = MappingProxyType(
-    {
-        "kinesis_shard_hour": "shard-hour",
-        "kinesis_put_units": "1M units of 25 KB",
-        "kinesis_kept_shard_hour": "shard-hour",
-        "kinesis_ondemand_hour": "stream-hour",
-        "kinesis_ondemand_in": "GB",
-        "kinesis_ondemand_out": "GB",
-        "kinesis_ondemand_kept": "GB-month",
-        "fargate_vcpu_hour": "vCPU-hour",
-        "fargate_gb_hour": "GB-hour",
-        "ecr_storage": "GB-month",
-        "flink_kpu_hour": "KPU-hour",
-        "flink_storage": "GB-month",
-        "lambda_requests": "1M requests",
-        "lambda_gb_seconds": "GB-second",
-        "dynamodb_writes": "1M write units",
-        "dynamodb_reads": "1M read units",
-        "dynamodb_storage": "GB-month",
-        "dynamodb_recovery": "GB-month",
-        "s3_storage": "GB-month",
-        "s3_writes": "1k PUT COPY POST LIST",
-        "s3_reads": "1k GET",
-        "glue_requests": "1M requests",
-        "glue_dpu_hour": "DPU-hour",
-        "athena_scanned": "TB",
-        "firehose_iceberg": "GB",
-        "cloudwatch_metrics": "metric-month",
-        "cloudwatch_requests": "1k requests",
-        "cloudwatch_alarms": "alarm-month",
-        "cloudwatch_composites": "alarm-month",
-        "cloudwatch_dashboards": "dashboard-month",
-        "cloudwatch_logs": "GB",
-        "sns_requests": "1M requests",
-        "sns_emails": "100k e-mails",
-        "kms_keys": "key-month",
-        "kms_requests": "10k requests",
-        "nat_hour": "gateway-hour",
-        "nat_data": "GB",
-        "endpoint_hour": "endpoint-zone-hour",
-        "endpoint_data": "GB",
-        "quicksight_author": "user-month",
-        "quicksight_reader": "user-month",
-    }
-)
-"""Price → the unit it is for. A file must name the same unit, so that no price is taken for something else."""
 
 _REMEDIES = {
     "as_of": "write the day the prices were gathered, e.g. 2027-01-31",
@@ -77,7 +31,7 @@ _REMEDIES = {
 
 
 def _amount(value: object) -> Decimal:
-    """Numbers come as text: a YAML float is not the number that was written."""
+    """Amounts are quoted: a YAML float is not exactly the number in the file."""
     if not isinstance(value, str):
         raise ValueError(f"expected a number in quotes, got {value!r}")  # noqa: TRY004  Pydantic's way
     try:
@@ -90,15 +44,15 @@ def _amount(value: object) -> Decimal:
 
 
 class Price(BaseModel):
-    """What one unit costs.
+    """The price of one unit.
 
     Attributes:
         price: dollars.
-        unit: as in `UNITS`.
+        unit: what it is the price of.
         page: title of the page it is from.
         read: the day it was last seen there.
-        verified: False where it was not seen there.
-        remark: what an unverified price rests on.
+        verified: False if it was not seen there.
+        remark: source of an unverified price.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -124,10 +78,10 @@ class PriceList:
     """Prices of one region.
 
     Attributes:
-        region: its AWS name.
-        as_of: day the list was gathered.
-        prices: a price for each name of `UNITS`.
-        source: the file it was read from, for people.
+        region: AWS name.
+        as_of: date of the list.
+        prices: by name.
+        source: the file, for people.
     """
 
     region: str
@@ -136,12 +90,12 @@ class PriceList:
     source: str
 
     def unverified(self) -> dict[str, Price]:
-        """Those that were not seen on the page they name."""
+        """Prices that were not seen on their page."""
         return {name: price for name, price in self.prices.items() if not price.verified}
 
 
 def packaged_prices() -> str:
-    """The packaged file, to start an own one from."""
+    """Text of the packaged list, to start your own from."""
     return _packaged().read_text(encoding="utf-8")
 
 
@@ -150,13 +104,13 @@ def read_prices(region: str = DEFAULT_REGION, path: Path | None = None) -> Price
 
     Args:
         region: AWS name, such as us-east-1.
-        path: own file; prices it leaves out come from the packaged list where that has the region.
+        path: your own list; missing prices come from the packaged list, if that has the region.
 
     Raises:
-        ConfigurationError: the file is wrong (says file, line and remedy), or prices of the region are missing.
+        ConfigurationError: the file is invalid, or prices of the region are missing.
     """
-    (packaged,) = _FILES.load(_packaged()).values()
-    own = next(iter(_FILES.load(path).values())) if path else None
+    packaged = _packaged_list()
+    own = _OWN.load(path).popitem()[1] if path else None
     lists = [found for found in (packaged, own) if found is not None and region in found.regions]
     if not lists:
         known = sorted({*packaged.regions, *(own.regions if own else ())})
@@ -165,7 +119,7 @@ def read_prices(region: str = DEFAULT_REGION, path: Path | None = None) -> Price
             "or take another region and --assume price_factor=1.2"
         )
     prices = {name: price for found in lists for name, price in found.regions[region].items()}
-    missing = [name for name in UNITS if name not in prices]
+    missing = [name for name in packaged.regions[DEFAULT_REGION] if name not in prices]
     if missing:
         raise ConfigurationError(
             f"expected a price for everything in region {region}, {path} has none for {', '.join(missing)}; add them, "
@@ -179,20 +133,26 @@ def _packaged() -> Traversable:
     return files("shopstream.planning") / "prices.yml"
 
 
-def _list(document: Document) -> _File:
-    read = document.validate(_File, _REMEDIES)
+@lru_cache(maxsize=1)
+def _packaged_list() -> _File:
+    return YamlFiles("price list", lambda document: document.validate(_File, {}), "as_of:").load(_packaged())["prices"]
+
+
+def _own(document: Document) -> _File:
+    """A list whose prices have names and units of the packaged list, so that no price is taken for another."""
+    read, known = document.validate(_File, _REMEDIES), _packaged_list().regions[DEFAULT_REGION]
     problems: list[tuple[int, str]] = []
     for region, prices in read.regions.items():
-        for price, found in prices.items():
-            place = ("regions", region, price)
-            if price not in UNITS:
-                problems.append((document.line(place), unknown_word(price, UNITS)))
-            elif found.unit != UNITS[price]:
-                text = f"expected the price of one {UNITS[price]}, got one of {found.unit!r}; convert it"
+        for name, price in prices.items():
+            place = ("regions", region, name)
+            if name not in known:
+                problems.append((document.line(place), unknown_word(name, known)))
+            elif price.unit != known[name].unit:
+                text = f"expected the price of one {known[name].unit}, got one of {price.unit!r}; convert it"
                 problems.append((document.line((*place, "unit")), text))
     if problems:
         raise YamlError(*problems)
     return read
 
 
-_FILES = YamlFiles("price list", _list, "`as_of: 2027-01-31`, as `shopstream plan --show-prices` writes it")
+_OWN = YamlFiles("price list", _own, "`as_of: 2027-01-31`, as `shopstream plan --show-prices` writes it")

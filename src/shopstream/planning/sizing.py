@@ -1,4 +1,4 @@
-"""From a rate of events to shards, processors, calls and bytes."""
+"""The AWS capacity that an event rate requires: shards, processors, calls and bytes."""
 
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
@@ -6,7 +6,7 @@ from decimal import ROUND_CEILING, Decimal
 from shopstream.errors import ConfigurationError
 from shopstream.planning.assumptions import Assumptions
 
-__all__ = ["Function", "Lake", "Load", "Needs", "Stream", "Table", "Windows", "needs", "up"]
+__all__ = ["Capacity", "Function", "Lake", "Load", "Stream", "Table", "Windows", "required_capacity", "round_up"]
 
 _DAY_S = 86_400
 _HOUR_S = 3_600
@@ -29,11 +29,11 @@ _TASKS = (
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What the shop sends.
+    """The load of a shop.
 
     Attributes:
         events_per_second: mean over a month.
-        peak: events a second in the fullest seconds.
+        peak: events per second at the peak.
         days_kept: how long events stay in the lake.
     """
 
@@ -43,10 +43,10 @@ class Load:
 
     @classmethod
     def of(cls, events_per_second: Decimal, peak: Decimal | None, days_kept: int) -> "Load":
-        """Checked; without a peak, four times the mean.
+        """A checked load; the default peak is four times the mean.
 
         Raises:
-            ConfigurationError: nothing is sent, or the peak is below the mean.
+            ConfigurationError: the mean is not above 0, or the peak is below the mean.
         """
         if not events_per_second.is_finite() or events_per_second <= 0:
             raise ConfigurationError(f"expected more than 0 events a second, got {events_per_second}")
@@ -59,7 +59,7 @@ class Load:
         return cls(events_per_second, peak, days_kept)
 
     def events(self, hours: Decimal) -> Decimal:
-        """Events of so many hours at the mean rate."""
+        """Events of a number of hours at the mean rate."""
         return self.events_per_second * hours * _HOUR_S
 
 
@@ -68,8 +68,8 @@ class Stream:
     """The events stream.
 
     Attributes:
-        shards: provisioned, so that each carries the peak.
-        key: partition key that this holds for.
+        shards: provisioned shards, so that each carries its share of the peak.
+        key: partition key.
         isolated: the largest category needs a shard of its own.
         records: a second, at the mean rate.
         bytes: a second, at the mean rate.
@@ -95,8 +95,8 @@ class Windows:
     """What computes the windows.
 
     Attributes:
-        flink: the peak, or the state of a day's shoppers, is more than one worker carries.
-        worker_limit: events a second at the peak up to which one worker does.
+        flink: the peak or the state of a day's shoppers exceeds one worker.
+        worker_limit: greatest peak of one worker, events per second.
         vcpu: of the worker's task; 0 with Flink.
         memory_gib: of the worker's task; 0 with Flink.
         kpus: of the Flink application, without the one for orchestration; 0 without Flink.
@@ -154,8 +154,8 @@ class Lake:
 
 
 @dataclass(frozen=True, slots=True)
-class Needs:
-    """What a load needs."""
+class Capacity:
+    """The capacity that a load requires."""
 
     load: Load
     stream: Stream
@@ -165,21 +165,21 @@ class Needs:
     lake: Lake
 
 
-def needs(load: Load, given: Assumptions) -> Needs:
-    """Everything that a load needs."""
+def required_capacity(load: Load, given: Assumptions) -> Capacity:
+    """The capacity for a load."""
     stream = _stream(load, given)
-    return Needs(
+    return Capacity(
         load, stream, _windows(load, given), _function(load, given), _table(load, given, stream), _lake(load, given)
     )
 
 
-def up(value: Decimal) -> int:
-    """The next whole number."""
+def round_up(value: Decimal) -> int:
+    """The least integer that is not below the value."""
     return int(value.to_integral_value(ROUND_CEILING))
 
 
 def _stream(load: Load, given: Assumptions) -> Stream:
-    """Shards by bytes and records; a category is one key and therefore never more than one shard."""
+    """Shards by bytes and records; a category is one key, so it never exceeds one shard."""
     room = given["shard_bytes"] * given["shard_load"]
     sends = given["producers"] / given["producer_seconds"]  # records a second and shard, at most
     if sends > given["shard_records"] * given["shard_load"]:
@@ -200,13 +200,13 @@ def _stream(load: Load, given: Assumptions) -> Stream:
     if whole <= room:
         shards, share = 1, Decimal(1)
     elif whole * hot <= room:
-        shards = 1 + up(whole * (1 - hot) / room)
+        shards = 1 + round_up(whole * (1 - hot) / room)
         share = hot + (1 - hot) / shards
         isolated = whole * share > room
         share = max(hot, (1 - hot) / (shards - 1)) if isolated else share
     else:
         key = "user_session"
-        shards = up(whole * given["key_skew"] / room)
+        shards = round_up(whole * given["key_skew"] / room)
         share = given["key_skew"] / shards
     records = min(load.events_per_second, shards * sends)
     mean = records * given["record_bytes"] + load.events_per_second * event
@@ -220,8 +220,8 @@ def _stream(load: Load, given: Assumptions) -> Stream:
         bytes=mean,
         peak_bytes=peak_records * given["record_bytes"] + whole,
         fullest=whole * share + sends * given["record_bytes"],
-        put_units=records * up(each / _PUT_UNIT),
-        rounded_bytes=records * up(each / _KIB) * _KIB,
+        put_units=records * round_up(each / _PUT_UNIT),
+        rounded_bytes=records * round_up(each / _KIB) * _KIB,
     )
 
 
@@ -235,10 +235,10 @@ def _windows(load: Load, given: Assumptions) -> Windows:
     fitting = (task for task in _TASKS if busy <= task[0] and memory <= task[2])
     task = next(fitting, None)
     if load.peak > limit or memory > given["worker_memory_limit"] or task is None:
-        kpus = up(load.peak * given["flink_cpu_us"] / _MILLION / given["flink_load"])
+        kpus = round_up(load.peak * given["flink_cpu_us"] / _MILLION / given["flink_load"])
         return Windows(True, limit, memory, Decimal(0), Decimal(0), kpus)
     vcpu, least, _, step = task
-    return Windows(False, limit, memory, vcpu, Decimal(max(least, up(memory / step) * step)), 0)
+    return Windows(False, limit, memory, vcpu, Decimal(max(least, round_up(memory / step) * step)), 0)
 
 
 def _function(load: Load, given: Assumptions) -> Function:

@@ -1,9 +1,7 @@
-"""A threshold in many values: `events=10..100:10`.
+"""Backtests a rule on past events: windows, incidents and actors, for one threshold or a sweep (`events=10..100:10`).
 
-What a rule would have done: windows, incidents and actors over past events, for one threshold or many.
-
-The windows come from `engine.batch`, so they are those of the stream. Incidents are counted in SQL by the rule that
-`alerting.episode` has for one rule and key: windows that overlap, or lie no further apart than `suppress_for`, are one.
+The windows come from `engine.batch`, so they are those of the stream. SQL counts incidents as `incidents.episode` does
+for one rule and key: windows that overlap, or are at most `suppress_for` apart, are one incident.
 """
 
 import re
@@ -24,7 +22,7 @@ from shopstream.engine.batch import BatchScan
 from shopstream.engine.derived_columns import derived_rows, stateful
 from shopstream.errors import ConfigurationError, PermanentError
 from shopstream.incidents.event_query import events_command
-from shopstream.ruletools.history import EVENTS, History, KnownEpisode
+from shopstream.ruletools.history import EVENTS, History, KnownInjection
 
 __all__ = [
     "ACTOR_KEYS",
@@ -41,7 +39,7 @@ __all__ = [
 ]
 
 MAX_VALUES = 200
-"""Values of one sweep."""
+"""Greatest number of values of a sweep."""
 
 _NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,9})?"
 _SHAPE = re.compile(rf"([a-z][a-z0-9_]*)=(-?{_NUMBER})\.\.(-?{_NUMBER})(?::({_NUMBER}))?", re.ASCII)
@@ -50,12 +48,12 @@ _MIRRORED: dict[type[exp.Expr], type[exp.Expr]] = {exp.GT: exp.LT, exp.GTE: exp.
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """A rule's condition with other numbers in the place of one.
+    """A rule's condition with other thresholds for one measure.
 
     Args:
-        measure: whose comparison it is.
-        now: the number in the rule.
-        conditions: value → condition, from strict to loose, the rule's own number among them.
+        measure: name of the measure.
+        now: threshold of the rule.
+        conditions: threshold → condition, from strict to loose, with the rule's own.
     """
 
     measure: str
@@ -64,15 +62,15 @@ class Sweep:
 
     @property
     def loosest(self) -> str:
-        """The condition that every window meets which meets one of the others."""
+        """The loosest condition: windows that meet another one meet it, too."""
         return list(self.conditions.values())[-1]
 
 
 def parse_sweep(text: str, rule: Rule) -> Sweep:
-    """Read `measure=from..to:step` (the step is 1 by default) against a rule.
+    """Parse `measure=from..to:step` (the default step is 1) for a rule.
 
     Raises:
-        ConfigurationError: another form, too many values, or the rule compares that measure not exactly once.
+        ConfigurationError: another form, too many values, or the rule does not compare the measure exactly once.
     """
     match = _SHAPE.fullmatch(text)
     if match is None:
@@ -91,7 +89,7 @@ def parse_sweep(text: str, rule: Rule) -> Sweep:
 
 
 def _comparison(rule: Rule, measure: str) -> tuple[exp.Expr, bool]:
-    """The number that the measure is compared with; whether a larger one is stricter."""
+    """The threshold of a measure, and whether a larger one is stricter."""
     if measure not in rule.measures:
         known = ", ".join(rule.measures)
         raise ConfigurationError(f"expected a measure of rule {rule.id} in --sweep ({known}), got {measure!r}")
@@ -106,7 +104,7 @@ def _comparison(rule: Rule, measure: str) -> tuple[exp.Expr, bool]:
 
 
 def _literals_beside(tree: exp.Expr, measure: str) -> Iterator[tuple[exp.Expr, bool]]:
-    """Numbers that the measure is compared with; whether a larger one is stricter."""
+    """The thresholds of a measure, and whether larger ones are stricter."""
     for column in tree.find_all(exp.Column):
         found = _literal_beside(column) if column.name == measure else None
         if found is not None:
@@ -133,24 +131,24 @@ def _with(condition: str, measure: str, value: Decimal) -> str:
 
 
 ACTOR_KEYS = frozenset({"user_id", "user_session", "ip", "ip_net", "agent_hash", "user_agent"})
-"""A key with one of these is somebody, who may also buy."""
+"""Keys with one of these columns are actors, who may also buy."""
 
 _WINDOWS, _EPISODES, _BUYERS = "backtest_windows", "backtest_episodes", "backtest_buyers"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one condition gives.
+    """The result of one condition.
 
     Args:
-        value: the swept number; None without a sweep.
+        value: threshold of the sweep; None without a sweep.
         in_force: whether it is the rule's own condition.
-        windows: that met the condition.
-        incidents: episodes of them.
-        actors: different keys; None for the whole site.
-        buyers: those of them that bought something in the time looked at; None where the key is nobody who buys.
-        attacks_found: known attacks with an incident; None without a truth file.
-        unexplained: incidents that no known attack explains; likewise.
+        windows: number of windows that met the condition.
+        incidents: number of incidents.
+        actors: number of different keys; None for the whole site.
+        buyers: number of keys with a purchase in the time range; None if the key is not an actor.
+        attacks_found: known attacks with an incident; None without ground truth.
+        unexplained: incidents without a known attack; None without ground truth.
     """
 
     value: float | None
@@ -166,7 +164,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """A UTC day: incidents that began there, their windows and keys."""
+    """Incidents that began on a UTC day, their windows and keys."""
 
     day: datetime
     incidents: int
@@ -180,11 +178,11 @@ class Example:
 
     Args:
         keys: key column → value as text.
-        first, last: span of its events.
+        first, last: times of its first and last event.
         detected: end of its first window.
         peak: measures of its strongest window.
-        buyer: whether the key bought something in the time looked at.
-        command: shows its events.
+        buyer: whether the key has a purchase in the time range.
+        command: command that shows its events.
     """
 
     keys: Mapping[str, str]
@@ -199,13 +197,13 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """A known attack, and how the rule's own condition did.
+    """A known attack, and the result of the rule's own condition.
 
     Args:
-        kind: its name.
+        kind: kind of scenario.
         start, until: its time.
-        incidents: that it explains.
-        after_s: seconds from its start to the end of the first window; None where there is none.
+        incidents: number of incidents that it explains.
+        after_s: seconds from its start to the first detection; None if it was missed.
     """
 
     kind: str
@@ -217,14 +215,14 @@ class Attack:
 
 @dataclass(frozen=True, slots=True)
 class Backtest:
-    """What a rule would have done.
+    """The result of a backtest.
 
     Args:
-        events: looked at (copies included); first, last: their span, None without any.
-        outcomes: one, or one a value of the sweep, from strict to loose.
-        days: of the rule's own condition; days without an incident are left out.
-        examples: the first incidents of the rule's own condition.
-        attacks: those of the truth file.
+        events, first, last: number (with duplicates) and times of the events.
+        outcomes: one, or one per threshold of the sweep, from strict to loose.
+        days: days with incidents of the rule's own condition.
+        examples: first incidents of the rule's own condition.
+        attacks: known attacks.
         elapsed_s: wall-clock time.
     """
 
@@ -241,7 +239,7 @@ class Backtest:
 
     @property
     def own(self) -> Outcome:
-        """That of the rule as it stands."""
+        """The result of the rule's own condition."""
         return next(outcome for outcome in self.outcomes if outcome.in_force)
 
 
@@ -250,22 +248,22 @@ def run_backtest(
     history: History,
     *,
     sweep: Sweep | None = None,
-    truth: Sequence[KnownEpisode] | None = None,
+    truth: Sequence[KnownInjection] | None = None,
     examples: int = 5,
     progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> Backtest:
-    """Try a rule on past events.
+    """Run a rule on past events.
 
     Args:
-        rule: need not be in force.
+        rule: enabled or not.
         history: the events.
-        sweep: other thresholds to try along.
-        truth: what is known of the events.
-        examples: how many incidents to show.
-        progress: told stretches of time done, and all.
+        sweep: further thresholds.
+        truth: ground truth of the events.
+        examples: number of incidents to show.
+        progress: called with steps done, and all steps.
 
     Raises:
-        PermanentError: DuckDB cannot run it, e.g. for lack of memory or disk.
+        PermanentError: DuckDB fails, e.g. for lack of memory or disk.
     """
     try:
         return _Run(rule, history, sweep, truth).result(examples, progress)
@@ -277,7 +275,7 @@ def run_backtest(
 
 
 def episodes_sql(windows: str, keys: Sequence[str], suppress_ms: int, condition: str = "TRUE") -> str:
-    """Query: one row for each incident of a table of windows.
+    """A query with one row per incident of a table of windows.
 
     Columns: the keys, start_ms, end_ms, first_event_ms, last_event_ms, detected_ms (end of the first window), windows.
     """
@@ -295,14 +293,16 @@ def episodes_sql(windows: str, keys: Sequence[str], suppress_ms: int, condition:
 
 
 class _Run:
-    """One rule over one history."""
+    """The run of one rule."""
 
-    def __init__(self, rule: Rule, history: History, sweep: Sweep | None, truth: Sequence[KnownEpisode] | None) -> None:
+    def __init__(
+        self, rule: Rule, history: History, sweep: Sweep | None, truth: Sequence[KnownInjection] | None
+    ) -> None:
         self._rule = rule
         self._history = history
         self._connection = history.connection
         self._sweep = sweep
-        self._attacks = None if truth is None else [episode for episode in truth if episode.hostile]
+        self._attacks = None if truth is None else [injection for injection in truth if injection.hostile]
         self._keys = rule.key
         self._quoted = ", ".join(f'"{key}"' for key in rule.key)
         self._buys = bool(ACTOR_KEYS.intersection(rule.key)) and not stateful(rule.key)
@@ -326,7 +326,7 @@ class _Run:
         )[0]
         conditions = self._sweep.conditions.items() if self._sweep else [(None, self._rule.condition)]
         outcomes = [self._outcome(None if value is None else float(value), text) for value, text in conditions]
-        self._keep_episodes(self._rule.condition)
+        self._find_incidents(self._rule.condition)
         progress(steps, steps)
         return Backtest(
             rule=self._rule.id,
@@ -345,15 +345,15 @@ class _Run:
         rows: list[tuple[Any, ...]] = self._connection.execute(sql).fetchall()
         return rows
 
-    def _keep_episodes(self, condition: str) -> None:
+    def _find_incidents(self, condition: str) -> None:
         query = episodes_sql(_WINDOWS, self._keys, self._rule.suppress_for, condition)
         self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {_EPISODES} AS {query}")
 
     def _find_buyers(self) -> None:
-        """Keys of windows that also have a purchase in the time looked at."""
+        """Keys of windows that also have a purchase in the time range."""
         if not self._buys:
             return
-        # Without windows nobody is asked for; the table is there all the same.
+        # The table must exist also without windows.
         some = "TRUE" if self._all(f"SELECT count(*) FROM {_WINDOWS}")[0][0] else "FALSE"
         bought = f"(SELECT * FROM {EVENTS} WHERE {some} AND event_type = 'purchase' AND {self._history.limits()})"
         self._connection.execute(f"""
@@ -362,7 +362,7 @@ class _Run:
             SEMI JOIN {_WINDOWS} USING ({self._quoted})""")
 
     def _outcome(self, value: float | None, condition: str) -> Outcome:
-        self._keep_episodes(condition)
+        self._find_incidents(condition)
         keys = f"SELECT DISTINCT {self._quoted} FROM {_EPISODES}"
         found = unexplained = None
         if self._attacks is not None:
@@ -388,7 +388,7 @@ class _Run:
         return _whole(self._all(joined)[0][0])
 
     def _incidents(self) -> list[tuple[dict[str, str], int, int, int]]:
-        """Keys, first and last event, detected: all incidents of the condition that was last kept."""
+        """(keys, first event, last event, detection) of all incidents of the current condition."""
         comma = ", " if self._keys else ""
         rows = self._all(f"SELECT {self._quoted}{comma}first_event_ms, last_event_ms, detected_ms FROM {_EPISODES}")
         width = len(self._keys)

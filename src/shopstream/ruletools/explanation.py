@@ -1,4 +1,4 @@
-"""Why a rule did or did not fire on somebody: every window against the condition, part by part."""
+"""Explains why a rule did or did not fire on a key: every window against each part of the condition."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,14 +28,14 @@ _COMPARISONS: dict[type[exp.Expr], str] = {exp.GT: "up", exp.GTE: "up", exp.LT: 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of the condition; all of them together fire.
+    """One part of the condition, which is their conjunction.
 
     Args:
-        text: as in the rule.
-        windows: in which it held.
-        held: in the closest window.
-        best: the value nearest to the line in any window, where it compares a measure with a number.
-        at_closest: the value in the closest window, likewise.
+        text: its SQL.
+        windows: number of windows in which it holds.
+        held: whether it holds in the closest window.
+        best: value nearest to the threshold in any window, if it compares a measure with a number.
+        at_closest: value in the closest window, likewise.
     """
 
     text: str
@@ -47,7 +47,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class NearEvent:
-    """An event in or around the closest window; `counted` says that the rule counted it there."""
+    """An event in or around the closest window; `counted`: in the window, and matches the filter."""
 
     event_time: datetime
     event_type: str
@@ -63,12 +63,13 @@ class Explanation:
     """One key against one rule.
 
     Args:
-        events: of the key in the time looked at; first, last: their span.
-        windows: that have such an event the rule counts.
-        met: windows that met the condition; first_met: when the first of them ended.
-        start, end: the closest window; None where the rule counts none of the events.
+        events, first, last: number and times of the key's events in the time range.
+        windows: number of windows with events that match the filter.
+        met: number of windows that met the condition.
+        first_met: end of the first of them.
+        start, end: the closest window; None without windows.
         measures: its values.
-        parts: of the condition.
+        parts: parts of the condition.
         near: events in and around it, in order of time.
     """
 
@@ -96,21 +97,21 @@ def explain(
     near: int = 20,
     progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> Explanation:
-    """Hold one key's windows against a rule.
+    """Compare one key's windows with a rule.
 
-    The closest window is the one in which the parts of the condition hold, or come nearest to it, taken together;
-    among equals the strongest, as for an incident's peak.
+    The closest window is the one with the best sum over the parts of the condition (1 if a part holds, else how near
+    it comes); among equals the strongest, as for an incident's peak.
 
     Args:
-        rule: need not be in force.
+        rule: enabled or not.
         keys: a value for each key column of the rule.
         history: the events.
-        near: events to show at most.
-        progress: told stretches of time done, and all.
+        near: greatest number of events to show.
+        progress: called with steps done, and all steps.
 
     Raises:
-        ConfigurationError: the keys are not the rule's, or a value is no number where the column holds numbers.
-        PermanentError: there are no such events, or DuckDB cannot run it.
+        ConfigurationError: the keys are not the rule's, or a value is not a number.
+        PermanentError: there are no such events, or DuckDB fails.
     """
     values = _values(rule, keys)
     try:
@@ -139,7 +140,7 @@ def _values(rule: Rule, keys: Mapping[str, str]) -> list[object]:
 
 
 class _Run:
-    """One key."""
+    """The run for one key."""
 
     def __init__(self, rule: Rule, keys: Mapping[str, str], values: Sequence[object], history: History) -> None:
         self._rule = rule
@@ -156,7 +157,7 @@ class _Run:
         history = self._history
         within = f"(SELECT *, epoch_ms(event_time) AS t FROM {EVENTS} WHERE {history.limits()})"
         own = f"SELECT * EXCLUDE (t) FROM ({stateless_rows(within, self._rule.key)}) WHERE {self._is_key}"
-        kind = "TABLE" if self._rule.key else "VIEW"  # the whole site is too much to copy
+        kind = "TABLE" if self._rule.key else "VIEW"  # do not copy the events of the whole site
         self._connection.execute(f"CREATE OR REPLACE TEMP {kind} {_OWN} AS {own}", self._values)
         events, first, last = self._one(f"SELECT count(*), min(event_time), max(event_time) FROM {_OWN}")
         if not events:
@@ -191,8 +192,8 @@ class _Run:
         return self._connection.execute(sql, list(values)).fetchall()[0]
 
     def _cut(self, progress: Callable[[int, int], None]) -> None:
-        """Every window of the key. Derived columns look at a shopper's other events: without the shopper in the key,
-        the windows of all keys are cut.
+        """Compute every window of the key. Derived columns need a shopper's other events, so for keys without the
+        shopper the windows of all keys are computed.
         """
         history = self._history
         alone = not stateful(self._columns)
@@ -204,7 +205,7 @@ class _Run:
             self._connection.execute(f"DELETE FROM {_WINDOWS} WHERE NOT ({self._is_key})", self._values)
 
     def _past(self) -> str:
-        """The events that derived columns need: also those before the time looked at."""
+        """The events that derived columns need, also before the time range."""
         if "user_id" not in self._keys:
             return EVENTS
         self._connection.execute(
@@ -232,7 +233,7 @@ class _Run:
         return Part(text, held, bool(now[0]), best_value, closest.get(measure))
 
     def _near(self, start_ms: int, end_ms: int, count: int) -> list[NearEvent]:
-        """Those in the window first, then the nearest around it."""
+        """Events in the window, then the nearest around it."""
         inside = f"t >= {start_ms} AND t < {end_ms}"
         alone = not stateful(self._columns)
         columns = {*self._columns, "event_type", "product_id", "category_code", "brand", "price", *self._rule.key}
@@ -266,7 +267,7 @@ def _compared(conjunct: exp.Expr) -> tuple[str, str]:
 
 
 def _nearness(conjunct: exp.Expr) -> str:
-    """1 where it holds, else how far the measure has come to the line, 0 to almost 1 (as SQL)."""
+    """SQL: 1 if the part holds, else how near the measure is to the threshold, 0 to almost 1."""
     text = conjunct.sql(dialect="duckdb")
     measure, way = _compared(conjunct)
     line = next((part.sql(dialect="duckdb") for part in conjunct.args.values() if isinstance(part, exp.Literal)), None)

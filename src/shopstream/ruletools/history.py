@@ -1,7 +1,4 @@
-"""Events of the past, as a DuckDB connection that rules can be tried on.
-
-The truth file beside synthetic events, as far as a backtest needs it.
-"""
+"""Past events, as a DuckDB connection to run rules on, and the ground truth of synthetic events."""
 
 import json
 import shutil
@@ -23,22 +20,22 @@ from shopstream.lakehouse.ports import Lakehouse, LakeTable
 from shopstream.lakehouse.settings import LakehouseSettings
 from shopstream.lakehouse.tables import create_views
 
-__all__ = ["EVENTS", "History", "KnownEpisode", "loaded", "open_history", "read_truth"]
+__all__ = ["EVENTS", "History", "KnownInjection", "load_file", "open_history", "read_truth"]
 
 EVENTS = "past_events"
-"""The view that rules are tried on."""
+"""The view that rules run on."""
 
-_PREFIX = "rehearsal-"
+_PREFIX = "ruletools-"
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Events that a connection can read, those of a time.
+    """Past events of a time range.
 
     Args:
-        connection: has the view EVENTS, with the columns of the lake's `events`; late events are not in it, as they are
-            in no live window.
-        from_ms, until_ms: the limits [from, until) that were asked for, epoch milliseconds; None has none.
+        connection: has the view EVENTS, with the columns of the lake's `events`, without late events, which are in no
+            live window.
+        from_ms, until_ms: [from, until) in epoch milliseconds; None: no limit.
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -46,7 +43,7 @@ class History:
     until_ms: int | None = None
 
     def limits(self, column: str = "event_time") -> str:
-        """The limits as an SQL condition."""
+        """The time range as an SQL condition."""
         sides = ((">=", self.from_ms), ("<", self.until_ms))
         parts = [
             f"{column} {sign} TIMESTAMPTZ '{from_ms(ms).isoformat(sep=' ')}'" for sign, ms in sides if ms is not None
@@ -63,14 +60,14 @@ def open_history(
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> Iterator[History]:
-    """The events that a lake holds now.
+    """The present events of a lake.
 
     Args:
-        lakehouse: whose.
+        lakehouse: the lake.
         spill_path: folder for what does not fit into memory; made when needed, and left empty.
-        memory_bytes: what DuckDB may hold.
-        since: only events from then on, aware; None has no such limit.
-        until: only events before, likewise.
+        memory_bytes: memory limit of DuckDB.
+        since: start of the time range, aware; None: no limit.
+        until: end of the time range, exclusive, likewise.
     """
     with _scratch(spill_path) as spill, closing(duckdb.connect()) as connection:
         connection.execute("SET TimeZone = 'UTC'")
@@ -84,16 +81,16 @@ def open_history(
 
 
 @contextmanager
-def loaded(
+def load_file(
     location: str, folder: Path, clock: Clock, progress: Callable[[int, int], None] = lambda _done, _size: None
 ) -> Iterator[EmbeddedLakehouse]:
-    """A lake of one file, for as long as the block lasts: read, checked and deduplicated as `lake ingest` does.
+    """A temporary lake of one file: read, validated and deduplicated as `lake ingest` does.
 
     Args:
         location: path or URL of CSV, CSV.gz, JSON lines or Parquet.
-        folder: a folder of it is made there and removed.
+        folder: parent of the temporary folder.
         clock: for arrival times.
-        progress: told bytes read, and all bytes.
+        progress: called with bytes read, and all bytes.
 
     Raises:
         PermanentError: the file is missing, damaged, or of another kind.
@@ -108,10 +105,7 @@ def loaded(
 
 @contextmanager
 def _scratch(folder: Path) -> Iterator[Path]:
-    """A folder for as long as the block lasts; those of processes that were killed go, too.
-
-    Each lies beside a lock that its process holds: the system gives the lock free, however the process ends.
-    """
+    """A temporary folder; also removes those of killed processes, whose locks are free."""
     folder.mkdir(parents=True, exist_ok=True)
     for lock in folder.glob(f"{_PREFIX}*.lock"):
         with suppress(Timeout), FileLock(lock, timeout=0):
@@ -129,15 +123,15 @@ def _scratch(folder: Path) -> Iterator[Path]:
 
 
 @dataclass(frozen=True, slots=True)
-class KnownEpisode:
-    """What was laid over the traffic.
+class KnownInjection:
+    """An injection of the ground truth.
 
     Args:
-        kind: its name.
-        hostile: an attack; else something that must not be called one.
+        kind: kind of scenario.
+        hostile: an attack; others must not be called attacks.
         from_ms, until_ms: event time, [from, until).
-        actors: user ids that act in it and nowhere else.
-        key: part of the shop that is hit, column → value as text; empty for the site.
+        actors: user ids that act in it only.
+        key: its target, column → value as text; empty for the site.
     """
 
     kind: str
@@ -148,7 +142,7 @@ class KnownEpisode:
     key: Mapping[str, str]
 
     def explains(self, keys: Mapping[str, str], first_ms: int, last_ms: int) -> bool:
-        """Whether an incident of these keys and times can come from it."""
+        """Whether it explains an incident with these keys and times."""
         if last_ms < self.from_ms or first_ms >= self.until_ms:
             return False
         if "user_id" in keys:
@@ -156,24 +150,24 @@ class KnownEpisode:
         return all(keys.get(column, value) == value for column, value in self.key.items())
 
 
-def read_truth(path: Path) -> list[KnownEpisode]:
-    """The episodes of `FILE.truth.json`.
+def read_truth(path: Path) -> list[KnownInjection]:
+    """The injections of `FILE.truth.json`.
 
     Raises:
-        ConfigurationError: the file is missing, or no truth file.
+        ConfigurationError: the file is missing or invalid.
     """
     try:
-        episodes = json.loads(path.read_bytes())["injections"]
+        injections = json.loads(path.read_bytes())["injections"]
         return [
-            KnownEpisode(
-                kind=str(episode["kind"]),
-                hostile=bool(episode["hostile"]),
-                from_ms=to_ms(datetime.fromisoformat(episode["from"])),
-                until_ms=to_ms(datetime.fromisoformat(episode["until"])),
-                actors=frozenset(episode["actors"]),
-                key={str(column): str(value) for column, value in episode.get("key", {}).items()},
+            KnownInjection(
+                kind=str(injection["kind"]),
+                hostile=bool(injection["hostile"]),
+                from_ms=to_ms(datetime.fromisoformat(injection["from"])),
+                until_ms=to_ms(datetime.fromisoformat(injection["until"])),
+                actors=frozenset(injection["actors"]),
+                key={str(column): str(value) for column, value in injection.get("key", {}).items()},
             )
-            for episode in episodes
+            for injection in injections
         ]
     except OSError as error:
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""One declaration, three targets: the streaming statements of DuckDB, one batch query, Flink SQL."""
+"""SQL of a window declaration: streaming statements of DuckDB, one batch query, or Flink SQL."""
 
 from enum import StrEnum
 
@@ -11,26 +11,26 @@ from shopstream.engine.operators import build_operator
 from shopstream.engine.settings import EngineSettings
 from shopstream.engine.window import WindowDeclaration
 
-__all__ = ["Target", "target_sql"]
+__all__ = ["SqlTarget", "target_sql"]
 
 
-class Target(StrEnum):
-    """Where a declaration runs."""
+class SqlTarget(StrEnum):
+    """Where a window declaration runs."""
 
     DUCKDB = "duckdb"
     BATCH = "batch"
     FLINK = "flink"
 
 
-def target_sql(declaration: WindowDeclaration, target: Target) -> str:
-    """SQL text, for people to read.
+def target_sql(declaration: WindowDeclaration, target: SqlTarget) -> str:
+    """The SQL, formatted.
 
     Raises:
         RuleError: the declaration does not compile.
     """
-    if target is Target.FLINK:
+    if target is SqlTarget.FLINK:
         return flink_sql(declaration)
-    if target is Target.BATCH:
+    if target is SqlTarget.BATCH:
         return _readable(batch_sql(declaration, "events"))
     operator = build_operator(Engine(EngineSettings(threads=1), ()).connection, declaration)
     return "\n".join(map(_readable, operator.statements()))

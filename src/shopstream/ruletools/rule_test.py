@@ -1,4 +1,4 @@
-"""A rule's own test: events in, expected incidents out, and innocents that it must leave alone.
+"""Rule tests: events in, expected incidents out, and harmless events that the rule must ignore.
 
 A test is a folder `<id>/` with `events.csv` (columns as in any file of events) and `expected.yml`:
 
@@ -16,8 +16,8 @@ A test is a folder `<id>/` with `events.csv` (columns as in any file of events) 
         until: 2026-03-02T10:08:29Z
         events: 15
 
-The rule runs over the events the batch way, which is proved to give what the stream gives; its windows become
-detections and these episodes, by the code that makes incidents.
+The rule runs as a batch query, which gives the same windows as the stream. They become detections and episodes in the
+same way as for incidents.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ from shopstream.events.codec import decode
 from shopstream.incidents.episode import Episode, gather
 from shopstream.yaml_files import YamlFiles
 
-__all__ = ["Expected", "Innocent", "RuleTest", "Trial", "read_test", "signals_of", "try_rule"]
+__all__ = ["ExpectedIncident", "Innocent", "RuleTest", "RuleTestResult", "read_test", "run_rule_test", "signals_of"]
 
 _EVENTS = "events.csv"
 _MAX_EVENTS_BYTES = 64 << 20
@@ -49,7 +49,7 @@ _SPANS = ("start_ms", "end_ms", "first_event_ms", "last_event_ms")
 
 
 def _moment(value: object) -> object:
-    """A time without zone is UTC."""
+    """Times without zone are UTC."""
     if isinstance(value, datetime):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
     raise ValueError(f"expected a time such as 2026-03-02T10:00:06Z, got {value!r}")
@@ -64,8 +64,8 @@ Keys = Annotated[dict[str, str], BeforeValidator(_texts)]
 _STRICT = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
-class Expected(BaseModel):
-    """An incident that the rule must find, or one that it found."""
+class ExpectedIncident(BaseModel):
+    """An expected or a found incident."""
 
     model_config = _STRICT
 
@@ -77,7 +77,7 @@ class Expected(BaseModel):
     peak: dict[str, object]
 
     def line(self) -> str:
-        """In one line."""
+        """The incident in one line."""
         who = ", ".join(f"{column} {value}" for column, value in self.keys.items()) or "whole site"
         peak = ", ".join(f"{name} {value}" for name, value in self.peak.items())
         return (
@@ -87,7 +87,7 @@ class Expected(BaseModel):
 
 
 class Innocent(BaseModel):
-    """Events that somebody might take for an attack, and why they are none."""
+    """Events that look like an attack, and why they are harmless."""
 
     model_config = _STRICT
 
@@ -101,44 +101,44 @@ class Innocent(BaseModel):
 class _File(BaseModel):
     model_config = _STRICT
 
-    incidents: tuple[Expected, ...]
+    incidents: tuple[ExpectedIncident, ...]
     innocent: Annotated[tuple[Innocent, ...], Field(min_length=1)]
 
 
 @dataclass(frozen=True, slots=True)
 class RuleTest:
-    """A test as it stands in its folder; events as they come from the codec."""
+    """A test from its folder, with decoded events."""
 
     folder: Path
     events: pa.Table
-    incidents: Sequence[Expected]
+    incidents: Sequence[ExpectedIncident]
     innocent: Sequence[Innocent]
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """What came of it.
+class RuleTestResult:
+    """The result of a test.
 
     Args:
-        rule: its id.
-        found: in order of time.
-        missing: expected, not found so.
-        unexpected: found, not expected so.
-        accused: innocents inside a found incident.
-        absent: innocents whose events are not in the file as said, with the number that is.
+        rule: id of the rule.
+        found: found incidents, by time.
+        missing: expected incidents that were not found exactly so.
+        unexpected: found incidents that were not expected exactly so.
+        wrongly_detected: harmless events inside a found incident.
+        absent: harmless events whose number in the file differs, with that number.
     """
 
     rule: str
-    found: Sequence[Expected]
-    missing: Sequence[Expected]
-    unexpected: Sequence[Expected]
-    accused: Sequence[Innocent]
+    found: Sequence[ExpectedIncident]
+    missing: Sequence[ExpectedIncident]
+    unexpected: Sequence[ExpectedIncident]
+    wrongly_detected: Sequence[Innocent]
     absent: Sequence[tuple[Innocent, int]]
 
     @property
     def passed(self) -> bool:
-        """Whether all is as expected."""
-        return not (self.missing or self.unexpected or self.accused or self.absent)
+        """Whether everything is as expected."""
+        return not (self.missing or self.unexpected or self.wrongly_detected or self.absent)
 
 
 _EXPECTED_FILES = YamlFiles("rule test", lambda document: document.validate(_File, {}), "incidents: and innocent:")
@@ -152,12 +152,12 @@ def read_test(folder: Path) -> RuleTest:
     """
     (file,) = _EXPECTED_FILES.load(folder / "expected.yml").values()
     events = folder / _EVENTS
-    # Arrival has no part in a test: years later than any event, so that none is from the future.
+    # Arrival years after any event, so that no event is in the future.
     decoded = decode([_bytes(events)], [to_ms(datetime(2100, 1, 1, tzinfo=UTC))])
     if decoded.rejects.num_rows:
         first = decoded.rejects.slice(0, 1).to_pylist()[0]
         raise ConfigurationError(
-            f"{events}: expected events only, got {decoded.rejects.num_rows} rows that are none; "
+            f"{events}: expected events only, got {decoded.rejects.num_rows} invalid rows; "
             f"row {first['place'] + 1}: {first['detail']}"
         )
     return RuleTest(folder, decoded.events, file.incidents, file.innocent)
@@ -177,7 +177,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def signals_of(rule: Rule, connection: duckdb.DuckDBPyConnection, source: str) -> list[Signal]:
-    """The rule's windows over a table of events, as the engine gives them when they close."""
+    """The rule's closed windows over a table of events."""
     cursor = connection.execute(batch_sql(rule.window_declaration(), source))
     names = [column[0] for column in cursor.description or []]
     return [
@@ -192,26 +192,26 @@ def signals_of(rule: Rule, connection: duckdb.DuckDBPyConnection, source: str) -
     ]
 
 
-def try_rule(rule: Rule, test: RuleTest) -> Trial:
+def run_rule_test(rule: Rule, test: RuleTest) -> RuleTestResult:
     """Run a rule over the events of its test."""
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.register("test_events", test.events)
         found = _incidents(rule, signals_of(rule, connection, "test_events"))
         counts = [_events_of(innocent, connection) for innocent in test.innocent]
-    return Trial(
+    return RuleTestResult(
         rule=rule.id,
         found=found,
         missing=[one for one in test.incidents if one not in found],
         unexpected=[one for one in found if one not in test.incidents],
-        accused=[innocent for innocent in test.innocent if any(_is_about(one, innocent) for one in found)],
+        wrongly_detected=[innocent for innocent in test.innocent if any(_is_about(one, innocent) for one in found)],
         absent=[
             (innocent, count) for innocent, count in zip(test.innocent, counts, strict=True) if count != innocent.events
         ],
     )
 
 
-def _incidents(rule: Rule, signals: Sequence[Signal]) -> list[Expected]:
+def _incidents(rule: Rule, signals: Sequence[Signal]) -> list[ExpectedIncident]:
     enabled = rule if rule.enabled else rule.model_copy(update={"status": RuleStatus.TEST})
     by_key: dict[tuple[tuple[str, str], ...], list] = {}  # type: ignore[type-arg]
     for detection in detect(signals, {rule.id: enabled}):
@@ -220,10 +220,10 @@ def _incidents(rule: Rule, signals: Sequence[Signal]) -> list[Expected]:
     return sorted(found, key=lambda one: (one.first_event_time, sorted(one.keys.items())))
 
 
-def _incident(keys: Mapping[str, str], episode: Episode) -> Expected:
+def _incident(keys: Mapping[str, str], episode: Episode) -> ExpectedIncident:
     if episode.detected_ms is None or episode.peak is None:
         raise TypeError("expected an episode of closed windows")
-    return Expected(
+    return ExpectedIncident(
         keys=dict(keys),
         first_event_time=from_ms(episode.first_event_ms),
         last_event_time=from_ms(episode.last_event_ms),
@@ -241,7 +241,7 @@ def _events_of(innocent: Innocent, connection: duckdb.DuckDBPyConnection) -> int
     return int(connection.execute(f"SELECT count(*) FROM ({rows}) WHERE {met}", values).fetchall()[0][0])
 
 
-def _is_about(one: Expected, innocent: Innocent) -> bool:
+def _is_about(one: ExpectedIncident, innocent: Innocent) -> bool:
     same = all(one.keys.get(column, value) == value for column, value in innocent.keys.items())
     named = bool(innocent.keys.keys() & one.keys.keys()) or not (innocent.keys or one.keys)
     return same and named and one.first_event_time <= innocent.until and innocent.start <= one.last_event_time
