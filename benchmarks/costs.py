@@ -66,12 +66,12 @@ class Run:
     steps: list[tuple[list[Signal], int]] = field(default_factory=list)
 
 
-class Timed:
+class Timed(Detector):
     """A detector whose CPU time is taken."""
 
     def __init__(self, inner: Detector) -> None:
         self._inner = inner
-        self.id = inner.id
+        self.id, self.version = inner.id, inner.version
         self.windows = inner.windows
         self.other_signals = inner.other_signals
         self.cpu_ns = 0

@@ -34,7 +34,7 @@ import pyarrow as pa
 
 from shopstream.clock import Clock
 from shopstream.detection.detection import Detection
-from shopstream.engine.checkpoint import CheckpointStore, Manifest, shown
+from shopstream.engine.checkpoint import CheckpointStore, Manifest, describe_mark
 from shopstream.engine.engine import Counters, Engine
 from shopstream.engine.recent import RecentEvents
 from shopstream.engine.settings import EngineSettings
@@ -335,8 +335,8 @@ class Pipeline:
             self._checkpoints.discard_staged()
         if self._lakehouse and (in_lake or 0) != (held.mark if held else 0):
             raise StateError(
-                f"the lake belongs to checkpoint {shown(in_lake)}, the checkpoint folder holds "
-                f"{shown(held.mark if held else None)}: restore both from the same copy, or start with an empty home"
+                f"the lake belongs to checkpoint {describe_mark(in_lake)}, the checkpoint folder holds "
+                f"{describe_mark(held.mark if held else None)}: restore both from one copy, or use an empty home"
             )
         if held is None:
             if self._in_lake:

@@ -52,7 +52,7 @@ def test_pulses_are_found_within_ten_minutes(shop, judge, hours):
     signals = hours(11, lambda b, g: (g, np.where((b >= 3600) & (b % 6 == 0), g * 3, 0)))
     found = [one for one in judge(signals) if one.rule_id == "burst"]
     assert (found[0].end_ms - shop.start_ms) / 1000 - 36_000 <= 600
-    assert found[0].measures["fano"] > 4
+    assert found[0].measures["burstiness"] > 4
     assert found[0].nature is Nature.ATTACK
 
 
@@ -84,7 +84,7 @@ def test_silence_of_the_site_is_found_within_a_minute_and_said_once(shop, judge,
     assert after(found, shop, 3600).keys() == {"silence"}
     assert 0 < after(found, shop, 3600)["silence"] <= 60
     assert found[0].nature is Nature.FAULT
-    assert found[-1].measures["silent_s"] >= 900
+    assert found[-1].measures["silence_seconds"] >= 900
 
 
 @pytest.mark.parametrize("kind", ["carts", "purchases"])

@@ -93,7 +93,7 @@ def test_a_surge_of_the_same_shoppers_is_no_attack(shop, judge):
     assert {(one.rule_id, one.severity, one.nature) for one in found} == {
         ("volume_surge", Severity.INFORMATIONAL, Nature.SURGE)
     }
-    assert found[0].title == "Organic surge"
+    assert found[0].headline.startswith("Surge of genuine shoppers: traffic ")
     assert found[0].evidence["genuine_share"] == 1
     gaps = [later.start_ms - one.end_ms for one, later in pairwise(found)]
     assert max(gaps) < found[0].suppress_for_ms

@@ -24,8 +24,7 @@ from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.tables import create_views
 from shopstream.simulation.attacks import Flood, Scraper
 from shopstream.simulation.faults_and_surges import FlashSale
-from shopstream.simulation.replay import Replay
-from shopstream.simulation.replay_settings import ReplaySettings
+from shopstream.simulation.replay import ReplaySettings, replay
 from shopstream.simulation.synthesis import DEFAULT_START, Synthesis, SynthesisSettings
 
 SCRAPER = Scraper(DEFAULT_START + timedelta(hours=9), timedelta(minutes=10), 2, 0.4)
@@ -375,7 +374,7 @@ def test_what_is_allowed_is_kept_with_its_reason_and_opens_no_incident(day, tmp_
     detection = DetectionSettings(allow_lists_path=allow, detectors_off=rules_alone)
     settings = Settings(home=tmp_path / "home", detection=detection)
     with adapters_of(settings).open_stream() as stream:
-        Replay(str(day.path), stream, ReplaySettings(), bookmarks=settings.home / "replays").run()
+        replay(str(day.path), stream, ReplaySettings(), bookmarks=settings.home / "replays")
     with open_pipeline(settings, with_journeys=False) as pipeline:
         pipeline.run(until_caught_up=True)
         suppressed = pipeline.progress().counters["suppressed"]

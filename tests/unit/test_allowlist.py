@@ -80,7 +80,7 @@ def test_a_file_becomes_entries_with_their_place(tmp_path):
         ("    expires: 2026-12-01\n", "", 13, "expires: missing; write the day"),
         ("expires: 2026-12-01", "expires: soon", 15, "expected a day or a time"),
         ("id: staff", "id: Staff", 8, "lower-case words"),
-        ("id: staff", "id: crawler", 8, "stands here a second time"),
+        ("id: staff", "id: crawler", 8, "is used twice"),
         ("192.0.2.0/23", "192.0.2.0/33", 6, "write e.g. {user_id"),
         ("192.0.2.0/23", "192.0.2.1/23", 6, "has host bits set"),
         ("192.0.2.0/23", "2001:db8::/33", 6, "/16, /32 or /48"),

@@ -94,7 +94,7 @@ def test_a_session_and_a_tumbling_window_are_rules_too(tmp_path):
         ("level: medium", "level: terrible", 5, "take informational, low, medium, high or critical"),
         ("level: medium", "levle: medium", 5, "unknown word 'levle'; did you mean 'level'?"),
         ("level: medium", "title: again", 5, "'title' stands here a second time"),
-        ("falsepositives: [a party]", "falsepositives: []", 6, "name at least one honest reason"),
+        ("falsepositives: [a party]", "falsepositives: []", 6, "name at least one plausible cause"),
         ("[user_id]", "[usr_id]", 7, "expected columns among"),
         ("[user_id]", "[user_id, user_id]", 7, "expected each column once"),
         ("[user_id]", "user_id", 7, "list columns"),
@@ -114,10 +114,10 @@ def test_a_session_and_a_tumbling_window_are_rules_too(tmp_path):
         ("event_type = 'cart'", "event_type", 9, "expected a condition that is true or false"),
         ("event_type = 'cart'", "kind = 'cart'", 9, "unknown name 'kind'"),
         ("carts: count(*)", "user_id: count(*)", 11, "cannot name a measure"),
-        ("carts: count(*)", "carts: median(price)", 11, "is not in the rule language"),
-        ("carts: count(*)", "carts: sum(brand)", 10, "the types do not fit"),
-        ("carts > 15", "clicks > 15", 14, "unknown name 'clicks'; known are the rule's measures: carts"),
-        ("carts > 15", "carts > (select 1)", 14, "is not in the rule language"),
+        ("carts: count(*)", "carts: median(price)", 11, "is not part of the rule language"),
+        ("carts: count(*)", "carts: sum(brand)", 10, "the types do not match"),
+        ("carts > 15", "clicks > 15", 14, "unknown name 'clicks'; known names are the rule's measures: carts"),
+        ("carts > 15", "carts > (select 1)", 14, "is not part of the rule language"),
         ("suppress_for: 15m", "suppress_for: soon", 15, "write the quiet time"),
         ("title: Many carts\n", "", 1, "title: missing"),
     ],
@@ -281,7 +281,7 @@ def test_conditions_speak_of_measures_only():
     assert check_condition("events > 5 and users * 2 < events", {"events", "users"})
     with pytest.raises(ValueError, match="unknown name 'price'"):
         check_condition("price > 5", {"events"})
-    with pytest.raises(ValueError, match="not in the rule language"):
+    with pytest.raises(ValueError, match="not part of the rule language"):
         check_condition("count(*) > 5", {"events"})
 
 

@@ -95,11 +95,11 @@ def test_a_part_whose_first_parts_are_lost_is_refused():
         assembly.add(SignalBatch((one(),), 10_000, part=1, parts=2))
 
 
-def test_parts_that_are_given_up_are_counted_and_the_next_moment_is_whole():
+def test_discarded_parts_are_counted_and_the_next_batch_is_whole():
     assembly = SignalAssembler()
     for part in range(2):
         assembly.add(SignalBatch((one(),), 10_000, part=part, parts=3))
-    assert (assembly.waiting, assembly.give_up(), assembly.waiting) == (2, 2, 0)
+    assert (assembly.waiting, assembly.discard(), assembly.waiting) == (2, 2, 0)
     with pytest.raises(StateError, match="part 2"):
         assembly.add(SignalBatch((one(),), 10_000, part=2, parts=3))
     assert assembly.add(SignalBatch((one(),), 20_000)) is not None

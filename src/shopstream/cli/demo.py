@@ -40,8 +40,7 @@ from shopstream.models.names import ReportName
 from shopstream.models.reports import report
 from shopstream.pipeline import Progress as Where
 from shopstream.simulation.attacks import Flood, Scraper
-from shopstream.simulation.replay import Replay
-from shopstream.simulation.replay_settings import ReplaySettings
+from shopstream.simulation.replay import replay
 from shopstream.simulation.synthesis import DEFAULT_START, Synthesis, SynthesisSettings
 from shopstream.stream.embedded import EmbeddedStream
 
@@ -193,8 +192,12 @@ def _synthesise(settings: Settings, seed: int, show: Show) -> tuple[str, Path]:
 def _replay(settings: Settings, source: str, show: Show) -> None:
 
     with adapters_of(settings).open_stream() as stream:
-        replay = Replay(source, stream, ReplaySettings(), bookmarks=settings.home / "replays")
-        replay.run(lambda now: show(now.done, f"{now.events:,} events"))
+        replay(
+            source,
+            stream,
+            bookmarks=settings.home / "replays",
+            progress=lambda now: show(now.done, f"{now.events:,} events"),
+        )
 
 
 def _process(settings: Settings, show: Show) -> dict[str, int]:

@@ -187,7 +187,7 @@ def _allows(entry: Entry, *, short: bool) -> str:
         where = f" {', '.join(map(str, sale.category_id))}" if sale.category_id else ""
         return f"sale, {sale.start:%Y-%m-%d %H:%M} to {sale.until:%Y-%m-%d %H:%M}, {', '.join(sale.kinds)}{where}"
     parts = []
-    for word in entry.actors.words() if entry.actors else ():
+    for word in entry.actors.given() if entry.actors else ():
         values = [str(value) for value in getattr(entry.actors, word)]
         few = f"{len(values):,} values" if short and len(values) > 3 else ", ".join(values)  # noqa: PLR2004  fit a cell
         parts.append(f"{word} {few}")

@@ -1,1 +1,1 @@
-"""What is wrong: rules as data, and their verdicts on windows."""
+"""Detection of attacks and faults: rules, which are data, and detectors, which are code."""

@@ -1,4 +1,4 @@
-"""Baselines from history: some queries over a table of events, and small sums over their results."""
+"""Builds baselines from a table of past events."""
 
 import math
 import statistics
@@ -17,34 +17,34 @@ from shopstream.events.schema import EventType
 __all__ = ["build_baselines"]
 
 _HEAD_SHARE: Final = 0.93
-"""Products that together get this share of the events are the head, all others the tail."""
+"""The busiest products that together get this share of the events are the head, all others the tail."""
 _SAMPLE: Final = 10
-"""Each tenth minute is looked at closely."""
+"""Shares are measured in every tenth minute."""
 _PICK: Final = 3
 _HOUR_MS: Final = 3_600_000
 _HELD_OUT: Final = 7
-"""Each seventh hour has no part in saying which products are the tail, and alone says how large its share is: a visit
-looks at the same product again and again, so minutes between those that rank would find the tail too small."""
+"""Every seventh hour does not help to choose the tail, and alone measures its share. A visit views the same product
+repeatedly, so minutes between those that choose would measure too small a share."""
 _USER_SAMPLE: Final = 8
 _KEYS: Final = {"category_id": 400, "product_id": 400}
 _LEVEL_SLOTS: Final = 5.0
-"""Memory of the level in slots, as the forecast has it (`detection.forecast`)."""
+"""Memory of the level in slots, like that of `detection.forecast`."""
 _LEAST: Final = 50.0
 _SMOOTH_DAYS: Final = 5
 _HOLDOUT_DAYS: Final = 2
 _UNKNOWN_ERROR: Final = 0.15
 _FLAT: Final = 50_000.0
-"""The share of the tail has hardly any hours of its own; it keeps to the whole day's as if so many more were seen."""
+"""Pseudo-count that draws an hour's share of the tail towards that of the whole day: it hardly varies by hour."""
 _PRICE_POINT: Final = 0.02
-"""A price is usual when at least this share of the product's events had it."""
+"""A price is usual if at least this share of the product's events had it."""
 
 
 def build_baselines(connection: duckdb.DuckDBPyConnection, events: str) -> Baselines:
-    """What is normal in a table of events.
+    """Baselines of a table of events.
 
     Args:
         connection: where the table is.
-        events: name of a table or view with the event columns; history of a day or more, better of some weeks.
+        events: name of a table or view with the event columns; at least a day of history, better some weeks.
 
     Raises:
         StateError: there is less than an hour of history.
@@ -80,7 +80,7 @@ class _History:
         return self._connection.execute(query).fetchall()
 
     def series(self) -> dict[str, SeriesProfile]:
-        """Profiles of the site and of event types."""
+        """Profiles of the site and of each event type."""
         types = [kind.value for kind in EventType]
         columns = ", ".join(f"count(*) FILTER (event_type = '{kind}')" for kind in types)
         rows = self._rows(
@@ -97,7 +97,7 @@ class _History:
         return profiles
 
     def products(self) -> pa.Table:
-        """Usual prices, and the tail; which products are in it is said by the hours that are not held out."""
+        """Usual prices, and whether a product is in the tail, by the hours that are not held out."""
         table: pa.Table = self._connection.sql(f"""
             WITH points AS (
                 SELECT product_id, price, count(*) AS n,
@@ -117,7 +117,7 @@ class _History:
         return table.cast(PRODUCT_SCHEMA)
 
     def shares(self) -> dict[str, Share]:
-        """Composition; after `products`."""
+        """Shares of the traffic; call it after `products`."""
         sample = f"""(SELECT event_time, epoch_ms(event_time) AS t, event_type, category_id, product_id, user_id,
                              brand, category_code, user_session
                       FROM {self._events} WHERE epoch_ms(event_time) // 60000 % {_SAMPLE} = {_PICK})"""
@@ -132,7 +132,7 @@ class _History:
         return shares
 
     def _window_shares(self, suffix: str, length_ms: int) -> dict[str, Share]:
-        """Each name: hits and of how many, by window."""
+        """Name → share, from hits and totals by window."""
         tail = tail_sql(
             """(SELECT t, category_id, product_id, user_id FROM baseline_sample
                  LEFT JOIN baseline_products USING (product_id) WHERE tail IS DISTINCT FROM FALSE)""",
@@ -156,7 +156,7 @@ class _History:
         if suffix == "10s":
             of_events = {"users": 2, "buys": 3}
         shares = {f"{name}_{suffix}": _share([(r[0], r[at], r[1]) for r in rows]) for name, at in of_events.items()}
-        if held_out:  # a history of a few hours may have none
+        if held_out:  # a history of a few hours may have no such hour
             of = 1 if suffix == "10s" else 2
             shares[f"tail_{suffix}"] = _share([(r[0], r[9], r[of]) for r in held_out], _FLAT)
         if suffix == "60s":
@@ -164,7 +164,7 @@ class _History:
         return shares
 
     def _new_users(self) -> Share:
-        """Share of events whose user had none in the 24 hours before; of each eighth user, after the first day."""
+        """Share of events whose user had none in the 24 hours before; from every eighth user, after the first day."""
         rows = self._rows(f"""
             SELECT t - t % 3600000 AS w, count(*) FILTER (gap IS NULL OR gap > {DAY_MS}), count(*)
             FROM (SELECT t, t - lag(t) OVER (PARTITION BY user_id ORDER BY t) AS gap
@@ -174,7 +174,7 @@ class _History:
         return _share(rows)
 
     def keys(self, column: str, most: int) -> dict[str, KeyRate]:
-        """The busiest values of a column."""
+        """Rates of the busiest values of a column."""
         rows = self._rows(f"""
             WITH days AS (SELECT {column} AS k, epoch_ms(event_time) // {DAY_MS} AS d, count(*) AS n
                           FROM {self._events} GROUP BY k, d),
@@ -194,7 +194,7 @@ class _History:
         return dict(sorted(rates.items(), key=lambda item: (-item[1].share, item[0])))
 
     def tail(self) -> dict[str, float]:
-        """What the busiest genuine users do in a minute."""
+        """Events per minute of the busiest users."""
         row = self._rows(f"""
             SELECT quantile_disc(n, 0.99), quantile_disc(n, 0.999), max(n)
             FROM (SELECT count(*) AS n FROM {self._events}
@@ -205,7 +205,7 @@ class _History:
 
 
 def _profile(values: Mapping[int, float]) -> SeriesProfile:
-    """From counts by slot since the epoch, in order and without gaps."""
+    """A profile from counts by slot since the epoch, in order and without gaps."""
     days: dict[int, list[tuple[int, float]]] = defaultdict(list)
     for slot, count in values.items():
         days[slot // SLOTS].append((slot, count))
@@ -222,7 +222,7 @@ def _profile(values: Mapping[int, float]) -> SeriesProfile:
 
 
 def _weekdays(used: Mapping[int, float]) -> list[float]:
-    """Factors, Monday first; drawn towards 1 where there are few weeks."""
+    """Factors, Monday first; drawn towards 1 if there are few weeks."""
     if len(used) < 7:  # noqa: PLR2004  a week
         return [1.0] * 7
     typical = statistics.median(used.values())
@@ -239,13 +239,13 @@ def _weekdays(used: Mapping[int, float]) -> list[float]:
 def _shape(
     days: Mapping[int, Sequence[tuple[int, float]]], used: Mapping[int, float], weekdays: Sequence[float]
 ) -> list[float]:
-    """Events per second of an average day in each slot, smoothed a little."""
+    """Events per second of an average day in each slot, slightly smoothed."""
     chosen: list[list[float]] = [[] for _ in range(SLOTS)]
     typical = statistics.median(used.values()) if used else 0.0
     for day, slots in days.items():
         if used and day not in used:
             continue
-        # Each day at the height of a typical one: a promotion has the shape of other days.
+        # Each day is scaled to a typical one: a promotion has the shape of other days.
         factor = used[day] / typical / weekdays[SeriesProfile.weekday(day * DAY_MS)] if used else 1.0
         for slot, count in slots:
             chosen[slot % SLOTS].append(
@@ -259,7 +259,7 @@ def _shape(
 def _error(
     values: Mapping[int, float], shape: Sequence[float], weekdays: Sequence[float], held: Sequence[int]
 ) -> float:
-    """Relative error of slots against profile and level, on days the shape did not see; chance taken out."""
+    """Relative error of slots beyond chance, on days that the shape did not see."""
     profile = SeriesProfile(tuple(shape), tuple(weekdays), 0.0, 0.0)
     level, beyond = 1.0, []
     first = min(held)
@@ -275,7 +275,7 @@ def _error(
 
 
 def _share(rows: Sequence[tuple[int, float, float]], keep: float = 200.0) -> Share:
-    """From (start of a window, hits, of how many); an hour of few events keeps to the share of the whole day."""
+    """A share from (start of a window, hits, total); an hour with few events keeps to the share of the whole day."""
     hits, of = [0.0] * 24, [0.0] * 24
     for start_ms, hit, total in rows:
         hour = start_ms // 3_600_000 % 24
@@ -287,6 +287,6 @@ def _share(rows: Sequence[tuple[int, float, float]], keep: float = 200.0) -> Sha
     beyond = []
     for start_ms, hit, total in rows:
         usual = share.at(start_ms)
-        if total * usual >= 5:  # noqa: PLR2004  fewer say nothing about a share
+        if total * usual >= 5:  # noqa: PLR2004  fewer prove nothing
             beyond.append(((hit / total - usual) ** 2 - usual * (1 - usual) / total) / usual**2)
     return Share(tuple(hours), math.sqrt(max(0.0, statistics.fmean(beyond))) if beyond else 0.1)

@@ -1,4 +1,4 @@
-"""One verdict on one window."""
+"""Detections: verdicts on single windows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ __all__ = ["Detection", "Nature", "Severity", "Suppression"]
 
 
 class Severity(StrEnum):
-    """How bad it is, in Sigma's words."""
+    """Severity, in Sigma's terms."""
 
     INFORMATIONAL = "informational"
     LOW = "low"
@@ -20,18 +20,18 @@ class Severity(StrEnum):
 
 
 class Nature(StrEnum):
-    """What sort of thing was seen; only the first is somebody's doing against the shop."""
+    """The kind of cause."""
 
     ATTACK = "attack"
     FAULT = "fault"
-    """Data or business: silence, duplicates, a price, a collapse of purchases."""
+    """Broken data or business: silence, duplicates, a wrong price, a collapse of purchases."""
     SURGE = "surge"
-    """Many more genuine shoppers: nothing to shield from."""
+    """Many more genuine shoppers: no threat."""
 
 
 @dataclass(frozen=True, slots=True)
 class Suppression:
-    """Why a detection is told to nobody.
+    """Why a detection opens no incident.
 
     Args:
         entry: of the allow-list, `file.id`.
@@ -44,11 +44,11 @@ class Suppression:
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """One verdict on one window; the id derives from rule, key and window, so that a replay finds the same.
+    """One verdict on one window. The id derives from rule, key and window, so that a replay gives the same id.
 
     Args:
         detection_id: hex text.
-        rule_id, rule_version: the rule, and a digest of its file's content.
+        rule_id, rule_version: the rule or detector; the version of a rule is a digest of its file.
         title: what was found, with fields as in `title.fill_title`.
         key_kind: `site`, or the key columns joined by `+`, e.g. `user_id`.
         key: key column → value as text; empty for the site.
@@ -59,12 +59,12 @@ class Detection:
         final: False while the window is open; a later detection with the same id replaces this one.
         suppress_for_ms: quiet event time after which the rule's incident closes.
         nature: attack, fault or surge.
-        verdict: what a hit says of the key's actor: bot, human or unknown; None says nothing.
-        evidence: JSON-ready, what led to the verdict; a detector fills in what it knows of `expected`, `low`, `high`
-            (the interval), `score`, `contributions` (name → share of the score), `excess_events`, `confidence` (0 to
-            1), `genuine_share` (estimated share of genuine events in what was hit), `baseline_age_ms`,
-            `forecast_error`, `composition` (name → [observed, expected]).
-        suppression: the allow-list's; kept and counted then, no incident.
+        verdict: on the key's actor: bot, human or unknown; None for no verdict.
+        evidence: JSON-ready. A detector fills in what it knows of `expected`, `low`, `high` (the interval), `score`,
+            `contributions` (name → share of the score), `excess_events`, `confidence` (0 to 1), `genuine_share`
+            (estimated share of genuine events in the affected traffic), `baseline_age_ms`, `forecast_error`,
+            `composition` (name → [observed, expected]).
+        suppression: set by the allow-list; the detection is kept and counted then, but opens no incident.
     """
 
     detection_id: str

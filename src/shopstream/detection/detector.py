@@ -1,11 +1,12 @@
-"""Detectors: judgement over signals that needs a memory, where a rule's condition on one window does not do.
+"""What a detector is, and how it reports: detections filled from a template, repeated while the alert stays open.
 
-How detectors say what they found.
+A rule's condition sees one window; a detector compares windows with what it remembers.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final
 
 from shopstream.detection.detection import Detection, Nature, Severity
 from shopstream.detection.rule_matcher import detection_id
@@ -14,66 +15,56 @@ from shopstream.engine.window import WindowDeclaration
 
 __all__ = ["BIN_MS", "REPEAT_MS", "AlertTemplate", "Detector", "OpenAlert", "interval"]
 
-BIN_MS = 10_000
-"""Event time is handed to detectors in bins of this length; their windows end on multiples of it."""
+BIN_MS: Final = 10_000
+"""Detectors receive event time in bins of this length; their windows end on multiples of it."""
+
+REPEAT_MS: Final = 60_000
+"""An open alert is reported this often."""
 
 
-class Detector(Protocol):
-    """One detector: deterministic, no clock but event time, small state.
+class Detector(ABC):
+    """Deterministic, with no clock but event time, and a small state.
 
-    The same bins give the same detections, whatever the batches were: each bin is handed over once, in order, when the
-    watermark has passed its end, and so are bins in which nothing happened.
+    Each bin is handed over once, in order, when the watermark has passed its end; empty bins too. So the same bins give
+    the same detections, whatever the batches were.
     """
 
-    @property
-    def id(self) -> str:
-        """Unique among rules and detectors; the `rule_id` of its detections begins with it."""
-        ...
+    id: str
+    """Unique among rules and detectors; the `rule_id` of its detections begins with it."""
+    version: int = 1
+    """Increase it when the form of the snapshot changes: a snapshot of another version is not restored."""
+    windows: Sequence[WindowDeclaration] = ()
+    """Windows it reads; equal declarations of several detectors are computed once."""
+    other_signals: Sequence[str] = ()
+    """Names of other signals it reads, which come from operators (see `DetectorRunner`)."""
 
-    @property
-    def windows(self) -> Sequence[WindowDeclaration]:
-        """What it wants to see of the events; equal declarations of several detectors are computed once."""
-        ...
-
-    @property
-    def other_signals(self) -> Sequence[str]:
-        """Names of further signals it wants to see, which operators give that the bank attaches to the engine."""
-        ...
-
+    @abstractmethod
     def observe(self, end_ms: int, signals: Sequence[Signal]) -> list[Detection]:
-        """One bin.
+        """Process one bin.
 
         Args:
             end_ms: its end, a multiple of BIN_MS, epoch milliseconds of event time.
-            signals: final ones of the detector's windows that end there, ordered by window and key; may be empty.
+            signals: final signals of the detector's windows that end there, by window and key; may be empty.
         """
-        ...
 
+    @abstractmethod
     def snapshot(self) -> Mapping[str, object]:
-        """Its state, JSON-ready."""
-        ...
+        """The state, JSON-ready."""
 
-    def restore(self, state: Mapping[str, object]) -> None:
-        """Go on from a snapshot.
-
-        Raises:
-            StateError: the snapshot is of another version of the detector.
-        """
-        ...
-
-
-REPEAT_MS: Final = 60_000
-"""While something goes on, one detection this often says so."""
+    @abstractmethod
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a snapshot of this version."""
 
 
 @dataclass(frozen=True, slots=True)
 class AlertTemplate:
-    """The words of one kind of detection.
+    """What all detections of one kind have in common.
 
     Args:
         rule_id: begins with the detector's id.
         version: of the detector; changes when its decisions do.
-        title, tags: for people.
+        title: for people; may name measures and key columns, see `title.fill_title`.
+        tags: labels.
         nature: attack, fault or surge.
         threshold: the decision as text.
         suppress_for_ms: quiet time after which the incident closes.
@@ -91,12 +82,12 @@ class AlertTemplate:
         self,
         severity: Severity,
         key: Mapping[str, str],
-        span_ms: tuple[int, int],
+        window_ms: tuple[int, int],
         measures: Mapping[str, object],
         evidence: Mapping[str, object],
     ) -> Detection:
-        """One detection; `span_ms` is its window, [start, end)."""
-        start_ms, end_ms = span_ms
+        """One detection; `window_ms` is [start, end)."""
+        start_ms, end_ms = window_ms
         return Detection(
             detection_id=detection_id(self.rule_id, key, start_ms),
             rule_id=self.rule_id,
@@ -110,12 +101,12 @@ class AlertTemplate:
             end_ms=end_ms,
             first_event_ms=start_ms,
             last_event_ms=end_ms - 1,
-            measures={name: _short(value) for name, value in measures.items()},
+            measures={name: _rounded(value) for name, value in measures.items()},
             threshold=self.threshold,
             final=True,
             suppress_for_ms=self.suppress_for_ms,
             nature=self.nature,
-            evidence={name: _short(value) for name, value in evidence.items() if value is not None},
+            evidence={name: _rounded(value) for name, value in evidence.items() if value is not None},
         )
 
 
@@ -125,49 +116,49 @@ def interval(expected: float, variance: float) -> dict[str, float]:
     return {"expected": expected, "low": max(0.0, expected - wide), "high": expected + wide}
 
 
-def _short(value: object) -> object:
-    """Four significant digits are enough for people, and the same on every machine."""
+def _rounded(value: object) -> object:
+    """Four significant digits: enough for people, and the same on every machine."""
     if isinstance(value, float):
         return float(f"{value:.4g}")
     if isinstance(value, Mapping):
-        return {name: _short(part) for name, part in value.items()}
+        return {name: _rounded(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_short(part) for part in value]
+        return [_rounded(part) for part in value]
     return value
 
 
 @dataclass(slots=True)
 class OpenAlert:
-    """Something that goes on: since when, and when it was last told."""
+    """An alert that stays open while its cause lasts: since when (None: closed), and when it was last reported."""
 
     since_ms: int | None = None
-    told_ms: int = 0
+    reported_ms: int = 0
 
-    def span(self, start_ms: int, end_ms: int) -> tuple[int, int] | None:
-        """The window to tell of now; None while the last telling is fresh.
+    def window(self, start_ms: int, end_ms: int) -> tuple[int, int] | None:
+        """The window to report now; None while the last report is recent.
 
         Args:
-            start_ms: where it began, if it was not going on yet.
+            start_ms: where the alert begins, if it is not open yet.
             end_ms: of the current bin.
         """
         if self.since_ms is None:
-            self.since_ms, self.told_ms = start_ms, end_ms
+            self.since_ms, self.reported_ms = start_ms, end_ms
             return start_ms, end_ms
-        if end_ms - self.told_ms < REPEAT_MS:
+        if end_ms - self.reported_ms < REPEAT_MS:
             return None
-        window = self.told_ms, end_ms
-        self.told_ms = end_ms
+        window = self.reported_ms, end_ms
+        self.reported_ms = end_ms
         return window
 
-    def end(self) -> None:
-        """It is over."""
+    def close(self) -> None:
+        """The cause is over."""
         self.since_ms = None
 
     def snapshot(self) -> list[int | None]:
         """JSON-ready."""
-        return [self.since_ms, self.told_ms]
+        return [self.since_ms, self.reported_ms]
 
     @staticmethod
-    def of(state: list[int | None]) -> "OpenAlert":
+    def of(state: Sequence[int | None]) -> "OpenAlert":
         """From a snapshot."""
         return OpenAlert(state[0], state[1] or 0)

@@ -239,7 +239,7 @@ class DetectorRunner:
         return {
             "next_ms": self._next_ms,
             "empty": self._empty,
-            "detectors": {detector.id: dict(detector.snapshot()) for detector in self._detectors},
+            "detectors": {detector.id: [detector.version, dict(detector.snapshot())] for detector in self._detectors},
         }
 
     def restore(self, state: Mapping[str, object]) -> list[str]:
@@ -255,12 +255,10 @@ class DetectorRunner:
         self._empty = empty if isinstance(empty, int) else 0
         fresh = []
         for detector in self._detectors:
-            if detector.id not in held:
-                fresh.append(detector.id)
-                continue
-            try:
-                detector.restore(held[detector.id])
-            except StateError:
+            version, snapshot = held.get(detector.id, (None, {}))
+            if version == detector.version:
+                detector.restore(snapshot)
+            else:
                 fresh.append(detector.id)
         return fresh
 

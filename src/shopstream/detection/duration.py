@@ -1,4 +1,4 @@
-"""Durations as rules write them: `500ms`, `10s`, `5m`, `2h`, `1d`."""
+"""Durations in YAML files and options: `500ms`, `10s`, `5m`, `2h`, `1d`."""
 
 import re
 
@@ -12,7 +12,7 @@ MAX_DURATION_MS = 31 * _UNITS["d"]
 
 
 def parse_duration(text: object) -> int:
-    """Milliseconds of `10s` and the like.
+    """Milliseconds of a duration such as `10s`.
 
     Raises:
         ValueError: not a whole number above zero with a unit, or longer than 31 days.

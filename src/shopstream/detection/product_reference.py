@@ -1,8 +1,8 @@
-"""What is known of each product: its usual prices, and whether anybody looks at it. Compared with every event.
+"""Compares each event with what is known of its product: its usual prices, and how often it is viewed.
 
-An operator of the engine that no window declaration can express, because it looks products up. It gives three kinds of
-signals: prices far from all that are usual for the product, how many shoppers look at products of the *tail* (those
-that together get few of the events), and how many duplicates the engine dropped.
+An operator of the engine, because no window declaration can look products up. It emits three kinds of signals: prices
+far from all usual prices of the product, the number of shoppers who view products of the *tail* (the rarely viewed
+ones), and the number of duplicates that the engine dropped.
 """
 
 from typing import Final
@@ -17,8 +17,8 @@ from shopstream.detection.windows import (
     TAIL_10S,
     TAIL_60S,
 )
-from shopstream.engine.operators import BATCH, REPEATED
 from shopstream.engine.signals import Signal
+from shopstream.engine.tables import BATCH, REPEATED
 from shopstream.engine.watermark import BEGINNING
 from shopstream.engine.window import WindowDeclaration, WindowKind
 
@@ -27,7 +27,7 @@ __all__ = ["PRODUCT_SCHEMA", "ProductReference", "tail_sql"]
 PRODUCT_SCHEMA: Final = pa.schema(
     [("product_id", pa.int64()), ("low", pa.float64()), ("high", pa.float64()), ("tail", pa.bool_())]
 )
-"""One row a product."""
+"""One row per product."""
 
 _TEN_MS: Final = 10_000
 _MINUTE_MS: Final = 60_000
@@ -57,12 +57,12 @@ def tail_sql(rows: str, length_ms: int) -> str:
 
 
 class ProductReference:
-    """The operator.
+    """See the module.
 
     Args:
         connection: of the engine's database.
-        products: PRODUCT_SCHEMA rows of the baselines; None: prices are learned from each product's first event, and
-            nothing is known of the tail.
+        products: PRODUCT_SCHEMA rows of the baselines. None learns each price from the product's first event; the tail
+            is unknown then.
     """
 
     columns: tuple[str, ...] = ("category_id", "price", "product_id", "user_id")
@@ -70,7 +70,7 @@ class ProductReference:
     declaration = WindowDeclaration(
         name="detect_reference", kind=WindowKind.TUMBLING, key=(), size_ms=_MINUTE_MS, measures={"events": "count(*)"}
     )
-    """Stands for the state's form, so that another version does not take it up."""
+    """Identifies the form of the state, so that a changed one is not restored."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, products: pa.Table | None = None) -> None:
         self._connection = connection
@@ -89,7 +89,7 @@ class ProductReference:
             CREATE TABLE {_PRICES} (t BIGINT, product_id BIGINT, price DOUBLE, low DOUBLE, high DOUBLE)""")
 
     def absorb(self) -> None:
-        """Look the batch's products up."""
+        """Look up the products of the batch."""
         run = self._connection.execute
         run(f"INSERT INTO {_DUPLICATES} SELECT t - t % {_TEN_MS} AS pane, count(*) FROM {REPEATED} GROUP BY pane")
         run(f"""
@@ -113,7 +113,7 @@ class ProductReference:
             run(f"INSERT INTO {_PANES} SELECT DISTINCT t - t % {_TEN_MS} FROM {BATCH}")
 
     def advance(self, watermark_ms: int) -> list[Signal]:
-        """Signals of windows that the watermark closes."""
+        """Signals of the windows that the watermark closes."""
         closed_ms, self._watermark_ms = self._watermark_ms, max(watermark_ms, self._watermark_ms)
         until_ms = self._watermark_ms // _TEN_MS * _TEN_MS
         signals = [*self._price_signals(until_ms), *self._duplicate_signals(until_ms)]
@@ -180,7 +180,7 @@ class ProductReference:
         ]
 
     def forget(self, watermark_ms: int) -> None:
-        """Drop what no open minute covers, some minutes at a time."""
+        """Drop rows older than any open minute, some minutes at a time."""
         self._watermark_ms = max(watermark_ms, self._watermark_ms)
         limit_ms = self._watermark_ms // _MINUTE_MS * _MINUTE_MS
         if self._tails and limit_ms - self._pruned_ms >= _PRUNE_MS:
@@ -189,9 +189,9 @@ class ProductReference:
                 self._connection.execute(f"CREATE OR REPLACE TABLE {table} AS FROM {table} WHERE t >= {limit_ms}")
 
     def state_tables(self) -> tuple[str, ...]:
-        """What was learned, and what open windows hold; the baselines' products come from their file."""
+        """Learned prices and rows of open windows; the baselines' products come from their file."""
         return _LEARNED, _TAIL, _PANES, _PRICES, _DUPLICATES
 
     def resume(self, watermark_ms: int) -> None:
-        """Go on from restored tables."""
+        """Continue from restored tables."""
         self._watermark_ms = watermark_ms

@@ -1,9 +1,7 @@
-"""A rule: what counts as suspicious, as data.
+"""Rules: what counts as suspicious, as YAML.
 
-The words are Sigma's where Sigma has one; `key`, `window`, `filter`, `measures`, `condition`, `suppress_for` and
-`verdict` are shopstream's. `docs/rules.md` explains each with an example.
-
-Reads rule files, and checks them as far as DuckDB can plan them.
+Rules use Sigma's fields where Sigma has them; `key`, `window`, `filter`, `measures`, `condition`, `suppress_for`,
+`verdict` and `incident_title` are shopstream's. `docs/rules.md` explains each with an example.
 """
 
 import re
@@ -37,7 +35,7 @@ Text = Annotated[str, Field(min_length=1, max_length=4_000)]
 
 
 class RuleStatus(StrEnum):
-    """How far a rule is trusted, in Sigma's words; the last two switch it off."""
+    """How mature a rule is, in Sigma's terms; the last two disable it."""
 
     STABLE = "stable"
     TEST = "test"
@@ -47,7 +45,7 @@ class RuleStatus(StrEnum):
 
 
 class Window(BaseModel):
-    """The time a rule looks at; see `WindowDeclaration` for the exact borders."""
+    """The window of a rule; see `WindowDeclaration` for its exact borders."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -84,9 +82,9 @@ Measure = Annotated[Text, AfterValidator(check_measure)]
 
 
 class Rule(BaseModel):
-    """One rule; its words are checked, its expressions normalised.
+    """One rule, with checked fields and normalised expressions.
 
-    `version` is a digest of the file's bytes, `source` where it was read from; both come from the loader.
+    `version` is a digest of the file's bytes, `source` its path.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -115,7 +113,7 @@ class Rule(BaseModel):
     @field_validator("condition")
     @classmethod
     def _check_condition(cls, condition: str, info: ValidationInfo) -> str:
-        """Invalid measures are a problem of their own: there is nothing to check the condition against."""
+        """Invalid measures are reported on their own; the condition cannot be checked then."""
         measures = info.data.get("measures")
         return condition if measures is None else check_condition(condition, measures)
 
@@ -134,7 +132,7 @@ class Rule(BaseModel):
 
     @property
     def enabled(self) -> bool:
-        """Deprecated and unsupported rules stay listed, and do not run."""
+        """Whether it runs; deprecated and unsupported rules are only listed."""
         return self.status not in {RuleStatus.DEPRECATED, RuleStatus.UNSUPPORTED}
 
     @property
@@ -143,7 +141,7 @@ class Rule(BaseModel):
         return "+".join(self.key) or "site"
 
     def window_declaration(self) -> WindowDeclaration:
-        """What the engine runs.
+        """The window that the engine computes.
 
         Raises:
             RuleError: the window's parts do not fit together.
@@ -163,31 +161,31 @@ class Rule(BaseModel):
 
 _REMEDIES = {
     "id": "name it like the file, without .yml",
-    "title": "say in one line what was found",
-    "status": "take stable, test or experimental; deprecated or unsupported switch a rule off",
-    "description": "say what the rule looks at, and why the numbers are what they are",
+    "title": "write in one line what the rule finds",
+    "status": "take stable, test or experimental; deprecated or unsupported disables a rule",
+    "description": "write what the rule looks at, and where its numbers come from",
     "level": "take informational, low, medium, high or critical",
     "tags": "write a list, e.g. [attack.t1498]",
-    "falsepositives": "name at least one honest reason for a false alarm",
+    "falsepositives": "name at least one plausible cause of a false alarm",
     "references": "write a list of addresses",
     "key": "list columns, e.g. [user_id]; an empty list [] means the whole site",
     "window": "write e.g. {kind: sliding, size: 10s, slide: 1s}, or {kind: session, gap: 30m}",
     "filter": "write a condition on one event, e.g. event_type = 'cart'",
     "measures": "write name: aggregate, e.g. events: count(*)",
     "condition": "compare measures, e.g. events > 15",
-    "suppress_for": "write the quiet time that ends an incident, e.g. 5m",
+    "suppress_for": "write the quiet time after which an incident closes, e.g. 5m",
     "verdict": "take bot, human or unknown, or leave it out",
     "incident_title": "write what happened, e.g. '{who} sent {events} events in 10 seconds'",
 }
 
 
 def shipped_rules() -> Traversable:
-    """The folder of the rules that come with shopstream."""
+    """The folder of the shipped rules."""
     return files("shopstream.detection") / "rules"
 
 
 def load_rules(rules_path: Path | None = None, *, planned: bool = True) -> dict[str, Rule]:
-    """The shipped rules, and those of a folder over them, by id in order.
+    """The shipped rules, by id in order; rules of the folder replace those with the same id.
 
     Args:
         rules_path: folder of your own rules.
@@ -214,10 +212,11 @@ def _planned(document: Document) -> Rule:
     except RuleError as error:
         raise YamlError((document.line(("window",)), f"window: {error}; {_REMEDIES['window']}")) from error
     if problem:
-        raise YamlError((document.line(("measures",)), f"the types do not fit: {problem}; compare like with like"))
+        text = f"the types do not match: {problem}; compare values of the same type"
+        raise YamlError((document.line(("measures",)), text))
     return rule
 
 
 _UNPLANNED_FILES = YamlFiles("rule", _validated, "id: and title:", RuleError)
 RULE_FILES = YamlFiles("rule", _planned, "id: and title:", RuleError)
-"""Reads rule files: YAML in, checked rules out."""
+"""Reads and checks rule files."""

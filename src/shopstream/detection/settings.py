@@ -14,7 +14,7 @@ class DetectionSettings(BaseModel):
 
     rules_path: Path | None = Field(
         default=None,
-        description="Folder of your own rules (*.yml); one with the id of a shipped rule replaces it.",
+        description="Folder of your own rules (*.yml); a rule with the id of a shipped one replaces it.",
     )
     allow_lists_path: Path | None = Field(
         default=None,
@@ -22,5 +22,5 @@ class DetectionSettings(BaseModel):
     )
     detectors_off: tuple[str, ...] = Field(
         default=(),
-        description="Ids of shipped detectors that do not run, e.g. `burst`; `docs/detection.md` lists them.",
+        description="Ids of shipped detectors to turn off, e.g. `burst`; `docs/detection.md` lists them.",
     )

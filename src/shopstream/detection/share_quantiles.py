@@ -1,4 +1,4 @@
-"""What share of the traffic a key usually has: quantiles over the last days, minute by minute, in a few numbers."""
+"""Quantiles of the share of traffic that a key had over the last days, in little memory."""
 
 import math
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ _PER_OCTAVE: Final = 4
 
 
 class ShareQuantiles:
-    """The shares of many keys, at most seven days back.
+    """Shares of many keys, at most seven days back.
 
-    Shares are kept as counts of geometric steps (four an octave), so a quantile is up to 19 % too high, never too low.
-    A time at which a key was not told of counts as a share of zero.
+    Shares are counted in geometric steps (four per octave), so a quantile is up to 19 % too high, never too low. A time
+    without a share of a key counts as zero.
     """
 
     def __init__(self) -> None:
@@ -25,11 +25,11 @@ class ShareQuantiles:
 
     @property
     def times(self) -> int:
-        """How many times were learned from."""
+        """Number of times learned from."""
         return sum(self._times.values())
 
     def learn(self, at_ms: int, shares: Mapping[str, float]) -> None:
-        """Take a normal time: the share, above zero, of every key that was there."""
+        """Learn from a normal time: the share, above zero, of every key that occurred."""
         day = at_ms // DAY_MS
         if day not in self._times:
             self._forget(day - _DAYS)
@@ -49,7 +49,7 @@ class ShareQuantiles:
                 del self._steps[key]
 
     def quantile(self, key: str, part: float) -> float:
-        """The share that the key exceeds in at most `1 - part` of the times."""
+        """The share that the key exceeded in at most `1 - part` of the times."""
         above = self.times * (1 - part)
         counts: dict[int, int] = {}
         for steps in self._steps.get(key, {}).values():
@@ -67,7 +67,7 @@ class ShareQuantiles:
         self._steps.pop(key, None)
 
     def __len__(self) -> int:
-        """How many keys there are."""
+        """Number of keys."""
         return len(self._steps)
 
     def snapshot(self) -> dict[str, Any]:
@@ -81,6 +81,6 @@ class ShareQuantiles:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a snapshot."""
+        """Continue from a snapshot."""
         self._times = dict(map(tuple, state["times"]))
         self._steps = {key: {day: dict(map(tuple, steps)) for day, steps in days} for key, days in state["keys"]}

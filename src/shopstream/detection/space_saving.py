@@ -1,4 +1,4 @@
-"""The heaviest keys of a stream in bounded memory.
+"""The most frequent keys of a stream, in bounded memory.
 
 Space-Saving: Metwally, Agrawal, El Abbadi, "Efficient computation of frequent and top-k elements in data streams",
 ICDT 2005; with weights as in Anderson et al., IMC 2017.
@@ -13,11 +13,11 @@ __all__ = ["HeavyHitter", "SpaceSaving"]
 
 
 class HeavyHitter(NamedTuple):
-    """A key that is kept.
+    """A kept key.
 
     Args:
         key: the key.
-        weight: never below its true weight.
+        weight: an upper bound of its true weight.
         error: the true weight is at least `weight - error`.
     """
 
@@ -27,10 +27,10 @@ class HeavyHitter(NamedTuple):
 
 
 class SpaceSaving:
-    """Counts at most `capacity` keys; a new one takes the place, and the count, of the lightest.
+    """Counts at most `capacity` keys; a new key takes the place, and the count, of the lightest.
 
-    For every key, kept or not: true weight <= `estimate(key)` <= true weight + `total` / `capacity`. So a key of more
-    than that share of the total is always kept. Ties go to the key first in order: deterministic.
+    For every key, kept or not: true weight <= `estimate(key)` <= true weight + `total` / `capacity`. So a key with more
+    than that share of the total is always kept. Of equally light keys, the first in order goes: deterministic.
 
     Args:
         capacity: keys kept, at least 1.
@@ -39,22 +39,22 @@ class SpaceSaving:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.total = 0.0
-        """Weight of everything offered (scaled like the counts)."""
+        """Weight of all offered keys, faded like the counts."""
         self._kept: dict[str, tuple[float, float]] = {}
 
     def __contains__(self, key: str) -> bool:
-        """Whether it is kept."""
+        """Whether the key is kept."""
         return key in self._kept
 
     def __len__(self) -> int:
-        """How many are kept."""
+        """Number of kept keys."""
         return len(self._kept)
 
     def offer(self, key: str, weight: float = 1.0) -> str | None:
         """Count a key.
 
         Returns:
-            The key that had to go, if one had to.
+            The key that was evicted, if any.
         """
         self.total += weight
         if key in self._kept:
@@ -80,12 +80,12 @@ class SpaceSaving:
         return len(self._kept) >= self.capacity
 
     def heaviest(self, most: int) -> list[HeavyHitter]:
-        """The first `most` keys by count."""
+        """The `most` keys with the highest counts."""
         ordered = sorted(self._kept.items(), key=lambda item: (-item[1][0], item[0]))
         return [HeavyHitter(key, count, error) for key, (count, error) in ordered[:most]]
 
     def fade(self, factor: float) -> None:
-        """Let the past weigh less: every count is multiplied; the bounds hold for faded weights."""
+        """Reduce the weight of the past: multiply all counts. The bounds hold for faded weights."""
         self.total *= factor
         self._kept = {key: (count * factor, error * factor) for key, (count, error) in self._kept.items()}
 
@@ -94,12 +94,12 @@ class SpaceSaving:
         return {"total": self.total, "kept": [[key, *value] for key, value in self._kept.items()]}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a snapshot.
+        """Continue from a snapshot.
 
         Raises:
             StateError: it holds more keys than fit.
         """
         if len(state["kept"]) > self.capacity:
-            raise StateError(f"expected at most {self.capacity} heavy keys, got {len(state['kept'])}; begin afresh")
+            raise StateError(f"expected at most {self.capacity} heavy keys, got {len(state['kept'])}; drop the state")
         self.total = state["total"]
         self._kept = {key: (count, error) for key, count, error in state["kept"]}

@@ -84,6 +84,8 @@ def _figure(name: str, value: object) -> str:
         return f"{value:.0%}"
     if name.endswith("_seconds"):
         return describe_length(timedelta(seconds=value))
+    if "price" in name:
+        return f"{value:,.2f}"
     if isinstance(value, int) or abs(value) >= 10:  # noqa: PLR2004  one digit more
         return f"{value:,.0f}"
     return f"{value:.1f}".removesuffix(".0")

@@ -1,7 +1,4 @@
-"""Signals of the product reference, by name: what detectors know of it.
-
-The windows that several detectors read.
-"""
+"""Windows and signals that several detectors read."""
 
 from typing import Final
 
@@ -22,15 +19,15 @@ PRICE_SIGNAL: Final = "detect_price_10s"
 """Key product_id; measures events, lowest, highest (seen), low, high (usual prices)."""
 
 DUPLICATE_SIGNAL: Final = "detect_duplicates_10s"
-"""For the site; measure duplicates: events that the engine dropped because they were there before."""
+"""For the site; measure duplicates: events that the engine dropped as duplicates."""
 
 TAIL_10S: Final = "detect_tail_10s"
 TAIL_60S: Final = "detect_tail_60s"
-"""For the site; measures tail_users, tail_products, spread_users, spread_products: distinct ones among the events on
-products of the tail; `spread` leaves out the category that has most of them."""
+"""For the site; measures tail_users, tail_products, spread_users, spread_products: distinct users and products among
+the events on rarely viewed products (the tail). `spread` leaves out the category with the most of these events."""
 
 PRICE_FACTOR: Final = 2.0
-"""A price is wrong below the lowest usual one over this, and above the highest times this."""
+"""A price is wrong below the lowest usual price divided by this, or above the highest one times this."""
 
 EVENT_TYPES: Final = {
     "view": "views",
@@ -50,7 +47,7 @@ _COUNTS: Final = {
 SITE_10S: Final = WindowDeclaration(
     name="detect_site_10s", kind=WindowKind.TUMBLING, key=(), size_ms=10_000, measures=_COUNTS
 )
-"""How many, of which type, from how many users."""
+"""Events by type, and users."""
 
 SITE_60S: Final = WindowDeclaration(
     name="detect_site_60s",

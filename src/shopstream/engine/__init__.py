@@ -1,1 +1,1 @@
-"""How events are processed: windows as declarations, event time, keyed state, checkpoints."""
+"""Event processing: declared windows, event time, keyed state, checkpoints."""

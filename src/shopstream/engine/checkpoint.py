@@ -1,19 +1,14 @@
-"""A place for files that outlives a machine: what checkpoints and live panels need of an object store.
+"""Checkpoints: stream positions, watermarks, counters and keyed state, saved together.
 
-Checkpoints: stream positions, watermarks, counters and keyed state, saved together.
+A generation is a folder: `state.duckdb` (the state tables), a JSON file per document of other state, an Arrow file per
+output that waits for the lake, and `manifest.json`, written last: a folder without it is incomplete and ignored.
+`CURRENT` names the current generation. A generation after it is *staged*: the lake decides whether it becomes current
+(see `pipeline`).
 
-A generation is a folder: `state.duckdb` (the state tables), one JSON file for each document of further state, one Arrow
-file for each output that waits for the lake, and `manifest.json`, written last: a folder without it was cut short and
-means nothing. `CURRENT` names the generation that holds. A generation beyond it is *staged*: whether it holds is
-decided by the lake (see `pipeline`).
-
-Checkpoints that outlive the machine: generations in an object store, the local folder is scratch.
-
-`CURRENT` there names the generation that holds and the *owner*, a number that each `claim` raises. It is only ever
-replaced by whoever knows its last version, so a process that another one has taken over from cannot promote any more.
-What it stages meanwhile lies in folders of its own and is removed by the next promotion.
-
-A generation that the lake may have decided for is never removed before the lake has decided for another one.
+In an object store, `CURRENT` also holds the *owner*, a number that each `claim` increases. Only a process that knows
+its last version can replace it, so a process that was taken over can no longer promote. What that process stages
+meanwhile lies in folders of its own, which the next promotion removes. A generation that the lake may have chosen is
+never removed before the lake has chosen another one.
 """
 
 import json
@@ -31,57 +26,65 @@ from pyarrow import ipc
 from shopstream.engine.watermark import BEGINNING
 from shopstream.errors import RetryableError, StateError
 
-__all__ = ["MANIFEST", "CheckpointStore", "Manifest", "ObjectStore", "SharedCheckpointStore", "parse_manifest", "shown"]
+__all__ = [
+    "MANIFEST",
+    "CheckpointStore",
+    "Manifest",
+    "ObjectStore",
+    "SharedCheckpointStore",
+    "describe_mark",
+    "parse_manifest",
+]
 
 
 class ObjectStore(Protocol):
-    """Objects under one prefix, by key; each is there whole or not at all, and everybody sees the newest at once.
+    """Objects under one prefix, by key, with atomic writes that all readers see at once.
 
-    All methods raise RetryableError when the store cannot be reached, ConfigurationError when it denies permission.
+    All methods raise RetryableError if the store is unreachable, ConfigurationError if it denies permission.
     """
 
     @property
     def place(self) -> str:
-        """Where it is, for messages."""
+        """Its address, for messages."""
         ...
 
     def read(self, key: str) -> tuple[bytes, str] | None:
-        """Content and version of a small object; None when there is none."""
+        """Content and version of a small object; None if it does not exist."""
         ...
 
     def written_at(self, key: str) -> datetime | None:
-        """When it was last written; None when there is none."""
+        """Time of its last write; None if it does not exist."""
         ...
 
     def replace(self, key: str, content: bytes, version: str | None) -> str | None:
-        """Write a small object if it still has this version (None: if there is none).
+        """Write a small object if it still has this version (None: if it does not exist).
 
-        Returns its new version, or None when somebody else wrote it: then nothing was changed.
+        Returns its new version; None if another process wrote it, and nothing was changed.
         """
         ...
 
     def write(self, key: str, content: bytes) -> None:
-        """Write a small object, whatever was there."""
+        """Write a small object unconditionally."""
         ...
 
     def upload(self, key: str, path: Path) -> None:
-        """Write a file of any size."""
+        """Upload a file of any size."""
         ...
 
     def download(self, key: str, path: Path) -> None:
-        """Get a file of any size.
+        """Download a file of any size.
 
         Raises:
-            StateError: there is none.
+            StateError: it does not exist.
         """
         ...
 
     def keys(self, prefix: str) -> list[str]:
-        """Those that begin with it, in order."""
+        """Keys that begin with the prefix, in order."""
         ...
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Remove them; one that is gone is no error."""
+        """Delete objects; missing ones are ignored."""
         ...
 
 
@@ -93,19 +96,18 @@ _OWNER_SHIFT = 32
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a generation holds besides its tables.
+    """Contents of a generation besides its tables.
 
     Args:
-        generation: counts up from 1.
-        positions: shard id → last sequence number taken.
+        generation: number, from 1.
+        positions: shard id → last sequence number read.
         watermark_ms: the engine's watermark.
-        newest_ms: shard id → newest event time seen.
-        counters: name → events since the beginning.
-        tables: state table → digest of the declaration it serves.
-        owner: counts those who held a shared store one after the other (`SharedCheckpointStore.claim`); 0 in a folder
-            of one machine.
-        ended: closed shards that were read to their end, with `positions`.
-        history_ms: newest event of a history after which no live event is told of yet, see `watermark.GoingLive`.
+        newest_ms: shard id → newest event time.
+        counters: name → count since the beginning.
+        tables: state table → digest of its declaration.
+        owner: number of the owner of a shared store (`SharedCheckpointStore.claim`); 0 in a local folder.
+        ended: closed shards that were read to their end.
+        history_ms: newest event of a history without live events after it yet, see `watermark.GoingLive`.
     """
 
     generation: int
@@ -120,17 +122,17 @@ class Manifest:
 
     @property
     def mark(self) -> int:
-        """One number for owner and generation, by which the lake names it; a later checkpoint's is larger."""
+        """Owner and generation in one number, for the lake; later checkpoints have larger ones."""
         return self.owner << _OWNER_SHIFT | self.generation
 
     @property
     def folder(self) -> str:
-        """Where it lies; two owners never write to one folder."""
+        """Name of its folder; two owners never write to the same one."""
         return f"{_PREFIX}{self.generation:010d}" + (f"-{self.owner:06d}" if self.owner else "")
 
 
-def shown(mark: int | None) -> str:
-    """A mark in an error message."""
+def describe_mark(mark: int | None) -> str:
+    """A mark for people."""
     if not mark:
         return "none"
     owner, generation = divmod(mark, 1 << _OWNER_SHIFT)
@@ -138,7 +140,7 @@ def shown(mark: int | None) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make renames and new names inside a folder survive a power cut."""
+    """Make new and changed names inside a folder survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -152,7 +154,7 @@ def _sync_file(path: Path) -> None:
 
 
 def parse_manifest(text: bytes, place: str) -> Manifest:
-    """A manifest's file.
+    """Parse a manifest file.
 
     Raises:
         StateError: it is damaged, or of another format.
@@ -160,17 +162,19 @@ def parse_manifest(text: bytes, place: str) -> Manifest:
     try:
         document = json.loads(text)
     except ValueError as error:
-        raise StateError(f"{place}/{MANIFEST} is damaged ({error}); restore it or remove the checkpoints") from error
+        raise StateError(f"{place}/{MANIFEST} is damaged ({error}); restore it, or remove the checkpoints") from error
     if document.pop("format", None) != _FORMAT:
-        raise StateError(f"{place} was written by another version; finish its run there, or remove the checkpoints")
+        raise StateError(
+            f"{place} was written by another version; finish its run with that version, or remove the checkpoints"
+        )
     return Manifest(**document | {"ended": tuple(document.get("ended", ()))})
 
 
 class CheckpointStore:
-    """Generations in a folder.
+    """Generations in a local folder.
 
     Raises:
-        StateError: the folder holds something else, or another format.
+        StateError: the folder has other content, or another format.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -179,14 +183,14 @@ class CheckpointStore:
 
     @property
     def owner(self) -> int:
-        """Goes into the manifests that this process makes."""
+        """Owner in this process's manifests."""
         return 0
 
     def claim(self) -> None:
-        """Become the one who writes here; a folder's owner is whoever holds the engine's lock."""
+        """Become the owner; a local folder belongs to the process with the engine's lock."""
 
     def secure(self, manifest: Manifest) -> None:
-        """Make a staged generation outlive this machine; a folder has it on its disk already."""
+        """Make a staged generation durable; a local folder already is."""
 
     def _path(self, generation: int) -> Path:
         return self._folder / f"{_PREFIX}{generation:010d}"
@@ -199,14 +203,14 @@ class CheckpointStore:
         return parse_manifest(text, str(folder))
 
     def current(self) -> Manifest | None:
-        """The generation that holds; None before the first."""
+        """The current generation; None before the first."""
         try:
             generation = int((self._folder / "CURRENT").read_text())
         except FileNotFoundError:
             return None
         except ValueError as error:
             raise StateError(
-                f"{self._folder}/CURRENT is damaged; write the newest generation's number in it"
+                f"{self._folder}/CURRENT is damaged; write the newest generation's number into it"
             ) from error
         manifest = self._load(self._path(generation))
         if manifest is None:
@@ -214,14 +218,14 @@ class CheckpointStore:
         return manifest
 
     def committed_at(self) -> datetime | None:
-        """When the current generation came to hold; None before the first."""
+        """When the current generation was promoted; None before the first."""
         try:
             return datetime.fromtimestamp((self._folder / "CURRENT").stat().st_mtime, UTC)
         except FileNotFoundError:
             return None
 
     def staged(self, mark: int | None = None) -> Manifest | None:
-        """A whole generation beyond the current one (with `mark`: of that mark); None when there is none."""
+        """The complete generation after the current one, if any; with `mark`, only that one."""
         held = self.current()
         following = held.generation + 1 if held else 1
         found = self._load(self._path(following))
@@ -237,10 +241,10 @@ class CheckpointStore:
         """Write a generation.
 
         Args:
-            manifest: its positions and what it holds.
-            write_state: gets the path of a DuckDB file to make.
+            manifest: its positions and contents.
+            write_state: receives the path of a DuckDB file to write.
             outputs: rows that wait for the lake, by name.
-            documents: further state, by name; JSON-ready.
+            documents: other state by name, JSON-ready.
         """
         folder = self._folder / manifest.folder
         shutil.rmtree(folder, ignore_errors=True)
@@ -270,7 +274,7 @@ class CheckpointStore:
             return reader.read_all()
 
     def document(self, manifest: Manifest, name: str) -> dict[str, object] | None:
-        """Further state; None where the generation has none of that name.
+        """Other state; None if the generation has no document of that name.
 
         Raises:
             StateError: it is damaged.
@@ -292,7 +296,7 @@ class CheckpointStore:
         return self._folder / manifest.folder
 
     def promote(self, manifest: Manifest) -> None:
-        """The generation holds from now on; older ones go."""
+        """Make the generation current, and remove older ones."""
         temporary = self._folder / "CURRENT.tmp"
         temporary.write_text(str(manifest.generation))
         _sync_file(temporary)
@@ -301,7 +305,7 @@ class CheckpointStore:
         self._keep_only(manifest)
 
     def discard_staged(self) -> None:
-        """Drop whatever lies beyond the current generation."""
+        """Remove all but the current generation."""
         self._keep_only(self.current())
 
     def _keep_only(self, manifest: Manifest | None) -> None:
@@ -314,12 +318,12 @@ class CheckpointStore:
 _CURRENT = "CURRENT"
 
 _CLAIMS = 10
-"""Attempts to become the owner while the one before goes on promoting."""
+"""Attempts to become the owner while another process promotes."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Pointer:
-    """What CURRENT says: the newest owner, and the generation that holds (none yet: 0) with the owner who made it."""
+    """Content of CURRENT: the newest owner, the current generation (0: none) and that generation's owner."""
 
     owner: int = 0
     generation: int = 0
@@ -330,14 +334,14 @@ class _Pointer:
 
 
 class SharedCheckpointStore(CheckpointStore):
-    """As `CheckpointStore`, in an object store.
+    """Generations in an object store; see the module.
 
     Args:
-        folder: on this machine; holds what is being written or was fetched. Nothing in it is the only copy.
-        objects: where generations are.
+        folder: local scratch space; it never has the only copy of anything.
+        objects: holds the generations.
 
     Raises:
-        StateError: the store holds something else, or another format.
+        StateError: the store has other content, or another format.
     """
 
     def __init__(self, folder: Path, objects: ObjectStore) -> None:
@@ -348,14 +352,14 @@ class SharedCheckpointStore(CheckpointStore):
 
     @property
     def owner(self) -> int:
-        """The number of this process among the owners; 0 before `claim`."""
+        """This process's number as an owner; 0 before `claim`."""
         return self._owner
 
     def claim(self) -> None:
-        """Become the owner. From here on nobody who claimed earlier can promote.
+        """Become the owner: earlier owners can no longer promote.
 
         Raises:
-            RetryableError: others claim all the time.
+            RetryableError: other processes kept claiming.
         """
         for _ in range(_CLAIMS):
             pointer, version = self._pointer()
@@ -365,11 +369,11 @@ class SharedCheckpointStore(CheckpointStore):
                 self._owner = claimed.owner
                 return
         raise RetryableError(
-            f"{_CLAIMS} attempts to own {self._objects.place} came too late; see who else runs the engine, try again"
+            f"{_CLAIMS} attempts to own {self._objects.place} failed; check who else runs the engine, then try again"
         )
 
     def current(self) -> Manifest | None:
-        """The generation that holds; None before the first."""
+        """The current generation; None before the first."""
         pointer, _ = self._pointer()
         if not pointer.generation:
             return None
@@ -382,11 +386,11 @@ class SharedCheckpointStore(CheckpointStore):
         return manifest
 
     def committed_at(self) -> datetime | None:
-        """When the current generation came to hold, or its owner changed; None before the first."""
+        """When the current generation was promoted or its owner changed; None before the first."""
         return self._objects.written_at(_CURRENT)
 
     def staged(self, mark: int | None = None) -> Manifest | None:
-        """A whole generation beyond the current one: the newest, or that of a mark, whoever made it."""
+        """The newest complete generation after the current one, of any owner; with `mark`, only that one."""
         held = self.current()
         following = held.generation + 1 if held else 1
         found = [
@@ -397,7 +401,7 @@ class SharedCheckpointStore(CheckpointStore):
         return found[-1] if found else None
 
     def secure(self, manifest: Manifest) -> None:
-        """Put a staged generation into the store, its manifest last.
+        """Upload a staged generation, its manifest last.
 
         Raises:
             RetryableError: another process has become the owner.
@@ -410,24 +414,24 @@ class SharedCheckpointStore(CheckpointStore):
             raise self._lost(pointer)
 
     def promote(self, manifest: Manifest) -> None:
-        """The generation holds from now on; older ones go.
+        """Make the generation current, and remove older ones.
 
         Raises:
-            RetryableError: another process has become the owner; it takes care of the generation.
+            RetryableError: another process has become the owner, and handles the generation.
         """
         version = self._replace(_Pointer(self._owner, manifest.generation, manifest.owner), self._version)
         if version is None:
             raise self._lost(self._pointer()[0])
         self._version = version
         self._keep_only(manifest)
-        # Whoever claimed meanwhile writes folders of a higher number: those stay.
+        # A newer owner writes folders with a higher number: those stay.
         old = [f for f in self._folders("generation-") if f != manifest.folder and _owner_of(f) <= self._owner]
         self._objects.delete([key for folder in old for key in self._objects.keys(f"{folder}/")])
 
     def discard_staged(self) -> None:
-        """Forget on this machine what lies beyond the current generation.
+        """Remove the local copies of all but the current generation.
 
-        In the store it stays until the next promotion: its maker may yet have the lake decide for it.
+        The store keeps them until the next promotion: the lake may still choose one.
         """
         self._keep_only(self.current())
 
@@ -466,7 +470,7 @@ class SharedCheckpointStore(CheckpointStore):
             ) from error
 
     def _replace(self, pointer: _Pointer, version: str | None) -> str | None:
-        """As `ObjectStore.replace`; a write whose answer got lost and that was tried again counts as ours."""
+        """Like `ObjectStore.replace`; a retried write whose first answer was lost counts as ours."""
         content = pointer.content()
         written = self._objects.replace(_CURRENT, content, version)
         if (
@@ -481,7 +485,7 @@ class SharedCheckpointStore(CheckpointStore):
     def _lost(self, pointer: _Pointer) -> RetryableError:
         return RetryableError(
             f"another process (owner {pointer.owner}) has taken over {self._objects.place} from this one (owner "
-            f"{self._owner}); this one ends, and what it did not commit is done by the other"
+            f"{self._owner}); this process stops, and the other one does what is not committed"
         )
 
 

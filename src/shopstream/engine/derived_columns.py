@@ -1,12 +1,9 @@
-"""Derived columns: what the engine adds to each event, so that rules and detectors may ask for it.
+"""Derived columns: columns that the engine adds to each event for rules and detectors.
 
-Stateless ones are expressions over the event alone. Stateful ones look back along the events of one shopper, in the
-order of (event_time, event_id): the stream computes them as the watermark passes (`engine.ordering`), a batch query by
-window functions (`engine.derive`), and both give the same values. Late events have no part in them.
-
-Derived columns as SQL: one query over a whole table (`derived_rows`), which is also what they mean.
-
-The stream computes the stateless ones by the same expressions, the stateful ones in `engine.ordering`.
+Stateless columns are expressions over the event alone. Stateful columns depend on earlier events of the same shopper,
+in order of (event_time, event_id), without late events. `derived_rows` defines both as one query over a whole table.
+The stream uses the same expressions for stateless columns, and computes stateful ones in `engine.sort_buffer` as the
+watermark passes, with the same results.
 """
 
 from collections.abc import Iterable
@@ -36,10 +33,10 @@ __all__ = [
 ]
 
 ACTOR_HORIZON_MS = 86_400_000
-"""The shopper's last event is remembered this long."""
+"""How long the shopper's last event is remembered."""
 
 VISIT_HORIZON_MS = 3_600_000
-"""Which products a shopper saw is remembered this long."""
+"""How long the products that a shopper saw are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +44,10 @@ class DerivedField:
     """One derived column.
 
     Args:
-        name: unique among event columns too.
+        name: no other derived or event column has it.
         duckdb: SQL type.
-        needs: event columns it is made of, `event_time` aside.
-        sql: expression over those and `t` (event time, epoch ms), DuckDB's dialect; None where it needs other events.
+        needs: event columns it depends on, without `event_time`.
+        sql: DuckDB expression over those and `t` (event time, epoch ms); None if it depends on other events.
         doc: one sentence.
     """
 
@@ -97,26 +94,26 @@ DERIVED_FIELDS: tuple[DerivedField, ...] = (
 
 _BY_NAME = {field.name: field for field in DERIVED_FIELDS}
 TEXTS = tuple(field for field in DERIVED_FIELDS if field.sql is not None and field.duckdb == "VARCHAR")
-"""Stateless ones that are dear: the stream makes them once a batch, once for each value there is."""
+"""Costly stateless columns: the stream computes them once per batch and distinct value."""
 
 COLUMNS = frozenset(column.name for column in EVENT_COLUMNS) | _BY_NAME.keys()
-"""What expressions and keys may name: event columns and derived ones."""
+"""Names that expressions and keys may use: event columns and derived ones."""
 
 
 def stateless(columns: Iterable[str]) -> tuple[DerivedField, ...]:
-    """Those of the named columns that are derived from the event alone, in declared order."""
+    """The stateless derived columns among the named ones, in declared order."""
     named = set(columns)
     return tuple(field for field in DERIVED_FIELDS if field.name in named and field.sql is not None)
 
 
 def stateful(columns: Iterable[str]) -> tuple[DerivedField, ...]:
-    """Those of the named columns that need other events, in declared order."""
+    """The stateful derived columns among the named ones, in declared order."""
     named = set(columns)
     return tuple(field for field in DERIVED_FIELDS if field.name in named and field.sql is None)
 
 
 def event_columns(columns: Iterable[str]) -> tuple[str, ...]:
-    """The event columns that the named ones are made of, in order; `event_time` aside."""
+    """The event columns that the named columns depend on, in order, without `event_time`."""
     needed: set[str] = set()
     for column in columns:
         needed.update(_BY_NAME[column].needs if column in _BY_NAME else (column,))
@@ -124,7 +121,7 @@ def event_columns(columns: Iterable[str]) -> tuple[str, ...]:
 
 
 def batch_columns(columns: Iterable[str]) -> tuple[str, ...]:
-    """Likewise, but texts derived from one event count as the event's own: a micro-batch has them."""
+    """Likewise, but TEXTS stand for themselves: a micro-batch has them."""
     texts = {field.name for field in TEXTS}.intersection(columns)
     return tuple(sorted(texts.union(event_columns(set(columns) - texts))))
 
@@ -134,7 +131,7 @@ _VISIT = "(PARTITION BY user_id, user_session, product_id ORDER BY event_time, e
 _PRODUCT = """(PARTITION BY user_id, product_id ORDER BY event_time, event_id
                ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"""
 
-# What looks at other rows, and what is made of it: the outer expressions are in terms of the inner ones.
+# Inner expressions look at other rows; the outer ones, _MADE_OF, are in terms of these.
 _LOOKS = {
     "gap1": f"t - lag(t) OVER {_ACTOR}",
     "gap2": f"lag(t) OVER {_ACTOR} - lag(t, 2) OVER {_ACTOR}",
@@ -156,13 +153,13 @@ _MADE_OF = {
 
 
 def stateless_rows(source: str, columns: Iterable[str]) -> str:
-    """Query: the rows of `source` (which has `t`) with the stateless ones of the named columns."""
+    """Query: the rows of `source` (which has `t`) with the stateless columns among the named ones."""
     added = "".join(f", {field.sql} AS {field.name}" for field in stateless(columns))
     return f"SELECT *{added} FROM {source}" if added else f"SELECT * FROM {source}"
 
 
 def with_texts(connection: "duckdb.DuckDBPyConnection", events: "pa.Table", columns: Iterable[str]) -> "pa.Table":
-    """Events with every field of TEXTS: those among the named columns as they are derived, nulls for the others."""
+    """Events with all columns of TEXTS; those that are not named are null."""
     import pyarrow as pa  # noqa: PLC0415  functions that only read signals have no Arrow
 
     wanted = set(columns)
@@ -182,12 +179,12 @@ def with_texts(connection: "duckdb.DuckDBPyConnection", events: "pa.Table", colu
 
 
 def stateful_rows(source: str, columns: Iterable[str], keep: str = "TRUE") -> str:
-    """Query: the rows of `source` (which has `t`) with the stateful ones of the named columns.
+    """Query: the rows of `source` (which has `t`) with the stateful columns among the named ones.
 
     Args:
         source: table or subquery.
-        columns: names; others than stateful derived ones are passed over.
-        keep: condition on the rows given; all are looked back at.
+        columns: names; others than stateful derived ones are ignored.
+        keep: condition on the result's rows; stateful columns depend on all rows.
     """
     fields = stateful(columns)
     if not fields:
@@ -199,7 +196,7 @@ def stateful_rows(source: str, columns: Iterable[str], keep: str = "TRUE") -> st
 
 
 def derived_rows(source: str, columns: Iterable[str]) -> str:
-    """Query: `t`, `event_time` and the named columns, event columns and derived ones, of a table of events."""
+    """Query: `t`, `event_time` and the named event and derived columns of a table of events."""
     columns = tuple(columns)
     names = "".join(f', "{column}"' for column in event_columns(columns))
     plain = f"(SELECT event_time, epoch_ms(event_time) AS t{names} FROM {source})"

@@ -1,15 +1,4 @@
-"""What was last seen of each key: sorted arrays in runs that are merged as they grow, like a log-structured store.
-
-A lookup is a binary search in each run, a `put` one new run; runs of like size are merged, so that both cost the
-logarithm of the keys. Keys not seen within the horizon go when their run is merged, and at the latest when the rows
-have doubled.
-
-Which events were seen before.
-
-Two events are the same when time and id agree; the id is remembered as DuckDB's 64-bit hash, so that two different
-events of one millisecond are taken for one once in some 10^15 pairs. Remembered is what lies within a horizon of event
-time, and the newest events whatever their time: a producer that died sends its last puts again.
-"""
+"""State by key: the last event of each key, and known events for deduplication."""
 
 from collections.abc import Sequence
 
@@ -21,7 +10,7 @@ import pyarrow as pa
 __all__ = ["NEVER_MS", "SEEN", "Deduplicator", "KeyedState"]
 
 NEVER_MS = -(1 << 61)
-"""The time of a key that was not seen: further back than any horizon."""
+"""Time of an unknown key: further back than any horizon."""
 
 _LEAST_ROWS = 100_000
 
@@ -29,11 +18,15 @@ Ints = npt.NDArray[np.int64]
 
 
 class KeyedState:
-    """Key → time last seen, and values noted then.
+    """Key → time last seen, and values at that time.
+
+    Rows lie in sorted runs that are merged as they grow, like in a log-structured store. A lookup is a binary search in
+    each run; a `put` adds a run. Runs of similar size are merged, so both cost the logarithm of the keys. Keys not seen
+    within the horizon disappear when their run is merged, at the latest when the rows have doubled.
 
     Args:
-        horizon_ms: what was seen longer ago than this is forgotten.
-        values: names of further values, whole numbers; the time is `t`.
+        horizon_ms: keys last seen longer ago than this are forgotten.
+        values: names of the values, whole numbers; the time is `t`.
     """
 
     def __init__(self, horizon_ms: int, values: Sequence[str] = ()) -> None:
@@ -43,19 +36,19 @@ class KeyedState:
         self._limit = _LEAST_ROWS
 
     def __len__(self) -> int:
-        """Rows held; a key may have one in each run."""
+        """Number of rows; a key may have one in each run."""
         return sum(len(run[0]) for run in self._runs)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its arrays."""
+        """Bytes of the arrays."""
         return sum(column.nbytes for run in self._runs for column in run)
 
     def get(self, keys: Ints) -> tuple[Ints, ...]:
-        """Time and values of each key; NEVER_MS in each where it is not known. Ascending keys are faster."""
+        """Time and values of each key, all NEVER_MS for unknown keys. Ascending keys are faster."""
         found = tuple(np.full(len(keys), NEVER_MS, dtype=np.int64) for _ in self._names[1:])
         left = np.arange(len(keys))
-        for run in reversed(self._runs):  # the newest run that knows a key is right
+        for run in reversed(self._runs):  # the newest run that has a key wins
             if not len(left) or not len(run[0]):
                 continue
             place = np.minimum(np.searchsorted(run[0], keys[left]), len(run[0]) - 1)
@@ -66,7 +59,7 @@ class KeyedState:
         return found
 
     def put(self, keys: Ints, t: Ints, *values: Ints, now_ms: int) -> None:
-        """Note keys, ascending and each once, none of them longer ago than what is known of it."""
+        """Store keys, ascending and unique, none older than its stored row."""
         if not len(keys):
             return
         self._runs.append((keys, t, *values))
@@ -78,7 +71,7 @@ class KeyedState:
             self._limit = max(2 * len(self), _LEAST_ROWS)
 
     def _merge(self, runs: Sequence[tuple[Ints, ...]], now_ms: int) -> tuple[Ints, ...]:
-        """One run of several, oldest first: the newest row of a key stays unless it is past the horizon."""
+        """Merge runs, oldest first: the newest row of each key stays unless it is past the horizon."""
         keys = np.concatenate([run[0] for run in runs])
         order = np.argsort(keys, kind="stable")
         keys = keys[order]
@@ -94,25 +87,29 @@ class KeyedState:
         return pa.table(dict(zip(self._names, map(pa.array, run), strict=True)))
 
     def restore(self, columns: dict[str, Ints]) -> None:
-        """Take a table's columns back, by name."""
+        """Restore from a table's columns, by name."""
         run = tuple(np.asarray(columns[name], dtype=np.int64) for name in self._names)
         self._runs = [run] if len(run[0]) else []
         self._limit = max(2 * len(self), _LEAST_ROWS)
 
 
 SEEN = "seen"
-"""The state table."""
+"""The table of known events."""
 
 _Times = npt.NDArray[np.int64]
 
 
 class Deduplicator:
-    """Remembers events in a table of the engine's database.
+    """Finds duplicates, with known events in a table of the engine's database.
+
+    Events with the same time and id are duplicates. The table holds DuckDB's 64-bit hash of the id, so two different
+    events of one millisecond count as duplicates in one of some 10^15 pairs. It remembers events within a horizon of
+    event time, and the newest events of any time: a producer that died repeats its last puts.
 
     Args:
         connection: of that database.
-        horizon_ms: how far behind the watermark duplicates are recognised.
-        newest: this many newest events are remembered in any case.
+        horizon_ms: how far behind the watermark duplicates are found.
+        newest: number of newest events that are always remembered.
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, horizon_ms: int, newest: int) -> None:
@@ -124,7 +121,7 @@ class Deduplicator:
         connection.execute(f"CREATE TABLE {SEEN} (t BIGINT, h UBIGINT)")
 
     def fresh(self, times_ms: _Times, event_ids: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
-        """Remember events; returns a flag for each: False where it was seen before, here or in an earlier call."""
+        """Remember events; returns one flag per event: False for duplicates, of this call or an earlier one."""
         rows = pa.table({"t": pa.array(times_ms), "event_id": event_ids, "i": pa.array(np.arange(len(times_ms)))})
         self._connection.register("incoming_ids", rows)
         self._connection.execute(
@@ -146,7 +143,7 @@ class Deduplicator:
         return fresh
 
     def forget(self, watermark_ms: int) -> None:
-        """Drop what need not be remembered, each time the rows have doubled: that costs the same for each event."""
+        """Drop old rows each time the rows have doubled, which costs a constant time per event."""
         if self._rows > self._limit:
             self._connection.execute(f"""
                 CREATE OR REPLACE TABLE {SEEN} AS SELECT * FROM {SEEN}
@@ -154,6 +151,6 @@ class Deduplicator:
             self.resume()
 
     def resume(self) -> None:
-        """Go on after the table was replaced."""
+        """Continue after the table was replaced."""
         self._rows = int(self._connection.execute(f"SELECT count(*) FROM {SEEN}").fetchall()[0][0])
         self._limit = 2 * max(self._rows, self._newest)

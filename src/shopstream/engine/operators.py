@@ -1,11 +1,9 @@
-"""Keyed window state, executed incrementally by DuckDB.
+"""Window operators: keyed window state, computed incrementally by DuckDB.
 
-An operator absorbs micro-batches (`absorb`) and, as the watermark moves, gives the windows that meet the declaration's
-condition (`advance`): once as soon as a growing condition is true (`final=False`), and once when the window closes
-(`final=True`). Its state lives in one table of the engine's in-memory database and holds nothing older than the
-longest window that is still open.
-
-Which open windows have fired already: a window fires early once, and once more when it closes.
+An operator absorbs micro-batches (`absorb`). As the watermark moves (`advance`), it emits the windows that meet the
+declaration's condition: once as soon as a growing condition is true (`final=False`), and once when the window closes
+(`final=True`). Its state is a table of the engine's in-memory database, without rows older than the longest open
+window.
 """
 
 import math
@@ -18,26 +16,11 @@ import pyarrow as pa
 from shopstream.engine.compile import Bound, Compiled, compile_window
 from shopstream.engine.derived_columns import TEXTS, stateful, stateless_rows
 from shopstream.engine.signals import Signal
-from shopstream.engine.sort_buffer import ORDERED
+from shopstream.engine.tables import BATCH, ORDERED
 from shopstream.engine.watermark import BEGINNING
 from shopstream.engine.window import WindowDeclaration, WindowKind
 
-__all__ = [
-    "BATCH",
-    "REPEATED",
-    "EarlyFirings",
-    "SessionOperator",
-    "SlidingOperator",
-    "WindowOperator",
-    "build_operator",
-]
-
-BATCH: Final = "batch"
-"""The current micro-batch: the columns that operators read, texts derived from one event among them, and `t`, event
-time in epoch milliseconds."""
-
-REPEATED: Final = "repeated"
-"""`t`, the shard's newest event time when they came, of those events of the micro-batch that are dropped as known."""
+__all__ = ["EarlyFirings", "SessionOperator", "SlidingOperator", "WindowOperator", "build_operator"]
 
 _ACTORS: Final = frozenset({"user_id", "user_session", "ip", "ip_net"})
 _RAW_LIMIT_MS: Final = 3_600_000
@@ -45,44 +28,44 @@ _LEAST_PIECES: Final = 200_000
 
 
 class WindowOperator(Protocol):
-    """One declaration at work."""
+    """Computes one declaration."""
 
     declaration: WindowDeclaration
     columns: tuple[str, ...]
     ordered: bool
 
     def absorb(self) -> None:
-        """Take the events of the table BATCH, or ORDERED if it is `ordered`, into the state."""
+        """Add the events of the table BATCH, or ORDERED if `ordered`, to the state."""
         ...
 
     def advance(self, watermark_ms: int) -> list[Signal]:
-        """Windows that newly meet the condition, given that no event before the watermark will come."""
+        """Windows that newly meet the condition; no event before the watermark will arrive."""
         ...
 
     def forget(self, watermark_ms: int) -> None:
-        """Move the watermark for the state's sake alone: drop what is too old, give no signals."""
+        """Move the watermark and drop old state, without signals."""
         ...
 
     def state_tables(self) -> tuple[str, ...]:
-        """Tables that hold the keyed state; a checkpoint copies them out and back."""
+        """Tables with the keyed state, which a checkpoint saves and restores."""
         ...
 
     def resume(self, watermark_ms: int) -> None:
-        """Go on after the state tables were restored; `watermark_ms` is that of the last `advance` before."""
+        """Continue after the state tables were restored; `watermark_ms` is that of the last `advance`."""
         ...
 
 
 def build_operator(
     connection: duckdb.DuckDBPyConnection, declaration: WindowDeclaration
 ) -> "SlidingOperator | SessionOperator":
-    """The operator for a declaration's kind."""
+    """The operator for a declaration."""
     if declaration.kind is WindowKind.SESSION:
         return SessionOperator(connection, declaration)
     return SlidingOperator(connection, declaration)
 
 
 class _Operator:
-    """What both kinds share."""
+    """The common part of both kinds."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, declaration: WindowDeclaration) -> None:
         self.declaration = declaration
@@ -99,16 +82,16 @@ class _Operator:
         self._early = EarlyFirings(connection, f"fired_{declaration.name}", declaration.key, self._source)
 
     def _create(self, table: str, query: str) -> None:
-        """An empty table with the types that a query gives."""
+        """Create an empty table with the types of a query."""
         self._connection.execute(f"CREATE OR REPLACE TABLE {table} AS SELECT * FROM ({query}) LIMIT 0")
 
     def resume(self, watermark_ms: int) -> None:
-        """Go on from restored tables."""
+        """See `WindowOperator.resume`."""
         self._watermark_ms = watermark_ms
         self._early.resume()
 
     def _pane_query(self, pane: str) -> str:
-        """What comes in, grouped into panes."""
+        """Query: the incoming events, grouped into panes."""
         extra = "".join(f"{sql} AS {alias}, " for alias, sql in self._parts.extra_keys.items())
         partials = "".join(f", {sql} AS {alias}" for alias, sql in self._parts.partials.items())
         group = ", ".join([*self._parts.keys, *self._parts.extra_keys, "pane"])
@@ -142,9 +125,9 @@ class _Operator:
 class SlidingOperator(_Operator):
     """Tumbling and sliding windows.
 
-    Two grains of state. Windows over actors are short and have about one event a pane: the state keeps the events' own
-    columns, and grouping waits until a cheap count has named the few keys that can meet the condition. All else is
-    summed into panes, one slide long, on the way in.
+    The state has one of two forms. Windows over actors are short and have about one event per pane: the state keeps the
+    events' columns, and a cheap count finds the few keys that can meet the condition before panes are grouped. All
+    other windows sum events into panes, one slide long, on arrival.
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, declaration: WindowDeclaration) -> None:
@@ -161,15 +144,15 @@ class SlidingOperator(_Operator):
         self._pruned_ms = BEGINNING
 
     def absorb(self) -> None:
-        """Append the batch, grouped into panes unless the grain is raw."""
+        """Append the batch, as events or as panes."""
         self._connection.execute(f"INSERT INTO {self._state} {self._incoming}")
 
     def _candidates(self, closed_ms: int | str, watermark_ms: int | str) -> str:
-        """Rows of the keys that can meet the condition.
+        """Query: rows of the keys that can meet the condition.
 
-        A window of `size` overlaps two neighbouring blocks of the same size; if it holds at least m events, one of the
-        two holds at least m/2 (and likewise for sums of what is never negative). That test is one grouping; the exact
-        windows are then cut for the few keys it leaves. A tumbling window is a block: it must hold all of m.
+        A window of `size` overlaps two neighbouring blocks of the same size. If it has at least m events, one of the
+        blocks has at least m/2; likewise for sums of values that are never negative. That test is one grouping, and
+        exact windows are computed only for the few keys that pass. A tumbling window is a block: it must have all m.
         """
         until = "" if self._parts.monotone else f" AND {self._time} < {watermark_ms}"
         since = f"{self._time} >= {closed_ms} - {self.declaration.size_ms}"
@@ -185,7 +168,7 @@ class SlidingOperator(_Operator):
             busy = f"SELECT {keys}, block FROM {blocks} GROUP BY {keys}, block HAVING {' AND '.join(tests)}"
             return f"SELECT * EXCLUDE (block) FROM {blocks} SEMI JOIN ({busy}) USING ({keys}, block)"
         busy = f"SELECT DISTINCT {keys} FROM (SELECT {keys} FROM ({recent}) GROUP BY {keys}, {block} HAVING {tests[0]})"
-        if len(tests) > 1:  # one block may reach one bound, the other another
+        if len(tests) > 1:  # each block may reach another bound
             flags = ", ".join(f"({test}) AS f{place}" for place, test in enumerate(tests))
             met = " AND ".join(f"bool_or(f{place})" for place in range(len(tests)))
             blocks = f"SELECT {keys}, {flags} FROM ({recent}) GROUP BY {keys}, {block}"
@@ -193,7 +176,7 @@ class SlidingOperator(_Operator):
         return f"SELECT * FROM ({recent}) SEMI JOIN ({busy}) USING ({keys})"
 
     def _test(self, bound: Bound, parts: int) -> str | None:
-        """What one of `parts` parts of a window must meet; None where every part does."""
+        """Condition that one of `parts` parts of a window must meet; None if every part does."""
         least = math.ceil(bound.least / parts) if bound.counts else bound.least / parts
         if bound.counts and least <= 1:
             return None
@@ -202,8 +185,9 @@ class SlidingOperator(_Operator):
         return f"{test} AND {bound.varied[varied]}" if bound.varied else test
 
     def _windows(self, rows: str) -> str:
-        """All windows of the given state rows, measured. Events become panes of their own first: an expression over an
-        event is computed once, not once a window.
+        """Query: all windows of the state rows, with measures.
+
+        Events become panes of their own first, so that expressions over an event are computed once, not per window.
         """
         size, slide = self.declaration.size_ms, self.declaration.slide_ms
         if self._raw:
@@ -218,8 +202,9 @@ class SlidingOperator(_Operator):
             FROM (SELECT *, {start} AS start_ms FROM ({rows})) GROUP BY {self._keys}start_ms"""
 
     def _hits(self, closed_ms: int | str, watermark_ms: int | str) -> str:
-        """Query: windows that meet the condition and close after the one watermark, by the other unless they are early;
-        either may be a parameter's name.
+        """Query: windows that meet the condition and close between the watermarks, or may fire early.
+
+        Each watermark may also be the name of a parameter.
         """
         open_too = "TRUE" if self._parts.monotone else f"end_ms <= {watermark_ms}"
         windows = self._windows(self._candidates(closed_ms, watermark_ms))
@@ -228,11 +213,11 @@ class SlidingOperator(_Operator):
             WHERE end_ms > {closed_ms} AND {open_too} AND ({self._parts.condition})"""
 
     def statements(self) -> tuple[str, str]:
-        """What `absorb` and `advance` run."""
+        """The SQL of `absorb` and `advance`."""
         return f"INSERT INTO {self._state} {self._incoming}", self._hits("$closed_ms", "$watermark_ms")
 
     def advance(self, watermark_ms: int) -> list[Signal]:
-        """Early and final windows; see the module."""
+        """See `WindowOperator.advance`."""
         slide = self.declaration.slide_ms
         closed_ms = self._watermark_ms
         watermark_ms = max(watermark_ms, closed_ms)
@@ -247,18 +232,18 @@ class SlidingOperator(_Operator):
         return signals
 
     def forget(self, watermark_ms: int) -> None:
-        """Drop what no open window covers, each time a window's length has passed."""
+        """Drop rows outside all open windows, each time a window's length has passed."""
         size = self.declaration.size_ms
         self._watermark_ms = max(watermark_ms, self._watermark_ms)
         if self._watermark_ms - self._pruned_ms >= size:
-            # rewriting leaves no tombstones behind, as deleting would
+            # unlike deleting, rewriting leaves no tombstones
             self._connection.execute(f"""
                 CREATE OR REPLACE TABLE {self._state} AS
                 SELECT * FROM {self._state} WHERE {self._time} >= {self._watermark_ms - size}""")
             self._pruned_ms = self._watermark_ms
 
     def current(self, size_ms: int, now_ms: int) -> str:
-        """Query: the measures by key over the last `size_ms` (up to the declared size) before `now_ms`."""
+        """Query: measures by key over the last `size_ms` (at most the declared size) before `now_ms`."""
         group = f" GROUP BY {', '.join(self._parts.keys)}" if self._parts.keys else ""
         measures = self._parts.measures if self._raw else self._parts.merges
         measured = ", ".join(f'{sql} AS "{name}"' for name, sql in measures.items())
@@ -267,15 +252,15 @@ class SlidingOperator(_Operator):
             WHERE {self._time} >= {now_ms - min(size_ms, self.declaration.size_ms)}{group}"""
 
     def state_tables(self) -> tuple[str, ...]:
-        """The events or panes, and what has fired early."""
+        """Events or panes, and early firings."""
         return self._state, self._early.table
 
 
 class SessionOperator(_Operator):
     """Sessions by inactivity gap.
 
-    The state holds pieces of sessions: at first each event is one, and pieces are joined when somebody looks. Closed
-    sessions stay readable for `retain_ms` of event time.
+    The state holds pieces of sessions: each event is one, and pieces are joined when sessions are read. Closed sessions
+    stay readable for `retain_ms` of event time.
     """
 
     def __init__(
@@ -287,20 +272,20 @@ class SessionOperator(_Operator):
         partials = "".join(f", {sql} AS {alias}" for alias, sql in self._parts.rows.items())
         self._incoming = f"""
             SELECT {self._keys}{extra}t AS t_min, t AS t_max{partials} FROM {self._source} WHERE {self._parts.filter}"""
-        self._dirty = True  # pieces may have to be joined
+        self._dirty = True  # whether pieces may have to be joined
         self._pieces = 0
         self._limit = _LEAST_PIECES
         self._create(self._state, self._incoming)
 
     def absorb(self) -> None:
-        """Append the batch's pieces; join them each time the rows have doubled, which bounds them by the sessions."""
+        """Append the batch's pieces; join them each time the rows have doubled, which bounds their number."""
         self._pieces += self._connection.execute(f"INSERT INTO {self._state} {self._incoming}").fetchall()[0][0]
         self._dirty = True
         if self._pieces > self._limit:
             self.forget(self._watermark_ms)
 
     def _numbered(self, pieces: str) -> str:
-        """Pieces with the ordinal of their session within the key."""
+        """Query: pieces with the number of their session within the key."""
         partition = f"PARTITION BY {', '.join(self._parts.keys)} " if self._parts.keys else ""
         before = f"max(t_max) OVER ({partition}ORDER BY t_min, t_max ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
         return f"""
@@ -310,7 +295,7 @@ class SessionOperator(_Operator):
                   FROM {pieces})"""
 
     def _join(self, rows: str, by: str) -> str:
-        """Pieces put together: the columns of the state, one row for each value of `by` (and distinct value)."""
+        """Query: joined pieces, one row per value of `by` (and distinct value)."""
         partials = "".join(f", {sql} AS {alias}" for alias, sql in self._parts.rejoins.items())
         extra = "".join(f"{alias}, " for alias in self._parts.extra_keys)
         group = ", ".join([*self._parts.keys, *self._parts.extra_keys, *([by] if by else [])])
@@ -320,10 +305,10 @@ class SessionOperator(_Operator):
             FROM {rows}{group_by}"""
 
     def _joined(self) -> str:
-        """The state as one row a session (and distinct value).
+        """Query: the state, one row per session (and distinct value).
 
-        Nearly every key has pieces within one gap's length: one session, found by grouping alone. Only the others need
-        their pieces put in order.
+        The pieces of nearly every key lie within one gap: one session, found by grouping alone. Only other keys need
+        their pieces in order.
         """
         if self._parts.extra_keys or not self._parts.keys:
             return self._join(f"({self._numbered(self._state)})", "session_no")
@@ -337,7 +322,7 @@ class SessionOperator(_Operator):
             UNION ALL {self._join(f"({ordered})", "session_no")}"""
 
     def sessions(self) -> str:
-        """Query: every session of the state: key, start_ms, end_ms, first_event_ms, last_event_ms, measures."""
+        """Query: all sessions of the state: key, start_ms, end_ms, first_event_ms, last_event_ms, measures."""
         times = f"""min(t_min) AS start_ms, max(t_max) + {self.declaration.gap_ms} AS end_ms,
                     min(t_min) AS first_event_ms, max(t_max) AS last_event_ms"""
         if self._parts.extra_keys:
@@ -353,7 +338,7 @@ class SessionOperator(_Operator):
                    t_min AS first_event_ms, t_max AS last_event_ms, {singles} FROM {self._state}"""
 
     def _hits(self, closed_ms: int | str, watermark_ms: int | str) -> str:
-        """Query: sessions that meet the condition, closed between two watermarks, or early."""
+        """Query: sessions that meet the condition and close between the watermarks, or may fire early."""
         closed = f"end_ms < {watermark_ms}"
         early = f" OR start_ms <= {watermark_ms}" if self._parts.monotone else ""
         return f"""
@@ -361,14 +346,14 @@ class SessionOperator(_Operator):
             WHERE end_ms >= {closed_ms} AND ({closed}{early}) AND ({self._parts.condition})"""
 
     def statements(self) -> tuple[str, str]:
-        """What `absorb` and `advance` run."""
+        """The SQL of `absorb` and `advance`."""
         return f"INSERT INTO {self._state} {self._incoming}", self._hits("$closed_ms", "$watermark_ms")
 
     def advance(self, watermark_ms: int) -> list[Signal]:
-        """Sessions that the watermark closes, and open ones whose condition stays true.
+        """See `WindowOperator.advance`.
 
-        A session may fire early once the watermark has passed its start: none can be put before it any more, so that
-        its start, and with it what it is known by, is settled.
+        A session may fire early once the watermark has passed its start: no event can extend it to the left any more,
+        so its start, which identifies it, is final.
         """
         watermark_ms = max(watermark_ms, self._watermark_ms)
         hits = self._hits(self._watermark_ms, watermark_ms)
@@ -378,7 +363,7 @@ class SessionOperator(_Operator):
         return signals
 
     def forget(self, watermark_ms: int) -> None:
-        """Join the pieces: one row a session (and distinct value); sessions past their retention go."""
+        """Join the pieces to one row per session (and distinct value); drop sessions past their retention."""
         self._watermark_ms = watermark_ms = max(watermark_ms, self._watermark_ms)
         oldest_ms = watermark_ms - self.declaration.gap_ms - self._retain_ms
         if self._parts.extra_keys:
@@ -393,18 +378,20 @@ class SessionOperator(_Operator):
         self._limit = max(2 * self._pieces, _LEAST_PIECES)
 
     def state_tables(self) -> tuple[str, ...]:
-        """The pieces of sessions, and what has fired early."""
+        """Pieces of sessions, and early firings."""
         return self._state, self._early.table
 
 
 class EarlyFirings:
-    """A table (key, start_ms) in the engine's database, so that checkpoints hold it.
+    """Windows that have fired early: each fires early once, and again when it closes.
+
+    A table (key, start_ms) of the engine's database, so that checkpoints save it.
 
     Args:
-        connection: of that database.
-        table: its name.
+        connection: of the engine's database.
+        table: name of the table.
         key: key columns.
-        like: query that has the key columns, for their types.
+        like: table or query with the key columns, for their types.
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, table: str, key: Sequence[str], like: str) -> None:
@@ -417,7 +404,7 @@ class EarlyFirings:
         self._rows = 0
 
     def unseen(self, hits: str) -> str:
-        """Query: of windows that meet their condition, the final ones and those that have not fired yet."""
+        """Query: the final ones of the hits, and those that have not fired yet."""
         if not self._rows:
             return hits
         return f"""
@@ -425,7 +412,7 @@ class EarlyFirings:
             UNION ALL SELECT hits.* FROM hits ANTI JOIN {self.table} USING ({self._columns}) WHERE NOT final"""
 
     def remember(self, signals: Sequence[Signal]) -> None:
-        """Note those that fire early; forget those that close."""
+        """Add windows that fire early; remove those that close."""
         for final, change in (
             (True, f"DELETE FROM {self.table} WHERE ({self._columns}) IN (SELECT ({self._columns}) FROM fired)"),
             (False, f"INSERT INTO {self.table} SELECT {self._columns} FROM fired"),
@@ -443,5 +430,5 @@ class EarlyFirings:
             self.resume()
 
     def resume(self) -> None:
-        """Go on after the table was changed or restored."""
+        """Continue after the table was changed or restored."""
         self._rows = self._connection.execute(f"SELECT count(*) FROM {self.table}").fetchall()[0][0]

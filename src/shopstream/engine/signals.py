@@ -1,6 +1,4 @@
-"""What windowed SQL gives: small rows, one for each window that met its condition.
-
-Signals as bytes: what an engine tells those who judge elsewhere, whatever computed it.
+"""Signals: small rows, one for each window that met its condition; and how they travel as bytes.
 
 A payload is one JSON object:
 
@@ -8,9 +6,9 @@ A payload is one JSON object:
       {"window": "user_burst", "key": {"user_id": 7}, "start_ms": …, "end_ms": …, "first_event_ms": …,
        "last_event_ms": …, "measures": {"events": 31, "spent": {"decimal": "12.50"}}, "final": true}]}
 
-`until_ms` is the event time up to which everything has been told once all parts are there. Where nothing comes, `quiet`
-says how far the clock has gone on: `[newest_ms, until_ms]`, see `signal.Quiet`. Parts of one moment come after each
-other; a writer that was killed may begin a moment again with part 0, cut otherwise.
+`until_ms` is the event time up to which all signals are known once all parts have arrived. If no events arrive, `quiet`
+is `[newest_ms, until_ms]`, see `Quiet`. The parts of one batch follow each other. A writer that was killed may send a
+batch again from part 0, divided differently.
 """
 
 import json
@@ -37,15 +35,15 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """One window of one key.
+    """One window of one key that met its condition.
 
     Args:
-        window: name of the window declaration; for a rule, the rule's id.
+        window: name of the window declaration: of a rule, its id.
         key: key column → value, in declared order; empty for the whole site.
         start_ms, end_ms: the window, [start, end), epoch milliseconds of event time.
-        first_event_ms, last_event_ms: span of the events inside it.
+        first_event_ms, last_event_ms: times of its first and last event.
         measures: measure name → value; money is Decimal.
-        final: False while the window is still open and the values may grow.
+        final: False while the window is open and the values may grow.
     """
 
     window: str
@@ -82,7 +80,7 @@ class Quiet:
 
 _FORMAT: Final = 1
 _ENVELOPE_BYTES: Final = 512
-"""More than the bytes around the signals, and a partition key."""
+"""Upper bound of the bytes around the signals, and of a partition key."""
 
 _TIMES: Final = ("start_ms", "end_ms", "first_event_ms", "last_event_ms")
 _FIELDS: Final = frozenset({"window", "key", "measures", "final", *_TIMES})
@@ -90,14 +88,14 @@ _FIELDS: Final = frozenset({"window", "key", "measures", "final", *_TIMES})
 
 @dataclass(frozen=True, slots=True)
 class SignalBatch:
-    """Signals of one moment, or a part of them.
+    """Signals up to one event time, or a part of them.
 
     Args:
-        signals: in the order in which the engine gave them.
-        until_ms: event time up to which everything is told with the last part, epoch milliseconds.
-        part: which one, from 0.
-        parts: how many there are.
-        quiet: how far the clock has gone on without events; None where some come.
+        signals: in the engine's order.
+        until_ms: event time up to which all signals are known with the last part, epoch milliseconds.
+        part: number of this part, from 0.
+        parts: number of parts.
+        quiet: how far the clock has advanced without events; None if events arrive.
     """
 
     signals: tuple[Signal, ...]
@@ -108,14 +106,14 @@ class SignalBatch:
 
 
 class SignalAssembler:
-    """Puts the parts of a moment together: detectors take all signals of a bin at once, or not at all."""
+    """Joins the parts of a batch, because detectors need all signals of a bin at once."""
 
     def __init__(self) -> None:
         self._parts: list[SignalBatch] = []
-        self._told_ms: int | None = None
+        self._complete_ms: int | None = None
 
     def add(self, batch: SignalBatch) -> SignalBatch | None:
-        """The whole moment with its last part, None before. What comes again is left out.
+        """Add a part; returns the whole batch with its last part, None before. Repeated parts are ignored.
 
         Raises:
             StateError: parts before this one are missing.
@@ -124,11 +122,11 @@ class SignalAssembler:
             self._parts.clear()
         following = self._parts[-1].until_ms == batch.until_ms if self._parts else batch.part == 0
         if not following or batch.part > len(self._parts):
-            if batch.until_ms == self._told_ms:
+            if batch.until_ms == self._complete_ms:
                 return None
             raise StateError(
-                f"expected part {len(self._parts)} of signals, got part {batch.part} of {batch.parts}: those before it "
-                "were lost; the engine tells them again when it is started from its checkpoint"
+                f"expected part {len(self._parts)} of signals, got part {batch.part} of {batch.parts}: earlier parts "
+                "were lost; restart the engine from its checkpoint, which sends them again"
             )
         if batch.part < len(self._parts):
             return None
@@ -137,41 +135,41 @@ class SignalAssembler:
             return None
         signals = tuple(signal for part in self._parts for signal in part.signals)
         self._parts.clear()
-        self._told_ms = batch.until_ms
+        self._complete_ms = batch.until_ms
         return SignalBatch(signals, batch.until_ms, quiet=batch.quiet)
 
     @property
     def waiting(self) -> int:
-        """How many parts wait for others."""
+        """Number of parts that wait for others."""
         return len(self._parts)
 
-    def give_up(self) -> int:
-        """Forget the parts that wait, as theirs can never be whole; returns how many."""
+    def discard(self) -> int:
+        """Drop the waiting parts, whose batch can never be complete; returns how many."""
         count = len(self._parts)
         self._parts.clear()
         return count
 
     def snapshot(self) -> dict[str, object]:
-        """Parts that wait for others, JSON-ready."""
-        return {"told_ms": self._told_ms, "parts": [_text(part) for part in self._parts]}
+        """The waiting parts, JSON-ready."""
+        return {"complete_ms": self._complete_ms, "parts": [_text(part) for part in self._parts]}
 
     def restore(self, state: Mapping[str, object]) -> None:
-        """Go on from a snapshot.
+        """Continue from a snapshot.
 
         Raises:
-            StateError: it is none.
+            StateError: it is not one.
         """
-        told_ms, parts = state.get("told_ms"), state.get("parts")
-        if not (told_ms is None or isinstance(told_ms, int)) or not isinstance(parts, list):
-            raise StateError("expected waiting signals with told_ms and parts; start from an older state")
-        self._told_ms = told_ms
+        complete_ms, parts = state.get("complete_ms"), state.get("parts")
+        if not (complete_ms is None or isinstance(complete_ms, int)) or not isinstance(parts, list):
+            raise StateError("expected waiting signals with complete_ms and parts; start from an older state")
+        self._complete_ms = complete_ms
         self._parts = [decode_signals(str(part).encode()) for part in parts]
 
 
 def encode_signals(
     signals: Iterable[Signal], until_ms: int, quiet: Quiet | None = None, *, max_bytes: int = MAX_RECORD_BYTES
 ) -> list[bytes]:
-    """Payloads that fit into one record each.
+    """Payloads, each small enough for one record.
 
     Raises:
         PermanentError: one signal alone is too large.
@@ -182,7 +180,7 @@ def encode_signals(
         text = json.dumps(_document(signal), ensure_ascii=True, separators=(",", ":"), allow_nan=False)
         if len(text) > limit:
             raise PermanentError(
-                f"a signal takes at most {limit} bytes, one of {signal.window} has {len(text)}; measure less"
+                f"expected signals of at most {limit} bytes, got {len(text)} from {signal.window}; measure less"
             )
         if size + len(text) + 1 > limit:
             parts.append([])
@@ -216,14 +214,14 @@ def decode_signals(payload: bytes) -> SignalBatch:
     """Signals of one payload.
 
     Raises:
-        DecodeError: it is none, or of another format.
+        DecodeError: it does not hold signals, or has another format.
     """
     try:
         document = json.loads(payload)
     except ValueError as error:
-        raise DecodeError(f"expected signals as JSON, got {len(payload)} bytes that are none") from error
+        raise DecodeError(f"expected signals as JSON, got {len(payload)} bytes that are not") from error
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
-        raise DecodeError(f"expected signals of format {_FORMAT}; upgrade the one that reads them, then the engine")
+        raise DecodeError(f"expected signals of format {_FORMAT}; upgrade the reader first, then the engine")
     numbers = [document.get(name) for name in ("until_ms", "part", "parts")]
     signals = document.get("signals")
     if not all(map(_is_int, numbers)) or not isinstance(signals, list):
@@ -268,7 +266,9 @@ def _plain(value: object) -> object:
         return {"map": [[_plain(key), _plain(item)] for key, item in value.items()]}
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise PermanentError(f"a measure is a number, text, list or map, got {type(value).__name__}; cast it in the window")
+    raise PermanentError(
+        f"expected a measure to be a number, text, list or map, got {type(value).__name__}; cast it in the window"
+    )
 
 
 def _measure(value: object) -> object:
@@ -300,7 +300,7 @@ def _signal(document: object) -> Signal:
         and isinstance(document["final"], bool)
     )
     if not fits:
-        raise DecodeError("expected a signal's fields of their types; see engine.signal")
+        raise DecodeError("expected a signal's fields to have their types; see engine.signals")
     try:
         values = {name: _measure(value) for name, value in measures.items()}
     except (InvalidOperation, TypeError, ValueError) as error:

@@ -1,8 +1,8 @@
-"""The stream's side of stateful derived columns: events wait until the watermark passes, and are derived in order.
+"""Holds events back until the watermark passes, sorts them, and computes their stateful derived columns.
 
-Every event before the watermark is known, so sorting what it passes by (event_time, event_id) gives the order that a
-batch query sees, and one pass over it, with what is remembered of each key, gives the same values. This is NumPy and
-not SQL because it is more than twice as fast (ADR 10): window functions would sort everything three times.
+All events before the watermark have arrived, so sorting them by (event_time, event_id) gives the order of a batch
+query, and one pass with the state of each key gives the same values. NumPy is more than twice as fast here as SQL,
+whose window functions would sort all rows three times (ADR 10).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -23,12 +23,10 @@ from shopstream.engine.derived_columns import (
     stateful,
 )
 from shopstream.engine.keyed_state import NEVER_MS, Ints, KeyedState
+from shopstream.engine.tables import ORDERED
 from shopstream.events.schema import WIRE_SCHEMA
 
-__all__ = ["ORDERED", "SortBuffer"]
-
-ORDERED: Final = "ordered"
-"""Events that the watermark has passed, with `t` and the stateful derived columns."""
+__all__ = ["SortBuffer"]
 
 _PENDING: Final = "derive_pending"
 _GAPS: Final = frozenset({"gap_ms", "previous_gap_ms", "previous_product_id", "new_user"})
@@ -41,19 +39,19 @@ _SCHEMA = pa.schema(
 )
 
 _Ids = Callable[[Ints], pa.ChunkedArray]
-"""Rows → their event ids."""
+"""Row numbers → event ids."""
 
 
 class SortBuffer:
-    """Holds events back and derives their stateful columns.
+    """See the module.
 
     Args:
-        connection: the engine's; ORDERED is registered there.
+        connection: of the engine; ORDERED is registered in it.
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection
-        self._asked = {"user_id", "product_id"}  # the product is remembered whoever asks
+        self._asked = {"user_id", "product_id"}  # the product is always remembered
         self._pending: list[pa.Table] = []
         self._oldest_ms = 0
         self._actors = KeyedState(ACTOR_HORIZON_MS, ("gap", "product"))
@@ -66,15 +64,15 @@ class SortBuffer:
 
     @property
     def wanted(self) -> bool:
-        """Whether anybody reads ORDERED."""
+        """Whether an operator reads ORDERED."""
         return bool(stateful(self._asked))
 
     def want(self, columns: Iterable[str]) -> None:
-        """From now on ORDERED has these columns too; until the first release it has all."""
+        """Add columns to ORDERED; before the first release it has all."""
         self._asked |= set(columns)
 
     def hold(self, events: pa.Table) -> None:
-        """Take events that are not late: the wire's columns, `t`, and derived texts."""
+        """Hold events that are not late: the wire's columns, `t`, and derived texts."""
         if not events.num_rows:
             return
         oldest_ms = pc.min(events.column("t")).as_py()
@@ -82,17 +80,17 @@ class SortBuffer:
         self._pending.append(events)
 
     def release(self, watermark_ms: int) -> bool:
-        """Derive what lies before the watermark and show it as ORDERED; returns whether there is anything."""
+        """Move the events before the watermark into ORDERED; returns whether there are any."""
         if not self._pending or self._oldest_ms >= watermark_ms:
             return False
-        held = _together(self._pending)
+        held = _concatenated(self._pending)
         ready = pc.less(held.column("t"), watermark_ms)
         rest = held.filter(pc.invert(ready))
         self._pending.clear()
         self.hold(rest)
         needed = sorted({"event_time", "t", *batch_columns(self._asked)} - ({"event_id"} - self._asked))
         passed = held.select(needed)
-        ids = held.column("event_id")  # of use for ties alone: not copied
+        ids = held.column("event_id")  # only needed for ties: not copied
         if rest.num_rows:
             passed, places = passed.filter(ready), np.flatnonzero(ready.to_numpy())
             self._show(passed, lambda rows: ids.take(pa.array(places[rows])), self._asked, watermark_ms)
@@ -106,7 +104,7 @@ class SortBuffer:
         self._connection.register(ORDERED, ready)
 
     def _derive(self, ready: pa.Table, ids: _Ids, wanted: Sequence[str], now_ms: int) -> dict[str, pa.Array]:
-        """The wanted columns, in the rows' order."""
+        """The wanted columns, in the order of the rows."""
         t = ready.column("t").to_numpy()
         actors, users = _codes(ready.column("user_id"))
         order = _by_time(ready, actors, ids)
@@ -127,14 +125,14 @@ class SortBuffer:
         return {name: derived[name] for name in wanted}
 
     def _hashes(self, ready: pa.Table, columns: str) -> pa.Array:
-        """DuckDB's 64-bit hash over several columns; two keys share one in some 10^19 pairs."""
+        """DuckDB's 64-bit hash over several columns; one of some 10^19 pairs of keys collides."""
         rows = self._connection.from_arrow(ready).project(f"hash({columns})::UBIGINT AS h").fetchnumpy()["h"]
         return pa.array(rows.view(np.int64))
 
     def _gaps(  # noqa: PLR0917  the arrays belong together
         self, ready: pa.Table, t: Ints, actors: Ints, users: Ints, order: Ints, now_ms: int
     ) -> dict[str, pa.Array]:
-        """What the shopper's previous event gives."""
+        """Columns that depend on the shopper's previous event."""
         codes, times = actors[order], t[order]
         known_t, known_gap, known_product = self._actors.get(users)
         products = ready.column("product_id").to_numpy()[order]
@@ -162,7 +160,7 @@ class SortBuffer:
         now_ms: int,
         marks: npt.NDArray[np.bool_] | None = None,
     ) -> Ints:
-        """Milliseconds since the key's previous marked event (all are, without `marks`), in the rows' order."""
+        """Milliseconds since the key's previous marked event (without `marks`, any event), in the order of the rows."""
         sorted_codes, times = codes[order], t[order]
         (known_t,) = memory.get(keys)
         if marks is not None:  # the newest mark so far within the key
@@ -178,11 +176,11 @@ class SortBuffer:
 
     def state(self) -> dict[str, pa.Table]:
         """State table → rows, for a checkpoint."""
-        pending = _together([_SCHEMA.empty_table(), *self._pending])
+        pending = _concatenated([_SCHEMA.empty_table(), *self._pending])
         return {_PENDING: pending, **{name: memory.table() for name, memory in self._memories.items()}}
 
     def resume(self, state: dict[str, pa.Table]) -> None:
-        """Take such tables back; one that is missing starts empty."""
+        """Restore such tables; a missing one starts empty."""
         for name, memory in self._memories.items():
             if name in state:
                 memory.restore({column: state[name].column(column).to_numpy() for column in state[name].column_names})
@@ -191,22 +189,22 @@ class SortBuffer:
             self.hold(state[_PENDING].select(_SCHEMA.names).cast(_SCHEMA))
 
     def rows(self) -> dict[str, int]:
-        """State table → rows; there are none while nobody wants ORDERED."""
+        """State table → number of rows; empty while no operator reads ORDERED."""
         if not self.wanted:
             return {}
         pending = sum(table.num_rows for table in self._pending)
         return {_PENDING: pending, **{name: len(memory) for name, memory in self._memories.items()}}
 
 
-def _together(tables: list[pa.Table]) -> pa.Table:
-    """One table. Text is dictionary-encoded or not, as it came; where both came, the dictionaries are given up."""
+def _concatenated(tables: list[pa.Table]) -> pa.Table:
+    """One table. Text keeps its dictionaries unless only some tables have them."""
     if any(table.schema.types != tables[0].schema.types for table in tables):
         tables = [table.select(_SCHEMA.names).cast(_SCHEMA) for table in tables]
     return pa.concat_tables(tables)
 
 
 def _codes(keys: pa.Array | pa.ChunkedArray) -> tuple[Ints, Ints]:
-    """Rows numbered by key in ascending order, and the keys by number."""
+    """The number of each row's key, in ascending order of keys, and the keys by number."""
     if isinstance(keys, pa.ChunkedArray):
         keys = keys.combine_chunks()
     encoded = pc.dictionary_encode(keys)
@@ -218,7 +216,7 @@ def _codes(keys: pa.Array | pa.ChunkedArray) -> tuple[Ints, Ints]:
 
 
 def _stable(codes: Ints) -> Ints:
-    """Stable order of small whole numbers: NumPy sorts 16 bits at a time in linear time."""
+    """Stable argsort of small whole numbers, 16 bits at a time, which NumPy does in linear time."""
     order = np.argsort(codes.astype(np.uint16), kind="stable")
     shift = 16
     while len(codes) >> shift:
@@ -237,7 +235,7 @@ def _by_time(ready: pa.Table, actors: Ints, ids: _Ids) -> Ints:
     tied = np.zeros(len(order) + 1, np.bool_)
     tied[1:-1] = (codes[1:] == codes[:-1]) & (times[1:] == times[:-1])
     places = np.flatnonzero(tied[1:] | tied[:-1])
-    if len(places):  # few: put those rows in order of their ids, in the places they hold together
+    if len(places):  # few rows: sort them by id within the places that they occupy
         rows = pa.table(
             {
                 "code": pa.array(codes[places]),
@@ -253,21 +251,21 @@ def _by_time(ready: pa.Table, actors: Ints, ids: _Ids) -> Ints:
 
 
 def _firsts(codes: Ints) -> npt.NDArray[np.bool_]:
-    """Where a key's rows begin."""
+    """Marks the first row of each key."""
     first = np.ones(len(codes), np.bool_)
     first[1:] = codes[1:] != codes[:-1]
     return first
 
 
 def _lasts(codes: Ints) -> npt.NDArray[np.bool_]:
-    """Where a key's rows end."""
+    """Marks the last row of each key."""
     last = np.ones(len(codes), np.bool_)
     last[:-1] = codes[1:] != codes[:-1]
     return last
 
 
 def _previous(codes: Ints, values: Ints, known: Ints) -> Ints:
-    """The value one row before within the key; on a key's first row what was known of it."""
+    """The key's value one row before; on its first row, the stored one."""
     previous = np.empty_like(values)
     previous[1:] = values[:-1]
     first = _firsts(codes)
@@ -276,7 +274,7 @@ def _previous(codes: Ints, values: Ints, known: Ints) -> Ints:
 
 
 def _scattered(order: Ints, values: npt.NDArray[np.generic], valid: npt.NDArray[np.bool_]) -> pa.Array:
-    """Sorted values back in the rows' order; null where not valid."""
+    """Sorted values in the order of the rows, null where not valid."""
     back, there = np.empty_like(values), np.empty_like(valid)
     back[order], there[order] = values, valid
     return pa.array(back, mask=~there)

@@ -1,4 +1,4 @@
-"""What an expression means beyond its SQL: it fails on no value, sums are exact, and some values only grow."""
+"""Rewrites expressions so that they never fail and sum exactly, and finds those that only grow."""
 
 from collections.abc import Callable, Mapping
 from enum import Enum
@@ -10,18 +10,18 @@ from sqlglot import exp
 __all__ = ["INEXACT", "Monotonicity", "monotonicity_of", "null_safe", "stays_true"]
 
 INEXACT: Final = (exp.Ln, exp.Sqrt, exp.Div)
-"""What computes fractions."""
+"""Operations that compute fractions."""
 
 _NEVER_NEGATIVE: Final = frozenset({"price", "gap_ms", "previous_gap_ms", "hour", "hour_of_day"})
-"""Columns; prices below zero are dead letters, and shoppers' events are in order."""
+"""Columns that are at least zero: negative prices are dead letters, and shoppers' events are in order."""
 
 
 def null_safe(parsed: exp.Expr) -> exp.Expr:
-    """The same expression for DuckDB, total and independent of the order of events.
+    """The expression for DuckDB, null-safe and independent of the order of events.
 
-    Where a function has no value (ln of what is not above zero, sqrt below zero, division by zero) it is null, not
-    infinity, NaN or an error. Computed fractions (ln, sqrt, /) are summed in decimal with nine places, since
-    floating-point sums depend on the order of their parts, and a stream has another order than a batch.
+    Where a function is undefined (ln of zero and below, sqrt below zero, division by zero), it gives null, not
+    infinity, NaN or an error. Computed fractions (ln, sqrt, /) are summed as decimals with nine places: floating-point
+    sums depend on the order of their parts, which differs between stream and batch.
     """
     root = exp.Paren(this=parsed.copy())
     for node in list(root.find_all(exp.Ln, exp.Sqrt, exp.Div, exp.Mod)):
@@ -43,38 +43,38 @@ def null_safe(parsed: exp.Expr) -> exp.Expr:
 
 
 class Monotonicity(Enum):
-    """How a value moves while events are added to a window."""
+    """How a value changes while events are added to a window."""
 
-    STILL = 0
-    UP = 1
-    DOWN = -1
-    ANY = None
+    CONSTANT = 0
+    INCREASING = 1
+    DECREASING = -1
+    UNKNOWN = None
 
     def reversed(self) -> "Monotonicity":
-        """The course of its negative."""
+        """Of the negative value."""
         return Monotonicity(-self.value) if self.value else self
 
 
-_COURSES: Final[dict[type[exp.Expr], Monotonicity]] = {
-    exp.Literal: Monotonicity.STILL,
-    exp.Count: Monotonicity.UP,
-    exp.Max: Monotonicity.UP,
-    exp.Min: Monotonicity.DOWN,
+_MONOTONICITIES: Final[dict[type[exp.Expr], Monotonicity]] = {
+    exp.Literal: Monotonicity.CONSTANT,
+    exp.Count: Monotonicity.INCREASING,
+    exp.Max: Monotonicity.INCREASING,
+    exp.Min: Monotonicity.DECREASING,
 }
 
 
-def _joint(*courses: Monotonicity) -> Monotonicity:
-    """Of a sum, a minimum or the like, which move with their parts."""
-    moving = {course for course in courses if course is not Monotonicity.STILL}
-    return Monotonicity.STILL if not moving else moving.pop() if len(moving) == 1 else Monotonicity.ANY
+def _joint(*parts: Monotonicity) -> Monotonicity:
+    """Of a sum, from those of its parts."""
+    moving = {part for part in parts if part is not Monotonicity.CONSTANT}
+    return Monotonicity.CONSTANT if not moving else moving.pop() if len(moving) == 1 else Monotonicity.UNKNOWN
 
 
 def monotonicity_of(
-    parsed: exp.Expr, of_name: Callable[[str], Monotonicity] = lambda _: Monotonicity.ANY
+    parsed: exp.Expr, of_name: Callable[[str], Monotonicity] = lambda _: Monotonicity.UNKNOWN
 ) -> Monotonicity:
-    """Monotonicity of an expression over aggregates, or over measures whose courses `of_name` tells.
+    """Monotonicity of an expression over aggregates, or over measures, whose monotonicity `of_name` gives.
 
-    Null (nothing to sum yet) counts as before any value.
+    Null (nothing to sum yet) counts as less than any value.
     """
     parsed = parsed.unnest()
     if isinstance(parsed, exp.Filter):
@@ -82,22 +82,22 @@ def monotonicity_of(
     if isinstance(parsed, exp.Column):
         return of_name(parsed.name)
     if isinstance(parsed, exp.Sum):
-        return Monotonicity.UP if _never_negative(parsed.this) else Monotonicity.ANY
+        return Monotonicity.INCREASING if _never_negative(parsed.this) else Monotonicity.UNKNOWN
     if isinstance(parsed, exp.Add | exp.Sub):
         left, right = monotonicity_of(parsed.left, of_name), monotonicity_of(parsed.right, of_name)
         return _joint(left, right if isinstance(parsed, exp.Add) else right.reversed())
     if isinstance(parsed, exp.Mul | exp.Div):
         return _scaled(parsed, of_name)
-    return _COURSES.get(type(parsed), Monotonicity.ANY)
+    return _MONOTONICITIES.get(type(parsed), Monotonicity.UNKNOWN)
 
 
 def _scaled(parsed: exp.Mul | exp.Div, of_name: Callable[[str], Monotonicity]) -> Monotonicity:
-    """A product with a number, or a quotient by one."""
+    """Of a product with a number, or a quotient by one."""
     left, right = parsed.left.unnest(), parsed.right.unnest()
     if isinstance(parsed, exp.Mul) and isinstance(left, exp.Literal):
         left, right = right, left
     if not isinstance(right, exp.Literal) or right.is_string or float(right.this) == 0:
-        return Monotonicity.ANY
+        return Monotonicity.UNKNOWN
     return monotonicity_of(left, of_name)
 
 
@@ -107,13 +107,13 @@ def _parts(parsed: exp.Expr) -> list[exp.Expr]:
 
 
 def _never_negative(parsed: exp.Expr) -> bool:
-    """Whether an expression over one event is at least zero, or null."""
+    """Whether an expression over one event is always at least zero, or null."""
     parsed = parsed.unnest()
     if isinstance(parsed, exp.Case):
         default = parsed.args.get("default")
         branches = [branch.args["true"] for branch in parsed.args["ifs"]] + ([default] if default else [])
         return all(isinstance(branch, exp.Null) or _never_negative(branch) for branch in branches)
-    if isinstance(parsed, exp.Greatest):  # nulls are passed over: a number above zero holds
+    if isinstance(parsed, exp.Greatest):  # greatest ignores nulls: one literal suffices
         return any(isinstance(part, exp.Literal) for part in _parts(parsed)) or all(
             map(_never_negative, _parts(parsed))
         )
@@ -132,13 +132,14 @@ _RISING: Final = (exp.GT, exp.GTE)
 _FALLING: Final = (exp.LT, exp.LTE)
 
 
-def stays_true(condition: exp.Expr, courses: Mapping[str, Monotonicity]) -> bool:
-    """Whether a condition over measures, once true, stays true while events are added."""
+def stays_true(condition: exp.Expr, monotonicities: Mapping[str, Monotonicity]) -> bool:
+    """Whether a condition on measures, once true, stays true while events are added."""
     condition = condition.unnest()
     if isinstance(condition, exp.And | exp.Or):
-        return stays_true(condition.left, courses) and stays_true(condition.right, courses)
+        return stays_true(condition.left, monotonicities) and stays_true(condition.right, monotonicities)
     if not isinstance(condition, _RISING + _FALLING):
         return False
-    left, right = (monotonicity_of(side, lambda name: courses[name]) for side in (condition.left, condition.right))
-    course = _joint(left, right.reversed())
-    return course in {Monotonicity.STILL, Monotonicity.UP if isinstance(condition, _RISING) else Monotonicity.DOWN}
+    sides = (condition.left, condition.right)
+    left, right = (monotonicity_of(side, lambda name: monotonicities[name]) for side in sides)
+    wanted = Monotonicity.INCREASING if isinstance(condition, _RISING) else Monotonicity.DECREASING
+    return _joint(left, right.reversed()) in {Monotonicity.CONSTANT, wanted}

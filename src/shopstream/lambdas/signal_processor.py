@@ -214,11 +214,11 @@ class Line:
             reason, lost = broken, 0
             try:
                 if broken:
-                    lost = self._assembly.give_up()
+                    lost = self._assembly.discard()
                 elif moment := self._assembly.add(decode_signals(record.payload)):
                     moments.append(moment)
             except StateError as error:
-                reason, lost = str(error), self._assembly.give_up()
+                reason, lost = str(error), self._assembly.discard()
             except (DecodeError, RecursionError) as error:
                 reason = str(error)
                 if waiting := self._assembly.waiting:  # it may be none of theirs

@@ -1,1 +1,1 @@
-"""The detectors that are shipped."""
+"""The shipped detectors."""

@@ -1,9 +1,9 @@
 """Detector 1 for categories and products: one of them gets far more than its share.
 
-A key is busy when its minute lies far above its usual share of the site as forecast, raised by what all other keys
-together have too much, so that a flood or sale of the whole site says nothing about its parts. An id counts at most 2.5
-events a minute on average: a single robot is an actor's matter. Windows of a minute carry a condition, so that only
-busy keys become signals; windows of an hour keep the usual shares up to date.
+A key is busy when its minute lies far above its usual share of the site's forecast. The forecast is raised by what all
+other keys together have too much, so that a flood or sale of the whole site is not reported for each part. An id counts
+at most 2.5 events a minute on average: a single robot is reported by rules about users. Windows of a minute carry a
+condition, so that only busy keys become signals; windows of an hour keep the usual shares up to date.
 """
 
 import math
@@ -13,19 +13,17 @@ from typing import Any, Final
 
 from shopstream.detection.baseline import Baselines
 from shopstream.detection.detection import Detection, Nature, Severity
-from shopstream.detection.detector import AlertTemplate, OpenAlert, interval
+from shopstream.detection.detector import AlertTemplate, Detector, OpenAlert, interval
 from shopstream.detection.detectors.site_state import SiteState, numbers
 from shopstream.engine.signals import Signal
 from shopstream.engine.window import WindowDeclaration, WindowKind
-from shopstream.errors import StateError
 
 __all__ = ["KeyVolumeDetector"]
 
-_VERSION: Final = 1
 _MINUTE_MS: Final = 60_000
 _HOUR_MS: Final = 3_600_000
 _LEAST: Final = 12
-"""Events a minute below which a key is no matter."""
+"""Keys with fewer events a minute are ignored."""
 _LEAST_HOUR: Final = 60
 _EVENTS_A_USER: Final = 2.5
 _SPREAD: Final = 2.5
@@ -35,31 +33,23 @@ _SURE, _LIKELY, _LIKELY_MINUTES = 9.0, 5.5, 2
 _FACTOR: Final = 2.5
 _MORE: Final = 20.0
 _MOST: Final = 0.6
-"""A key that has this share of what the site has too much is what is flooded."""
+"""During a flood of the site, a key is reported only if it has this share of the excess."""
 _MEMORY: Final = 24.0
-"""Hours over which a share is followed."""
+"""Hours over which a share is averaged."""
 _STALE_MS: Final = 7 * 24 * _HOUR_MS
 _WARM_UP_HOURS: Final = 2
 
-_FLOOD: Final = {
-    "category_id": AlertTemplate(
-        "volume_category",
+_FLOODS: Final = {
+    column: AlertTemplate(
+        f"volume_{name}",
         "volume-1",
-        "Flood of one category",
+        f"Possible flood of {name} {{{column}}}: traffic {{factor}}x expected",
         ("owasp.oat-015", "attack.t1498"),
         Nature.ATTACK,
         "minute > 9 sigma, or two > 5.5 sigma, and > 2.5 x",
         600_000,
-    ),
-    "product_id": AlertTemplate(
-        "volume_product",
-        "volume-1",
-        "Flood of one product",
-        ("owasp.oat-015", "attack.t1498"),
-        Nature.ATTACK,
-        "minute > 9 sigma, or two > 5.5 sigma, and > 2.5 x",
-        600_000,
-    ),
+    )
+    for column, name in (("category_id", "category"), ("product_id", "product"))
 }
 
 
@@ -70,10 +60,10 @@ class _Key:
     updated_ms: int = 0
     hot: int = 0
     hot_ms: int = 0
-    spell: OpenAlert = field(default_factory=OpenAlert)
+    alert: OpenAlert = field(default_factory=OpenAlert)
 
 
-class KeyVolumeDetector:
+class KeyVolumeDetector(Detector):
     """Floods of one category or product.
 
     Warm-up: none with baselines, two hours without. Minimum volume: a key of 0.5 events/s; smaller ones when they jump
@@ -85,10 +75,8 @@ class KeyVolumeDetector:
         baselines: usual shares; None learns them.
     """
 
-    other_signals: Sequence[str] = ()
-
     def __init__(self, column: str, site: SiteState, baselines: Baselines | None = None) -> None:
-        self.id: Final = f"volume_{column.removesuffix('_id')}"
+        self.id = f"volume_{column.removesuffix('_id')}"
         self._column = column
         self._site = site
         known = baselines.keys.get(column, {}) if baselines else {}
@@ -114,18 +102,14 @@ class KeyVolumeDetector:
             measures={"events": "count(*)"},
             condition=f"events >= {_LEAST_HOUR}",
         )
+        self.windows = (self._minute, self._hour)
         self._site_minute = 0.0
         self._site_hour = 0.0
         self._forecast_minute = 0.0
         self._disturbed = False
 
-    @property
-    def windows(self) -> Sequence[WindowDeclaration]:
-        """A minute and an hour by key."""
-        return self._minute, self._hour
-
     def observe(self, end_ms: int, signals: Sequence[Signal]) -> list[Detection]:
-        """One bin."""
+        """See `Detector.observe`."""
         site = self._site
         self._site_minute += site.counts.get("events", 0.0)
         self._forecast_minute += site.total.expected
@@ -147,11 +131,11 @@ class KeyVolumeDetector:
         values = numbers(signal)
         name = str(signal.key[self._column])
         known = self._keys.get(name)
-        # A key that is not known had fewer than this in any hour that was seen.
+        # An unknown key had fewer events than this in any hour so far.
         usual = known.share if known else _LEAST_HOUR / 2 / max(self._usual_hour(), 1.0)
         error = known.error if known else _ERROR * 2
         count = min(values["events"], _EVENTS_A_USER * values["users"])
-        # What all others together have more than usual, this one may have, too.
+        # If all other keys have more than usual, this key may, too.
         forecast = self._forecast_minute or self._site_minute
         others = (self._site_minute - values["events"]) / max((1 - usual) * forecast, 1.0)
         due = usual * forecast * max(1.0, others)
@@ -165,20 +149,20 @@ class KeyVolumeDetector:
             known = self._keys[name] = _Key(usual, error, signal.end_ms)
         known.hot = known.hot + 1 if signal.end_ms - known.hot_ms == _MINUTE_MS else 1
         known.hot_ms = signal.end_ms
-        # While the whole site is busy, only what stands out for long is the key's own.
+        # While the whole site is busy, a key must stand out for longer.
         sure = score > _SURE and not self._site.surge and self._site.total.score < 3  # noqa: PLR2004
         if not sure and known.hot < _LIKELY_MINUTES:
             return []
         if self._site.surge or self._site.sale(signal.end_ms):
             return []
         if self._site.attack and count - due < _MOST * (self._site_minute - forecast):
-            return []  # the flood is the site's, this is its part of it
-        span = known.spell.span(signal.start_ms, signal.end_ms)
-        if span is None:
+            return []  # this is the key's part of a flood of the site
+        window = known.alert.window(signal.start_ms, signal.end_ms)
+        if window is None:
             return []
-        if span[0] < signal.start_ms - _MINUTE_MS:  # an episode of its own
-            known.spell.end()
-            span = known.spell.span(signal.start_ms, signal.end_ms) or span
+        if window[0] < signal.start_ms - _MINUTE_MS:  # a new flood
+            known.alert.close()
+            window = known.alert.window(signal.start_ms, signal.end_ms) or window
         evidence = {
             **interval(due, variance),
             "score": score,
@@ -194,8 +178,7 @@ class KeyVolumeDetector:
             },
         }
         measures = {"events": values["events"], "users": values["users"], "factor": values["events"] / max(due, 1.0)}
-        key = {self._column: name}
-        return [_FLOOD[self._column].detection(Severity.HIGH, key, span, measures, evidence)]
+        return [_FLOODS[self._column].detection(Severity.HIGH, {self._column: name}, window, measures, evidence)]
 
     def _usual_hour(self) -> float:
         return max(self._site.total.expected * _HOUR_MS / 10_000, self._site_minute * 60)
@@ -219,26 +202,19 @@ class KeyVolumeDetector:
         }
 
     def snapshot(self) -> Mapping[str, object]:
-        """Usual shares, and what goes on."""
+        """Usual shares and alerts."""
         return {
-            "version": _VERSION,
             "keys": {
-                name: [key.share, key.error, key.updated_ms, key.hot, key.hot_ms, key.spell.snapshot()]
+                name: [key.share, key.error, key.updated_ms, key.hot, key.hot_ms, key.alert.snapshot()]
                 for name, key in self._keys.items()
             },
             "now": [self._hours, self._site_minute, self._site_hour, self._forecast_minute, self._disturbed],
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a snapshot.
-
-        Raises:
-            StateError: it is of another version.
-        """
-        if state.get("version") != _VERSION:
-            raise StateError(f"the {self.id} detector's snapshot is of another version; it begins afresh")
+        """See `Detector.restore`."""
         self._keys = {
-            name: _Key(share, error, updated_ms, hot, hot_ms, OpenAlert.of(spell))
-            for name, (share, error, updated_ms, hot, hot_ms, spell) in state["keys"].items()
+            name: _Key(share, error, updated_ms, hot, hot_ms, OpenAlert.of(alert))
+            for name, (share, error, updated_ms, hot, hot_ms, alert) in state["keys"].items()
         }
         self._hours, self._site_minute, self._site_hour, self._forecast_minute, self._disturbed = state["now"]

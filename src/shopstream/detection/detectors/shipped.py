@@ -1,4 +1,4 @@
-"""Which detectors there are, made from settings and baselines."""
+"""Builds the shipped detectors from settings and baselines."""
 
 from typing import TYPE_CHECKING
 
@@ -26,12 +26,12 @@ __all__ = ["shipped_detectors", "shipped_runner"]
 def shipped_detectors(settings: DetectionSettings, baselines: Baselines | None = None) -> list[Detector]:
     """All detectors, in the order in which their detections of one bin come.
 
-    The volume detector comes first: it keeps the site's state, which others read. It runs even when it is off, and is
-    then not heard, unless all are off.
+    The volume detector comes first because it updates the site's state, which others read. Where it is off but others
+    are not, it runs without reporting.
 
     Args:
         settings: which of them are off.
-        baselines: what is normal, learned from history; without them each learns as it goes, after a warm-up.
+        baselines: what is normal, learned from history. Without them, each detector learns, after a warm-up.
     """
     site = SiteState(baselines)
     shipped: list[Detector] = [
@@ -47,15 +47,15 @@ def shipped_detectors(settings: DetectionSettings, baselines: Baselines | None =
         PriceDetector(),
         CoordinationDetector(),
     ]
-    heard = [detector for detector in shipped if detector.id not in settings.detectors_off]
-    return [detector for detector in shipped if detector in heard or detector.id == "volume"] if heard else []
+    enabled = [detector for detector in shipped if detector.id not in settings.detectors_off]
+    return [detector for detector in shipped if detector in enabled or detector.id == "volume"] if enabled else []
 
 
 def shipped_runner(settings: DetectionSettings, baselines: Baselines | None = None) -> DetectorRunner:
-    """A bank of all detectors, with the operators they need; give it to an engine by `declarations` and `attach`."""
+    """A runner of the shipped detectors, with the operators they need."""
 
     def reference(engine: "Engine") -> "ProductReference":
-        from shopstream.detection.product_reference import ProductReference  # noqa: PLC0415  where there is no engine, no DuckDB
+        from shopstream.detection.product_reference import ProductReference  # noqa: PLC0415  only an engine has DuckDB
 
         return ProductReference(engine.connection, baselines.products if baselines else None)
 

@@ -1,5 +1,6 @@
-"""What the site does right now: forecasts of its series, and whether it is calm. The volume detector keeps it up to
-date; detectors that come after it read it.
+"""The state of the site: forecasts of its series, and whether the traffic is normal.
+
+The volume detector updates it; the detectors after it read it.
 """
 
 import math
@@ -7,7 +8,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from shopstream.detection.baseline import Baselines
+from shopstream.detection.baseline import DAY_MS, Baselines
 from shopstream.detection.detectors.surge_classifier import TrafficMix
 from shopstream.detection.forecast import SeriesForecast
 from shopstream.detection.windows import EVENT_TYPES, SITE_10S, TAIL_10S
@@ -17,29 +18,28 @@ __all__ = ["SILENCE_ODDS", "SITE", "SeriesState", "SiteState", "numbers"]
 
 SITE: Final = "site"
 SILENCE_ODDS: Final = -math.log(1e-9)
-"""So many events expected and none seen: the odds of that are 1e-9."""
+"""With so many events expected, the chance of none is 1e-9."""
 
 _EVENTS_A_USER: Final = 1.15
-"""Events of a bin count up to this many per id on average: one robot is no flood of the site. People have 1.03."""
+"""A bin counts at most this many events per id on average: one robot is no flood of the site. People have 1.03."""
 _RECENT: Final = 30
-_DAY_MS: Final = 86_400_000
 _FIRST_HOURS_MS: Final = 2 * 3_600_000
-"""After so long most shoppers on the site are known, and an excess that is all new ids stands out."""
+"""After so long, most shoppers on the site are known, and an excess of new ids stands out."""
 _SALE: Final = 1.4
 _SETTLE_MS: Final = 180_000
 _GRACE_MS: Final = (300_000, 3_600_000)
 
 
 def numbers(signal: Signal) -> dict[str, float]:
-    """A signal's measures as numbers."""
+    """A signal's numeric measures."""
     return {name: float(value) for name, value in signal.measures.items() if isinstance(value, int | float)}
 
 
 class SeriesState:
-    """One series: this bin's count, what was expected, and for how much nothing came.
+    """One series: this bin's count, the expected count, and the events missed in a silence.
 
     Args:
-        forecast: of it.
+        forecast: of the series.
     """
 
     def __init__(self, forecast: SeriesForecast) -> None:
@@ -50,7 +50,7 @@ class SeriesState:
         self.missed_since_ms = 0
 
     def read(self, end_ms: int, count: float) -> None:
-        """Take a bin."""
+        """Process a bin."""
         self.count = count
         self.expected = self.forecast.expected(end_ms)
         if count:
@@ -61,22 +61,22 @@ class SeriesState:
 
     @property
     def variance(self) -> float:
-        """Of the count of a bin: chance and forecast error."""
+        """Variance of a bin's count: chance and forecast error."""
         return self.expected + (self.forecast.error * self.expected) ** 2 + 1
 
     @property
     def score(self) -> float:
-        """How many standard deviations above what was expected."""
+        """Standard deviations above the expected count."""
         return (self.count - self.expected) / math.sqrt(self.variance)
 
     @property
     def silent(self) -> bool:
-        """Nothing came for longer than chance explains."""
+        """Whether no event has arrived for longer than chance explains."""
         return self.missed >= SILENCE_ODDS
 
 
 class SiteState:
-    """The site's state.
+    """Forecasts of the site and its event types, its usual mix of traffic, and flags for unusual times.
 
     Args:
         baselines: what is normal; None learns it.
@@ -84,10 +84,8 @@ class SiteState:
 
     def __init__(self, baselines: Baselines | None = None) -> None:
         known = baselines.series if baselines else {}
-        self.series = {
-            name: SeriesState(SeriesForecast(known.get(name)))
-            for name in (SITE, *(f"event_type={k}" for k in EVENT_TYPES))
-        }
+        names = (SITE, *(f"event_type={kind}" for kind in EVENT_TYPES))
+        self.series = {name: SeriesState(SeriesForecast(known.get(name))) for name in names}
         self.until_ms = baselines.until_ms if baselines else None
         self.mix = TrafficMix.of(baselines)
         self.counts: dict[str, float] = {}
@@ -103,15 +101,19 @@ class SiteState:
 
     @property
     def total(self) -> SeriesState:
-        """All events."""
+        """All events of the site."""
         return self.series[SITE]
 
     def age_ms(self, at_ms: int) -> int | None:
-        """Of the baselines."""
+        """Age of the baselines; None without."""
         return None if self.until_ms is None else max(0, at_ms - self.until_ms)
 
+    def forecast_evidence(self, at_ms: int) -> dict[str, object]:
+        """`baseline_age_ms` and `forecast_error`."""
+        return {"baseline_age_ms": self.age_ms(at_ms), "forecast_error": self.total.forecast.error}
+
     def read(self, end_ms: int, signals: Sequence[Signal]) -> None:
-        """Take a bin's signals."""
+        """Process a bin's signals."""
         counts: dict[str, float] = {}
         tail: Mapping[str, float] | None = None
         for signal in signals:
@@ -142,7 +144,7 @@ class SiteState:
 
     def _note_silence(self, end_ms: int) -> None:
         views = self.series["event_type=view"]
-        if self.total.silent or views.silent:  # hardly anything is left without views
+        if self.total.silent or views.silent:  # without views, hardly any events are left
             self._silent_since_ms = self._silent_since_ms or views.missed_since_ms
         elif self._silent_since_ms is not None:
             shortest, longest = _GRACE_MS
@@ -151,24 +153,27 @@ class SiteState:
 
     @property
     def silent(self) -> bool:
-        """The whole site is."""
+        """Whether the whole site is silent."""
         return self._silent_since_ms is not None
 
     def recovering(self, end_ms: int) -> bool:
-        """A silence ended not long ago: what was held back arrives."""
+        """Whether a silence ended recently, so that a backlog arrives."""
         return end_ms <= self._grace_until_ms
 
-    def knows_ids(self, end_ms: int, for_ms: int = _DAY_MS) -> bool:
-        """Ids have been remembered for 24 hours (or so long), so that new ones are new."""
+    def knows_ids(self, end_ms: int, for_ms: int = DAY_MS) -> bool:
+        """Whether ids have been remembered for so long that new ones are new."""
         return self._begun_ms is not None and end_ms - self._begun_ms >= for_ms
 
     def begin_sale(self, end_ms: int, before: float) -> None:
-        """The site keeps a level far above the one before: shoppers want other things, until it falls again."""
+        """Note a sale if the site stays far above its former level.
+
+        Until the level falls, shoppers' choices differ from the usual ones.
+        """
         if self.total.forecast.level > _SALE * before and self._sale_level is None:
-            self._sale_level, self._sale_until_ms = before, end_ms + _DAY_MS
+            self._sale_level, self._sale_until_ms = before, end_ms + DAY_MS
 
     def sale(self, end_ms: int) -> bool:
-        """Whether that is so."""
+        """Whether a sale is going on."""
         if self._sale_level is not None and (
             end_ms > self._sale_until_ms or self.total.forecast.level < _SALE * self._sale_level
         ):
@@ -181,7 +186,7 @@ class SiteState:
         self._unsettled_until_ms = end_ms + _SETTLE_MS
 
     def settled(self, end_ms: int) -> bool:
-        """Nothing unusual now, nor in the last minutes: shares and ratios can be compared, and learned from."""
+        """Whether the traffic is normal, now and in the last minutes: shares can be compared, and learned from."""
         return not (
             (self.silent or self.surge or self.attack or self.recovering(end_ms) or self.sale(end_ms))
             or end_ms <= self._unsettled_until_ms
@@ -201,11 +206,7 @@ class SiteState:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a snapshot.
-
-        Raises:
-            StateError: it is of another version.
-        """
+        """Continue from a snapshot."""
         for name, one in self.series.items():
             forecast, one.missed, one.missed_since_ms = state["series"][name]
             one.forecast.restore(forecast)

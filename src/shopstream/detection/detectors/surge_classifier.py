@@ -1,25 +1,25 @@
-"""Who makes up an excess: the same sort of shoppers as always (a surge), or others (an attack).
+"""Classifies an excess of events as a surge (more of the usual shoppers) or an attack (different visitors).
 
-More of the same raises every count alike. What does not: views spread over products that hardly anybody looks at, ids
-that were never seen, few ids behind many events, nobody putting anything into a cart. The counts of the excess are
-those observed minus those that the expected events would have brought.
+More of the same raises all counts alike. Signs of an attack: views spread over rarely seen products, ids never seen
+before, few ids behind many events, nobody adding to a cart. The counts of the excess are the observed ones minus those
+that the expected events would have brought.
 
-A surge of genuine visits begins with many first events: its share of new ids is high at first and its carts come
-minutes later, so both are judged with room for that.
+A surge of genuine visits begins with many first events, and its carts come minutes later. The tests of new ids and of
+carts leave room for that.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from shopstream.detection.baseline import Baselines
 from shopstream.detection.detector import BIN_MS
 
-__all__ = ["PARTS", "Classification", "Excess", "TrafficMix"]
+__all__ = ["SIGNS", "Classification", "Excess", "TrafficMix"]
 
-PARTS: Final = ("tail", "new_users", "users", "buys")
-"""Events on hardly seen products (as breadth: the fewer of users and products), first events of ids, users of each
+SIGNS: Final = ("tail", "new_users", "users", "buys")
+"""Events on rarely seen products (as breadth: the smaller of users and products), first events of ids, users of each
 bin, carts and purchases; all as shares of the events."""
 
 _MEMORY_MS: Final = 2 * 3_600_000
@@ -34,15 +34,16 @@ _USERS_SHARE, _USERS_ROOM, _USERS_SCORE = 0.88, 0.96, 4.0
 _BUYS_FACTOR, _BUYS_ROOM, _BUYS_SCORE = 0.25, 0.85, 4.0
 _NEED_HISTORY: Final = frozenset({"new_users", "buys"})
 _BUYS_AFTER: Final = 18
-"""Carts and purchases of an excess are counted from its fourth minute on: shoppers take a while."""
+"""Carts and purchases of an excess count from its fourth minute on: shoppers take a while."""
 
 
 @dataclass(slots=True)
 class TrafficMix:
-    """Normal shares of the events of 10 s, remembered over some hours.
+    """Usual shares of the events of 10 s, remembered over some hours.
 
     Args:
-        sums: name (of PARTS, and `events`) → decayed sum; `tail` is there only with reference products.
+        sums: name (of SIGNS, and `events`) → decayed sum; `tail` only with reference products.
+        tail_events: decayed sum of the events for which `tail` was known.
     """
 
     sums: dict[str, float] = field(default_factory=dict)
@@ -50,32 +51,25 @@ class TrafficMix:
 
     @staticmethod
     def of(baselines: Baselines | None) -> "TrafficMix":
-        """Seeded from history, where there is some."""
-        mix = TrafficMix(dict.fromkeys(("events", *PARTS), 0.0))
+        """Seeded from history, if there is one."""
+        mix = TrafficMix(dict.fromkeys(("events", *SIGNS), 0.0))
         shares = baselines.shares if baselines else {}
-        if all(f"{name}_10s" in shares for name in PARTS):
+        if all(f"{name}_10s" in shares for name in SIGNS):
+            hours = {name: shares[f"{name}_10s"].hours for name in SIGNS}
             mix.sums = {
                 "events": _SEED_EVENTS,
-                **{
-                    name: sum(shares[f"{name}_10s"].hours) / len(shares[f"{name}_10s"].hours) * _SEED_EVENTS
-                    for name in PARTS
-                },
+                **{name: sum(values) / len(values) * _SEED_EVENTS for name, values in hours.items()},
             }
             mix.tail_events = _SEED_EVENTS
         return mix
 
-    @property
-    def warm(self) -> bool:
-        """Whether enough was seen."""
-        return self.sums["events"] >= _LEAST_EVENTS
-
     def share(self, name: str) -> float | None:
-        """Of the events; None where unknown."""
+        """Share of the events; None where unknown."""
         events = self.tail_events if name == "tail" else self.sums["events"]
         return self.sums[name] / events if events >= _LEAST_EVENTS else None
 
     def learn(self, counts: Mapping[str, float]) -> None:
-        """Take a normal bin; `tail` may be missing."""
+        """Learn from a normal bin; `tail` may be missing."""
         decay = math.exp(-BIN_MS / _MEMORY_MS)
         for name in self.sums:
             if name != "new_users" or name in counts:
@@ -88,27 +82,25 @@ class Classification:
     """What an excess looks like.
 
     Args:
-        attack: something in it that no surge has.
-        score: of the clearest sign, in standard deviations.
+        attack: whether it has a sign that no surge has.
         contributions: sign → its share of all signs' scores.
         composition: name → [share of the excess, share of normal events].
     """
 
     attack: bool
-    score: float
     contributions: Mapping[str, float]
     composition: Mapping[str, list[float]]
 
 
 @dataclass(slots=True)
 class Excess:
-    """Counts since something looked suspicious.
+    """Counts since the traffic looked suspicious.
 
     Args:
         bins: how many.
         expected: events expected in them.
         counts: observed.
-        late: the same of those bins in which carts should have come, with `expected`.
+        late: observed and `expected` counts of those bins in which carts should have come.
     """
 
     bins: int = 0
@@ -118,53 +110,45 @@ class Excess:
 
     @property
     def events(self) -> float:
-        """More than expected."""
+        """Events beyond the expected ones."""
         return self.counts.get("events", 0.0) - self.expected
 
     def add(self, counts: Mapping[str, float], expected: float) -> None:
-        """Take a bin."""
+        """Add a bin."""
         self.bins += 1
         self.expected += expected
         for name, value in counts.items():
             self.counts[name] = self.counts.get(name, 0.0) + value
         if self.bins > _BUYS_AFTER:
-            for name, value in (
-                ("events", counts["events"]),
-                ("buys", counts.get("buys", 0.0)),
-                ("expected", expected),
-            ):
+            late = {"events": counts["events"], "buys": counts.get("buys", 0.0), "expected": expected}
+            for name, value in late.items():
                 self.late[name] = self.late.get(name, 0.0) + value
 
-    def judge(self, mix: TrafficMix, *, recovering: bool = False) -> Classification:
+    def classify(self, mix: TrafficMix, *, recovering: bool = False) -> Classification:
         """Surge or attack.
 
         Args:
-            mix: normal shares.
-            recovering: after a silence, when earlier events of shoppers are missing: then new ids and missing carts
-                say nothing.
+            mix: usual shares.
+            recovering: whether a silence ended recently. Earlier events of shoppers are then missing, so new ids and
+                missing carts prove nothing.
         """
         extra = max(self.events, 1.0)
         scores: dict[str, float] = {}
         composition: dict[str, list[float]] = {}
-        for name in PARTS:
+        for name in SIGNS:
             share = mix.share(name)
             if share is None or name not in self.counts:
                 continue
             more = self.counts[name] - share * self.expected
             composition[name] = [more / extra, share]
-            score = self._sign(name, share, more)
+            score = self._score(name, share, more)
             if score and not (recovering and name in _NEED_HISTORY):
                 scores[name] = score
         whole = sum(scores.values())
-        return Classification(
-            attack=bool(scores),
-            score=max(scores.values(), default=0.0),
-            contributions={name: value / whole for name, value in scores.items()},
-            composition=composition,
-        )
+        return Classification(bool(scores), {name: value / whole for name, value in scores.items()}, composition)
 
-    def _sign(self, name: str, share: float, more: float) -> float:
-        """How clearly a part of the excess is none of a surge, in standard deviations; 0 where it is not clear."""
+    def _score(self, name: str, share: float, more: float) -> float:
+        """How far a sign is from that of any surge, in standard deviations; 0 where that is unclear."""
         total, extra = self.counts["events"], max(self.events, 1.0)
         if name == "tail":
             due = share * total
@@ -183,12 +167,8 @@ class Excess:
 
     def _no_buys(self, share: float) -> float:
         extra = self.late["events"] - self.late["expected"]
-        more = self.late["buys"] - share * self.late["expected"]
+        usual = share * self.late["expected"]
+        more = self.late["buys"] - usual
         if extra <= 0 or more > _BUYS_FACTOR * share * extra:
             return 0.0
-        usual = share * self.late["expected"]
         return (_BUYS_ROOM * share * extra - more) / math.sqrt(share * self.late["events"] + (_STALE * usual) ** 2 + 1)
-
-    def snapshot(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {"bins": self.bins, "expected": self.expected, "counts": dict(self.counts), "late": dict(self.late)}
