@@ -16,12 +16,12 @@ import duckdb
 from shopstream.clock import from_ms
 from shopstream.dashboard.health import read_health
 from shopstream.dashboard.sources import DataHome
+from shopstream.engine.tables import fetch_dicts
 from shopstream.errors import ShopstreamError, StateError
 from shopstream.incidents.explanation import figures_of, lines_of, title_of, who_of
 from shopstream.incidents.incident import Incident, State
 from shopstream.incidents.queries import count_incidents, read_incidents
 from shopstream.journeys.store import LiveFile
-from shopstream.lakehouse.tables import fetch_dicts
 from shopstream.models.names import Bots, ReportName
 from shopstream.models.reports import choose_bots, open_reports, report, scope
 

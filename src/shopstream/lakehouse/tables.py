@@ -6,7 +6,6 @@ Columns get Iceberg field ids in order of declaration, from 1; a new field goes 
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -210,12 +209,6 @@ def register_storage(connection: duckdb.DuckDBPyConnection, file_system: Abstrac
     protocols = [file_system.protocol] if isinstance(file_system.protocol, str) else file_system.protocol
     if not set(protocols).intersection(connection.list_filesystems()):
         connection.register_filesystem(file_system)
-
-
-def fetch_dicts(cursor: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
-    """All rows of a result, as column → value."""
-    names = [column[0] for column in cursor.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
 def view_sql(table: LakeTable, files: Iterable[str]) -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import duckdb
 
+from shopstream.engine.tables import fetch_dicts
 from shopstream.errors import StateError
-from shopstream.lakehouse.tables import fetch_dicts
 from shopstream.models.names import Bots, ReportName
 
 __all__ = ["Report", "Scope", "open_reports", "report", "scope"]
