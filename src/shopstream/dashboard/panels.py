@@ -2,8 +2,11 @@
 
 import json
 import logging
+import math
 import sqlite3
+import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
@@ -20,7 +23,6 @@ from shopstream.engine.tables import fetch_dicts
 from shopstream.errors import ShopstreamError, StateError
 from shopstream.incidents.explanation import figures_of, lines_of, title_of, who_of
 from shopstream.incidents.incident import Incident, State
-from shopstream.incidents.queries import count_incidents, read_incidents
 from shopstream.journeys.store import LiveFile
 from shopstream.models.names import Bots, ReportName
 from shopstream.models.reports import choose_bots, open_reports, report, scope
@@ -132,10 +134,11 @@ Signature = tuple[tuple[int, int, int] | None, ...]
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """How to read a panel, and the files whose change requires it; no files: read every time."""
+    """How to read a panel, and how often at most; with files, only when one of them has changed."""
 
     read: Callable[[], object]
     files: tuple[Path, ...] = ()
+    every_s: float = 0
 
 
 @dataclass
@@ -149,6 +152,7 @@ class Panels:
     home: DataHome
     _texts: dict[str, str] = field(default_factory=dict)
     _signatures: dict[str, Signature] = field(default_factory=dict)
+    _read_at: dict[str, float] = field(default_factory=dict)
 
     def read(self) -> dict[str, str]:
         """Panel name → JSON text. A panel that cannot be read has an `error`; the others are still read."""
@@ -156,8 +160,11 @@ class Panels:
             self.home.remote.refresh()
         for name, source in self._sources().items():
             signature = tuple(_signature(file) for file in source.files)
-            if source.files and name in self._texts and self._signatures.get(name) == signature:
+            same = source.files and self._signatures.get(name) == signature
+            early = time.monotonic() < self._read_at.get(name, -math.inf) + source.every_s
+            if name in self._texts and (same or early):
                 continue
+            self._read_at[name] = time.monotonic()
             self._texts[name] = self._text(name, source)
             self._signatures[name] = signature
         return dict(self._texts)
@@ -165,8 +172,8 @@ class Panels:
     def _sources(self) -> dict[str, _Source]:
         home = self.home
         return {
-            "health": _Source(lambda: _health_panel(home)),
-            "incidents": _Source(lambda: incidents_panel(home), _with_log(home.incidents)),
+            "health": _Source(lambda: _health_panel(home), every_s=home.refresh.total_seconds()),
+            "incidents": _Source(lambda: incidents_panel(home), every_s=home.refresh.total_seconds()),
             "live": _Source(lambda: live_panel(home.live), (home.live,)),
             "reports": _Source(lambda: reports_panel(home.reports), (home.reports,)),
         }
@@ -184,11 +191,13 @@ class Panels:
 
 def incidents_panel(home: DataHome) -> dict[str, object]:
     """Incidents, ongoing first, then newest first; at most 200 of `total`."""
-    counts = count_incidents(home.incidents)
-    found = read_incidents(home.incidents, states=_ONGOING, limit=_INCIDENTS)
-    found += read_incidents(home.incidents, states=_OVER, limit=_INCIDENTS - len(found))
+    with closing(home.incidents()) as store:
+        counts = store.count()
+        found = store.list(states=_ONGOING, limit=_INCIDENTS)
+        found += store.list(states=_OVER, limit=_INCIDENTS - len(found))
+        started = store.as_of_ms() is not None
     return {
-        "started": home.incidents.is_file(),
+        "started": started,
         "total": sum(counts.values()),
         "ongoing": sum(counts[state] for state in _ONGOING),
         "counts": counts,
@@ -245,17 +254,13 @@ def _incident(incident: Incident, command: str) -> dict[str, object]:
         "peak_end": incident.peak_end,
         "tags": ", ".join(incident.tags),
         "comment": incident.comment,
-        "handled_at": incident.handled_at,
+        "status_at": incident.status_at,
+        "owner": incident.owner,
         "evidence": f"{command} query {quote(incident.evidence_sql)}"
         if len(incident.actors) <= _NAMED
         else f"{command} incidents events {incident.id}",
         "show": f"{command} incidents show {incident.id}",
     }
-
-
-def _with_log(path: Path) -> tuple[Path, ...]:
-    """A SQLite file and its write-ahead log, which changes first."""
-    return path, path.with_name(path.name + "-wal")
 
 
 def _signature(path: Path) -> tuple[int, int, int] | None:

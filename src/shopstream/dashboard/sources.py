@@ -1,13 +1,16 @@
 """Data sources of the page."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol, Self
 
+from shopstream.clock import SystemClock
 from shopstream.engine.checkpoint import Manifest
+from shopstream.incidents.embedded import EmbeddedIncidentStore
+from shopstream.incidents.ports import IncidentStore
 
 __all__ = ["DataHome", "EngineState", "RemoteEngine"]
 
@@ -33,7 +36,7 @@ class RemoteEngine(Protocol):
     """An engine on another machine, which is queried instead of local files."""
 
     def refresh(self) -> None:
-        """Update the home's copies of incidents and live journeys; `engine` raises its errors."""
+        """Update the home's copy of live journeys; `engine` raises its errors."""
         ...
 
     def engine(self) -> EngineState:
@@ -52,24 +55,26 @@ class DataHome:
     Args:
         stream: the embedded stream, for the engine's lag.
         checkpoint: the engine's checkpoints, for its counters and watermark.
-        incidents: the incident store.
+        incidents: opens the incident store; the reader closes it.
         live: the live journeys.
         reports: the marts.
         engine_lock: held by a running engine.
         token: access token; created at the first start.
         command: command line for this home, for the hints on the page.
         remote: an engine on another machine; then stream, checkpoint and lock are not read.
+        refresh: minimum interval between two reads of health and incidents.
     """
 
     stream: Path
     checkpoint: Path
-    incidents: Path
+    incidents: Callable[[], IncidentStore]
     live: Path
     reports: Path
     engine_lock: Path
     token: Path
     command: str = "shopstream"
     remote: RemoteEngine | None = None
+    refresh: timedelta = timedelta(0)
 
     @classmethod
     def at(cls, folder: Path, *, usual: Path = Path(".shopstream")) -> Self:
@@ -78,7 +83,7 @@ class DataHome:
         return cls(
             stream=folder / "stream.db",
             checkpoint=folder / "checkpoint",
-            incidents=folder / "incidents.db",
+            incidents=lambda: EmbeddedIncidentStore(folder / "incidents.db", SystemClock()),
             live=folder / "live.json",
             reports=folder / "reports.duckdb",
             engine_lock=folder / "engine.lock",
