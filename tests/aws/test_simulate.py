@@ -15,8 +15,7 @@ import pytest
 from shopstream.clock import SystemClock
 from shopstream.errors import ConfigurationError, PermanentError, RetryableError, StateError
 from shopstream.events.codec import Decoder
-from shopstream.simulation.replay import replay
-from shopstream.simulation.replay_settings import ReplaySettings
+from shopstream.simulation.replay import ReplaySettings, replay
 from shopstream.stream.aws import KinesisStream
 from shopstream.stream.embedded import EmbeddedStream
 from shopstream.stream.ports import TRIM_HORIZON, hash_key

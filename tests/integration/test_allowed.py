@@ -6,17 +6,16 @@ from datetime import timedelta
 import duckdb
 import pytest
 
+from incident_desk import read_incidents
 from shopstream.adapters.flow import open_pipeline
 from shopstream.adapters.ports import adapters_of
 from shopstream.config import Settings
 from shopstream.detection.detectors.shipped import shipped_detectors
 from shopstream.detection.settings import DetectionSettings
 from shopstream.engine.settings import EngineSettings
-from shopstream.incidents.queries import read_incidents
 from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.tables import create_views
-from shopstream.simulation.replay import Replay
-from shopstream.simulation.replay_settings import ReplaySettings
+from shopstream.simulation.replay import ReplaySettings, replay
 
 HEADER = "event_time,event_type,product_id,category_id,category_code,brand,price,user_id,user_session,ip,user_agent\n"
 ENTRIES = """\
@@ -52,7 +51,7 @@ def home(tmp_path_factory):
         engine=EngineSettings(batch_events=7, commit_interval=timedelta(hours=1)),
     )
     with adapters_of(settings).open_stream() as stream:
-        Replay(str(folder / "events.csv"), stream, ReplaySettings(), bookmarks=settings.home / "replays").run()
+        replay(str(folder / "events.csv"), stream, ReplaySettings(), bookmarks=settings.home / "replays")
     with open_pipeline(settings, with_journeys=False) as pipeline:
         pipeline.run(until_caught_up=True)
     return settings

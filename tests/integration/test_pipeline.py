@@ -9,6 +9,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from incident_desk import read_incidents
 from shopstream.adapters.flow import open_pipeline
 from shopstream.adapters.ports import adapters_of
 from shopstream.clock import ManualClock
@@ -18,12 +19,10 @@ from shopstream.engine.compile import batch_sql
 from shopstream.engine.settings import EngineSettings
 from shopstream.errors import BackpressureError, RetryableError, StateError
 from shopstream.events.codec import encode_arrow
-from shopstream.incidents.queries import read_incidents
 from shopstream.journeys.store import LiveFile
 from shopstream.lakehouse.tables import create_views
 from shopstream.simulation.attacks import Flood, Scraper
-from shopstream.simulation.replay import Replay
-from shopstream.simulation.replay_settings import ReplaySettings
+from shopstream.simulation.replay import ReplaySettings, replay
 from shopstream.simulation.synthesis import DEFAULT_START, OutOfOrder, Synthesis, SynthesisSettings
 from shopstream.stream.embedded import EmbeddedStream
 from shopstream.stream.ports import NewRecord
@@ -54,7 +53,7 @@ def processed(day, tmp_path_factory) -> Settings:
 
 def send(settings: Settings, source: Path) -> None:
     with adapters_of(settings).open_stream() as stream:
-        Replay(str(source), stream, ReplaySettings(), bookmarks=settings.home / "replays").run()
+        replay(str(source), stream, ReplaySettings(), bookmarks=settings.home / "replays")
 
 
 @pytest.fixture

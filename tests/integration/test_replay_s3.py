@@ -17,8 +17,7 @@ import pytest
 from shopstream.clock import SystemClock
 from shopstream.errors import PermanentError
 from shopstream.simulation.partitioning import even_shards, events_of_file, measure_skew
-from shopstream.simulation.replay import replay
-from shopstream.simulation.replay_settings import ReplaySettings
+from shopstream.simulation.replay import ReplaySettings, replay
 from shopstream.stream.embedded import EmbeddedStream
 from shopstream.stream.settings import StreamSettings
 

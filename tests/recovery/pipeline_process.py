@@ -23,14 +23,15 @@ from shopstream.detection.settings import DetectionSettings
 from shopstream.engine.checkpoint import CheckpointStore, SharedCheckpointStore
 from shopstream.engine.settings import EngineSettings
 from shopstream.incidents.embedded import EmbeddedIncidentStore
+from shopstream.incidents.recorder import IncidentRecorder
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
-from shopstream.simulation.replay import Replay
-from shopstream.simulation.replay_settings import ReplaySettings
+from shopstream.simulation.replay import ReplaySettings, replay
 from shopstream.stream.embedded import EmbeddedStream
 
 RATE = 6_000  # events/s: slow enough to be killed many times
 POINTS = {
-    "judge": (EmbeddedIncidentStore, "apply"),
+    "record": (IncidentRecorder, "apply"),
+    "put": (EmbeddedIncidentStore, "put"),
     "stage": (CheckpointStore, "stage"),
     "append": (EmbeddedLakehouse, "append"),
     "promote": (CheckpointStore, "promote"),
@@ -83,7 +84,7 @@ def work(settings: Settings, source: str | None, checkpoints: str | None) -> Non
             pipeline.run(until_caught_up=True)
         return
     with adapters_of(settings).open_stream() as stream:
-        Replay(source, stream, ReplaySettings(rate=RATE), bookmarks=settings.home / "replays").run()
+        replay(source, stream, ReplaySettings(rate=RATE), bookmarks=settings.home / "replays")
 
 
 def main() -> None:

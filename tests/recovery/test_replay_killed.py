@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 from shopstream.clock import SystemClock
 from shopstream.simulation.replay import replay
-from shopstream.simulation.replay_settings import ReplaySettings
+from shopstream.simulation.replay import ReplaySettings
 from shopstream.stream.embedded import EmbeddedStream
 from shopstream.stream.settings import StreamSettings
 

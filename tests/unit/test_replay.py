@@ -11,8 +11,7 @@ from shopstream.errors import BackpressureError, ConfigurationError, PermanentEr
 from shopstream.events.codec import Decoded, Decoder
 from shopstream.events.schema import REES46_COLUMNS
 from shopstream.simulation.partitioning import PartitionKey, even_shards
-from shopstream.simulation.replay import replay
-from shopstream.simulation.replay_settings import ReplaySettings, ReplaySummary
+from shopstream.simulation.replay import ReplaySettings, ReplaySummary, replay
 from shopstream.stream.embedded import EmbeddedStream
 from shopstream.stream.ports import NewRecord, PutOutcome
 from shopstream.stream.settings import StreamSettings

@@ -7,14 +7,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from shopstream.cli.simulate import KeyName
 from shopstream.clock import ManualClock, from_ms
 from shopstream.errors import BackpressureError, PermanentError, RetryableError, StateError
 from shopstream.events.codec import Decoder
 from shopstream.events.schema import WIRE_SCHEMA
 from shopstream.simulation.pacing import Pacer
 from shopstream.simulation.partitioning import PartitionKey, Router, even_shards, key_texts, packed
-from shopstream.simulation.rejects import reject_records
+from shopstream.simulation.replay import reject_records
 from shopstream.simulation.stream_sender import Lane, RateLimit, SendStatistics, StreamSender
 from shopstream.stream.ports import (
     MAX_PUT_BYTES,
@@ -49,10 +48,6 @@ def decoded(records: list[NewRecord]) -> list[dict[str, object]]:
     result = Decoder().decode([record.payload for record in records], [ARRIVAL_MS] * len(records))
     assert result.rejects.num_rows == 0
     return result.events.to_pylist()
-
-
-def test_the_command_line_offers_each_partition_key():
-    assert {key.value for key in KeyName} == {key.value for key in PartitionKey}
 
 
 @pytest.mark.parametrize("key", [key for key in PartitionKey if key is not PartitionKey.RANDOM])

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from enum import StrEnum
+from functools import partial
 from pathlib import PurePath
 from types import FrameType
 from typing import Annotated
@@ -20,22 +20,11 @@ from shopstream.cli.output import Format, FormatOption, emit, emit_object, err, 
 from shopstream.clock import from_ms
 from shopstream.errors import ConfigurationError
 from shopstream.simulation.partitioning import PartitionKey, even_shards, events_of_file, events_of_stream, measure_skew
-from shopstream.simulation.replay import Replay
-from shopstream.simulation.replay_settings import ReplayProgress, ReplaySettings, ReplaySummary
+from shopstream.simulation.replay import ReplayProgress, ReplaySettings, ReplaySummary, replay
 
-__all__ = ["KeyName", "shards", "simulate"]
+__all__ = ["shards", "simulate"]
 
 _INTERRUPTED = 130
-
-
-class KeyName(StrEnum):
-    """The partition keys by name: `simulation.PartitionKey` without the time it takes to import."""
-
-    CATEGORY_ID = "category_id"
-    PRODUCT_ID = "product_id"
-    USER_ID = "user_id"
-    USER_SESSION = "user_session"
-    RANDOM = "random"
 
 
 def simulate(
@@ -58,8 +47,8 @@ def simulate(
     ] = None,
     loop: Annotated[bool, typer.Option("--loop", help="Begin again at the end; event time goes on growing.")] = False,
     partition_key: Annotated[
-        KeyName, typer.Option(help="What decides on an event's shard; see `shopstream shards`.")
-    ] = KeyName.CATEGORY_ID,
+        PartitionKey, typer.Option(help="What decides on an event's shard; see `shopstream shards`.")
+    ] = PartitionKey.CATEGORY_ID,
     restart: Annotated[bool, typer.Option("--restart", help="Begin at the start, wherever it stopped before.")] = False,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
@@ -91,14 +80,14 @@ def simulate(
         rate=rate,
         rebase=_moment(rebase),
         loop=loop,
-        partition_key=PartitionKey(partition_key),
+        partition_key=partition_key,
         restart=restart,
     )
     adapters = adapters_of(settings)
     with adapters.open_stream() as stream:
         try:
-            replay = Replay(source, stream, how, bookmarks=settings.home / "replays", stream=adapters.stream_name)
-            summary = _run(replay, source)
+            run = partial(replay, source, stream, how, bookmarks=settings.home / "replays", stream=adapters.stream_name)
+            summary = _with_progress(run, source)
         except KeyboardInterrupt:
             err.print("Stopped. The same command goes on from here.")
             raise typer.Exit(_INTERRUPTED) from None
@@ -119,7 +108,7 @@ def _moment(rebase: str | None) -> datetime | str | None:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-def _run(replay: Replay, source: str) -> ReplaySummary:
+def _with_progress(run: Callable[..., ReplaySummary], source: str) -> ReplaySummary:
     columns = (
         SpinnerColumn(),
         TextColumn(PurePath(source).name, markup=False),
@@ -147,7 +136,7 @@ def _run(replay: Replay, source: str) -> ReplaySummary:
             pace, volume = now.events / elapsed, now.sent.bytes / elapsed / 1e6
             bar.update(task, completed=now.done, events=now.events, pace=pace, volume=volume, state=state)
 
-        return replay.run(progress)
+        return run(progress=progress)
 
 
 @contextmanager
