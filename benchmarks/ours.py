@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -16,11 +17,12 @@ from windows import RULES, WINDOWS
 from workload import Check, Workload, check
 
 from shopstream.adapters.ports import adapters_of
+from shopstream.clock import SystemClock
 from shopstream.config import load_settings
 from shopstream.detection.detectors.shipped import shipped_detectors
 from shopstream.detection.rule import load_rules
 from shopstream.detection.settings import DetectionSettings
-from shopstream.incidents.queries import read_episodes, read_incidents
+from shopstream.incidents.embedded import EmbeddedIncidentStore
 from shopstream.lakehouse.ports import LakeTable
 
 SHOPSTREAM = str(Path(sys.executable).parent / "shopstream")
@@ -130,11 +132,12 @@ def _check_incidents(made: Workload, windows: str, home: Path) -> Check:
     for window in WINDOWS[windows]:
         keys = duckdb.execute("SELECT DISTINCT key FROM read_parquet(?)", [str(made.answer / f"{window.name}.parquet")])
         wanted |= {(window.name, key if window.key else "") for (key,) in keys.fetchall()}
-    found = {
-        (part.rule, ",".join(map(str, part.keys.values())))
-        for incident in read_incidents(home / "incidents.db")
-        for part in read_episodes(home / "incidents.db", incident.id)
-    }
+    with closing(EmbeddedIncidentStore(home / "incidents.db", SystemClock())) as store:
+        found = {
+            (part.rule, ",".join(map(str, part.keys.values())))
+            for incident in store.list()
+            for part in store.parts(incident.id)
+        }
     return Check(len(wanted), len(wanted - found), len(found - wanted), "incidents")
 
 

@@ -19,6 +19,7 @@ from filelock import FileLock
 from prometheus_client.parser import text_string_to_metric_families
 
 from factories import make_detection
+from incident_desk import sqlite_desk
 from shopstream.clock import SystemClock
 from shopstream.dashboard.server import serve
 from shopstream.dashboard.settings import DashboardSettings
@@ -26,8 +27,6 @@ from shopstream.dashboard.sources import Home
 from shopstream.detection.detection import Severity
 from shopstream.engine.checkpoint import CheckpointStore, Manifest
 from shopstream.errors import ConfigurationError
-from shopstream.incidents.embedded import EmbeddedIncidentStore
-from shopstream.incidents.settings import AlertingSettings
 from shopstream.journeys.store import LiveFile
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.ports import LakeTable
@@ -130,7 +129,7 @@ def add_incident(folder, user="7", severity=Severity.HIGH):
         severity=severity,
         measures={"events": 1234},
     )
-    with closing(EmbeddedIncidentStore(folder / "incidents.db", AlertingSettings(), SystemClock())) as store:
+    with closing(sqlite_desk(folder / "incidents.db")) as store:
         store.apply([found], NOW_MS + 10_000)
 
 

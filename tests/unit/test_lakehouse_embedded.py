@@ -19,6 +19,7 @@ from shopstream.lakehouse.detections import detection_rows
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.files import by_day, conform
 from shopstream.lakehouse.ports import LakeTable
+from shopstream.lakehouse.reader import LocalLakeReader
 from shopstream.lakehouse.settings import LakehouseSettings
 from shopstream.lakehouse.tables import TABLES, create_views
 
@@ -270,6 +271,21 @@ def test_any_folder_will_do(tmp_path, lake_events, name):
         create_views(connection, lakehouse)
         assert connection.execute("SELECT count(*), max(user_id) FROM events").fetchone() == (20, 19)
     assert foreign(lakehouse).scan().count() == 20
+    assert LocalLakeReader(tmp_path / name).data_files(EVENTS) == lakehouse.data_files(EVENTS)
+
+
+def test_a_reader_names_the_files_of_the_current_snapshot(lakehouse, lake_events):
+    reader = LocalLakeReader(lakehouse.catalog.path)
+    assert reader.data_files(EVENTS) == []
+    for turn in range(3):
+        lakehouse.append(EVENTS, lake_events(turn, 1), {})
+        assert reader.data_files(EVENTS) == lakehouse.data_files(EVENTS)
+        assert len(reader.data_files(EVENTS)) == turn + 1
+
+
+def test_a_reader_makes_no_lake(tmp_path):
+    assert LocalLakeReader(tmp_path / "none").data_files(EVENTS) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_moved_folder_is_distinguished_from_an_empty_one(tmp_path, lake_events):
@@ -277,6 +293,8 @@ def test_a_moved_folder_is_distinguished_from_an_empty_one(tmp_path, lake_events
     (tmp_path / "here").rename(tmp_path / "there")
     with pytest.raises(StateError, match="move the folder back"):
         EmbeddedLakehouse(tmp_path / "there").status()
+    with pytest.raises(StateError, match="move the folder back"):
+        LocalLakeReader(tmp_path / "there").data_files(EVENTS)
 
 
 def test_a_column_added_to_the_declaration_is_null_in_older_files(lakehouse, lake_events, monkeypatch):

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shopstream.adapters.ports import Adapters
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from shopstream.adapters.checks import Check
     from shopstream.dashboard.sources import Home
     from shopstream.engine.checkpoint import CheckpointStore, Manifest
     from shopstream.incidents.ports import IncidentStore
     from shopstream.journeys.store import LiveStore
     from shopstream.lakehouse.embedded import EmbeddedLakehouse
-    from shopstream.notify.sender import Sender
+    from shopstream.lakehouse.ports import LakeReader
     from shopstream.stream.embedded import EmbeddedStream
 
 __all__ = ["EmbeddedAdapters"]
@@ -45,6 +48,13 @@ class EmbeddedAdapters(Adapters):
 
         return EmbeddedLakehouse(self.settings.lake_path, self.settings.lakehouse)
 
+    @contextmanager
+    def open_lake_reader(self) -> Iterator[LakeReader]:
+        """Reads the SQLite catalog itself."""
+        from shopstream.lakehouse.reader import LocalLakeReader
+
+        yield LocalLakeReader(self.settings.lake_path)
+
     def has_lake(self) -> bool:
         """Whether its folder exists."""
         return self.settings.lake_path.exists()
@@ -57,14 +67,7 @@ class EmbeddedAdapters(Adapters):
         """SQLite in `home`."""
         from shopstream.incidents.embedded import EmbeddedIncidentStore
 
-        self.settings.home.mkdir(parents=True, exist_ok=True)
-        return EmbeddedIncidentStore(
-            self.settings.incidents_path, self.settings.alerting, self.clock, self.notification_targets()
-        )
-
-    def incidents_file(self) -> Path:
-        """The store's own file."""
-        return self.settings.incidents_path
+        return EmbeddedIncidentStore(self.settings.incidents_path, self.clock)
 
     def open_live(self) -> LiveStore:
         """SQLite in `home`."""
@@ -81,18 +84,6 @@ class EmbeddedAdapters(Adapters):
     def last_checkpoint(self) -> Manifest | None:
         """The current checkpoint, without creating the store."""
         return super().last_checkpoint() if self.settings.checkpoint_path.exists() else None
-
-    def open_sender(self) -> Sender:
-        """Sends what the incident store queued."""
-        from shopstream.notify.sender import Sender
-
-        return Sender(self.settings.incidents_path, self.open_channels(), self.settings.alerting, self.clock)
-
-    def retry_notifications(self) -> int:
-        """In the incident store."""
-        from shopstream.notify.outbox import retry_failed
-
-        return retry_failed(self.settings.incidents_path, self.clock.now_ms())
 
     def dashboard_home(self) -> Home:
         """The files of `home`."""

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from shopstream.dashboard.sources import Home
     from shopstream.detection.baseline import Baselines
     from shopstream.engine.checkpoint import CheckpointStore, Manifest
-    from shopstream.incidents.ports import IncidentStore, NotificationChannel
+    from shopstream.incidents.ports import IncidentStore
     from shopstream.journeys.store import LiveStore
     from shopstream.lakehouse.iceberg import IcebergLakehouse
+    from shopstream.lakehouse.ports import LakeReader
     from shopstream.models.dbt import BuildResult
     from shopstream.models.dbt import Progress as BuildProgress
+    from shopstream.notify.ports import NotificationChannel
     from shopstream.notify.sender import Sender
     from shopstream.pipeline import Progress
     from shopstream.stream.ports import Stream
@@ -106,6 +108,12 @@ class Adapters(ABC):
     def open_lakehouse(self) -> IcebergLakehouse:
         """The lakehouse; missing tables are created."""
 
+    @contextmanager
+    def open_lake_reader(self) -> Iterator[LakeReader]:
+        """The lake's current files; reading never creates a lake."""
+        with closing(self.open_lakehouse()) as lakehouse:
+            yield lakehouse
+
     @abstractmethod
     def has_lake(self) -> bool:
         """Whether there is a lake to read; opening the embedded one would create it."""
@@ -137,32 +145,28 @@ class Adapters(ABC):
             RetryableError: another build is running.
             StateError: a model or a test failed.
         """
-        from shopstream.incidents.verdicts import read_verdicts
+        from shopstream.incidents.queries import read_verdicts
         from shopstream.models.dbt import build
 
         if on_athena:
             raise ConfigurationError(
                 f"expected the AWS profile for --target athena, got {self.settings.profile}; set SHOPSTREAM_PROFILE=aws"
             )
-        with closing(self.open_lakehouse()) as lakehouse:
+        with closing(self.open_lakehouse()) as lakehouse, closing(self.open_incidents()) as store:
             return build(
                 lakehouse,
                 self.settings.reports_path,
                 self.settings.timezone,
                 select,
                 progress,
-                verdicts=read_verdicts(self.incidents_file()),
+                verdicts=read_verdicts(store),
                 memory_mib=memory_mib,
                 thorough=thorough,
             )
 
     @abstractmethod
     def open_incidents(self) -> IncidentStore:
-        """The incident store, to write to; created if missing."""
-
-    @abstractmethod
-    def incidents_file(self) -> Path:
-        """The SQLite file with incidents, verdicts and notifications, as of now; may not exist yet."""
+        """The incident store; the first write creates it."""
 
     @abstractmethod
     def open_live(self) -> LiveStore:
@@ -207,17 +211,15 @@ class Adapters(ABC):
 
         return targets_of(self.settings.alerting)
 
-    @abstractmethod
     def open_sender(self) -> Sender:
         """Delivers queued notifications to the channels.
 
         Raises:
             ConfigurationError: an address of alerting.notify_urls is not valid.
         """
+        from shopstream.notify.sender import Sender
 
-    @abstractmethod
-    def retry_notifications(self) -> int:
-        """Queue failed notifications again; returns how many."""
+        return Sender(self.open_incidents(), self.open_channels(), self.settings.alerting, self.clock)
 
     def leadership(
         self,

@@ -26,11 +26,10 @@ from shopstream.incidents.explanation import (
     who_of,
 )
 from shopstream.incidents.incident import Incident, Role
-from shopstream.incidents.queries import read_episodes, read_incident
+from shopstream.incidents.ports import Notification
 from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.tables import create_views
 from shopstream.models.query import query
-from shopstream.notify.outbox import Notification, read_notifications
 
 __all__ = ["context_from_lake", "events", "show"]
 
@@ -49,7 +48,7 @@ def context_from_lake(settings: Settings, incident: Incident) -> Mapping[str, ob
     if last - first > _LONGEST:
         last = min(last, incident.peak_end)
         first = max(first, last - _LONGEST)
-    with closing(adapters_of(settings).open_lakehouse()) as lakehouse, duckdb.connect() as connection:
+    with adapters_of(settings).open_lake_reader() as lakehouse, duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         create_views(connection, lakehouse, [LakeTable.EVENTS])
         events = connection.sql(
@@ -81,13 +80,13 @@ def show(ctx: typer.Context, incident_id: INCIDENT_ID, fmt: FormatOption = Forma
       shopstream incidents show 3fa9 --format json
     """
     settings = settings_of(ctx)
-    path = adapters_of(settings).incidents_file()
-    incident = read_incident(path, incident_id)
+    with closing(adapters_of(settings).open_incidents()) as store:
+        incident = store.get(incident_id)
+        notifications = store.notifications(incident_id=incident.id)
+        parts = store.parts(incident.id)[1:]
     if incident.context is None:
         incident = replace(incident, context=context_from_lake(settings, incident))
     events = _events_of(settings, incident)
-    notifications = read_notifications(path, incident_id=incident.id)
-    parts = read_episodes(path, incident.id)[1:]
     if fmt is not Format.TABLE:
         told = [
             {"target": one.target, "kind": one.kind, "state": str(one.state), "attempts": one.attempts}
@@ -134,9 +133,10 @@ def _facts(
         **lines_of(incident),
         "events": _composition(events) if events else "",
         "labels": ", ".join(incident.tags),
-        "handled": f"{str(incident.handling).replace('_', ' ')} {describe_time(incident.handled_at)}"
-        if incident.handled_at
+        "status": f"{str(incident.status).replace('_', ' ')} {describe_time(incident.status_at)}"
+        if incident.status_at
         else "",
+        "owner": incident.owner,
         "comment": incident.comment,
         "told": "; ".join(f"{one.target}: {one.kind}, {one.state}" for one in notifications),
     }
@@ -168,8 +168,9 @@ def events(
       shopstream incidents events 3fa9 --limit 100000 --format csv > events.csv
     """
     settings = settings_of(ctx)
-    incident = read_incident(adapters_of(settings).incidents_file(), incident_id)
-    with closing(adapters_of(settings).open_lakehouse()) as lakehouse:
+    with closing(adapters_of(settings).open_incidents()) as store:
+        incident = store.get(incident_id)
+    with adapters_of(settings).open_lake_reader() as lakehouse:
         result = query(
             f"select {'*' if fmt is not Format.TABLE else _EVENT_COLUMNS} from events where {incident.events_sql} "
             f"order by event_time, event_id limit {limit}",
@@ -183,7 +184,7 @@ def _events_of(settings: Settings, incident: Incident) -> dict[str, int] | None:
     """How many events of each kind the lake has of it; None where there is no lake."""
     if not adapters_of(settings).has_lake():
         return None
-    with closing(adapters_of(settings).open_lakehouse()) as lakehouse:
+    with adapters_of(settings).open_lake_reader() as lakehouse:
         result = query(
             "select count(*) as events, count(distinct user_id) as users, "
             "count(*) filter (where event_type = 'view') as views, "

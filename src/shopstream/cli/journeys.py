@@ -73,11 +73,7 @@ def show(
       shopstream journeys show 512345678
       shopstream journeys show 512345678 --limit 1000 --format csv
     """
-    lakehouse = adapters_of(settings_of(ctx)).open_lakehouse()
-    try:
-        with duckdb.connect() as connection:
-            create_views(connection, lakehouse)
-            rows = timeline(connection, user, limit)
-    finally:
-        lakehouse.close()
+    with adapters_of(settings_of(ctx)).open_lake_reader() as lakehouse, duckdb.connect() as connection:
+        create_views(connection, lakehouse)
+        rows = timeline(connection, user, limit)
     emit(rows, fmt, title=f"Shopper {user}", empty=f"No event of {user} in the lake (the newest seconds come later).")

@@ -5,7 +5,6 @@
 `shopstream query`: a user's own SQL.
 """
 
-from contextlib import closing
 from enum import StrEnum
 from typing import Annotated
 
@@ -157,7 +156,7 @@ def query(
     """
     settings = settings_of(ctx)
     most = limit if limit is not None else _TABLE_ROWS if fmt is Format.TABLE else 0
-    with closing(adapters_of(settings).open_lakehouse()) as lakehouse:
+    with adapters_of(settings).open_lake_reader() as lakehouse:
         result = run(sql, lakehouse, adapters_of(settings).reports_file(), most)
     rows = result.rows
     if fmt is Format.TABLE:  # ids are names, not quantities: no thousands separators

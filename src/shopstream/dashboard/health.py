@@ -5,6 +5,7 @@ The pipeline's figures as Prometheus text.
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +22,6 @@ from shopstream.engine.checkpoint import CheckpointStore, Manifest
 from shopstream.engine.engine import Counters
 from shopstream.errors import StateError
 from shopstream.incidents.incident import State
-from shopstream.incidents.queries import count_incidents
 from shopstream.stream.embedded import EmbeddedStream
 from shopstream.stream.ports import lag
 from shopstream.stream.settings import StreamSettings
@@ -62,6 +62,8 @@ def read_health(home: Home) -> Health:
         RetryableError: a file is busy.
     """
     engine = home.remote.engine() if home.remote else _engine(home)
+    with closing(home.incidents()) as store:
+        incidents = store.count()
     manifest = engine.manifest
     return Health(
         engine_running=engine.running,
@@ -70,7 +72,7 @@ def read_health(home: Home) -> Health:
         counters=manifest.counters if manifest else Counters().as_dict(),
         watermark=from_ms(manifest.watermark_ms) if manifest and manifest.watermark_ms > 0 else None,
         lag_ms=engine.lag_ms,
-        incidents=count_incidents(home.incidents),
+        incidents=incidents,
     )
 
 

@@ -5,8 +5,11 @@ What the page shows, as JSON-ready panels, read again only when the files behind
 
 import json
 import logging
+import math
 import sqlite3
+import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
@@ -22,7 +25,6 @@ from shopstream.dashboard.sources import Home
 from shopstream.errors import ShopstreamError, StateError
 from shopstream.incidents.explanation import figures_of, lines_of, title_of, who_of
 from shopstream.incidents.incident import Incident, State
-from shopstream.incidents.queries import count_incidents, read_incidents
 from shopstream.journeys.store import LiveFile
 from shopstream.models.names import Bots, ReportName
 from shopstream.models.reports import choose_bots, open_reports, report, scope
@@ -136,10 +138,11 @@ Signature = tuple[tuple[int, int, int] | None, ...]
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """How one panel is read, and the files whose change makes that worth while; no files: every time."""
+    """How one panel is read, and how often at most; with files, when one of them has changed."""
 
     read: Callable[[], object]
     files: tuple[Path, ...] = ()
+    every_s: float = 0
 
 
 @dataclass
@@ -153,6 +156,7 @@ class Panels:
     home: Home
     _texts: dict[str, str] = field(default_factory=dict)
     _signatures: dict[str, Signature] = field(default_factory=dict)
+    _read_at: dict[str, float] = field(default_factory=dict)
 
     def read(self) -> dict[str, str]:
         """Panel name → JSON text. A panel that cannot be read says so in `error`; the others are not held up."""
@@ -160,8 +164,11 @@ class Panels:
             self.home.remote.refresh()
         for name, source in self._sources().items():
             signature = tuple(_signature(file) for file in source.files)
-            if source.files and name in self._texts and self._signatures.get(name) == signature:
+            same = source.files and self._signatures.get(name) == signature
+            early = time.monotonic() < self._read_at.get(name, -math.inf) + source.every_s
+            if name in self._texts and (same or early):
                 continue
+            self._read_at[name] = time.monotonic()
             self._texts[name] = self._text(name, source)
             self._signatures[name] = signature
         return dict(self._texts)
@@ -169,8 +176,8 @@ class Panels:
     def _sources(self) -> dict[str, _Source]:
         home = self.home
         return {
-            "health": _Source(lambda: _health_panel(home)),
-            "incidents": _Source(lambda: incidents_panel(home), _with_log(home.incidents)),
+            "health": _Source(lambda: _health_panel(home), every_s=home.refresh.total_seconds()),
+            "incidents": _Source(lambda: incidents_panel(home), every_s=home.refresh.total_seconds()),
             "live": _Source(lambda: live_panel(home.live), (home.live,)),
             "reports": _Source(lambda: reports_panel(home.reports), (home.reports,)),
         }
@@ -188,11 +195,13 @@ class Panels:
 
 def incidents_panel(home: Home) -> dict[str, object]:
     """Incidents, those that go on first, the newest first among them; at most 200, `total` says of how many."""
-    counts = count_incidents(home.incidents)
-    found = read_incidents(home.incidents, states=_ONGOING, limit=_INCIDENTS)
-    found += read_incidents(home.incidents, states=_OVER, limit=_INCIDENTS - len(found))
+    with closing(home.incidents()) as store:
+        counts = store.count()
+        found = store.list(states=_ONGOING, limit=_INCIDENTS)
+        found += store.list(states=_OVER, limit=_INCIDENTS - len(found))
+        started = store.as_of_ms() is not None
     return {
-        "started": home.incidents.is_file(),
+        "started": started,
         "total": sum(counts.values()),
         "ongoing": sum(counts[state] for state in _ONGOING),
         "counts": counts,
@@ -249,17 +258,13 @@ def _incident(incident: Incident, command: str) -> dict[str, object]:
         "peak_end": incident.peak_end,
         "tags": ", ".join(incident.tags),
         "comment": incident.comment,
-        "handled_at": incident.handled_at,
+        "status_at": incident.status_at,
+        "owner": incident.owner,
         "evidence": f"{command} query {quote(incident.evidence_sql)}"
         if len(incident.actors) <= _NAMED
         else f"{command} incidents events {incident.id}",
         "show": f"{command} incidents show {incident.id}",
     }
-
-
-def _with_log(path: Path) -> tuple[Path, ...]:
-    """A SQLite file and its log of changes, where changes are seen first."""
-    return path, path.with_name(path.name + "-wal")
 
 
 def _signature(path: Path) -> tuple[int, int, int] | None:

@@ -1,13 +1,16 @@
 """Where the page finds what it shows."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol, Self
 
+from shopstream.clock import SystemClock
 from shopstream.engine.checkpoint import Manifest
+from shopstream.incidents.embedded import EmbeddedIncidentStore
+from shopstream.incidents.ports import IncidentStore
 
 __all__ = ["EngineState", "Home", "Remote"]
 
@@ -33,7 +36,7 @@ class Remote(Protocol):
     """Where the engine runs elsewhere: what to ask instead of files."""
 
     def refresh(self) -> None:
-        """Bring the home's copies of incidents and live journeys up to date; trouble is told by `engine`."""
+        """Bring the home's copies of live journeys up to date; trouble is told by `engine`."""
         ...
 
     def engine(self) -> EngineState:
@@ -52,24 +55,26 @@ class Home:
     Args:
         stream: the embedded stream, for how far the engine is behind.
         checkpoint: the engine's checkpoints, for its counters and watermark.
-        incidents: the incident store.
+        incidents: opens the incident store; the reader closes it.
         live: the live journeys.
         reports: the marts.
         engine_lock: held by a running engine.
         token: what lets people in; made at the first start.
         command: how a person calls the program for this home, for the hints on the page.
         remote: set where the engine runs elsewhere; then stream, checkpoint and lock are not looked at.
+        refresh: how often health and incidents are read at most.
     """
 
     stream: Path
     checkpoint: Path
-    incidents: Path
+    incidents: Callable[[], IncidentStore]
     live: Path
     reports: Path
     engine_lock: Path
     token: Path
     command: str = "shopstream"
     remote: Remote | None = None
+    refresh: timedelta = timedelta(0)
 
     @classmethod
     def at(cls, folder: Path, *, usual: Path = Path(".shopstream")) -> Self:
@@ -78,7 +83,7 @@ class Home:
         return cls(
             stream=folder / "stream.db",
             checkpoint=folder / "checkpoint",
-            incidents=folder / "incidents.db",
+            incidents=lambda: EmbeddedIncidentStore(folder / "incidents.db", SystemClock()),
             live=folder / "live.json",
             reports=folder / "reports.duckdb",
             engine_lock=folder / "engine.lock",

@@ -15,6 +15,7 @@ from tenacity import RetryError, Retrying, retry_if_exception, stop_after_delay,
 
 from shopstream.errors import RetryableError, StateError
 from shopstream.lakehouse.files import FileWriter, Storage
+from shopstream.lakehouse.reader import moved_error
 from shopstream.lakehouse.settings import LakehouseSettings
 from shopstream.lakehouse.tables import TABLES
 
@@ -147,10 +148,7 @@ class LakeCatalog(ABC):
         try:
             return self._catalog.load_table((self.namespace, table))
         except FileNotFoundError as error:
-            raise StateError(
-                f"expected the metadata of {table} where the catalog says, found none ({error}); Iceberg stores "
-                "absolute paths: move the folder back to where it was made, or start a new home"
-            ) from error
+            raise moved_error(table, error) from error
 
     def forget(self, table: str, snapshots: list[int]) -> Table:
         """Remove snapshots from a table's history; deletes no file."""

@@ -24,11 +24,11 @@ from shopstream.errors import RetryableError
 from shopstream.lakehouse.catalog import CATALOG_NAME, LakeCatalog
 from shopstream.lakehouse.files import locked
 from shopstream.lakehouse.iceberg import IcebergLakehouse
+from shopstream.lakehouse.reader import CATALOG_FILE
 from shopstream.lakehouse.settings import LakehouseSettings
 from shopstream.lakehouse.tables import NAMESPACE
 
 __all__ = [
-    "CATALOG_FILE",
     "DurableFileIO",
     "EmbeddedLakehouse",
     "LocalCatalog",
@@ -95,9 +95,6 @@ class DurableFileIO(PyArrowFileIO):
         file = super().new_output(location)
         return _DurableFile(location=location, path=file._path, fs=file._filesystem)  # noqa: SLF001  its only way out
 
-
-CATALOG_FILE = "catalog.db"
-"""The SQLite catalog, inside the lakehouse's folder."""
 
 _BUSY_PATIENCE_S = 60.0
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from fsspec import AbstractFileSystem
 
-__all__ = ["LakeTable", "Lakehouse", "TableStatus"]
+__all__ = ["LakeReader", "LakeTable", "Lakehouse", "TableStatus"]
 
 
 class LakeTable(StrEnum):
@@ -33,13 +33,21 @@ class TableStatus:
     positions: Mapping[str, int]
 
 
-class Lakehouse(Protocol):
-    """Stores rows permanently, in a format that other programs read."""
+class LakeReader(Protocol):
+    """Names the files of tables, for DuckDB."""
 
     @property
     def file_system(self) -> "AbstractFileSystem | None":
         """The file system through which DuckDB reads `data_files`; None if DuckDB reads them itself."""
         ...
+
+    def data_files(self, table: LakeTable) -> list[str]:
+        """Parquet files of the current snapshot, for readers without Iceberg support."""
+        ...
+
+
+class Lakehouse(LakeReader, Protocol):
+    """Stores rows permanently, in a format that other programs read."""
 
     def append(
         self,
@@ -60,10 +68,6 @@ class Lakehouse(Protocol):
 
     def positions(self, table: LakeTable) -> dict[str, int]:
         """Shard id → last sequence number the table holds, over all its snapshots so far."""
-        ...
-
-    def data_files(self, table: LakeTable) -> list[str]:
-        """Parquet files of the current snapshot, for readers without Iceberg support."""
         ...
 
     def status(self) -> list[TableStatus]:

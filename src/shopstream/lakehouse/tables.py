@@ -27,7 +27,7 @@ from pyiceberg.types import (
 )
 
 from shopstream.events.schema import DEAD_LETTER_FIELDS, LAKE_FIELDS, Field
-from shopstream.lakehouse.ports import Lakehouse, LakeTable
+from shopstream.lakehouse.ports import LakeReader, LakeTable
 
 __all__ = [
     "DETECTION_FIELDS",
@@ -190,7 +190,7 @@ _LATEST = "QUALIFY row_number() OVER (PARTITION BY detection_id ORDER BY final D
 
 
 def create_views(
-    connection: duckdb.DuckDBPyConnection, lakehouse: Lakehouse, tables: Iterable[LakeTable] = tuple(LakeTable)
+    connection: duckdb.DuckDBPyConnection, lakehouse: LakeReader, tables: Iterable[LakeTable] = tuple(LakeTable)
 ) -> None:
     """Create or replace a temporary view for each table, over the files of its current snapshot.
 

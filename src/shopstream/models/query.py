@@ -9,7 +9,7 @@ from pathlib import Path
 import duckdb
 
 from shopstream.errors import ConfigurationError
-from shopstream.lakehouse.ports import Lakehouse, LakeTable
+from shopstream.lakehouse.ports import LakeReader, LakeTable
 from shopstream.lakehouse.tables import create_views
 from shopstream.models.reports import open_reports
 
@@ -27,7 +27,7 @@ class QueryResult:
     cut: bool
 
 
-def query(sql: str, lakehouse: Lakehouse, reports_path: Path, limit: int = 0) -> QueryResult:
+def query(sql: str, lakehouse: LakeReader, reports_path: Path, limit: int = 0) -> QueryResult:
     """Run one SELECT.
 
     The marts stand there by name, and so do the lake's tables `events`, `dead_letters` and `detections`. Files outside
@@ -70,7 +70,7 @@ def _check(sql: str) -> None:
         )
 
 
-def _open(connection: duckdb.DuckDBPyConnection, lakehouse: Lakehouse, reports_path: Path) -> None:
+def _open(connection: duckdb.DuckDBPyConnection, lakehouse: LakeReader, reports_path: Path) -> None:
     """Views for everything that may be read; then close the doors and drop the key."""
     connection.execute("set timezone = 'UTC'")
     if reports_path.exists():
