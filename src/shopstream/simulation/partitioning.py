@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shopstream.errors import ConfigurationError, StateError
-from shopstream.events.codec import Decoder, encode_arrow
+from shopstream.events.arrow_ipc import encode_arrow
+from shopstream.events.codec import Decoder
 from shopstream.events.sources import identify, open_blocks
 from shopstream.stream.ports import (
     HASH_KEY_SPACE,
