@@ -21,7 +21,7 @@ from shopstream.engine.checkpoint import CheckpointStore
 from shopstream.engine.engine import Engine
 from shopstream.engine.settings import EngineSettings
 from shopstream.engine.source import SourceReader
-from shopstream.events.codec import encode_arrow
+from shopstream.events.arrow_ipc import encode_arrow
 from shopstream.events.schema import WIRE_SCHEMA
 from shopstream.incidents.embedded import EmbeddedIncidentStore
 from shopstream.incidents.recorder import IncidentRecorder

@@ -13,7 +13,7 @@ from shopstream.engine.settings import EngineSettings
 from shopstream.engine.source import SourceReader
 from shopstream.engine.watermark import Watermarks
 from shopstream.errors import StateError
-from shopstream.events.codec import encode_arrow
+from shopstream.events.arrow_ipc import encode_arrow
 from shopstream.events.schema import WIRE_SCHEMA
 from shopstream.stream.embedded import EmbeddedStream
 from shopstream.stream.ports import NewRecord, ReadBatch, Record, Shard
