@@ -300,7 +300,7 @@ def test_a_moved_folder_is_distinguished_from_an_empty_one(tmp_path, lake_events
 def test_a_column_added_to_the_declaration_is_null_in_older_files(lakehouse, lake_events, monkeypatch):
     lakehouse.append(EVENTS, lake_events(0, 3), {})
     declaration = TABLES[EVENTS]
-    added = type(declaration.fields[0])("campaign", pa.string(), "VARCHAR", False, "Where the shopper came from.")
+    added = type(declaration.fields[0])("campaign", "VARCHAR", False, "Where the shopper came from.")
     wider = type(declaration)(
         EVENTS,
         (*declaration.fields, added),
