@@ -114,10 +114,10 @@ def opened(home, pace, clock):
         EmbeddedStream.open(home / "stream.db", StreamSettings(shards=2), clock) as stream,
         closing(engine.connection),
         closing(EmbeddedIncidentStore(home / "incidents.db", clock)) as store,
-        closing(SourceReader(stream, engine.watermarks, settings, clock)) as intake,
+        closing(SourceReader(stream, engine.watermarks, settings, clock)) as source,
     ):
         pipeline = Pipeline(
-            intake=intake,
+            source=source,
             consumers=stream,
             engine=engine,
             runner=LocalDetectionRunner({}, bank, AllowList()),

@@ -125,7 +125,7 @@ def test_closing_says_what_could_not_be_published(sink, clock, caplog):
     assert "no way out" in caplog.text
 
 
-def test_functions_print_no_dimension_that_nobody_named(capsys):
+def test_functions_print_only_named_dimensions(capsys):
     metrics = Metrics("shopstream-test")
     metrics.publish({"Signals": 3, "SignalAgeSeconds": 1.5})
     metrics.publish({"IncidentsOpened": 2}, {"Severity": "high"})
