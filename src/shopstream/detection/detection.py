@@ -3,23 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from shopstream.detection.title import fill_title, subject
 
-__all__ = ["Detection", "Nature", "Severity", "Suppression"]
-
-
-@dataclass(frozen=True, slots=True)
-class Suppression:
-    """Why a detection opens no incident.
-
-    Args:
-        entry: of the allow-list, `file.id`.
-        reason: the entry's.
-    """
-
-    entry: str
-    reason: str
+__all__ = ["SEVERITIES", "Detection", "Nature", "Severity", "Suppression"]
 
 
 class Severity(StrEnum):
@@ -40,6 +28,23 @@ class Nature(StrEnum):
     """Broken data or business: silence, duplicates, a wrong price, a collapse of purchases."""
     SURGE = "surge"
     """Many more genuine shoppers: no threat."""
+
+
+SEVERITIES: Final = tuple(Severity)
+"""From the least to the most severe; stores keep the index."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suppression:
+    """Why a detection opens no incident.
+
+    Args:
+        entry: of the allow-list, `file.id`.
+        reason: the entry's.
+    """
+
+    entry: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

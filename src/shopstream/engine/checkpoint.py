@@ -35,6 +35,8 @@ __all__ = [
     "describe_mark",
     "mark_of",
     "parse_manifest",
+    "sync_file",
+    "sync_folder",
 ]
 
 
@@ -145,7 +147,7 @@ def describe_mark(mark: int | None) -> str:
     return f"{generation} of owner {owner}" if owner else str(generation)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make new and changed names inside a folder survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -154,7 +156,8 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _sync_file(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Make the content of a file survive a power cut."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
@@ -256,23 +259,23 @@ class CheckpointStore:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         write_state(folder / "state.duckdb")
-        _sync_file(folder / "state.duckdb")
+        sync_file(folder / "state.duckdb")
         for name, document in (documents or {}).items():
             path = folder / f"{name}.json"
             path.write_text(json.dumps(document), encoding="utf-8")
-            _sync_file(path)
+            sync_file(path)
         for name, rows in outputs.items():
             path = folder / f"{name}.arrow"
             with path.open("wb") as file, ipc.new_file(file, rows.schema) as writer:
                 writer.write_table(rows)
-            _sync_file(path)
+            sync_file(path)
         path = folder / MANIFEST
         temporary = folder / "manifest.tmp"
         temporary.write_text(json.dumps({"format": _FORMAT, **asdict(manifest)}, indent=1))
-        _sync_file(temporary)
+        sync_file(temporary)
         temporary.rename(path)
-        _sync_folder(folder)
-        _sync_folder(self._folder)
+        sync_folder(folder)
+        sync_folder(self._folder)
 
     def output(self, manifest: Manifest, name: str) -> pa.Table:
         """Rows that wait for the lake."""
@@ -305,9 +308,9 @@ class CheckpointStore:
         """Make the generation current, and remove older ones."""
         temporary = self._folder / "CURRENT.tmp"
         temporary.write_text(str(manifest.generation))
-        _sync_file(temporary)
+        sync_file(temporary)
         temporary.rename(self._folder / "CURRENT")
-        _sync_folder(self._folder)
+        sync_folder(self._folder)
         self._keep_only(manifest)
 
     def discard_staged(self) -> None:
