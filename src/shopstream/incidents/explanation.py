@@ -49,12 +49,7 @@ def who_of(incident: Incident, *, keys: bool = True) -> str:
 
 def figures_of(incident: Incident) -> str:
     """Measures of the strongest window, and its length: `60 events, 40 products in 1 min`."""
-    figures = ", ".join(
-        f"{name.removesuffix('_seconds').replace('_', ' ')} {_figure(name, value)}"
-        if name.endswith(("share", "_seconds"))
-        else f"{number(value)} {name.replace('_', ' ')}"
-        for name, value in incident.peak.items()
-    )
+    figures = ", ".join(_figure(name, value) for name, value in incident.peak.items())
     return f"{figures} in {describe_length(incident.peak_end - incident.peak_start)}"
 
 
@@ -113,9 +108,12 @@ def describe_time(moment: datetime) -> str:
 
 
 def _figure(name: str, value: object) -> str:
+    words = name.replace("_", " ")
     if isinstance(value, int | float) and name.endswith("_seconds"):
-        return describe_length(timedelta(seconds=value))
-    return _share(value)
+        return f"{words.removesuffix(' seconds')} {describe_length(timedelta(seconds=value))}"
+    if isinstance(value, int | float) and name == "factor":
+        return f"{value:.1f}x"
+    return f"{words} {_share(value)}" if name.endswith("share") else f"{number(value)} {words}"
 
 
 def _difference(excess: object) -> str:

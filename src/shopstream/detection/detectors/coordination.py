@@ -52,7 +52,7 @@ _ADOPT_MS: Final = DAY_MS
 _VERDICT_SHARE: Final = 0.1
 """A client or network gets the verdict bot only if at most this share of its events is estimated to be genuine."""
 _TAGS: Final = ("owasp.oat-011", "owasp.oat-015", "attack.t1498", "attack.t1583.005")
-_THRESHOLD: Final = "share > 1.5 x its 7-day p95, 8 sigma in a minute or 6 in ten"
+_THRESHOLD: Final = "1.5 times the usual share (95 % of 7 days), by 8 standard deviations in a minute or 6 in ten"
 
 
 _COUNTS: Final = {"events": "count(*)", "actors": "count(distinct user_id)"}
@@ -83,7 +83,7 @@ _PATH: Final = AlertTemplate(
     "Many users visit the same {steps} products in the same order",
     _TAGS,
     Nature.ATTACK,
-    "8 products with one successor each, 6 sigma above the pair's 7-day p95, in five minutes",
+    "8 products with one successor each in five minutes, 6 standard deviations above the usual share",
     900_000,
 )
 

@@ -51,7 +51,7 @@ _FLOODS: Final = {
         f"Possible flood of {name} {{{column}}}: traffic {{factor}}x expected",
         ("owasp.oat-015", "attack.t1498"),
         Nature.ATTACK,
-        "minute > 9 sigma, or two > 5.5 sigma, and > 2.5 x",
+        "2.5 times the forecast, by 9 standard deviations in a minute or 5.5 in two",
         600_000,
     )
     for column, name in (("category_id", "category"), ("product_id", "product"))
