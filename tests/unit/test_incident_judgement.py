@@ -288,6 +288,7 @@ def test_an_incident_is_explained_in_sentences(store, path):
     evidence = {
         "expected": 12.5, "low": 8, "high": 17, "score": 31.2, "contributions": {"level": 0.7, "cusum": 0.3},
         "excess_events": 1200, "confidence": 0.9, "baseline_age_ms": 86_400_000, "forecast_error": 0.08,
+        "baseline_ms": 14 * 86_400_000,
         "composition": {"carts": [0.01, 0.05]},
     }  # fmt: skip
     store.apply([detection(0, {}, rule="volume", evidence=evidence)], 0)
@@ -297,7 +298,9 @@ def test_an_incident_is_explained_in_sentences(store, path):
     assert lines["expected"] == "12.5, between 8 and 17"
     assert lines["score"] == "31.2 standard deviations (level 70.0%, cusum 30.0%)"
     assert lines["confidence"] == "90.0% (volume 90%)"
-    assert lines["baseline"] == "The baseline is 1 d old. Forecasts are off by 8.0% on average."
+    assert lines["baseline"] == (
+        "The baseline was learned from 14 d of events and is 1 d old. Forecasts are off by 8.0% on average."
+    )
     assert lines["composition"] == "carts 1.0% (normally 5.0%)"
     assert lines["difference"] == "1,200 events more than expected."
     assert next(iter(lines)) == "difference"
