@@ -31,7 +31,8 @@ class Incidents(Construct):
             index_name="gsi1",
             partition_key=text("gsi1pk"),
             sort_key=text("gsi1sk"),
-            projection_type=dynamodb.ProjectionType.KEYS_ONLY,  # updates of other attributes cost nothing in the index
+            projection_type=dynamodb.ProjectionType.INCLUDE,  # what lists are filtered and counted by, and no more
+            non_key_attributes=["actor", "actor_kind", "closed", "expires_at", "rules", "severity", "status"],
         )
         self.topic = self._topic("Topic", config.named("incidents"), key, config.incidents_email)
         self.ops = self._topic("Ops", config.named("ops"), key, config.ops_email)

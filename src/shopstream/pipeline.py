@@ -9,7 +9,8 @@
 gathered durable, in this order:
 
 1. Stage a checkpoint: positions, shards read to their end, watermarks, counters, keyed state, the detectors' state,
-   and the rows that step 3 will write. Where checkpoints outlive the machine, bring it there before step 2.
+   the open incidents, and the rows that step 3 will write. Where checkpoints outlive the machine, bring it there before
+   step 2.
 2. Append the events to the lake, as one snapshot that names positions and checkpoint. **This decides**: from here on
    the staged checkpoint holds, even if the process dies before it can say so. The lake refuses whoever does not know
    its positions: a process that another one has taken over from without its knowing.
@@ -20,8 +21,8 @@ gathered durable, in this order:
 Writing the checkpoint stops the line for a moment; all else goes on beside it, and the next commit waits for that.
 
 A process that starts again looks at the lake: if its events name the staged checkpoint, it goes on at step 3, else it
-drops the staged one and reads the same records again from the one before. Incidents need no place in this order: their
-store gives the same incidents for detections that come again.
+drops the staged one and reads the same records again from the one before. Rows of the incident store may be ahead of
+the checkpoint then: `incidents.recorder` reconciles them.
 """
 
 import logging
@@ -34,7 +35,8 @@ import pyarrow as pa
 
 from shopstream.clock import Clock
 from shopstream.detection.detection import Detection
-from shopstream.engine.checkpoint import CheckpointStore, Manifest, describe_mark
+from shopstream.detection.runner import DetectionRunner
+from shopstream.engine.checkpoint import CheckpointStore, Manifest, describe_mark, mark_of
 from shopstream.engine.engine import Counters, Engine
 from shopstream.engine.recent import RecentEvents
 from shopstream.engine.settings import EngineSettings
@@ -43,9 +45,8 @@ from shopstream.engine.source import SourceReader
 from shopstream.engine.watermark import BEGINNING, LIVE_MS
 from shopstream.errors import RetryableError, StateError
 from shopstream.events.schema import DEAD_LETTER_FIELDS, LAKE_FIELDS, arrow_schema
-from shopstream.incidents.detection_runner import DetectionRunner
-from shopstream.incidents.enrichment import Describing
-from shopstream.incidents.ports import IncidentStore
+from shopstream.incidents.enrichment import ContextEnricher
+from shopstream.incidents.recorder import IncidentRecorder
 from shopstream.journeys.live import LiveJourneys
 from shopstream.lakehouse.detections import detection_rows
 from shopstream.lakehouse.ports import Lakehouse, LakeTable
@@ -58,7 +59,8 @@ _CHECKPOINT = "checkpoint"
 """Beside the shards' positions, a lake snapshot carries the mark of the checkpoint it belongs to."""
 
 _DETECTORS = "detectors"
-"""The detectors' state in a checkpoint."""
+_INCIDENTS = "incidents"
+"""The detectors' state and the open incidents in a checkpoint."""
 
 _LOGGER = logging.getLogger(__name__)
 _MS = timedelta(milliseconds=1)
@@ -83,11 +85,11 @@ class Pipeline:
     """One consumer of the stream.
 
     Args:
-        intake: gives records, decoded.
+        source: gives records, decoded.
         consumers: remembers how far this consumer has come.
         engine: windows, deduplication, keyed state.
-        judges: get the signals; the engine computes what they need.
-        incidents: is told what the recent events say of what opens there; None where incidents are kept elsewhere.
+        runner: gets the signals; the engine computes what it needs.
+        incidents: gets the detections; None where incidents are recorded elsewhere.
         checkpoints: where state goes.
         lakehouse: where events go; None keeps none (for measuring).
         journeys: live panels; None has none.
@@ -100,11 +102,11 @@ class Pipeline:
     def __init__(
         self,
         *,
-        intake: SourceReader,
+        source: SourceReader,
         consumers: ConsumerPositions,
         engine: Engine,
-        judges: DetectionRunner,
-        incidents: IncidentStore | None,
+        runner: DetectionRunner,
+        incidents: IncidentRecorder | None,
         checkpoints: CheckpointStore,
         lakehouse: Lakehouse | None,
         journeys: LiveJourneys | None,
@@ -112,12 +114,13 @@ class Pipeline:
         clock: Clock,
         guard: Callable[[], None] = lambda: None,
     ) -> None:
-        self._intake = intake
+        self._source = source
         self._consumers = consumers
         self._engine = engine
         self._recent = RecentEvents(engine.connection)
-        self._describing = Describing(incidents, self._recent) if incidents else None
-        self._judges = judges
+        self._runner = runner
+        self._incidents = incidents
+        self._enricher = ContextEnricher(incidents.store, self._recent) if incidents else None
         self._checkpoints = checkpoints
         self._lakehouse = lakehouse
         self._journeys = journeys
@@ -170,7 +173,7 @@ class Pipeline:
 
     def step(self) -> bool:
         """One micro-batch; returns whether there was anything to read, or still is."""
-        batch = self._intake.take()
+        batch = self._source.poll()
         self._behind_ms = batch.behind_ms
         if batch.records:
             processed = self._engine.process(batch.records, batch.decoded)
@@ -202,12 +205,14 @@ class Pipeline:
 
     def _judge(self, signals: Sequence[Signal]) -> None:
         self._guard()
-        judged = self._judges.judge(signals, self._engine.watermarks.current_ms, self._quiet())
-        if self._describing:
-            self._describing.look(judged.changes)
-        self._counters.suppressed += sum(detection.suppression is not None for detection in judged.final)
-        self._counters.late_signals += judged.late_signals
-        self._detections += judged.final
+        until_ms, quiet = self._engine.watermarks.current_ms, self._quiet()
+        result = self._runner.run(signals, until_ms, quiet)
+        if self._incidents and self._enricher:
+            changes = self._incidents.apply(result.detections, until_ms, quiet.until_ms if quiet else None)
+            self._enricher.enrich(changes)
+        self._counters.suppressed += sum(detection.suppression is not None for detection in result.final)
+        self._counters.late_signals += result.late_signals
+        self._detections += result.final
 
     def _quiet(self) -> Quiet | None:
         """How far the clock has gone on while nothing came, so that silence is noticed.
@@ -243,7 +248,7 @@ class Pipeline:
         self.settle()
         started_ms = self._clock.now_ms()
         # A shard's end is kept though nothing came: once retention has removed the shard, nobody can tell any more.
-        if self._waiting or self._detections or self._intake.ended != self._ended:
+        if self._waiting or self._detections or self._source.ended != self._ended:
             manifest = self._stage()
             events = _together(self._events)
             for gathered in (self._events, self._dead_letters, self._detections):
@@ -285,7 +290,7 @@ class Pipeline:
     def _stage(self) -> Manifest:
         """Step 1."""
         self._generation += 1
-        self._ended = self._intake.ended
+        self._ended = self._source.ended
         watermarks = self._engine.watermarks
         manifest = Manifest(
             generation=self._generation,
@@ -303,9 +308,12 @@ class Pipeline:
             LakeTable.DEAD_LETTERS: pa.concat_tables([dead_letters, *self._dead_letters]),
             LakeTable.DETECTIONS: detection_rows(self._detections),
         }
-        detectors = self._judges.snapshot()
+        detectors = self._runner.snapshot()
         documents = {} if detectors is None else {_DETECTORS: detectors}
+        if self._incidents:
+            documents[_INCIDENTS] = self._incidents.snapshot()
         self._checkpoints.stage(manifest, self._engine.save, outputs, documents)
+        self._begin()
         return manifest
 
     def _finish(self, manifest: Manifest) -> None:
@@ -321,6 +329,11 @@ class Pipeline:
             self._consumers.commit(CONSUMER, manifest.positions)
         except RetryableError as error:  # nobody goes on from there; the next commit tells again
             _LOGGER.warning("the stream was not told how far the engine is: %s", error)
+
+    def _begin(self) -> None:
+        """Incidents from now on belong to the next checkpoint."""
+        if self._incidents:
+            self._incidents.begin(mark_of(self._checkpoints.owner, self._generation + 1))
 
     def _recover(self) -> None:
         """Go on where the last process stopped, wherever that was."""
@@ -344,6 +357,9 @@ class Pipeline:
                     "the lake holds events of this stream that archive workers put there: an engine would put them in "
                     "again; give it another lake, or run without one (`shopstream run --no-lake`)"
                 )
+            if self._incidents:
+                self._incidents.restore(None, 0)
+            self._begin()
             return
         fresh = self._engine.restore(self._checkpoints.state_file(held), held.tables, held.watermark_ms, held.newest_ms)
         if fresh:
@@ -351,13 +367,16 @@ class Pipeline:
                 "these windows begin afresh, since their rules are new or have changed: %s", ", ".join(fresh)
             )
         detectors = self._checkpoints.document(held, _DETECTORS)
-        if detectors and (fresh := self._judges.restore(detectors)):
+        if detectors and (fresh := self._runner.restore(detectors)):
             _LOGGER.warning("these detectors begin afresh, since they are new or have changed: %s", ", ".join(fresh))
         self._engine.going_live.history_ms = held.history_ms
+        if self._incidents:
+            self._incidents.restore(self._checkpoints.document(held, _INCIDENTS), held.mark)
         self._generation = held.generation
+        self._begin()
         self._positions = dict(held.positions)
         self._ended = list(held.ended)
-        self._intake.start_after(held.positions, held.ended)
+        self._source.start_after(held.positions, held.ended)
         self._counters = Counters(**held.counters)
 
 

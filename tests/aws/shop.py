@@ -12,8 +12,7 @@ import boto3
 import pytest
 
 from shopstream.config import load_settings
-from shopstream.incidents.queries import read_episodes, read_incidents
-from shopstream.incidents.verdicts import read_verdicts
+from shopstream.incidents.queries import read_verdicts
 from shopstream.models.names import ReportName
 from shopstream.models.reports import report
 from shopstream.simulation.attacks import Flood, Scraper
@@ -203,17 +202,17 @@ def _strings(*names):
     return [{"AttributeName": name, "AttributeType": "S"} for name in names]
 
 
-def incidents_of(path):
+def incidents_of(store):
     """All that incidents and their parts are, without what recent events said, and how often somebody was told."""
     return {
         part.id: asdict(replace(part, context=None, notifications=0))
-        for incident in read_incidents(path)
-        for part in [incident, *read_episodes(path, incident.id)]
+        for incident in store.list()
+        for part in [incident, *store.parts(incident.id)]
     }
 
 
-def verdicts_of(path):
-    return sorted(map(str, read_verdicts(path).to_pylist()))
+def verdicts_of(store):
+    return sorted(map(str, read_verdicts(store).to_pylist()))
 
 
 def reports_of(path):

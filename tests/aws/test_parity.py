@@ -1,5 +1,7 @@
 """The same day gives the same incidents and reports in both profiles."""
 
+from contextlib import closing
+
 import pytest
 
 from aws.shop import AwsShop, incidents_of
@@ -33,5 +35,6 @@ def test_a_worker_that_judges_by_itself_finds_and_tells_the_same(shop_day, embed
     with AwsShop(tmp_path / "home", fresh_name, detection="worker") as shop:
         shop.run("simulate", shop.upload(shop_day[0]))
         shop.run("run", "--until-caught-up", "--quiet")
-        assert incidents_of(adapters_of(shop.settings()).incidents_file()) == embedded.incidents
+        with closing(adapters_of(shop.settings()).open_incidents()) as store:
+            assert incidents_of(store) == embedded.incidents
         assert shop.messages()

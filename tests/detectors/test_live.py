@@ -6,6 +6,7 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
+from incident_desk import read_incidents
 from shopstream.adapters.flow import open_pipeline
 from shopstream.adapters.ports import adapters_of
 from shopstream.clock import ManualClock
@@ -13,9 +14,8 @@ from shopstream.config import Settings
 from shopstream.detection.baseline import SLOTS, Baselines, SeriesProfile
 from shopstream.engine.checkpoint import CheckpointStore
 from shopstream.errors import RuleError
-from shopstream.events.codec import encode_arrow
+from shopstream.events.arrow_ipc import encode_arrow
 from shopstream.events.schema import WIRE_SCHEMA
-from shopstream.incidents.queries import read_incidents
 from shopstream.stream.ports import NewRecord
 
 START_MS = 1_573_430_400_000

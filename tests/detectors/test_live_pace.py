@@ -1,7 +1,6 @@
 """Detection at a shop's pace gives what a replay gives, whatever stops, waits or is starved on the way."""
 
 import shutil
-import sqlite3
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from decimal import Decimal
@@ -9,6 +8,7 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
+from incident_desk import read_incidents
 from shopstream.clock import ManualClock
 from shopstream.detection.allowlist import AllowList
 from shopstream.detection.baseline import SLOTS, Baselines, SeriesProfile
@@ -16,15 +16,15 @@ from shopstream.detection.detector_runner import DetectorRunner
 from shopstream.detection.detectors.silence import SilenceDetector
 from shopstream.detection.detectors.site_state import SiteState
 from shopstream.detection.detectors.volume import VolumeDetector
+from shopstream.detection.runner import LocalDetectionRunner
 from shopstream.engine.checkpoint import CheckpointStore
 from shopstream.engine.engine import Engine
 from shopstream.engine.settings import EngineSettings
 from shopstream.engine.source import SourceReader
-from shopstream.events.codec import encode_arrow
+from shopstream.events.arrow_ipc import encode_arrow
 from shopstream.events.schema import WIRE_SCHEMA
-from shopstream.incidents.detection_runner import Judging
 from shopstream.incidents.embedded import EmbeddedIncidentStore
-from shopstream.incidents.queries import read_incidents
+from shopstream.incidents.recorder import IncidentRecorder
 from shopstream.incidents.settings import AlertingSettings
 from shopstream.pipeline import Pipeline
 from shopstream.stream.embedded import EmbeddedStream
@@ -113,15 +113,15 @@ def opened(home, pace, clock):
     with (
         EmbeddedStream.open(home / "stream.db", StreamSettings(shards=2), clock) as stream,
         closing(engine.connection),
-        closing(EmbeddedIncidentStore(home / "incidents.db", AlertingSettings(), clock)) as store,
-        closing(SourceReader(stream, engine.watermarks, settings, clock)) as intake,
+        closing(EmbeddedIncidentStore(home / "incidents.db", clock)) as store,
+        closing(SourceReader(stream, engine.watermarks, settings, clock)) as source,
     ):
         pipeline = Pipeline(
-            intake=intake,
+            source=source,
             consumers=stream,
             engine=engine,
-            judges=Judging({}, bank, AllowList(), store),
-            incidents=None,
+            runner=LocalDetectionRunner({}, bank, AllowList()),
+            incidents=IncidentRecorder(store, AlertingSettings(), clock),
             checkpoints=CheckpointStore(home / "checkpoint"),
             lakehouse=None,
             journeys=None,
@@ -151,9 +151,9 @@ def incidents(home):
 
 def episodes(home):
     """What incidents are made of."""
-    with closing(sqlite3.connect(home / "incidents.db")) as connection:
-        columns = "rule, severity, end_ms, last_event_ms, closes_ms, facts ->> '$.windows'"
-        return connection.execute(f"SELECT {columns} FROM incidents ORDER BY end_ms, rule").fetchall()
+    with closing(EmbeddedIncidentStore(home / "incidents.db", ManualClock())) as store:
+        parts = [part for incident in store.list() for part in store.parts(incident.id)]
+    return sorted((one.rule, one.severity, one.last_event_time, one.peak_end, one.windows) for one in parts)
 
 
 def rules(found):

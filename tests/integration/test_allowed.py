@@ -6,13 +6,13 @@ from datetime import timedelta
 import duckdb
 import pytest
 
+from incident_desk import read_incidents
 from shopstream.adapters.flow import open_pipeline
 from shopstream.adapters.ports import adapters_of
 from shopstream.config import Settings
 from shopstream.detection.detectors.shipped import shipped_detectors
 from shopstream.detection.settings import DetectionSettings
 from shopstream.engine.settings import EngineSettings
-from shopstream.incidents.queries import read_incidents
 from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.tables import create_views
 from shopstream.simulation.replay import ReplaySettings, replay

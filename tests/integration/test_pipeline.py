@@ -9,6 +9,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from incident_desk import read_incidents
 from shopstream.adapters.flow import open_pipeline
 from shopstream.adapters.ports import adapters_of
 from shopstream.clock import ManualClock
@@ -17,8 +18,7 @@ from shopstream.detection.rule import load_rules
 from shopstream.engine.compile import batch_sql
 from shopstream.engine.settings import EngineSettings
 from shopstream.errors import BackpressureError, RetryableError, StateError
-from shopstream.events.codec import encode_arrow
-from shopstream.incidents.queries import read_incidents
+from shopstream.events.arrow_ipc import encode_arrow
 from shopstream.journeys.store import LiveFile
 from shopstream.lakehouse.tables import create_views
 from shopstream.simulation.attacks import Flood, Scraper

@@ -8,18 +8,16 @@ from datetime import timedelta
 import pytest
 from typer.testing import CliRunner
 
+from incident_desk import sqlite_desk
 from shopstream.adapters.flow import open_pipeline
 from shopstream.adapters.ports import adapters_of
 from shopstream.cli import app
-from shopstream.clock import ManualClock
 from shopstream.config import Settings
 from shopstream.detection.detectors.shipped import shipped_detectors
 from shopstream.detection.rule import load_rules
 from shopstream.detection.rule_matcher import detect
 from shopstream.detection.settings import DetectionSettings
 from shopstream.engine.signals import Signal
-from shopstream.incidents.embedded import EmbeddedIncidentStore
-from shopstream.incidents.settings import AlertingSettings
 from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.tables import create_views
 from shopstream.simulation.attacks import Flood, Scraper
@@ -85,7 +83,7 @@ def test_detectors_are_listed_beside_rules_with_what_people_found(home, tmp_path
     assert (rows["burst"]["kind"], rows["burst"]["status"], rows["volume"]["status"]) == ("detector", "off", "on")
     assert rows["user_burst"]["precision"] is None
     found = detection()
-    store = EmbeddedIncidentStore(tmp_path / "incidents.db", AlertingSettings(), ManualClock())
+    store = sqlite_desk(tmp_path / "incidents.db")
     store.apply([found], found.end_ms + 10 * found.suppress_for_ms)
     store.close()
     (incident,) = as_json(run(tmp_path, "incidents", "list", "--format", "json"))

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from lambdas.functions import Services, event_of, started
 from lambdas.hour import START_MS, seen
 from shopstream.clock import ManualClock
 from shopstream.detection.baseline import Baselines
-from shopstream.incidents.aws import pull_incidents
+from shopstream.incidents.aws import DynamoIncidentStore
 from shopstream.incidents.settings import AlertingSettings, DynamoSettings
 from shopstream.lakehouse.tables import DETECTION_FIELDS
 from standins import faults
@@ -55,9 +56,9 @@ def batches(records, size=40):
 
 
 def incidents_of(services):
-    path = services.home.with_name("pulled.db")
-    pull_incidents(AlertingSettings(), DynamoSettings(table=services.table), ManualClock(START_MS), path)
-    return seen(path)
+    table = DynamoSettings(table=services.table)
+    with closing(DynamoIncidentStore(table, AlertingSettings().retention, ManualClock(START_MS))) as store:
+        return seen(store.list())
 
 
 def test_a_package_loads_nothing_heavy(detection):
@@ -147,7 +148,8 @@ def test_a_throttled_table_brings_the_records_again(package, services, before, r
     proxy = before("dynamodb")
     with started(package, "detection", **services.settings()) as process:
         process.call(event_of(records[:5]))
-        proxy.on("TransactWriteItems", faults.throttled(), times=1_000)
+        proxy.on("UpdateItem", faults.throttled(), times=1_000)
+        proxy.on("PutItem", faults.throttled(), times=1_000)
         answer = process.call(event_of(records[:40]))["answer"]
         assert answer == {"batchItemFailures": [{"itemIdentifier": str(records[5].sequence_number)}]}
         proxy.clear()

@@ -18,10 +18,10 @@ from typing import Any, Self
 import duckdb
 import httpx
 
+from incident_desk import read_incidents
 from shopstream.detection.baseline_builder import build_baselines
 from shopstream.events.schema import REES46_COLUMNS
 from shopstream.incidents.incident import Incident
-from shopstream.incidents.queries import read_incidents
 from shopstream.simulation.attacks import Flood
 from shopstream.simulation.faults_and_surges import Outage
 from shopstream.simulation.synthesis import Synthesis, SynthesisSettings

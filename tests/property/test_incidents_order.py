@@ -7,12 +7,9 @@ from itertools import pairwise
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shopstream.clock import ManualClock
+from incident_desk import sqlite_desk
 from shopstream.detection.detection import Detection, Severity
 from shopstream.detection.rule_matcher import detection_id
-from shopstream.incidents.embedded import EmbeddedIncidentStore
-from shopstream.incidents.queries import read_incidents
-from shopstream.incidents.settings import AlertingSettings
 
 SLIDE, SIZE, QUIET = 1_000, 10_000, 20_000
 DISORDER = QUIET - 1
@@ -91,12 +88,13 @@ def deliveries(draw):
 
 
 def incidents_of(path, batches):
-    store = EmbeddedIncidentStore(path, AlertingSettings(), ManualClock())
+    store = sqlite_desk(path)
     for batch, watermark in batches:
         store.apply(batch, watermark)
     store.apply([], END)
+    found = sorted(store.list(), key=lambda incident: incident.id)
     store.close()
-    return sorted(read_incidents(path), key=lambda incident: incident.id)
+    return found
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -23,13 +23,15 @@ from shopstream.detection.settings import DetectionSettings
 from shopstream.engine.checkpoint import CheckpointStore, SharedCheckpointStore
 from shopstream.engine.settings import EngineSettings
 from shopstream.incidents.embedded import EmbeddedIncidentStore
+from shopstream.incidents.recorder import IncidentRecorder
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.simulation.replay import ReplaySettings, replay
 from shopstream.stream.embedded import EmbeddedStream
 
 RATE = 6_000  # events/s: slow enough to be killed many times
 POINTS = {
-    "judge": (EmbeddedIncidentStore, "apply"),
+    "record": (IncidentRecorder, "apply"),
+    "put": (EmbeddedIncidentStore, "put"),
     "stage": (CheckpointStore, "stage"),
     "append": (EmbeddedLakehouse, "append"),
     "promote": (CheckpointStore, "promote"),

@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from incident_desk import read_incidents
 from shopstream.detection.rule import load_rules
 from shopstream.engine.checkpoint import CheckpointStore
-from shopstream.incidents.queries import read_incidents
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.ports import LakeTable
 

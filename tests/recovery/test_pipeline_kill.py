@@ -16,8 +16,11 @@ KILLS = 50
 
 
 STEPS = [
-    ("judge", "before", 2),
-    ("judge", "after", 1),
+    ("record", "before", 2),
+    ("record", "after", 1),
+    ("put", "before", 2),
+    ("put", "after", 1),
+    ("put", "after", 3),
     ("stage", "before", 2),
     ("stage", "after", 1),
     ("stage", "after", 3),

@@ -9,12 +9,9 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from shopstream.clock import ManualClock
+from incident_desk import read_incidents, sqlite_desk
 from shopstream.detection.rule import load_rules
 from shopstream.detection.rule_matcher import detect
-from shopstream.incidents.embedded import EmbeddedIncidentStore
-from shopstream.incidents.queries import read_incidents
-from shopstream.incidents.settings import AlertingSettings
 from shopstream.ruletools.rule_test import ExpectedIncident, read_test, run_rule_test, signals_of
 
 HERE = Path(__file__).parent
@@ -41,7 +38,7 @@ def test_the_incident_store_gives_what_the_trial_finds(name, tmp_path):
         connection.execute("SET TimeZone = 'UTC'")
         connection.register("events", case.events)
         detections = detect(signals_of(rule, connection, "events"), running)
-    store = EmbeddedIncidentStore(tmp_path / "incidents.db", AlertingSettings(), ManualClock())
+    store = sqlite_desk(tmp_path / "incidents.db")
     store.apply(detections, max((d.end_ms + 10 * d.suppress_for_ms for d in detections), default=0))
     store.close()
     stored = [

@@ -5,13 +5,12 @@ from datetime import timedelta
 
 import pytest
 
+from incident_desk import sqlite_desk
 from shopstream.clock import ManualClock
 from shopstream.detection.detection import Detection, Nature, Severity, Suppression
 from shopstream.detection.rule_matcher import detection_id
-from shopstream.incidents.embedded import EmbeddedIncidentStore
-from shopstream.incidents.queries import read_incidents
+from shopstream.incidents.incident import TriageStatus
 from shopstream.incidents.settings import AlertingSettings
-from shopstream.notify.outbox import read_notifications
 
 SIZE, MINUTE = 10_000, 60_000
 
@@ -40,20 +39,15 @@ def detection(start_ms, user=7, *, rule="user_burst", severity=Severity.HIGH, la
     return replace(made, **changes)
 
 
-class Desk:
-    """A store that nobody delivers from."""
+class Notified:
+    """A desk that nobody delivers from."""
 
     def __init__(self, path, **settings):
-        self.path = path / "incidents.db"
         self.clock = ManualClock(1_000_000)
-        self._settings = AlertingSettings(**settings)
-        self.open()
-
-    def open(self):
-        self.store = EmbeddedIncidentStore(self.path, self._settings, self.clock, ("a", "b"))
+        self.store = sqlite_desk(path / "incidents.db", AlertingSettings(**settings), self.clock, ("a", "b"))
 
     def told(self):
-        return sorted((one.kind, str(one.severity)) for one in read_notifications(self.path) if one.target == "a")
+        return sorted((one.kind, str(one.severity)) for one in self.store.notifications() if one.target == "a")
 
 
 @pytest.fixture
@@ -61,7 +55,7 @@ def desk(tmp_path):
     made = []
 
     def make(**settings):
-        made.append(Desk(tmp_path, **settings))
+        made.append(Notified(tmp_path, **settings))
         return made[-1]
 
     yield make
@@ -96,8 +90,8 @@ def test_a_stream_that_stands_still_holds_nothing_back(desk):
 def test_a_restart_forgets_nobody_who_waits(desk):
     at = desk()
     at.store.apply([detection(0)], SIZE)
-    at.store.close()
-    at.open()
+    at.store.commit()
+    at.store.restart()
     at.store.apply([], SIZE + MINUTE)
     assert at.told() == [("opened", "high")]
 
@@ -106,8 +100,8 @@ def test_who_waits_for_long_is_told_though_it_is_over(desk):
     at = desk(notify_hold=timedelta(hours=2))
     at.store.apply([detection(0)], SIZE)
     at.store.apply([], 90 * MINUTE)
-    at.store.close()
-    at.open()
+    at.store.commit()
+    at.store.restart()
     at.store.apply([], 100 * MINUTE)
     assert at.told() == []
     at.store.apply([], SIZE + 120 * MINUTE)
@@ -119,7 +113,7 @@ def test_a_campaign_is_told_once_and_its_actors_are_not(desk):
     for user in range(50):
         at.store.apply([detection(user * 500, user)], SIZE + user * 500)
     at.store.apply([], 3 * MINUTE)
-    (campaign,) = read_incidents(at.path)
+    (campaign,) = at.store.list()
     assert (campaign.campaign, len(campaign.actors), campaign.notifications) == (True, 50, 1)
     assert at.told() == [("opened", "high")]
 
@@ -128,7 +122,7 @@ def test_a_campaign_that_grows_slowly_is_told_for_its_first_actor_only(desk):
     at = desk()
     for user in range(8):
         at.store.apply([detection(user * 2 * MINUTE, user)], SIZE + user * 2 * MINUTE)
-    (campaign,) = read_incidents(at.path)
+    (campaign,) = at.store.list()
     assert campaign.notifications == 1
 
 
@@ -138,7 +132,7 @@ def test_many_of_little_gravity_are_a_class_graver_and_never_critical(desk):
     at.store.apply([], 30 * MINUTE)
     assert at.told() == []
     at.store.apply([detection(60 * MINUTE, user, severity=Severity.MEDIUM) for user in range(5)], 60 * MINUTE)
-    assert {incident.severity for incident in read_incidents(at.path) if incident.campaign} == {Severity.HIGH}
+    assert {incident.severity for incident in at.store.list() if incident.campaign} == {Severity.HIGH}
 
 
 def test_two_who_never_become_a_campaign_are_both_told(desk):
@@ -163,14 +157,14 @@ def test_other_rules_and_a_flood_around_it_tell_nothing_new(desk):
     at.store.apply([detection(0)], SIZE + MINUTE)
     at.store.apply([detection(1_000, rule="user_breadth")], SIZE + MINUTE)
     at.store.apply([detection(2_000, None, rule="volume", label="owasp.oat-015")], SIZE + 5 * MINUTE)
-    (incident,) = read_incidents(at.path)
+    (incident,) = at.store.list()
     assert (incident.rule, incident.episodes, incident.notifications) == ("volume", 3, 1)
 
 
 def test_a_surge_is_informational_whatever_the_rule_says(desk):
     at = desk()
     at.store.apply([detection(0, None, severity=Severity.CRITICAL, nature=Nature.SURGE)], SIZE + MINUTE)
-    assert read_incidents(at.path)[0].severity is Severity.INFORMATIONAL
+    assert at.store.list()[0].severity is Severity.INFORMATIONAL
     assert at.told() == []
 
 
@@ -179,13 +173,13 @@ def test_a_sale_that_hides_an_attack_is_raised_to_it(desk):
     at.store.apply([detection(0, None, rule="volume", nature=Nature.SURGE)], SIZE + MINUTE)
     at.store.apply([detection(1_000, None, rule="volume")], SIZE + MINUTE)
     assert at.told() == [("opened", "high")]
-    assert read_incidents(at.path)[0].nature is Nature.ATTACK
+    assert at.store.list()[0].nature is Nature.ATTACK
 
 
 def test_what_is_called_a_false_positive_is_not_told_again(desk):
     at = desk(notify_severity=Severity.MEDIUM)
     at.store.apply([detection(0, severity=Severity.MEDIUM)], SIZE + MINUTE)
-    at.store.mark_false_positive(read_incidents(at.path)[0].id, "ours")
+    at.store.set_status(at.store.list()[0].id, TriageStatus.FALSE_POSITIVE, comment="ours")
     at.store.apply([detection(1_000, severity=Severity.CRITICAL)], SIZE + MINUTE)
     assert at.told() == [("opened", "medium")]
 
@@ -193,4 +187,4 @@ def test_what_is_called_a_false_positive_is_not_told_again(desk):
 def test_what_an_allow_list_covers_is_no_incident(desk):
     at = desk()
     at.store.apply([detection(0, suppression=Suppression("staff.pricing", "our own"))], SIZE)
-    assert read_incidents(at.path) == []
+    assert at.store.list() == []

@@ -11,6 +11,7 @@ import pytest
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
+from incident_desk import sqlite_desk
 from shopstream.cli import app
 from shopstream.clock import ManualClock, SystemClock
 from shopstream.config import load_settings
@@ -18,12 +19,11 @@ from shopstream.detection.detection import Detection, Severity
 from shopstream.detection.rule_matcher import detection_id
 from shopstream.errors import ConfigurationError, RetryableError
 from shopstream.incidents.embedded import EmbeddedIncidentStore
-from shopstream.incidents.queries import read_incidents
+from shopstream.incidents.ports import DeliveryState
 from shopstream.incidents.settings import AlertingSettings
 from shopstream.notify.channels import open_channels
 from shopstream.notify.message import Message
-from shopstream.notify.outbox import DeliveryState, read_notifications, retry_failed
-from shopstream.notify.sender import BackgroundSender, Delivery, Sender, targets_of
+from shopstream.notify.sender import BackgroundSender, DeliveryReport, Sender, targets_of
 
 # Apprise loads its e-mail plug-in together with all others, and that one a module that Python 3.13 drops.
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
@@ -108,15 +108,15 @@ class Office:
         settings = {"notify_hold": timedelta(0), "campaign_within": timedelta(0)} | settings
         self.settings = AlertingSettings(notify_urls=tuple(map(SecretStr, urls)), **settings)
         targets = targets_of(self.settings)
-        self.store = EmbeddedIncidentStore(self.path, self.settings, self.clock, targets)
+        self.store = sqlite_desk(self.path, self.settings, self.clock, targets)
         self.sender = self.new_sender()
 
     def new_sender(self):
         channels = open_channels(self.settings.notify_urls, targets_of(self.settings))
-        return Sender(self.path, channels, self.settings, self.clock)
+        return Sender(EmbeddedIncidentStore(self.path, self.clock), channels, self.settings, self.clock)
 
     def states(self):
-        return [one.state for one in read_notifications(self.path)]
+        return [one.state for one in self.store.notifications()]
 
     def close(self):
         self.sender.close()
@@ -136,19 +136,24 @@ def office(tmp_path):
         one.close()
 
 
+def sender_of(path, settings):
+    channels = open_channels(settings.notify_urls, targets_of(settings))
+    return Sender(EmbeddedIncidentStore(path, SystemClock()), channels, settings, SystemClock())
+
+
 def test_one_incident_is_told_in_detail_and_once(office, receiver):
     desk = office(receiver.url)
     desk.store.apply([detection(7)], 0)
-    assert desk.sender.deliver_pending() == Delivery(sent=1, messages=1)
+    assert desk.sender.deliver_pending() == DeliveryReport(sent=1, messages=1)
     desk.store.apply([detection(7, 1_000)], 0)
     desk.store.apply([], 1_000_000)
     desk.clock.advance(timedelta(minutes=1))
-    assert desk.sender.deliver_pending() == Delivery()
+    assert desk.sender.deliver_pending() == DeliveryReport()
     ((title, body),) = receiver.messages
-    incident = read_incidents(desk.path)[0]
+    incident = desk.store.list()[0]
     assert title == "[high] Too fast"
     assert f"shopstream incidents show {incident.id}" in body
-    assert f"Reference: {incident.id}:opened" in body
+    assert f"Reference: {incident.id}:high" in body
     assert "20" in body
 
 
@@ -169,7 +174,7 @@ def test_many_at_once_are_one_digest(office, receiver):
     desk = office(receiver.url, campaign_actors=10_000)
     desk.store.apply([detection(user) for user in range(1_000)], 0)
     desk.store.apply([detection(5_000, severity=Severity.CRITICAL)], 0)
-    assert desk.sender.deliver_pending() == Delivery(sent=1_001, messages=1)
+    assert desk.sender.deliver_pending() == DeliveryReport(sent=1_001, messages=1)
     ((title, body),) = receiver.messages
     assert title == "[critical] 1,001 incidents"
     assert "1,001 opened by rule user_burst" in body
@@ -182,11 +187,11 @@ def test_what_comes_within_the_interval_waits_for_a_digest(office, receiver):
     assert desk.sender.deliver_pending().messages == 1
     desk.store.apply([detection(2)], 0)
     desk.store.apply([detection(3)], 0)
-    assert desk.sender.deliver_pending() == Delivery()
+    assert desk.sender.deliver_pending() == DeliveryReport()
     desk.clock.advance(timedelta(seconds=10))
-    assert desk.sender.deliver_pending() == Delivery(sent=2, messages=1)
+    assert desk.sender.deliver_pending() == DeliveryReport(sent=2, messages=1)
     desk.store.apply([detection(4)], 0)
-    assert desk.sender.deliver_pending(at_once=True) == Delivery(sent=1, messages=1)
+    assert desk.sender.deliver_pending(at_once=True) == DeliveryReport(sent=1, messages=1)
 
 
 def test_less_than_the_least_severity_is_not_told(office, receiver):
@@ -194,7 +199,7 @@ def test_less_than_the_least_severity_is_not_told(office, receiver):
     desk.store.apply([detection(1, severity=Severity.MEDIUM)], 0)
     assert desk.states() == []
     desk.store.apply([detection(1, 1_000, severity=Severity.HIGH)], 0)
-    assert [one.kind for one in read_notifications(desk.path)] == ["opened"]
+    assert [one.kind for one in desk.store.notifications()] == ["opened"]
 
 
 def test_closing_is_told_where_the_settings_say_so(office, receiver):
@@ -215,20 +220,20 @@ def test_failures_are_retried_with_growing_waits_until_it_works(office):
         desk.store.apply([detection(1)], 0)
         errors, waits = [], []
         for _ in range(3):
-            assert desk.sender.deliver_pending() == Delivery(retried=1)
-            (waiting,) = read_notifications(desk.path)
+            assert desk.sender.deliver_pending() == DeliveryReport(retried=1)
+            (waiting,) = desk.store.notifications()
             errors.append(waiting.error)
             waits.append(waiting.due.timestamp() - desk.clock.now_ms() / 1000)
-            assert desk.sender.deliver_pending() == Delivery()
+            assert desk.sender.deliver_pending() == DeliveryReport()
             desk.clock.advance(timedelta(seconds=waits[-1] + 0.001))
-        assert desk.sender.deliver_pending() == Delivery(sent=1, messages=1)
+        assert desk.sender.deliver_pending() == DeliveryReport(sent=1, messages=1)
         assert "HTTP 500" in errors[0]
         assert "no connection, or no answer in time" in errors[1]
         assert "HTTP 503" in errors[2]
         assert waits == sorted(waits)
         assert 1 <= waits[0] <= 2
         assert 4 <= waits[2] <= 5
-        (sent,) = read_notifications(desk.path)
+        (sent,) = desk.store.notifications()
         assert (sent.state, sent.attempts, sent.error, sent.due) == (DeliveryState.SENT, 4, None, None)
     finally:
         receiver.stop()
@@ -239,8 +244,8 @@ def test_nobody_listening_is_a_failure_that_says_so(office, receiver):
     receiver.stop()
     desk = office(url)
     desk.store.apply([detection(1)], 0)
-    assert desk.sender.deliver_pending() == Delivery(retried=1)
-    assert "no connection" in read_notifications(desk.path)[0].error
+    assert desk.sender.deliver_pending() == DeliveryReport(retried=1)
+    assert "no connection" in desk.store.notifications()[0].error
 
 
 def test_attempts_survive_a_restart_and_end_in_a_visible_failure(office, caplog):
@@ -248,16 +253,16 @@ def test_attempts_survive_a_restart_and_end_in_a_visible_failure(office, caplog)
     try:
         desk = office(receiver.url, notify_attempts=3)
         desk.store.apply([detection(1)], 0)
-        for expected in (Delivery(retried=1), Delivery(retried=1), Delivery(given_up=1)):
+        for expected in (DeliveryReport(retried=1), DeliveryReport(retried=1), DeliveryReport(given_up=1)):
             assert desk.sender.deliver_pending() == expected
             desk.clock.advance(timedelta(hours=1))
             desk.sender.close()
             desk.sender = desk.new_sender()
         assert desk.states() == [DeliveryState.FAILED]
         assert "given up after 3 attempts" in caplog.text
-        assert desk.sender.deliver_pending() == Delivery()
-        assert retry_failed(desk.path, desk.clock.now_ms()) == 1
-        assert desk.sender.deliver_pending() == Delivery(sent=1, messages=1)
+        assert desk.sender.deliver_pending() == DeliveryReport()
+        assert desk.store.retry_failed(desk.clock.now_ms()) == 1
+        assert desk.sender.deliver_pending() == DeliveryReport(sent=1, messages=1)
     finally:
         receiver.stop()
 
@@ -267,9 +272,9 @@ def test_one_targets_trouble_is_not_anothers(office):
     try:
         desk = office(bad.url, good.url)
         desk.store.apply([detection(1)], 0)
-        assert desk.sender.deliver_pending() == Delivery(sent=1, retried=1, messages=1)
+        assert desk.sender.deliver_pending() == DeliveryReport(sent=1, retried=1, messages=1)
         desk.clock.advance(timedelta(minutes=1))
-        assert desk.sender.deliver_pending() == Delivery(retried=1)
+        assert desk.sender.deliver_pending() == DeliveryReport(retried=1)
         assert len(good.messages) == 1
     finally:
         good.stop()
@@ -283,11 +288,11 @@ def test_a_crash_after_sending_sends_the_same_reference_again(office, receiver, 
     def crash(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(desk.sender._outbox, "sent", crash)
+    monkeypatch.setattr(desk.sender._store, "mark", crash)
     with pytest.raises(KeyboardInterrupt):
         desk.sender.deliver_pending()
     again = desk.new_sender()
-    assert again.deliver_pending() == Delivery(sent=2, messages=1)
+    assert again.deliver_pending() == DeliveryReport(sent=2, messages=1)
     again.close()
     first, second = (body.splitlines()[-1] for _, body in receiver.messages)
     assert first == second
@@ -300,9 +305,9 @@ def test_incidents_that_were_one_are_not_told_again(office, receiver):
     desk.sender.deliver_pending()
     desk.store.apply([detection(1, 65_000)], 0)
     desk.clock.advance(timedelta(minutes=1))
-    assert desk.sender.deliver_pending() == Delivery()
+    assert desk.sender.deliver_pending() == DeliveryReport()
     desk.store.apply([detection(1, 900_000)], 0)
-    assert desk.sender.deliver_pending() == Delivery(sent=1, messages=1)
+    assert desk.sender.deliver_pending() == DeliveryReport(sent=1, messages=1)
 
 
 def test_without_addresses_nothing_is_queued(office):
@@ -316,9 +321,9 @@ def test_the_stream_does_not_wait_for_a_receiver_that_hangs(tmp_path):
     try:
         settings = AlertingSettings(notify_urls=(SecretStr(receiver.url.replace("0.5", "9")),))
         path = tmp_path / "incidents.db"
-        store = EmbeddedIncidentStore(path, settings, SystemClock(), targets_of(settings))
+        store = sqlite_desk(path, settings, SystemClock(), targets_of(settings))
         background = BackgroundSender(
-            lambda: Sender(path, open_channels(settings.notify_urls, targets_of(settings)), settings, SystemClock()),
+            lambda: sender_of(path, settings),
             poll=timedelta(milliseconds=10),
         )
         background.start()
@@ -340,9 +345,9 @@ def test_the_stream_does_not_wait_for_a_receiver_that_hangs(tmp_path):
 def test_the_background_sender_makes_a_last_pass(tmp_path, receiver):
     settings = AlertingSettings(notify_urls=(SecretStr(receiver.url),), notify_hold=timedelta(0))
     path = tmp_path / "incidents.db"
-    store = EmbeddedIncidentStore(path, settings, SystemClock(), targets_of(settings))
+    store = sqlite_desk(path, settings, SystemClock(), targets_of(settings))
     background = BackgroundSender(
-        lambda: Sender(path, open_channels(settings.notify_urls, targets_of(settings)), settings, SystemClock()),
+        lambda: sender_of(path, settings),
         poll=timedelta(hours=1),
     )
     background.start()
@@ -355,7 +360,7 @@ def test_the_background_sender_makes_a_last_pass(tmp_path, receiver):
 def test_the_background_sender_waits_for_what_it_cannot_reach_at_the_start(tmp_path, receiver):
     settings = AlertingSettings(notify_urls=(SecretStr(receiver.url),), notify_hold=timedelta(0))
     path = tmp_path / "incidents.db"
-    store = EmbeddedIncidentStore(path, settings, SystemClock(), targets_of(settings))
+    store = sqlite_desk(path, settings, SystemClock(), targets_of(settings))
     store.apply([detection(1)], 0)
     tried = []
 
@@ -363,7 +368,7 @@ def test_the_background_sender_waits_for_what_it_cannot_reach_at_the_start(tmp_p
         tried.append(1)
         if len(tried) < 3:
             raise RetryableError("the table cannot be reached")
-        return Sender(path, open_channels(settings.notify_urls, targets_of(settings)), settings, SystemClock())
+        return sender_of(path, settings)
 
     background = BackgroundSender(build, poll=timedelta(milliseconds=1))
     background.start()
@@ -382,7 +387,7 @@ def test_addresses_show_nowhere(tmp_path, office, receiver, caplog):
         desk = office(answers.url, notify_attempts=1)
         desk.store.apply([detection(1)], 0)
         desk.sender.deliver_pending()
-        seen = [caplog.text, repr(desk.settings), desk.settings.model_dump_json(), str(read_notifications(desk.path))]
+        seen = [caplog.text, repr(desk.settings), desk.settings.model_dump_json(), str(desk.store.notifications())]
         seen += [file.read_bytes().decode("latin-1") for file in tmp_path.iterdir()]
         environment = {"SHOPSTREAM_ALERTING__NOTIFY_URLS": json.dumps([receiver.url])}
         for words in (["config"], ["config", "--format", "json"], ["notify", "test"], ["notify", "list"]):

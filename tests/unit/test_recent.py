@@ -9,16 +9,14 @@ import pyarrow as pa
 import pytest
 
 from factories import make_detection, make_event
+from incident_desk import read_incidents, sqlite_desk
 from shopstream.cli.incident_events import context_from_lake
-from shopstream.clock import ManualClock
 from shopstream.config import load_settings
 from shopstream.detection.detection import Severity
 from shopstream.engine.recent import RecentEvents
 from shopstream.events.schema import LAKE_FIELDS, arrow_schema
-from shopstream.incidents.embedded import EmbeddedIncidentStore
-from shopstream.incidents.enrichment import Describing
+from shopstream.incidents.enrichment import ContextEnricher
 from shopstream.incidents.incident import Change, IncidentChange
-from shopstream.incidents.queries import read_incidents
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.ports import LakeTable
 
@@ -113,7 +111,7 @@ def test_rows_are_bounded_and_late_batches_are_let_go(recent):
 
 def test_the_lake_answers_where_nobody_was_asked(tmp_path, recent):
     settings = load_settings(None, {"home": tmp_path})
-    store = EmbeddedIncidentStore(settings.incidents_path, settings.alerting, ManualClock())
+    store = sqlite_desk(settings.incidents_path)
     store.apply([make_detection(100_000)], 0)
     store.close()
     (incident,) = read_incidents(settings.incidents_path)
@@ -132,12 +130,12 @@ class Notes:
     def __init__(self):
         self.asked, self.kept = [], {}
 
-    def describe(self, key, *answer):
-        if isinstance(key, str):  # the store's side: id and context
-            self.kept[key] = answer[0]
-            return None
+    def describe(self, key, *_span):
         self.asked.append(dict(key))
         return {"events": 1}
+
+    def set_context(self, incident_id, context):
+        self.kept[incident_id] = context
 
 
 def change(kind, number, *, peak=10.0, root=None, severity=Severity.HIGH):
@@ -148,19 +146,19 @@ def change(kind, number, *, peak=10.0, root=None, severity=Severity.HIGH):
 
 def test_only_the_gravest_few_are_asked_about_and_again_when_they_grow():
     notes = Notes()
-    describing = Describing(notes, notes)
+    enricher = ContextEnricher(notes, notes)
     parts = [change(Change.OPENED, n, root="other") for n in range(4)]
     heads = [change(Change.OPENED, n) for n in range(10, 14)]
     grave = change(Change.OPENED, 20, severity=Severity.CRITICAL)
-    assert describing.look([*parts, *heads, grave]) == 4
+    assert enricher.enrich([*parts, *heads, grave]) == 4
     assert [key["user_id"] for key in notes.asked] == ["20", "10", "11", "12", "13"]
     assert set(notes.kept) == {"i20", "i10", "i11", "i12", "i13"}
-    assert describing.look([change(Change.UPDATED, 10, peak=14.0), change(Change.UPDATED, 3, peak=99.0)]) == 0
+    assert enricher.enrich([change(Change.UPDATED, 10, peak=14.0), change(Change.UPDATED, 3, peak=99.0)]) == 0
     assert len(notes.asked) == 5
-    describing.look([change(Change.UPDATED, 10, peak=16.0)])
+    enricher.enrich([change(Change.UPDATED, 10, peak=16.0)])
     assert len(notes.asked) == 6
-    describing.look([change(Change.CLOSED, 10)])
-    describing.look([change(Change.UPDATED, 10, peak=99.0)])
+    enricher.enrich([change(Change.CLOSED, 10)])
+    enricher.enrich([change(Change.UPDATED, 10, peak=99.0)])
     assert len(notes.asked) == 6
 
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shopstream.clock import ManualClock
+from shopstream.detection.signal_publisher import SignalPublisher
 from shopstream.engine.signals import Quiet, Signal, SignalAssembler, SignalBatch, decode_signals, encode_signals
 from shopstream.errors import BackpressureError, DecodeError, PermanentError, RetryableError, StateError
-from shopstream.incidents.signal_publisher import SignalPublisher
 from shopstream.stream.ports import PutOutcome
 
 NUMBERS = st.integers(-(10**15), 10**15)
@@ -166,7 +166,7 @@ class Stream:
 
 def test_signals_are_told_with_their_moment():
     stream = Stream()
-    SignalPublisher(stream, ManualClock(0)).judge([one()], 12_345)
+    SignalPublisher(stream, ManualClock(0)).run([one()], 12_345)
     assert stream.batches == [SignalBatch((one(),), 12_345)]
 
 
@@ -174,7 +174,7 @@ def test_without_signals_only_a_new_bin_is_told():
     stream = Stream()
     publisher = SignalPublisher(stream, ManualClock(0))
     for until_ms in (9_000, 9_999, 10_000, 19_000, 25_000):
-        publisher.judge([], until_ms)
+        publisher.run([], until_ms)
     assert [batch.until_ms for batch in stream.batches] == [9_000, 10_000, 25_000]
 
 
@@ -182,9 +182,9 @@ def test_without_signals_a_new_bin_of_the_clock_is_told():
     stream = Stream()
     publisher = SignalPublisher(stream, ManualClock(0))
     for until_ms in (29_000, 29_999, 30_000):
-        publisher.judge([], 9_000, Quiet(14_000, until_ms))
-    publisher.judge([], 9_000)
-    publisher.judge([], 9_000)
+        publisher.run([], 9_000, Quiet(14_000, until_ms))
+    publisher.run([], 9_000)
+    publisher.run([], 9_000)
     told = [SignalBatch((), 9_000, quiet=Quiet(14_000, until_ms)) for until_ms in (29_000, 30_000)]
     assert stream.batches == [*told, SignalBatch((), 9_000)]
 
@@ -204,7 +204,7 @@ def test_what_the_clock_says_comes_back_with_the_whole_moment():
 def test_what_the_stream_does_not_take_is_told_again():
     clock = ManualClock(0)
     stream = Stream(BackpressureError("full", timedelta(seconds=3)), "ProvisionedThroughputExceededException")
-    SignalPublisher(stream, clock).judge([one()], 0)
+    SignalPublisher(stream, clock).run([one()], 0)
     assert stream.batches == [SignalBatch((one(),), 0)]
     assert clock.now_ms() >= 3_000
 
@@ -214,7 +214,7 @@ def test_a_stream_that_never_takes_them_ends_the_engine(monkeypatch):
     monkeypatch.setattr("time.monotonic", lambda: clock.now_ms() / 1000)
     stream = Stream(*[RetryableError("no answer")] * 1000)
     with pytest.raises(RetryableError, match="no answer"):
-        SignalPublisher(stream, clock).judge([one()], 0)
+        SignalPublisher(stream, clock).run([one()], 0)
     assert clock.now_ms() <= 150_000
 
 

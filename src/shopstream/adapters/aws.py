@@ -7,6 +7,7 @@ import socket
 import time
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -14,17 +15,12 @@ from uuid import uuid4
 
 from shopstream.adapters.ports import Adapters
 from shopstream.aws.objects import S3Objects
-from shopstream.dashboard.sources import EngineState, Home
+from shopstream.dashboard.sources import DataHome, EngineState
 from shopstream.engine.checkpoint import CheckpointStore, SharedCheckpointStore
 from shopstream.errors import ConfigurationError, RetryableError, ShopstreamError
-from shopstream.incidents.aws import (
-    DynamoIncidentStore,
-    SnsChannel,
-    open_dynamo_sender,
-    pull_incidents,
-    retry_failed,
-)
+from shopstream.incidents.aws import DynamoIncidentStore
 from shopstream.journeys.store import LiveFile, LiveObject
+from shopstream.notify.aws import SnsChannel
 from shopstream.notify.sender import targets_of
 from shopstream.stream.aws import KinesisStream
 from shopstream.stream.leader import LeaderLease
@@ -38,18 +34,17 @@ if TYPE_CHECKING:
     from shopstream.adapters.checks import Check
     from shopstream.archive import Archive
     from shopstream.detection.baseline import Baselines
-    from shopstream.incidents.ports import NotificationChannel
     from shopstream.journeys.store import LiveStore
     from shopstream.lakehouse.aws import AwsLakehouse
     from shopstream.models.dbt import BuildResult
     from shopstream.models.dbt import Progress as BuildProgress
-    from shopstream.notify.sender import Sender
+    from shopstream.notify.ports import NotificationChannel
     from shopstream.pipeline import Progress
 
 __all__ = ["AwsAdapters", "RemoteHome"]
 
 _CONSUMER = "archive"
-_REFRESH_S = 5.0
+_REFRESH = timedelta(seconds=5)
 _ENGINE_S = 10.0
 """Asking for the lag takes reads of each shard away from the engine."""
 _REPORTS_S = 60.0
@@ -120,35 +115,23 @@ class AwsAdapters(Adapters):
         thorough: bool = False,
     ) -> BuildResult:
         """On Athena by default; see `Adapters.build_reports`."""
-        from shopstream.incidents.verdicts import read_verdicts
+        from shopstream.incidents.queries import read_verdicts
         from shopstream.models.athena import build_on_athena
 
         if on_athena is False:
             return super().build_reports(select, progress, memory_mib=memory_mib, thorough=thorough)
         if thorough:
             raise ConfigurationError("--thorough needs DuckDB to run the models on example rows; add --target duckdb")
-        verdicts = read_verdicts(self.incidents_file())
+        with closing(self.open_incidents()) as store:
+            verdicts = read_verdicts(store)
         with closing(self.open_lakehouse()) as lakehouse:
             return build_on_athena(
                 lakehouse, self.settings.reports_path, self.settings.timezone, select, progress, verdicts=verdicts
             )
 
     def open_incidents(self) -> DynamoIncidentStore:
-        """DynamoDB, with a working copy in `home`."""
-        copy = self._in_home("incidents.working.db")
-        return DynamoIncidentStore(
-            self.settings.alerting,
-            self.settings.aws.dynamodb,
-            self.clock,
-            self.notification_targets(),
-            working_copy=copy,
-        )
-
-    def incidents_file(self) -> Path:
-        """A local copy of all incidents, brought up to date."""
-        path = self._in_home("incidents.copy.db")
-        pull_incidents(self.settings.alerting, self.settings.aws.dynamodb, self.clock, path)
-        return path
+        """DynamoDB."""
+        return DynamoIncidentStore(self.settings.aws.dynamodb, self.settings.alerting.retention, self.clock)
 
     def open_live(self) -> LiveStore:
         """Beside the checkpoints in S3; in `home` where no place is named."""
@@ -197,19 +180,6 @@ class AwsAdapters(Adapters):
         """The addresses of the settings, then the SNS topic."""
         return targets_of(self.settings.alerting, self.settings.aws.dynamodb.topic_arn)
 
-    def open_sender(self) -> Sender:
-        """Sends what waits in the table."""
-        copy = self.settings.home / "incidents.sending.db"
-        channels = self.open_channels()
-        return open_dynamo_sender(
-            self.settings.alerting, self.settings.aws.dynamodb, self.clock, channels, working_copy=copy
-        )
-
-    def retry_notifications(self) -> int:
-        """In the table."""
-        copy = self._in_home("incidents.copy.db")
-        return retry_failed(self.settings.alerting, self.settings.aws.dynamodb, self.clock, copy)
-
     @contextmanager
     def leadership(self, stop: Callable[[], bool], standing_by: Callable[[str], None]) -> Iterator[Callable[[], None]]:
         """By a lease in DynamoDB: one engine per stream, wherever it runs."""
@@ -252,11 +222,11 @@ class AwsAdapters(Adapters):
             )
             yield stack.enter_context(closing(worker))
 
-    def dashboard_home(self) -> Home:
+    def dashboard_home(self) -> DataHome:
         """Copies in `home` of what the engine on AWS writes."""
         live = self._in_home("live.copy.json")
-        home = Home.at(self.settings.home)
-        return replace(home, incidents=self.incidents_file(), live=live, remote=RemoteHome(self, live))
+        home = DataHome.at(self.settings.home)
+        return replace(home, incidents=self.open_incidents, live=live, remote=RemoteHome(self, live), refresh=_REFRESH)
 
     def checks(self) -> dict[str, Check]:
         """Rules, free space, and each AWS resource."""
@@ -279,7 +249,7 @@ def _process_name() -> str:
 
 
 class RemoteHome:
-    """Copies what the engine on AWS writes, for the dashboard; see `dashboard.sources.Remote`.
+    """Copies what the engine on AWS writes, for the dashboard; see `dashboard.sources.RemoteEngine`.
 
     Args:
         adapters: open what the engine writes.
@@ -302,12 +272,11 @@ class RemoteHome:
         self._error: ShopstreamError | None = None
 
     def refresh(self) -> None:
-        """See `Remote.refresh`; every five seconds at most."""
+        """See `RemoteEngine.refresh`; every five seconds at most."""
         with self._lock:
             if self._monotonic() < self._refresh_at:
                 return
             try:
-                self._adapters.incidents_file()
                 panels = self._remote_live.read()
                 as_of_ms = panels.pop("as_of_ms", None)
                 if isinstance(as_of_ms, int):
@@ -318,10 +287,10 @@ class RemoteHome:
                 self._error = None
             except ShopstreamError as error:
                 self._error = error
-            self._refresh_at = self._monotonic() + _REFRESH_S
+            self._refresh_at = self._monotonic() + _REFRESH.total_seconds()
 
     def engine(self) -> EngineState:
-        """See `Remote.engine`; at most ten seconds old."""
+        """See `RemoteEngine.engine`; at most ten seconds old."""
         with self._lock:
             if self._error is not None:
                 raise self._error

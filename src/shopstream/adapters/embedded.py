@@ -12,13 +12,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from shopstream.adapters.checks import Check
-    from shopstream.dashboard.sources import Home
+    from shopstream.dashboard.sources import DataHome
     from shopstream.engine.checkpoint import CheckpointStore, Manifest
     from shopstream.incidents.ports import IncidentStore
     from shopstream.journeys.store import LiveStore
     from shopstream.lakehouse.embedded import EmbeddedLakehouse
     from shopstream.lakehouse.ports import LakeReader
-    from shopstream.notify.sender import Sender
     from shopstream.stream.embedded import EmbeddedStream
 
 __all__ = ["EmbeddedAdapters"]
@@ -68,14 +67,7 @@ class EmbeddedAdapters(Adapters):
         """SQLite in `home`."""
         from shopstream.incidents.embedded import EmbeddedIncidentStore
 
-        self.settings.home.mkdir(parents=True, exist_ok=True)
-        return EmbeddedIncidentStore(
-            self.settings.incidents_path, self.settings.alerting, self.clock, self.notification_targets()
-        )
-
-    def incidents_file(self) -> Path:
-        """The store's own file."""
-        return self.settings.incidents_path
+        return EmbeddedIncidentStore(self.settings.incidents_path, self.clock)
 
     def open_live(self) -> LiveStore:
         """SQLite in `home`."""
@@ -93,23 +85,11 @@ class EmbeddedAdapters(Adapters):
         """The current checkpoint, without creating the store."""
         return super().last_checkpoint() if self.settings.checkpoint_path.exists() else None
 
-    def open_sender(self) -> Sender:
-        """Sends what the incident store queued."""
-        from shopstream.notify.sender import Sender
-
-        return Sender(self.settings.incidents_path, self.open_channels(), self.settings.alerting, self.clock)
-
-    def retry_notifications(self) -> int:
-        """In the incident store."""
-        from shopstream.notify.outbox import retry_failed
-
-        return retry_failed(self.settings.incidents_path, self.clock.now_ms())
-
-    def dashboard_home(self) -> Home:
+    def dashboard_home(self) -> DataHome:
         """The files of `home`."""
-        from shopstream.dashboard.sources import Home
+        from shopstream.dashboard.sources import DataHome
 
-        return Home.at(self.settings.home)
+        return DataHome.at(self.settings.home)
 
     def checks(self) -> dict[str, Check]:
         """Rules, files and free space."""

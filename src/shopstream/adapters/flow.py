@@ -13,12 +13,12 @@ from shopstream.detection.allowlist import AllowList, load_allow_list
 from shopstream.detection.detector_runner import DetectorRunner
 from shopstream.detection.detectors.shipped import shipped_runner
 from shopstream.detection.rule import Rule, load_rules
+from shopstream.detection.runner import DetectionRunner, LocalDetectionRunner
+from shopstream.detection.signal_publisher import SignalPublisher
 from shopstream.engine.engine import Engine
 from shopstream.engine.source import SourceReader
 from shopstream.errors import RetryableError, RuleError
-from shopstream.incidents.detection_runner import DetectionRunner, Judging
-from shopstream.incidents.ports import IncidentStore
-from shopstream.incidents.signal_publisher import SignalPublisher
+from shopstream.incidents.recorder import IncidentRecorder
 from shopstream.journeys.live import LiveJourneys
 from shopstream.notify.sender import BackgroundSender
 from shopstream.pipeline import Pipeline
@@ -76,21 +76,21 @@ def open_pipeline(
             ) from error
         guard = stack.enter_context(adapters.leadership(stop, standing_by))
         stream = stack.enter_context(adapters.open_stream())
-        judges, incidents = _judges(adapters, detection, stack)
+        runner, incidents = _runner(adapters, detection, stack)
         windows = [detection.allow_list.watch(rule.window_declaration(), rule.id) for rule in detection.rules.values()]
         windows += detection.bank.declarations
         engine = Engine(settings.engine, windows, spill_path=settings.home / "spill")
         stack.enter_context(closing(engine.connection))
         detection.bank.attach(engine)
-        intake = stack.enter_context(
+        source = stack.enter_context(
             closing(SourceReader(stream, engine.watermarks, settings.engine, clock, readers=adapters.readers))
         )
         live = stack.enter_context(closing(adapters.open_live())) if with_journeys else None
         pipeline = Pipeline(
-            intake=intake,
+            source=source,
             consumers=stream,
             engine=engine,
-            judges=judges,
+            runner=runner,
             incidents=incidents,
             checkpoints=adapters.open_checkpoints(),
             lakehouse=stack.enter_context(closing(adapters.open_lakehouse())) if with_lake else None,
@@ -112,16 +112,18 @@ def _detection(adapters: Adapters) -> _Detection:
     return _Detection(rules, bank, load_allow_list(settings.detection.allow_lists_path))
 
 
-def _judges(
+def _runner(
     adapters: Adapters, detection: _Detection, stack: ExitStack
-) -> tuple[DetectionRunner, IncidentStore | None]:
-    """What consumes the signals, and the incident store if this process writes to it."""
+) -> tuple[DetectionRunner, IncidentRecorder | None]:
+    """What consumes the signals, and what records incidents if this process does."""
     signals = adapters.open_signals()
     if signals is not None:
         return SignalPublisher(stack.enter_context(signals), adapters.clock), None
-    incidents = stack.enter_context(closing(adapters.open_incidents()))
-    if adapters.notification_targets():
+    store = stack.enter_context(closing(adapters.open_incidents()))
+    targets = adapters.notification_targets()
+    if targets:
         sender = BackgroundSender(adapters.open_sender)
         stack.callback(sender.stop)
         sender.start()
-    return Judging(detection.rules, detection.bank, detection.allow_list, incidents), incidents
+    runner = LocalDetectionRunner(detection.rules, detection.bank, detection.allow_list)
+    return runner, IncidentRecorder(store, adapters.settings.alerting, adapters.clock, targets)

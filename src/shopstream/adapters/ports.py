@@ -16,15 +16,16 @@ if TYPE_CHECKING:
 
     from shopstream.adapters.checks import Check
     from shopstream.archive import Archive
-    from shopstream.dashboard.sources import Home
+    from shopstream.dashboard.sources import DataHome
     from shopstream.detection.baseline import Baselines
     from shopstream.engine.checkpoint import CheckpointStore, Manifest
-    from shopstream.incidents.ports import IncidentStore, NotificationChannel
+    from shopstream.incidents.ports import IncidentStore
     from shopstream.journeys.store import LiveStore
     from shopstream.lakehouse.iceberg import IcebergLakehouse
     from shopstream.lakehouse.ports import LakeReader
     from shopstream.models.dbt import BuildResult
     from shopstream.models.dbt import Progress as BuildProgress
+    from shopstream.notify.ports import NotificationChannel
     from shopstream.notify.sender import Sender
     from shopstream.pipeline import Progress
     from shopstream.stream.ports import Stream
@@ -144,32 +145,28 @@ class Adapters(ABC):
             RetryableError: another build is running.
             StateError: a model or a test failed.
         """
-        from shopstream.incidents.verdicts import read_verdicts
+        from shopstream.incidents.queries import read_verdicts
         from shopstream.models.dbt import build
 
         if on_athena:
             raise ConfigurationError(
                 f"expected the AWS profile for --target athena, got {self.settings.profile}; set SHOPSTREAM_PROFILE=aws"
             )
-        with closing(self.open_lakehouse()) as lakehouse:
+        with closing(self.open_lakehouse()) as lakehouse, closing(self.open_incidents()) as store:
             return build(
                 lakehouse,
                 self.settings.reports_path,
                 self.settings.timezone,
                 select,
                 progress,
-                verdicts=read_verdicts(self.incidents_file()),
+                verdicts=read_verdicts(store),
                 memory_mib=memory_mib,
                 thorough=thorough,
             )
 
     @abstractmethod
     def open_incidents(self) -> IncidentStore:
-        """The incident store, to write to; created if missing."""
-
-    @abstractmethod
-    def incidents_file(self) -> Path:
-        """The SQLite file with incidents, verdicts and notifications, as of now; may not exist yet."""
+        """The incident store; the first write creates it."""
 
     @abstractmethod
     def open_live(self) -> LiveStore:
@@ -214,17 +211,15 @@ class Adapters(ABC):
 
         return targets_of(self.settings.alerting)
 
-    @abstractmethod
     def open_sender(self) -> Sender:
         """Delivers queued notifications to the channels.
 
         Raises:
             ConfigurationError: an address of alerting.notify_urls is not valid.
         """
+        from shopstream.notify.sender import Sender
 
-    @abstractmethod
-    def retry_notifications(self) -> int:
-        """Queue failed notifications again; returns how many."""
+        return Sender(self.open_incidents(), self.open_channels(), self.settings.alerting, self.clock)
 
     def leadership(
         self,
@@ -263,7 +258,7 @@ class Adapters(ABC):
         )
 
     @abstractmethod
-    def dashboard_home(self) -> Home:
+    def dashboard_home(self) -> DataHome:
         """What the dashboard shows."""
 
     @abstractmethod

@@ -6,7 +6,7 @@ What happened, on one screen: events, incidents with evidence, live shoppers, th
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from time import perf_counter
@@ -35,7 +35,6 @@ from shopstream.errors import ConfigurationError
 from shopstream.events.schema import REES46_COLUMNS
 from shopstream.incidents.explanation import title_of
 from shopstream.incidents.incident import Incident
-from shopstream.incidents.queries import read_incidents
 from shopstream.models.names import ReportName
 from shopstream.models.reports import report
 from shopstream.pipeline import Progress as Where
@@ -231,7 +230,8 @@ def print_summary(settings: Settings, *, elapsed: timedelta, truth: Path | None)
     """Print it. `truth` is the ground-truth file of a synthetic day, to compare incidents with; None without one."""
     manifest = adapters_of(settings).open_checkpoints().current()
     counters = dict(manifest.counters) if manifest else {}
-    incidents = read_incidents(adapters_of(settings).incidents_file())
+    with closing(adapters_of(settings).open_incidents()) as store:
+        incidents = store.list()
     out.print()
     out.print(Columns([_figure(name, value) for name, value in _figures(counters, incidents, elapsed)]))
     _print_incidents(incidents, truth)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from typing import Annotated
@@ -25,11 +26,10 @@ from shopstream.incidents.explanation import (
     who_of,
 )
 from shopstream.incidents.incident import Incident, Role
-from shopstream.incidents.queries import read_episodes, read_incident
+from shopstream.incidents.ports import Notification
 from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.tables import create_views
 from shopstream.models.query import query
-from shopstream.notify.outbox import Notification, read_notifications
 
 __all__ = ["context_from_lake", "events", "show"]
 
@@ -80,13 +80,13 @@ def show(ctx: typer.Context, incident_id: INCIDENT_ID, fmt: FormatOption = Forma
       shopstream incidents show 3fa9 --format json
     """
     settings = settings_of(ctx)
-    path = adapters_of(settings).incidents_file()
-    incident = read_incident(path, incident_id)
+    with closing(adapters_of(settings).open_incidents()) as store:
+        incident = store.get(incident_id)
+        notifications = store.notifications(incident_id=incident.id)
+        parts = store.parts(incident.id)[1:]
     if incident.context is None:
         incident = replace(incident, context=context_from_lake(settings, incident))
     events = _events_of(settings, incident)
-    notifications = read_notifications(path, incident_id=incident.id)
-    parts = read_episodes(path, incident.id)[1:]
     if fmt is not Format.TABLE:
         told = [
             {"target": one.target, "kind": one.kind, "state": str(one.state), "attempts": one.attempts}
@@ -133,9 +133,10 @@ def _facts(
         **lines_of(incident),
         "events": _composition(events) if events else "",
         "labels": ", ".join(incident.tags),
-        "handled": f"{str(incident.handling).replace('_', ' ')} {describe_time(incident.handled_at)}"
-        if incident.handled_at
+        "status": f"{str(incident.status).replace('_', ' ')} {describe_time(incident.status_at)}"
+        if incident.status_at
         else "",
+        "owner": incident.owner,
         "comment": incident.comment,
         "told": "; ".join(f"{one.target}: {one.kind}, {one.state}" for one in notifications),
     }
@@ -167,7 +168,8 @@ def events(
       shopstream incidents events 3fa9 --limit 100000 --format csv > events.csv
     """
     settings = settings_of(ctx)
-    incident = read_incident(adapters_of(settings).incidents_file(), incident_id)
+    with closing(adapters_of(settings).open_incidents()) as store:
+        incident = store.get(incident_id)
     with adapters_of(settings).open_lake_reader() as lakehouse:
         result = query(
             f"select {'*' if fmt is not Format.TABLE else _EVENT_COLUMNS} from events where {incident.events_sql} "

@@ -21,9 +21,8 @@ from shopstream.incidents.explanation import (
     title_of,
     who_of,
 )
-from shopstream.incidents.incident import Handling, Incident, State
-from shopstream.incidents.precision import read_precision
-from shopstream.incidents.queries import read_incident, read_incidents
+from shopstream.incidents.incident import Incident, State, TriageStatus
+from shopstream.incidents.queries import read_precision
 from shopstream.response.ocsf import cloud_event
 
 __all__ = [
@@ -63,8 +62,9 @@ def record(incident: Incident) -> dict[str, object]:
         "detected_at_event_time": incident.detected_at_event_time,
         "state": str(incident.state),
         "ongoing": incident.ongoing,
-        "handling": str(incident.handling),
-        "handled_at": incident.handled_at,
+        "status": str(incident.status),
+        "status_at": incident.status_at,
+        "owner": incident.owner,
         "comment": incident.comment,
         "episodes": incident.episodes,
         "campaign": incident.campaign,
@@ -194,13 +194,10 @@ def list_incidents(
       shopstream incidents list --rule user_burst --limit 20 --format json
     """
     most = limit if limit is not None else _SHOWN if fmt is Format.TABLE else 0
-    incidents = read_incidents(
-        adapters_of(settings_of(ctx)).incidents_file(),
-        states=state or (),
-        severities=severity or (),
-        rules=rule or (),
-        limit=most + 1 if most else None,
-    )
+    with closing(adapters_of(settings_of(ctx)).open_incidents()) as store:
+        incidents = store.list(
+            states=state or (), severities=severity or (), rules=rule or (), limit=most + 1 if most else None
+        )
     shown = incidents[:most] if most else incidents
     if fmt is not Format.TABLE:
         records = [record(incident) for incident in shown]
@@ -218,7 +215,12 @@ _Comment = Annotated[str | None, typer.Option("--comment", "-m", help="What you 
 
 
 def ack(
-    ctx: typer.Context, incident_id: INCIDENT_ID, comment: _Comment = None, fmt: FormatOption = Format.TABLE
+    ctx: typer.Context,
+    incident_id: INCIDENT_ID,
+    *,
+    comment: _Comment = None,
+    owner: Annotated[str | None, typer.Option(help="Who is working on it.")] = None,
+    fmt: FormatOption = Format.TABLE,
 ) -> None:
     """Acknowledge an incident: somebody is working on it.
 
@@ -226,7 +228,7 @@ def ack(
       shopstream incidents ack 3fa9c1d2e4b70a55-1
       shopstream incidents ack 3fa9 --comment "price comparison; we call them"
     """
-    _handle(ctx, incident_id, Handling.ACKNOWLEDGED, comment, fmt)
+    _set_status(ctx, incident_id, TriageStatus.ACKNOWLEDGED, fmt, comment=comment, owner=owner)
 
 
 def resolve(
@@ -237,7 +239,7 @@ def resolve(
     Examples:
       shopstream incidents resolve 3fa9 --comment "blocked at the edge"
     """
-    _handle(ctx, incident_id, Handling.RESOLVED, comment, fmt)
+    _set_status(ctx, incident_id, TriageStatus.RESOLVED, fmt, comment=comment)
 
 
 def false_positive(
@@ -254,7 +256,7 @@ def false_positive(
     Examples:
       shopstream incidents false-positive 3fa9 --comment "our own price check"
     """
-    _handle(ctx, incident_id, Handling.FALSE_POSITIVE, comment, fmt)
+    _set_status(ctx, incident_id, TriageStatus.FALSE_POSITIVE, fmt, comment=comment)
 
 
 def reopen(
@@ -265,7 +267,7 @@ def reopen(
     Examples:
       shopstream incidents reopen 3fa9 --comment "it was not the price check"
     """
-    _handle(ctx, incident_id, Handling.NONE, comment, fmt)
+    _set_status(ctx, incident_id, TriageStatus.NONE, fmt, comment=comment)
 
 
 def precision(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
@@ -278,8 +280,10 @@ def precision(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
       shopstream incidents precision
       shopstream incidents precision --format json
     """
+    with closing(adapters_of(settings_of(ctx)).open_incidents()) as store:
+        judged = read_precision(store.list())
     rows: list[dict[str, object]] = []
-    for one in read_precision(adapters_of(settings_of(ctx)).incidents_file()):
+    for one in judged:
         low, high = one.interval
         row: dict[str, object] = {"rule": one.rule, "incidents": one.incidents, "right": one.right, "wrong": one.wrong}
         if fmt is Format.TABLE:
@@ -292,33 +296,29 @@ def precision(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     emit(rows, fmt, empty="No rule has incidents yet.")
 
 
-def _handle(ctx: typer.Context, incident_id: str, handling: Handling, comment: str | None, fmt: Format) -> None:
-
-    settings = settings_of(ctx)
-    read_incident(adapters_of(settings).incidents_file(), incident_id)  # so that a wrong --home makes no store
-    with closing(adapters_of(settings).open_incidents()) as store:
-        if handling is Handling.FALSE_POSITIVE:
-            incident = store.mark_false_positive(incident_id, comment or "")
-        elif handling is Handling.NONE:
-            incident = store.reopen(incident_id, comment)
-        elif handling is Handling.RESOLVED:
-            incident = store.resolve(incident_id, comment)
-        else:
-            incident = store.acknowledge(incident_id, comment)
+def _set_status(
+    ctx: typer.Context,
+    incident_id: str,
+    status: TriageStatus,
+    fmt: Format,
+    *,
+    comment: str | None,
+    owner: str | None = None,
+) -> None:
+    with closing(adapters_of(settings_of(ctx)).open_incidents()) as store:
+        incident = store.set_status(incident_id, status, comment=comment, owner=owner)
     if fmt is Format.TABLE:
-        state = (
-            str(incident.state).replace("_", " ") if handling is Handling.NONE else _WORDS_INCIDENT_HANDLING[handling]
-        )
-        out.print(f"Incident {incident.id} is {state}.", highlight=False)
+        state = incident.state if status is TriageStatus.NONE else _STATUS_WORDS[status]
+        out.print(f"Incident {incident.id} is {str(state).replace('_', ' ')}.", highlight=False)
     else:
         values = record(incident)
         emit_object(flat(values) if fmt is Format.CSV else values, fmt)
 
 
-_WORDS_INCIDENT_HANDLING = {
-    Handling.ACKNOWLEDGED: "acknowledged",
-    Handling.RESOLVED: "resolved",
-    Handling.FALSE_POSITIVE: "a false positive",
+_STATUS_WORDS = {
+    TriageStatus.ACKNOWLEDGED: "acknowledged",
+    TriageStatus.RESOLVED: "resolved",
+    TriageStatus.FALSE_POSITIVE: "a false positive",
 }
 
 
@@ -346,6 +346,7 @@ def export(
       shopstream incidents export --state open --severity critical
     """
     del fmt  # there is one as yet
-    path = adapters_of(settings_of(ctx)).incidents_file()
-    for incident in read_incidents(path, states=state or (), severities=severity or ()):
+    with closing(adapters_of(settings_of(ctx)).open_incidents()) as store:
+        incidents = store.list(states=state or (), severities=severity or ())
+    for incident in incidents:
         sys.stdout.write(json.dumps(cloud_event(incident, source), ensure_ascii=False) + "\n")

@@ -1,5 +1,6 @@
 """`shopstream notify`."""
 
+from contextlib import closing
 from typing import Annotated
 
 import typer
@@ -10,7 +11,6 @@ from shopstream.clock import SystemClock
 from shopstream.detection.detection import Severity
 from shopstream.errors import ConfigurationError, RetryableError
 from shopstream.notify.message import Message
-from shopstream.notify.outbox import read_notifications
 
 __all__ = ["list_notifications", "retry", "send_test"]
 
@@ -56,7 +56,8 @@ def list_notifications(
       shopstream notify list
       shopstream notify list --limit 0 --format json
     """
-    found = read_notifications(adapters_of(settings_of(ctx)).incidents_file(), limit=limit or None)
+    with closing(adapters_of(settings_of(ctx)).open_incidents()) as store:
+        found = store.notifications(limit=limit or None)
     rows: list[dict[str, object]] = []
     for one in found:
         row: dict[str, object] = {
@@ -85,5 +86,6 @@ def retry(ctx: typer.Context) -> None:
     Examples:
       shopstream notify retry
     """
-    count = adapters_of(settings_of(ctx), SystemClock()).retry_notifications()
+    with closing(adapters_of(settings_of(ctx)).open_incidents()) as store:
+        count = store.retry_failed(SystemClock().now_ms())
     out.print(f"{count:,} {'notification is' if count == 1 else 'notifications are'} tried again.", highlight=False)

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +21,7 @@ from shopstream.detection.duration import format_duration
 from shopstream.detection.rule import RULE_FILES, Rule, load_rules, shipped_rules
 from shopstream.detection.settings import DetectionSettings
 from shopstream.errors import ConfigurationError
-from shopstream.incidents.precision import read_precision
+from shopstream.incidents.queries import read_precision
 from shopstream.yaml_files import Problem
 
 __all__ = ["check_allow_lists", "check_rules", "expired_entries", "list_allow_lists", "list_rules"]
@@ -61,10 +62,10 @@ def _rules(settings: Settings) -> dict[str, Rule]:
 
 def _judged(settings: Settings) -> dict[str, str]:
     """Rule or detector → its precision in words, for those that people have judged."""
+    with closing(adapters_of(settings).open_incidents()) as store:
+        judged = read_precision(store.list())
     return {
-        row.rule: f"{row.precision:.0%} of {row.right + row.wrong:,}"
-        for row in read_precision(adapters_of(settings).incidents_file())
-        if row.precision is not None
+        row.rule: f"{row.precision:.0%} of {row.right + row.wrong:,}" for row in judged if row.precision is not None
     }
 
 

@@ -6,6 +6,7 @@
 """
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import typer
@@ -18,7 +19,6 @@ from shopstream.clock import SystemClock, from_ms
 from shopstream.config import Settings
 from shopstream.engine.engine import Counters
 from shopstream.errors import ShopstreamError
-from shopstream.incidents.queries import count_incidents
 from shopstream.stream.ports import lag
 
 __all__ = ["config", "doctor", "status"]
@@ -39,7 +39,8 @@ def status(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     if adapters_of(settings).has_stream():
         with adapters_of(settings).open_stream() as stream:
             behind = lag(stream, manifest.positions if manifest else {}, SystemClock())
-    incidents = count_incidents(adapters_of(settings).incidents_file())
+    with closing(adapters_of(settings).open_incidents()) as store:
+        incidents = store.count()
     emit_object(
         {
             **(manifest.counters if manifest else Counters().as_dict()),

@@ -6,6 +6,7 @@
 import csv
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +17,7 @@ from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, err, settings_of
 from shopstream.detection.duration import parse_duration
 from shopstream.errors import ConfigurationError
-from shopstream.incidents.verdicts import read_verdicts
+from shopstream.incidents.queries import read_verdicts
 from shopstream.response.blocklist import BlocklistFormat, read_blocklist, render
 
 __all__ = ["export_blocklist", "list_verdicts"]
@@ -59,7 +60,8 @@ def list_verdicts(
       shopstream verdicts list
       shopstream verdicts list --actor 526725566 --format json
     """
-    found = read_verdicts(adapters_of(settings_of(ctx)).incidents_file()).to_pylist()
+    with closing(adapters_of(settings_of(ctx)).open_incidents()) as store:
+        found = read_verdicts(store).to_pylist()
     rows = [row for row in found if actor in {None, row["actor"]}]
     rows.reverse()
     if fmt is Format.TABLE:
@@ -94,7 +96,8 @@ def export_blocklist(
         length = timedelta(milliseconds=parse_duration(ttl))
     except ValueError as error:
         raise ConfigurationError(f"--ttl: {error}") from error
-    found = read_blocklist(adapters_of(settings).incidents_file(), length, settings.alerting.blocklist_genuine_share)
+    with closing(adapters_of(settings).open_incidents()) as store:
+        found = read_blocklist(store, length, settings.alerting.blocklist_genuine_share)
     text, others = render(found, fmt)
     sys.stdout.write(text)
     reasons: dict[str, int] = {}

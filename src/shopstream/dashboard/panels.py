@@ -1,12 +1,12 @@
-"""The four reports as the page draws them: the rows of `models.reports` and the figures of their charts.
-
-What the page shows, as JSON-ready panels, read again only when the files behind them changed.
-"""
+"""The panels of the page, as JSON; read again only when the files behind them change."""
 
 import json
 import logging
+import math
 import sqlite3
+import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
@@ -18,11 +18,11 @@ import duckdb
 
 from shopstream.clock import from_ms
 from shopstream.dashboard.health import read_health
-from shopstream.dashboard.sources import Home
+from shopstream.dashboard.sources import DataHome
+from shopstream.engine.tables import fetch_dicts
 from shopstream.errors import ShopstreamError, StateError
 from shopstream.incidents.explanation import figures_of, lines_of, title_of, who_of
 from shopstream.incidents.incident import Incident, State
-from shopstream.incidents.queries import count_incidents, read_incidents
 from shopstream.journeys.store import LiveFile
 from shopstream.models.names import Bots, ReportName
 from shopstream.models.reports import choose_bots, open_reports, report, scope
@@ -59,10 +59,10 @@ _BOUND: Final = {"cart_days": [_DAYS], "brands": [_BRANDS_DRAWN]}
 
 
 def reports_panel(path: Path) -> dict[str, object] | None:
-    """Everything the report sections show; None as long as there are no reports.
+    """Data of the report sections; None if there are no reports.
 
     Raises:
-        StateError: the file is none of ours, or was built by another version.
+        StateError: the file is of another program, or another version built it.
     """
     if not path.is_file():
         return None
@@ -113,9 +113,7 @@ def _figures(path: Path) -> dict[str, object]:
         try:
             choose_bots(connection, Bots.EXCLUDE)
             for name, sql in _FIGURES.items():
-                cursor = connection.execute(sql, _BOUND.get(name))
-                columns = [column[0] for column in cursor.description or []]
-                figures[name] = [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
+                figures[name] = fetch_dicts(connection.execute(sql, _BOUND.get(name)))
         except duckdb.Error as error:
             raise StateError(
                 f"expected marts of this version in {path}, DuckDB says: {error}; run `shopstream build`"
@@ -127,7 +125,7 @@ _log = logging.getLogger(__name__)
 
 _INCIDENTS: Final = 200
 _NAMED: Final = 20
-"""A command that names more actors than this is nobody's to read."""
+"""A command with more actors than this would be unreadable."""
 _ONGOING: Final = (State.OPEN, State.ACKNOWLEDGED)
 _OVER: Final = (State.CLOSED, State.RESOLVED, State.FALSE_POSITIVE)
 
@@ -136,10 +134,11 @@ Signature = tuple[tuple[int, int, int] | None, ...]
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """How one panel is read, and the files whose change makes that worth while; no files: every time."""
+    """How to read a panel, and how often at most; with files, only when one of them has changed."""
 
     read: Callable[[], object]
     files: tuple[Path, ...] = ()
+    every_s: float = 0
 
 
 @dataclass
@@ -150,18 +149,22 @@ class Panels:
         home: the files.
     """
 
-    home: Home
+    home: DataHome
     _texts: dict[str, str] = field(default_factory=dict)
     _signatures: dict[str, Signature] = field(default_factory=dict)
+    _read_at: dict[str, float] = field(default_factory=dict)
 
     def read(self) -> dict[str, str]:
-        """Panel name → JSON text. A panel that cannot be read says so in `error`; the others are not held up."""
+        """Panel name → JSON text. A panel that cannot be read has an `error`; the others are still read."""
         if self.home.remote:
             self.home.remote.refresh()
         for name, source in self._sources().items():
             signature = tuple(_signature(file) for file in source.files)
-            if source.files and name in self._texts and self._signatures.get(name) == signature:
+            same = source.files and self._signatures.get(name) == signature
+            early = time.monotonic() < self._read_at.get(name, -math.inf) + source.every_s
+            if name in self._texts and (same or early):
                 continue
+            self._read_at[name] = time.monotonic()
             self._texts[name] = self._text(name, source)
             self._signatures[name] = signature
         return dict(self._texts)
@@ -169,8 +172,8 @@ class Panels:
     def _sources(self) -> dict[str, _Source]:
         home = self.home
         return {
-            "health": _Source(lambda: _health_panel(home)),
-            "incidents": _Source(lambda: incidents_panel(home), _with_log(home.incidents)),
+            "health": _Source(lambda: _health_panel(home), every_s=home.refresh.total_seconds()),
+            "incidents": _Source(lambda: incidents_panel(home), every_s=home.refresh.total_seconds()),
             "live": _Source(lambda: live_panel(home.live), (home.live,)),
             "reports": _Source(lambda: reports_panel(home.reports), (home.reports,)),
         }
@@ -186,13 +189,15 @@ class Panels:
         return json.dumps(body, default=_plain, separators=(",", ":"))
 
 
-def incidents_panel(home: Home) -> dict[str, object]:
-    """Incidents, those that go on first, the newest first among them; at most 200, `total` says of how many."""
-    counts = count_incidents(home.incidents)
-    found = read_incidents(home.incidents, states=_ONGOING, limit=_INCIDENTS)
-    found += read_incidents(home.incidents, states=_OVER, limit=_INCIDENTS - len(found))
+def incidents_panel(home: DataHome) -> dict[str, object]:
+    """Incidents, ongoing first, then newest first; at most 200 of `total`."""
+    with closing(home.incidents()) as store:
+        counts = store.count()
+        found = store.list(states=_ONGOING, limit=_INCIDENTS)
+        found += store.list(states=_OVER, limit=_INCIDENTS - len(found))
+        started = store.as_of_ms() is not None
     return {
-        "started": home.incidents.is_file(),
+        "started": started,
         "total": sum(counts.values()),
         "ongoing": sum(counts[state] for state in _ONGOING),
         "counts": counts,
@@ -201,7 +206,7 @@ def incidents_panel(home: Home) -> dict[str, object]:
 
 
 def live_panel(path: Path) -> dict[str, object] | None:
-    """The live journeys as they were last published, `as_of` in event time; None before the first."""
+    """The live journeys as last published, `as_of` in event time; None before the first publication."""
     panels = LiveFile(path).read()
     as_of_ms = panels.pop("as_of_ms", None)
     if not isinstance(as_of_ms, int):
@@ -209,7 +214,7 @@ def live_panel(path: Path) -> dict[str, object] | None:
     return {**panels, "as_of": from_ms(as_of_ms)}
 
 
-def _health_panel(home: Home) -> dict[str, object]:
+def _health_panel(home: DataHome) -> dict[str, object]:
     health = read_health(home)
     return {
         "engine_running": health.engine_running,
@@ -233,10 +238,10 @@ def _incident(incident: Incident, command: str) -> dict[str, object]:
         "rules": ", ".join(incident.rules),
         "nature": incident.nature,
         "who": who_of(incident),
-        "under": incident.episodes - 1,
+        "grouped": incident.episodes - 1,
         "actors": len(incident.actors),
         "campaign": incident.campaign,
-        "told": incident.notifications,
+        "notifications": incident.notifications,
         "facts": {name.replace(" ", "_"): text for name, text in lines_of(incident).items()},
         "observed": figures_of(incident),
         "threshold": incident.threshold,
@@ -249,17 +254,13 @@ def _incident(incident: Incident, command: str) -> dict[str, object]:
         "peak_end": incident.peak_end,
         "tags": ", ".join(incident.tags),
         "comment": incident.comment,
-        "handled_at": incident.handled_at,
+        "status_at": incident.status_at,
+        "owner": incident.owner,
         "evidence": f"{command} query {quote(incident.evidence_sql)}"
         if len(incident.actors) <= _NAMED
         else f"{command} incidents events {incident.id}",
         "show": f"{command} incidents show {incident.id}",
     }
-
-
-def _with_log(path: Path) -> tuple[Path, ...]:
-    """A SQLite file and its log of changes, where changes are seen first."""
-    return path, path.with_name(path.name + "-wal")
 
 
 def _signature(path: Path) -> tuple[int, int, int] | None:

@@ -33,6 +33,7 @@ __all__ = [
     "ObjectStore",
     "SharedCheckpointStore",
     "describe_mark",
+    "mark_of",
     "parse_manifest",
 ]
 
@@ -123,12 +124,17 @@ class Manifest:
     @property
     def mark(self) -> int:
         """Owner and generation in one number, for the lake; later checkpoints have larger ones."""
-        return self.owner << _OWNER_SHIFT | self.generation
+        return mark_of(self.owner, self.generation)
 
     @property
     def folder(self) -> str:
         """Name of its folder; two owners never write to the same one."""
         return f"{_PREFIX}{self.generation:010d}" + (f"-{self.owner:06d}" if self.owner else "")
+
+
+def mark_of(owner: int, generation: int) -> int:
+    """See `Manifest.mark`."""
+    return owner << _OWNER_SHIFT | generation
 
 
 def describe_mark(mark: int | None) -> str:

@@ -1,13 +1,14 @@
 """What is true of a run, which incidents it found, and the results that reports are made from (JSON-ready)."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from shopstream.clock import to_ms
+from shopstream.clock import SystemClock, to_ms
 from shopstream.detection.detection import Nature
+from shopstream.incidents.embedded import EmbeddedIncidentStore
 from shopstream.incidents.incident import Incident
-from shopstream.incidents.queries import read_episodes, read_incidents
 from shopstream.incidents.settings import AlertingSettings
 
 __all__ = [
@@ -103,11 +104,13 @@ def read_found(path: Path) -> list[FoundIncident]:
     """All incidents of a store, and the episodes of those with several, by time of detection."""
     found: list[FoundIncident] = []
     enough = AlertingSettings().campaign_actors
-    for incident in read_incidents(path):
+    with closing(EmbeddedIncidentStore(path, SystemClock())) as store:
+        incidents = [(incident, store.parts(incident.id)) for incident in store.list()]
+    for incident, episodes in incidents:
         if incident.episodes == 1:
             found.append(_found(incident))
             continue
-        parts = [replace(_found(part), top=False, parent=incident.id) for part in read_episodes(path, incident.id)]
+        parts = [replace(_found(part), top=False, parent=incident.id) for part in episodes]
         found += parts
         whole = _found(incident, whole=True)
         if incident.campaign:

@@ -26,6 +26,7 @@ from shopstream.engine.settings import EngineSettings
 from shopstream.events.codec import REJECT_SCHEMA, Decoded
 from shopstream.events.schema import EVENT_ID_SQL
 from shopstream.incidents.embedded import EmbeddedIncidentStore
+from shopstream.incidents.recorder import IncidentRecorder
 from shopstream.incidents.settings import AlertingSettings
 from shopstream.stream.ports import Record
 
@@ -37,6 +38,8 @@ INCIDENTS: Final = "incidents.db"
 _SHARD = "evaluation"
 _TARGET = "evaluation"
 _STEP_MS = 10_000
+_GENERATION = 1
+"""Of the rows that a run writes before it is saved."""
 _NO_REJECTS = REJECT_SCHEMA.empty_table()
 
 
@@ -55,7 +58,8 @@ class SystemUnderTest:
         self._rules = rules
         self._bank = bank
         clock = ManualClock()
-        self.store = EmbeddedIncidentStore(folder / INCIDENTS, AlertingSettings(), clock, (_TARGET,))
+        self.store = EmbeddedIncidentStore(folder / INCIDENTS, clock)
+        self.incidents = IncidentRecorder(self.store, AlertingSettings(), clock, (_TARGET,))
         windows = [*(rule.window_declaration() for rule in rules.values()), *bank.declarations]
         self.engine = Engine(EngineSettings(threads=1), windows, folder / "spill")
         self.engine.connection.execute("SET enable_progress_bar = false")
@@ -93,7 +97,7 @@ class SystemUnderTest:
             steps[min(-(-detection.end_ms // _STEP_MS) * _STEP_MS, watermark_ms)].append(detection)
         begin_ms = min([self._applied_ms or watermark_ms, *steps])
         for end_ms in sorted({*range(begin_ms, watermark_ms, _STEP_MS), watermark_ms, *steps}):
-            self.store.apply(steps[end_ms], end_ms)
+            self.incidents.apply(steps[end_ms], end_ms)
         self._applied_ms = watermark_ms - watermark_ms % _STEP_MS
 
     def save(self, folder: Path) -> None:
@@ -106,6 +110,7 @@ class SystemUnderTest:
             "watermark_ms": watermarks.current_ms,
             "newest_ms": watermarks.newest(),
             "detectors": self._bank.snapshot(),
+            "incidents": self.incidents.snapshot(),
         }
         (folder / "manifest.json").write_text(json.dumps(manifest))
         _copy(self.folder / INCIDENTS, folder / INCIDENTS)
@@ -121,6 +126,7 @@ class SystemUnderTest:
             saved / "state.duckdb", manifest["tables"], manifest["watermark_ms"], manifest["newest_ms"]
         )
         bank.restore(manifest["detectors"])
+        system.incidents.restore(manifest["incidents"], _GENERATION)
         return system
 
     def close(self) -> None:

@@ -1,293 +1,488 @@
-"""Incidents in one SQLite file: the embedded adapter of `IncidentStore`."""
+"""Incidents in one SQLite file: the embedded adapter of `ports.IncidentStore`."""
 
 import json
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Final
 
-from shopstream.clock import Clock
-from shopstream.detection.detection import Detection
-from shopstream.incidents.database import Connection, explained, open_writer, transaction
-from shopstream.incidents.episode import SEVERITIES, Episode, gather, join, scope_of, settle
-from shopstream.incidents.grouping import GroupingRules
-from shopstream.incidents.incident import Change, Handling, Incident, IncidentChange
-from shopstream.incidents.retention import forget_old
-from shopstream.incidents.rows import UPSERT, Stored, stored_of, values_of
-from shopstream.incidents.settings import AlertingSettings
-from shopstream.incidents.tracker import Heads
-from shopstream.incidents.triage import handle
-from shopstream.notify.policy import NotificationPolicy
+from shopstream.clock import Clock, from_ms
+from shopstream.detection.detection import Severity
+from shopstream.errors import BackpressureError, RetryableError, ShopstreamError, StateError
+from shopstream.incidents.episode import SEVERITIES
+from shopstream.incidents.incident import Actor, Incident, State, TriageStatus, state_of
+from shopstream.incidents.ports import (
+    BEFORE_ALL,
+    UNCOMMITTED,
+    DeliveryState,
+    IncidentUpdate,
+    LastOrdinal,
+    Notification,
+    RowVersion,
+)
+from shopstream.incidents.record import (
+    IncidentRow,
+    Triage,
+    document_of,
+    incident_of,
+    record_of,
+    summary_of,
+)
 
 __all__ = ["EmbeddedIncidentStore"]
 
-_MS = timedelta(milliseconds=1)
-_Noted = tuple[Change, Stored, str | None]
-"""What happened to which episode, and what took it in."""
-_PURGES = 100
-"""Retention is looked after this many times in its own length."""
+_VERSION: Final = 3
+_BUSY: Final = timedelta(seconds=10)
+
+_TABLES: Final = """
+CREATE TABLE incidents (
+    id TEXT PRIMARY KEY,
+    root TEXT NOT NULL,              -- id of the incident that people see it in; its own for a head
+    absorbed INTEGER NOT NULL,       -- whether the episode is part of the episode `root` by now
+    closed INTEGER NOT NULL,
+    closes_ms INTEGER NOT NULL,
+    first_event_ms INTEGER NOT NULL,
+    last_event_ms INTEGER NOT NULL,
+    actor_kind TEXT,
+    actor TEXT,
+    verdict TEXT NOT NULL,
+    document TEXT NOT NULL,          -- JSON, see record.py
+    generation INTEGER NOT NULL,     -- of the checkpoint that holds it
+    summary TEXT,                    -- JSON; for heads, as are the next four
+    summary_severity INTEGER,
+    summary_closed INTEGER,
+    summary_last_ms INTEGER,
+    status TEXT NOT NULL DEFAULT 'none',  -- from here on people's, and the context
+    status_ms INTEGER,
+    owner TEXT NOT NULL DEFAULT '',
+    comment TEXT NOT NULL DEFAULT '',
+    context TEXT
+) WITHOUT ROWID;
+CREATE INDEX incidents_root ON incidents (root);
+CREATE INDEX incidents_newest ON incidents (summary_last_ms) WHERE summary_last_ms IS NOT NULL;
+CREATE INDEX incidents_verdict ON incidents (verdict) WHERE verdict <> '';
+CREATE INDEX incidents_generation ON incidents (generation);
+CREATE TABLE ordinals (              -- the newest incident of each rule and key
+    scope TEXT PRIMARY KEY,
+    ordinal INTEGER NOT NULL,
+    last_event_ms INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE notifications (
+    reference TEXT NOT NULL,         -- incident and severity: nobody is notified of both twice
+    target TEXT NOT NULL,
+    incident_id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    severity TEXT NOT NULL,
+    state TEXT NOT NULL DEFAULT 'pending',
+    attempts INTEGER NOT NULL DEFAULT 0,
+    due_ms INTEGER NOT NULL,
+    created_ms INTEGER NOT NULL,
+    finished_ms INTEGER,
+    error TEXT,
+    PRIMARY KEY (reference, target)
+) WITHOUT ROWID;
+CREATE INDEX notifications_incident ON notifications (incident_id);
+CREATE INDEX notifications_pending ON notifications (target, due_ms) WHERE state = 'pending';
+CREATE TABLE progress (as_of_ms INTEGER NOT NULL);
+"""
+
+_WRITTEN: Final = (
+    *("id", "root", "absorbed", "closed", "closes_ms", "first_event_ms", "last_event_ms", "actor_kind", "actor"),
+    *("verdict", "document", "generation", "summary", "summary_severity", "summary_closed", "summary_last_ms"),
+)
+_UPSERT: Final = (
+    f"INSERT INTO incidents ({', '.join(_WRITTEN)}) VALUES ({', '.join('?' * len(_WRITTEN))}) "
+    f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _WRITTEN[1:])} "
+    f"WHERE generation < excluded.generation + {UNCOMMITTED}"
+)
+_RENAME: Final = (
+    # An id whose episode was absorbed is given again, to a later episode: people are notified of that one, too.
+    "UPDATE notifications SET reference = reference || ':' || i.last_event_ms, incident_id = i.root "
+    "FROM incidents AS i WHERE i.id = ?1 AND incident_id = ?1 AND i.absorbed AND i.last_event_ms < ?2"
+)
+_READ: Final = "SELECT i.*, h.status AS root_status FROM incidents AS i LEFT JOIN incidents AS h ON h.id = i.root"
+_ACTORS: Final = (
+    "SELECT DISTINCT i.root, i.actor_kind, i.actor FROM json_each(?) AS wanted JOIN incidents AS i "
+    "ON i.root = wanted.value WHERE i.actor IS NOT NULL AND NOT i.absorbed ORDER BY 1, 2, 3"
+)
+_ANY_RULE: Final = (
+    "EXISTS (SELECT 1 FROM json_each(i.summary, '$.rules') AS had JOIN json_each(?) AS asked "
+    "ON had.value = asked.value)"
+)
+_GONE: Final = (
+    "(SELECT id FROM incidents WHERE root IN (SELECT root FROM incidents GROUP BY root "
+    "HAVING min(closed) = 1 AND max(closes_ms) < ?))"
+)
 
 
 class EmbeddedIncidentStore:
-    """See `ports.IncidentStore`. One object belongs to one thread; other processes may read and acknowledge meanwhile.
+    """See `ports.IncidentStore`. Without a file it is empty; the first write makes the file.
 
     Args:
-        path: the SQLite file; made where it is missing.
-        settings: retention, and which incidents people are told of.
+        path: the SQLite file.
         clock: for the moments of notifications and of what people do.
-        targets: names of the channels that notifications are queued for.
-        connect: opens the file.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        settings: AlertingSettings,
-        clock: Clock,
-        targets: Sequence[str] = (),
-        *,
-        connect: Callable[[Path], Connection] = open_writer,
-    ) -> None:
+    def __init__(self, path: Path, clock: Clock) -> None:
         self._path = path
         self._clock = clock
-        self._connection = connect(path)
-        self._retention = settings.retention
-        self._rules = GroupingRules(settings.campaign_actors, settings.campaign_within // _MS, settings.recovery // _MS)
-        self._hold_ms = settings.notify_hold // _MS
-        self._next_purge_ms: int | None = None
-        self._telling = NotificationPolicy(self._connection, settings, clock, targets)
-        self._heads: Heads | None = None
-        with explained(path):
-            self._next_close_ms = self._read_next_close()
+        self._opened: sqlite3.Connection | None = None
+        if path.is_file():
+            self._connection()
 
-    def apply(
-        self, detections: Sequence[Detection], watermark_ms: int, clock_ms: int | None = None
-    ) -> list[IncidentChange]:
-        """See `ports.IncidentStore.apply`; without detections and with nothing to close it costs next to nothing."""
-        if self._next_purge_ms is None:
-            self._next_purge_ms = watermark_ms
-        closing_ms = max(watermark_ms, clock_ms or watermark_ms)
-        quiet = not detections and closing_ms < self._next_close_ms and watermark_ms < self._next_purge_ms
-        if quiet and self._heads is not None and not self._telling.due(watermark_ms):
-            return []
-        try:
-            with transaction(self._connection, self._path):
-                changes, next_close_ms = self._apply(detections, watermark_ms, closing_ms)
-        except BaseException:
-            self._heads = None  # what is remembered may be ahead of what is written
-            raise
-        self._next_close_ms = next_close_ms
-        return changes
+    def put(self, update: IncidentUpdate) -> None:
+        """See `ports.IncidentStore.put`."""
+        now_ms = self._clock.now_ms()
+        with self._transaction() as connection:
+            connection.executemany(_RENAME, [(row.record.id, row.record.episode.first_event_ms) for row in update.rows])
+            for row in update.rows:
+                if not connection.execute(_UPSERT, _values(row, update.generation)).rowcount:
+                    raise StateError(
+                        f"expected no row of a later checkpoint than {update.generation} at {self._path}; another "
+                        "process writes to it, stop one of them"
+                    )
+            for absorbed, into in update.absorbed.items():
+                self._absorb(connection, absorbed, into, update.generation)
+            connection.executemany(
+                "INSERT OR REPLACE INTO ordinals VALUES (?, ?, ?)",
+                [(scope, *last) for scope, last in update.ordinals.items()],
+            )
+            connection.executemany(
+                "INSERT INTO notifications (reference, target, incident_id, kind, severity, due_ms, created_ms) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                [
+                    (one.reference, one.target, one.incident_id, one.kind, one.severity, now_ms, now_ms)
+                    for one in update.notifications
+                ],
+            )
+            connection.execute("UPDATE progress SET as_of_ms = ?", (update.as_of_ms,))
 
-    def _apply(
-        self, detections: Sequence[Detection], watermark_ms: int, closing_ms: int
-    ) -> tuple[list[IncidentChange], int]:
-        touched: set[str] = set()
-        if self._heads is None:
-            self._heads = Heads(self._connection, self._rules, self._hold_ms)
-            touched.update(self._heads.untold())
-        heads = self._heads
-        changes: list[_Noted] = []
-        told_to = [detection for detection in detections if detection.suppression is None]
-        written = self._merge(told_to, watermark_ms, changes) if told_to else []
-        absorbed = {stored.id: into for _, stored, into in changes if into is not None}
-        if written:
-            touched |= heads.update(written, absorbed)
-        self._connection.executemany(UPSERT, [values_of(stored, heads.place(stored.id)) for stored in written])
-        # A lower bound: what has been extended since closes later, which is found when the bound is reached.
-        next_close_ms = min([self._next_close_ms, *(stored.episode.closes_ms for stored in written)])
-        if closing_ms >= next_close_ms:
-            touched |= self._close_over(watermark_ms, closing_ms, changes, heads)
-            next_close_ms = self._read_next_close()
-        self._telling.tell(heads.write(touched), heads, watermark_ms)
-        if self._next_purge_ms is None or watermark_ms >= self._next_purge_ms:
-            forget_old(self._connection, watermark_ms, self._retention)
-            self._next_purge_ms = watermark_ms + self._retention // _MS // _PURGES
-        self._connection.execute("INSERT OR REPLACE INTO marks VALUES ('watermark_ms', ?)", (watermark_ms,))
-        done = [_change(*noted, heads) for noted in changes]
-        heads.forget(watermark_ms)
-        return done, next_close_ms
+    @staticmethod
+    def _absorb(connection: sqlite3.Connection, absorbed: str, into: str, generation: int) -> None:
+        connection.execute(
+            "UPDATE incidents SET (status, status_ms, owner, comment) = "
+            "(SELECT status, status_ms, owner, comment FROM incidents WHERE id = ?1) "
+            "WHERE id = ?2 AND status = 'none' AND EXISTS (SELECT 1 FROM incidents WHERE id = ?1 AND status <> 'none')",
+            (absorbed, into),
+        )
+        connection.execute(
+            "UPDATE incidents SET root = ?2, absorbed = 1, closed = 1, verdict = '', generation = ?3, summary = NULL, "
+            "summary_severity = NULL, summary_closed = NULL, summary_last_ms = NULL, status = 'none', "
+            "status_ms = NULL, owner = '', comment = '', context = NULL WHERE id = ?1",
+            (absorbed, into, generation),
+        )
 
-    def acknowledge(self, id_or_prefix: str, comment: str | None = None) -> Incident:
-        """See `ports.IncidentStore.acknowledge`."""
-        return self._handle(id_or_prefix, Handling.ACKNOWLEDGED, comment)
+    def get(self, id_or_prefix: str) -> Incident:
+        """See `ports.IncidentStore.get`."""
+        scope, _, ordinal = id_or_prefix.partition("-")
+        with self._reading() as connection:
+            if connection is None:
+                raise StateError(f"no incident has the id {id_or_prefix!r}: there are none yet; run the stream first")
+            rows = connection.execute(
+                f"{_READ} WHERE i.id >= ?1 AND i.id < ?1 || 'g' AND (?2 = '' OR i.id LIKE '%-' || ?2) "
+                "ORDER BY i.absorbed LIMIT 2",
+                (scope, ordinal),
+            ).fetchall()
+            if not rows or not scope:
+                raise StateError(f"no incident has the id {id_or_prefix!r}; see `shopstream incidents list`")
+            if len(rows) > 1 and rows[0]["absorbed"] == rows[1]["absorbed"]:
+                raise StateError(
+                    f"several incidents fit {id_or_prefix!r}; write more of the id, see `shopstream incidents list`"
+                )
+            if not rows[0]["absorbed"]:
+                return self._incidents(connection, rows)[0]
+        return self.get(rows[0]["root"])
 
-    def resolve(self, id_or_prefix: str, comment: str | None = None) -> Incident:
-        """See `ports.IncidentStore.resolve`."""
-        return self._handle(id_or_prefix, Handling.RESOLVED, comment)
+    def list(
+        self,
+        *,
+        states: Iterable[State] = (),
+        severities: Iterable[Severity] = (),
+        rules: Iterable[str] = (),
+        limit: int | None = None,
+    ) -> list[Incident]:
+        """See `ports.IncidentStore.list`."""
+        wanted = set(states)
+        pairs = [
+            [status, int(closed)]
+            for status in TriageStatus
+            for closed in (False, True)
+            if state_of(status, closed=closed) in wanted
+        ]
+        filters = (
+            (
+                "json_array(i.status, i.summary_closed) IN (SELECT value FROM json_each(?))",
+                [json.dumps(one, separators=(",", ":")) for one in pairs],
+            ),
+            ("i.summary_severity IN (SELECT value FROM json_each(?))", list(map(SEVERITIES.index, severities))),
+            (_ANY_RULE, list(rules)),
+        )
+        chosen = [(sql, json.dumps(values)) for sql, values in filters if values]
+        with self._reading() as connection:
+            if connection is None:
+                return []
+            rows = connection.execute(
+                f"{_READ} WHERE {' AND '.join(['i.summary_last_ms IS NOT NULL', *(sql for sql, _ in chosen)])} "
+                "ORDER BY i.summary_last_ms DESC, i.id LIMIT ?",
+                (*(values for _, values in chosen), -1 if limit is None else limit),
+            ).fetchall()
+            return [*self._incidents(connection, rows)]
 
-    def mark_false_positive(self, id_or_prefix: str, comment: str) -> Incident:
-        """See `ports.IncidentStore.mark_false_positive`."""
-        return self._handle(id_or_prefix, Handling.FALSE_POSITIVE, comment)
+    def parts(self, incident_id: str) -> Sequence[Incident]:
+        """See `ports.IncidentStore.parts`."""
+        parts = self._episodes("i.root = ? AND NOT i.absorbed", incident_id)
+        return sorted(parts, key=lambda one: (one.parent is not None, one.detected_at_event_time, one.id))
 
-    def reopen(self, id_or_prefix: str, comment: str | None = None) -> Incident:
-        """See `ports.IncidentStore.reopen`."""
-        return self._handle(id_or_prefix, Handling.NONE, comment)
+    def actors(self, since_ms: int = BEFORE_ALL) -> Sequence[Incident]:
+        """See `ports.IncidentStore.actors`."""
+        found = self._episodes("i.verdict <> '' AND i.actor IS NOT NULL AND i.last_event_ms >= ?", since_ms)
+        return sorted(found, key=lambda one: (one.first_event_time, one.actors, one.rule))
 
-    def describe(self, incident_id: str, context: Mapping[str, object]) -> None:
-        """See `ports.IncidentStore.describe`."""
-        scope, _, ordinal = incident_id.partition("-")
-        with transaction(self._connection, self._path):
-            self._connection.execute(
-                "UPDATE incidents SET context = ? WHERE scope = ? AND ordinal = ?",
-                (json.dumps(context), scope, int(ordinal)),
+    def _episodes(self, condition: str, value: object) -> Sequence[Incident]:
+        with self._reading() as connection:
+            if connection is None:
+                return []
+            rows = connection.execute(f"{_READ} WHERE {condition}", (value,)).fetchall()
+        return [_incident(row, whole=False) for row in rows]
+
+    def count(self) -> dict[State, int]:
+        """See `ports.IncidentStore.count`."""
+        counts = dict.fromkeys(State, 0)
+        with self._reading() as connection:
+            if connection is not None:
+                for status, closed, count in connection.execute(
+                    "SELECT status, summary_closed, count(*) FROM incidents WHERE summary_last_ms IS NOT NULL "
+                    "GROUP BY 1, 2"
+                ):
+                    counts[state_of(TriageStatus(status), closed=bool(closed))] += count
+        return counts
+
+    def as_of_ms(self) -> int | None:
+        """See `ports.IncidentStore.as_of_ms`."""
+        with self._reading() as connection:
+            found = None if connection is None else connection.execute("SELECT as_of_ms FROM progress").fetchone()
+        return None if found is None or found[0] == BEFORE_ALL else int(found[0])
+
+    def set_status(
+        self, id_or_prefix: str, status: TriageStatus, *, comment: str | None = None, owner: str | None = None
+    ) -> Incident:
+        """See `ports.IncidentStore.set_status`."""
+        found = self.get(id_or_prefix)
+        moment = None if status is TriageStatus.NONE else self._clock.now_ms()
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE incidents SET status = ?, status_ms = ?, comment = coalesce(?, comment), "
+                f"owner = coalesce(?, owner) WHERE {'id' if found.parent else 'root'} = ? AND NOT absorbed",
+                (status, moment, comment, owner, found.id),
+            )
+        return self.get(found.id)
+
+    def set_context(self, incident_id: str, context: Mapping[str, object]) -> None:
+        """See `ports.IncidentStore.set_context`."""
+        with self._transaction() as connection:
+            connection.execute("UPDATE incidents SET context = ? WHERE id = ?", (json.dumps(context), incident_id))
+
+    def last_ordinals(self, scopes: Iterable[str]) -> dict[str, LastOrdinal]:
+        """See `ports.IncidentStore.last_ordinals`."""
+        found = self._rows(
+            "SELECT o.* FROM json_each(?) AS wanted JOIN ordinals AS o ON o.scope = wanted.value",
+            json.dumps(sorted(scopes)),
+        )
+        return {row["scope"]: LastOrdinal(row["ordinal"], row["last_event_ms"]) for row in found}
+
+    def statuses(self, ids: Iterable[str]) -> dict[str, TriageStatus]:
+        """See `ports.IncidentStore.statuses`."""
+        found = self._rows(
+            "SELECT i.id, i.status FROM json_each(?) AS wanted JOIN incidents AS i ON i.id = wanted.value",
+            json.dumps(sorted(ids)),
+        )
+        return {row["id"]: TriageStatus(row["status"]) for row in found}
+
+    def written_after(self, generation: int) -> Sequence[RowVersion]:
+        """See `ports.IncidentStore.written_after`."""
+        found = self._rows("SELECT id, generation, closes_ms FROM incidents WHERE generation > ?", generation)
+        return [RowVersion(*row) for row in found]
+
+    def remove(self, ids: Iterable[str]) -> None:
+        """See `ports.IncidentStore.remove`."""
+        gone = [(one,) for one in ids]
+        with self._transaction() as connection:
+            connection.executemany("DELETE FROM notifications WHERE incident_id = ? AND state = 'pending'", gone)
+            connection.executemany("DELETE FROM incidents WHERE id = ?", gone)
+
+    def forget(self, before_ms: int, ordinals_before_ms: int) -> None:
+        """See `ports.IncidentStore.forget`."""
+        with self._transaction() as connection:
+            connection.execute(f"DELETE FROM notifications WHERE incident_id IN {_GONE}", (before_ms,))
+            connection.execute(f"DELETE FROM incidents WHERE id IN {_GONE}", (before_ms,))
+            connection.execute("DELETE FROM ordinals WHERE last_event_ms < ?", (ordinals_before_ms,))
+
+    def pending(self, target: str, now_ms: int) -> Sequence[Notification]:
+        """See `ports.IncidentStore.pending`."""
+        return self._notifications(
+            "state = 'pending' AND target = ? AND due_ms <= ? ORDER BY created_ms, reference", target, now_ms
+        )
+
+    def mark(
+        self, references: Sequence[str], target: str, state: DeliveryState, at_ms: int, error: str | None = None
+    ) -> None:
+        """See `ports.IncidentStore.mark`."""
+        moment = "due_ms" if state is DeliveryState.PENDING else "finished_ms"
+        with self._transaction() as connection:
+            connection.executemany(
+                f"UPDATE notifications SET attempts = attempts + 1, state = ?, {moment} = ?, error = ? "
+                "WHERE target = ? AND reference = ?",
+                [(state, at_ms, error, target, reference) for reference in references],
             )
 
-    def reload(self) -> None:
-        """Forget what is remembered of the file, because somebody else has written episodes to it."""
-        self._heads = None
-        with explained(self._path):
-            self._next_close_ms = self._read_next_close()
+    def retry_failed(self, now_ms: int) -> int:
+        """See `ports.IncidentStore.retry_failed`."""
+        if not self._path.is_file():
+            return 0
+        with self._transaction() as connection:
+            return connection.execute(
+                "UPDATE notifications SET state = 'pending', attempts = 0, due_ms = ?, finished_ms = NULL "
+                "WHERE state = 'failed'",
+                (now_ms,),
+            ).rowcount
+
+    def notifications(self, *, incident_id: str | None = None, limit: int | None = None) -> Sequence[Notification]:
+        """See `ports.IncidentStore.notifications`."""
+        return self._notifications(
+            "?1 IS NULL OR incident_id = ?1 OR incident_id IN (SELECT id FROM incidents WHERE root = ?1) "
+            "ORDER BY created_ms DESC, reference, target LIMIT ?2",
+            incident_id,
+            -1 if limit is None else limit,
+        )
 
     def close(self) -> None:
         """See `ports.IncidentStore.close`."""
-        self._connection.close()
+        if self._opened is not None:
+            self._opened.close()
 
-    def _read_next_close(self) -> int:
-        row = self._connection.execute("SELECT min(closes_ms) FROM incidents WHERE closed = 0").fetchone()
-        return 1 << 62 if row[0] is None else int(row[0])
+    @staticmethod
+    def _incidents(connection: sqlite3.Connection, rows: Sequence[sqlite3.Row]) -> Sequence[Incident]:
+        actors: dict[str, list[Actor]] = {}
+        heads = json.dumps([row["id"] for row in rows if row["summary"] is not None])
+        for root, kind, value in connection.execute(_ACTORS, (heads,)):
+            actors.setdefault(root, []).append(Actor(kind, value))
+        return [_incident(row, actors.get(row["id"], ())) for row in rows]
 
-    def _merge(self, detections: Sequence[Detection], watermark_ms: int, changes: list[_Noted]) -> list[Stored]:
-        scopes: dict[str, list[Detection]] = defaultdict(list)
-        for detection in detections:
-            scopes[scope_of(detection.rule_id, tuple(detection.key.items()))].append(detection)
-        known = self._load(scopes, min(d.start_ms - d.suppress_for_ms for d in detections))
-        last_ordinals = self._last_ordinals(scopes)
-        written: list[Stored] = []
-        for scope, found in scopes.items():
-            ordinal = last_ordinals[scope]
-            for stored, fresh in _components(known.get(scope, ()), gather(found)):
-                if stored:
-                    written += self._extend(stored, fresh, watermark_ms, changes)
-                else:
-                    ordinal += 1
-                    written.append(_opened(found[0], scope, ordinal, fresh[0], watermark_ms))
-                    changes.append((Change.OPENED, written[-1], None))
-        return written
-
-    def _load(self, scopes: Iterable[str], from_ms: int) -> dict[str, list[Stored]]:
-        """The incidents that detections may touch; windows or their quiet time reach back to `from_ms`."""
-        rows = self._connection.execute(
-            "SELECT i.* FROM json_each(?) AS wanted JOIN incidents AS i ON i.scope = wanted.value AND i.closes_ms >= ?",
-            (json.dumps(list(scopes)), from_ms),
-        )
-        known: dict[str, list[Stored]] = defaultdict(list)
-        for row in rows:
-            stored = stored_of(row)
-            known[stored.scope].append(stored)
-        return known
-
-    def _last_ordinals(self, scopes: Iterable[str]) -> dict[str, int]:
-        rows = self._connection.execute(
-            "SELECT wanted.value, max(coalesce((SELECT max(ordinal) FROM incidents WHERE scope = wanted.value), 0), "
-            "coalesce((SELECT ordinal FROM ordinals WHERE scope = wanted.value), 0)) FROM json_each(?) AS wanted",
-            (json.dumps(list(scopes)),),
-        )
-        return {str(scope): int(ordinal) for scope, ordinal in rows}
-
-    def _extend(
-        self, stored: Sequence[Stored], fresh: Sequence[Episode], watermark_ms: int, changes: list[_Noted]
-    ) -> list[Stored]:
-        """Join what is new to the incident it belongs to; where it links several, the oldest takes in the others."""
-        oldest, *others = sorted(stored, key=lambda one: one.ordinal) if len(stored) > 1 else stored
-        episode = oldest.episode
-        for other in (*(one.episode for one in others), *fresh):
-            episode = join(episode, other)
-        if episode == oldest.episode:
-            return []
-        raised = episode.severity > oldest.episode.severity
-        episode = settle(episode, watermark_ms)
-        result = oldest._replace(episode=episode, closed=oldest.closed and episode.closes_ms <= watermark_ms)
-        if others:
-            result = self._absorb(result, others)
-            changes += [(Change.ABSORBED, other, result.id) for other in others]
-        changes.append((Change.RAISED if raised else Change.UPDATED, result, None))
-        return [result]
-
-    def _absorb(self, into: Stored, others: Sequence[Stored]) -> Stored:
-        """Take away the incidents that turned out to be part of another, and keep what people said about them."""
-        for other in others:
-            self._connection.execute(
-                "DELETE FROM incidents WHERE scope = ? AND ordinal = ?", (other.scope, other.ordinal)
+    def _notifications(self, condition: str, *values: object) -> Sequence[Notification]:
+        rows = self._rows(f"SELECT * FROM notifications WHERE {condition}", *values)
+        return [
+            Notification(
+                reference=row["reference"],
+                target=row["target"],
+                incident_id=row["incident_id"],
+                kind=row["kind"],
+                severity=Severity(row["severity"]),
+                state=DeliveryState(row["state"]),
+                attempts=row["attempts"],
+                created=from_ms(row["created_ms"]),
+                due=from_ms(row["due_ms"]) if row["state"] == DeliveryState.PENDING else None,
+                finished=None if row["finished_ms"] is None else from_ms(row["finished_ms"]),
+                error=row["error"],
             )
-            self._connection.execute(
-                "DELETE FROM notifications WHERE incident_id = ? AND state = 'pending'", (other.id,)
-            )
-            self._connection.execute(
-                "UPDATE notifications SET incident_id = ?1, reference = reference || ':absorbed:' || ?3 "
-                "WHERE incident_id = ?2",
-                (into.id, other.id, other.episode.start_ms),
-            )
-            if into.handling is Handling.NONE and other.handling is not Handling.NONE:
-                into = into._replace(handling=other.handling, handled_ms=other.handled_ms, comment=other.comment)
-                self._connection.execute(
-                    "UPDATE incidents SET handling = ?, handled_ms = ?, comment = ? WHERE scope = ? AND ordinal = ?",
-                    (into.handling, into.handled_ms, into.comment, into.scope, into.ordinal),
-                )
-        return into
-
-    def _close_over(self, watermark_ms: int, closing_ms: int, changes: list[_Noted], heads: Heads) -> set[str]:
-        rows = self._connection.execute(
-            "SELECT * FROM incidents WHERE closed = 0 AND closes_ms <= ? ORDER BY closes_ms, scope", (closing_ms,)
-        ).fetchall()
-        over = [
-            stored._replace(closed=True, episode=settle(stored.episode, watermark_ms))
-            for stored in map(stored_of, rows)
+            for row in rows
         ]
-        touched = heads.update(over, {})
-        self._connection.executemany(UPSERT, [values_of(stored, heads.place(stored.id)) for stored in over])
-        changes += [(Change.CLOSED, stored, None) for stored in over]
-        return touched
 
-    def _handle(self, id_or_prefix: str, handling: Handling, comment: str | None) -> Incident:
-        with transaction(self._connection, self._path):
-            return handle(self._connection, id_or_prefix, handling, comment, self._clock.now_ms())
+    def _rows(self, sql: str, *values: object) -> Sequence[sqlite3.Row]:
+        with self._reading() as connection:
+            return () if connection is None else connection.execute(sql, values).fetchall()
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection | None]:
+        """None as long as there is no file."""
+        with self._explained():
+            yield self._connection() if self._path.is_file() else None
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing, one writer at a time."""
+        connection = self._connection()
+        with self._explained():
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+
+    def _connection(self) -> sqlite3.Connection:
+        if self._opened is not None:
+            return self._opened
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._explained():
+            connection = sqlite3.connect(self._path, isolation_level=None, timeout=_BUSY.total_seconds())
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA journal_mode = WAL")
+            # What is applied survives power loss: the engine's checkpoint, written after it, must not be ahead of it.
+            connection.execute("PRAGMA synchronous = FULL")
+            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+                connection.execute("BEGIN IMMEDIATE")
+                if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+                    for statement in _TABLES.split(";\n"):
+                        connection.execute(statement)
+                    connection.execute("INSERT INTO progress VALUES (?)", (BEFORE_ALL,))
+                    connection.execute(f"PRAGMA user_version = {_VERSION}")
+                connection.execute("COMMIT")
+            if (version := connection.execute("PRAGMA user_version").fetchone()[0]) != _VERSION:
+                connection.close()
+                raise StateError(
+                    f"expected an incident store of version {_VERSION} at {self._path}, got version {version}; use the "
+                    "shopstream that wrote it, or move the file away"
+                )
+        self._opened = connection
+        return connection
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """SQLite's errors as ours."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise self._error(error) from error
+
+    def _error(self, error: sqlite3.Error) -> ShopstreamError:
+        code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF  # the primary code of an extended one
+        if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+            return BackpressureError(
+                f"another process holds {self._path} for more than {_BUSY.seconds} s; try again", timedelta(seconds=1)
+            )
+        if code in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}:
+            return RetryableError(
+                f"{self._path} cannot be read or written ({error}); free disk space, check the path's rights"
+            )
+        return StateError(f"{self._path} is no incident store, or damaged ({error}); move it away and run again")
 
 
-def _components(stored: Sequence[Stored], fresh: Sequence[Episode]) -> list[tuple[list[Stored], list[Episode]]]:
-    """Groups of linked episodes, in order of time, those left out that nothing new is linked to."""
-    if not stored:
-        return [([], [episode]) for episode in fresh]  # gathered: none is linked to another
-    items: list[tuple[Episode, Stored | None]] = [(one.episode, one) for one in stored]
-    items += [(episode, None) for episode in fresh]
-    items.sort(key=lambda item: (item[0].start_ms, item[0].end_ms))
-    groups: list[tuple[list[Stored], list[Episode]]] = []
-    end_ms = quiet_ms = 0
-    for episode, one in items:
-        if groups and episode.start_ms - end_ms <= max(quiet_ms, episode.suppress_ms):
-            end_ms, quiet_ms = max(end_ms, episode.end_ms), max(quiet_ms, episode.suppress_ms)
-        else:
-            groups.append(([], []))
-            end_ms, quiet_ms = episode.end_ms, episode.suppress_ms
-        if one is None:
-            groups[-1][1].append(episode)
-        else:
-            groups[-1][0].append(one)
-    return [group for group in groups if group[1]]
-
-
-def _opened(detection: Detection, scope: str, ordinal: int, episode: Episode, watermark_ms: int) -> Stored:
-    return Stored(
-        scope=scope,
-        ordinal=ordinal,
-        rule=detection.rule_id,
-        key_kind=detection.key_kind,
-        keys=detection.key,
-        episode=settle(episode, watermark_ms),
+def _values(row: IncidentRow, generation: int) -> tuple[object, ...]:
+    """The parameters of `_UPSERT`."""
+    record, summary = row
+    episode, actor = record.episode, record.actor
+    return (
+        *(record.id, record.root, False, record.closed, episode.closes_ms),
+        *(episode.first_event_ms, episode.last_event_ms),
+        *(actor or (None, None)),
+        *(episode.verdict, json.dumps(document_of(record)), generation),
+        *(
+            (json.dumps(summary._asdict()), summary.severity, summary.closed, summary.last_event_ms)
+            if summary
+            else (None, None, None, None)
+        ),
     )
 
 
-def _change(change: Change, stored: Stored, into: str | None, heads: Heads) -> IncidentChange:
-    episode = stored.episode
-    return IncidentChange(
-        change=change,
-        incident_id=stored.id,
-        rule=stored.rule,
-        severity=SEVERITIES[episode.severity],
-        into=into,
-        root=None if into else heads.place(stored.id).root,
-        key=stored.keys,
-        from_ms=episode.first_event_ms,
-        to_ms=episode.last_event_ms,
-        peak=episode.strength,
+def _incident(row: sqlite3.Row, actors: Sequence[Actor] = (), *, whole: bool = True) -> Incident:
+    summary = row["summary"] if whole else None
+    return incident_of(
+        IncidentRow(record_of(json.loads(row["document"])), summary_of(json.loads(summary)) if summary else None),
+        Triage(TriageStatus(row["status"]), row["status_ms"], row["owner"], row["comment"]),
+        actors=actors,
+        context=json.loads(row["context"]) if row["context"] else None,
+        parent_status=TriageStatus(row["root_status"] or "none") if row["root"] != row["id"] else TriageStatus.NONE,
     )

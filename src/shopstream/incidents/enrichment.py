@@ -7,7 +7,7 @@ from shopstream.incidents.episode import SEVERITIES
 from shopstream.incidents.incident import Change, IncidentChange
 from shopstream.incidents.ports import IncidentStore
 
-__all__ = ["Describing", "Witness"]
+__all__ = ["ContextEnricher", "RecentWindow"]
 
 _AT_ONCE: Final = 5
 """So many are asked about in a step, the gravest and earliest first: asking takes milliseconds, and the stream waits.
@@ -17,7 +17,7 @@ _GROWTH: Final = 1.5
 """Asked again when the peak has grown by so much."""
 
 
-class Witness(Protocol):
+class RecentWindow(Protocol):
     """Knows the newest events; see `engine.recent.RecentEvents`."""
 
     def describe(self, key: Mapping[str, str], from_ms: int, to_ms: int) -> Mapping[str, object] | None:
@@ -25,20 +25,20 @@ class Witness(Protocol):
         ...
 
 
-class Describing:
-    """Adds to incidents what the recent events say.
+class ContextEnricher:
+    """Adds context from the recent events to incidents.
 
     Args:
-        incidents: where it is kept.
-        witness: who is asked.
+        store: keeps the answers.
+        recent: the newest events.
     """
 
-    def __init__(self, incidents: IncidentStore, witness: Witness) -> None:
-        self._incidents = incidents
-        self._witness = witness
+    def __init__(self, store: IncidentStore, recent: RecentWindow) -> None:
+        self._store = store
+        self._recent = recent
         self._peaks: dict[str, float] = {}
 
-    def look(self, changes: Sequence[IncidentChange]) -> int:
+    def enrich(self, changes: Sequence[IncidentChange]) -> int:
         """Ask about what has opened or grown; returns how many that were too many for one step."""
         wanted = []
         for change in changes:
@@ -48,9 +48,9 @@ class Describing:
                 wanted.append(change)
         wanted.sort(key=_urgency)
         for change in wanted[:_AT_ONCE]:
-            found = self._witness.describe(change.key, change.from_ms, change.to_ms)
+            found = self._recent.describe(change.key, change.from_ms, change.to_ms)
             if found is not None:
-                self._incidents.describe(change.incident_id, found)
+                self._store.set_context(change.incident_id, found)
                 self._peaks[change.incident_id] = change.peak
         return max(len(wanted) - _AT_ONCE, 0)
 

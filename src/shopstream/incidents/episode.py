@@ -33,7 +33,7 @@ __all__ = [
     "UNSTATED_CONFIDENCE",
     "Episode",
     "Peak",
-    "Words",
+    "RuleSnapshot",
     "gather",
     "join",
     "scope_of",
@@ -69,11 +69,11 @@ class Peak(NamedTuple):
         return [_number(value) for value in self.measures.values()], -self.start_ms, str(self.measures), said
 
 
-class Words(NamedTuple):
-    """What the rule said in the newest window; a rule may be edited while its incident is open."""
+class RuleSnapshot(NamedTuple):
+    """The rule as it was in the newest window, which ends at `end_ms`; it may be edited while its incident is open."""
 
     end_ms: int
-    rule_version: str
+    version: str
     title: str
     tags: tuple[str, ...]
     threshold: str
@@ -104,7 +104,7 @@ class Episode(NamedTuple):
     first_event_ms: int
     last_event_ms: int
     severity: int
-    words: Words
+    rule: RuleSnapshot
     detected_ms: int | None
     detected_early_ms: int | None
     peak: Peak | None
@@ -127,6 +127,12 @@ class Episode(NamedTuple):
         peak = self.peak or self.peak_early
         found = float(_number(next(iter(peak.measures.values()), None))) if peak else 0.0
         return found if math.isfinite(found) else 0.0
+
+    @property
+    def first_detected_ms(self) -> int:
+        """End of the first window that met the rule; of open ones as long as none is final."""
+        found = self.detected_ms if self.detected_ms is not None else self.detected_early_ms
+        return self.end_ms if found is None else found
 
     @property
     def windows(self) -> int:
@@ -166,7 +172,7 @@ def _of_one(d: Detection) -> Episode:
         first_event_ms=d.first_event_ms,
         last_event_ms=d.last_event_ms,
         severity=_severity(d),
-        words=Words(d.end_ms, d.rule_version, d.title, d.tags, d.threshold),
+        rule=RuleSnapshot(d.end_ms, d.rule_version, d.title, d.tags, d.threshold),
         detected_ms=d.end_ms if d.final else None,
         detected_early_ms=None if d.final else d.end_ms,
         peak=peak if d.final else None,
@@ -196,7 +202,7 @@ def _of_many(detections: Sequence[Detection]) -> Episode:
         first_event_ms=min([d.first_event_ms for d in detections]),
         last_event_ms=max([d.last_event_ms for d in detections]),
         severity=max([_severity(d) for d in detections]),
-        words=Words(newest.end_ms, newest.rule_version, newest.title, newest.tags, newest.threshold),
+        rule=RuleSnapshot(newest.end_ms, newest.rule_version, newest.title, newest.tags, newest.threshold),
         detected_ms=min([d.end_ms for d in final], default=None),
         detected_early_ms=min([d.end_ms for d in early], default=None),
         peak=_strongest(final),
@@ -218,7 +224,7 @@ def join(one: Episode, other: Episode) -> Episode:
         known = pending.get(start)
         if window[0] > settled_ms and (known is None or _settledness(known) < _settledness(window)):
             pending[start] = window
-    newer = (one.words.end_ms, one.words.rule_version) < (other.words.end_ms, other.words.rule_version)
+    newer = (one.rule.end_ms, one.rule.version) < (other.rule.end_ms, other.rule.version)
     return Episode(
         start_ms=min(one.start_ms, other.start_ms),
         end_ms=max(one.end_ms, other.end_ms),
@@ -227,7 +233,7 @@ def join(one: Episode, other: Episode) -> Episode:
         first_event_ms=min(one.first_event_ms, other.first_event_ms),
         last_event_ms=max(one.last_event_ms, other.last_event_ms),
         severity=max(one.severity, other.severity),
-        words=other.words if newer else one.words,
+        rule=other.rule if newer else one.rule,
         detected_ms=_least(one.detected_ms, other.detected_ms),
         detected_early_ms=_least(one.detected_early_ms, other.detected_early_ms),
         peak=_stronger(one.peak, other.peak),

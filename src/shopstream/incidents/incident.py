@@ -9,7 +9,19 @@ from typing import NamedTuple
 from shopstream.detection.detection import Nature, Severity
 from shopstream.incidents.event_query import actors_condition, events_condition, events_query, query_command
 
-__all__ = ["ACTOR_KINDS", "Actor", "Change", "Handling", "Incident", "IncidentChange", "Role", "State", "incident_id"]
+__all__ = [
+    "ACTOR_KINDS",
+    "Actor",
+    "Change",
+    "Incident",
+    "IncidentChange",
+    "Role",
+    "State",
+    "TriageStatus",
+    "incident_id",
+    "split_id",
+    "state_of",
+]
 
 
 ACTOR_KINDS = ("user_id", "user_session", "ip", "ip_net", "agent_hash", "user_agent")
@@ -30,7 +42,7 @@ class State(StrEnum):
     FALSE_POSITIVE = "false_positive"
 
 
-class Handling(StrEnum):
+class TriageStatus(StrEnum):
     """What a person did about it."""
 
     NONE = "none"
@@ -81,7 +93,7 @@ class Incident:
         id: the head's: names rule, key and the ordinal of the episode; see `incident_id`.
         keys: key column → value as text; empty for the site.
         ongoing: more may come; False once the quiet time of the rule is over.
-        handling, handled_at, comment: what a person did and said; it leaves `ongoing` alone.
+        status, status_at, owner, comment: what a person did, when, who looks after it, and why; `ongoing` stays.
         first_event_time, last_event_time: span of the events in the windows.
         detected_at_event_time: end of the first window that met the condition, which the final detections alone decide
             as soon as there is one: the moment in event time by which anybody could have known. A condition that only
@@ -91,7 +103,8 @@ class Incident:
         threshold: the rule's condition.
         nature: attack, fault or surge; a surge is informational, whatever the rule's level.
         role: what it is in its parent; HEAD for what people see.
-        parent: id of the incident that it is part of; None for what people see.
+        parent, parent_status: id of the incident that it is part of, None for what people see; and what people did
+            about that one, where it was asked for.
         rules: all that contributed, the head's first.
         episodes: how many detections' chains there are in it, itself included.
         actors: everyone it is about, in order of kind and value: all of a campaign, those under a site's incident too.
@@ -113,8 +126,9 @@ class Incident:
     key_kind: str
     keys: Mapping[str, str]
     ongoing: bool
-    handling: Handling
-    handled_at: datetime | None
+    status: TriageStatus
+    status_at: datetime | None
+    owner: str
     comment: str
     first_event_time: datetime
     last_event_time: datetime
@@ -127,6 +141,7 @@ class Incident:
     nature: Nature = Nature.ATTACK
     role: Role = Role.HEAD
     parent: str | None = None
+    parent_status: TriageStatus = TriageStatus.NONE
     rules: tuple[str, ...] = ()
     episodes: int = 1
     actors: tuple[Actor, ...] = ()
@@ -140,14 +155,13 @@ class Incident:
 
     @property
     def state(self) -> State:
-        """One word: what a person found, else closed once it is over, else acknowledged, else open."""
-        if self.handling is Handling.RESOLVED:
-            return State.RESOLVED
-        if self.handling is Handling.FALSE_POSITIVE:
-            return State.FALSE_POSITIVE
-        if not self.ongoing:
-            return State.CLOSED
-        return State.ACKNOWLEDGED if self.handling is Handling.ACKNOWLEDGED else State.OPEN
+        """See `state_of`."""
+        return state_of(self.status, closed=not self.ongoing)
+
+    @property
+    def false_positive(self) -> bool:
+        """Whether people called it a false positive, or the incident that it is part of."""
+        return TriageStatus.FALSE_POSITIVE in {self.status, self.parent_status}
 
     @property
     def short_id(self) -> str:
@@ -203,9 +217,24 @@ class IncidentChange:
     peak: float = 0.0
 
 
+def state_of(status: TriageStatus, *, closed: bool) -> State:
+    """One word: what a person found, else closed once it is over, else acknowledged, else open."""
+    if status in {TriageStatus.RESOLVED, TriageStatus.FALSE_POSITIVE}:
+        return State(status)
+    if closed:
+        return State.CLOSED
+    return State.ACKNOWLEDGED if status is TriageStatus.ACKNOWLEDGED else State.OPEN
+
+
 def incident_id(scope: str, ordinal: int) -> str:
     """The id of the n-th episode of a rule and key, e.g. `3fa9c1d2e4b70a55-2`.
 
     It does not move when earlier events of the episode are found, and it shows that somebody comes again.
     """
     return f"{scope}-{ordinal}"
+
+
+def split_id(incident: str) -> tuple[str, int]:
+    """Scope and ordinal of an id."""
+    scope, _, ordinal = incident.partition("-")
+    return scope, int(ordinal)

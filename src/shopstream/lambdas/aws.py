@@ -13,7 +13,7 @@ from shopstream.errors import RetryableError
 from shopstream.lakehouse.detection_row import detection_row
 from shopstream.lambdas.ports import SignalRecord
 
-__all__ = ["FirehoseDelivery", "SqsFailedSignals", "read_baselines"]
+__all__ = ["FirehoseSink", "SqsFailedSignals", "read_baselines"]
 
 _PUT_RECORDS: Final = 500
 _PUT_BYTES: Final = 4 << 20
@@ -26,8 +26,8 @@ _BODY_BYTES: Final = 240 << 10
 """Less than a message of SQS may have in any region."""
 
 
-class FirehoseDelivery:
-    """See `ports.Delivery`: JSON lines with the columns of the lake's table `detections`.
+class FirehoseSink:
+    """See `ports.DetectionSink`: JSON lines with the columns of the lake's table `detections`.
 
     Args:
         name: the delivery stream.
@@ -38,7 +38,7 @@ class FirehoseDelivery:
         self._firehose = aws.client("firehose")
 
     def deliver(self, detections: Sequence[Detection]) -> None:
-        """See `ports.Delivery.deliver`."""
+        """See `ports.DetectionSink.deliver`."""
         lines = [json.dumps(detection_row(one), separators=(",", ":")).encode() + b"\n" for one in detections]
         for batch in _batches(lines):
             self._put(batch)
@@ -121,7 +121,7 @@ def _batches(lines: Sequence[bytes]) -> list[list[bytes]]:
     size = 0
     for line in lines:
         if len(line) > _RECORD_BYTES:
-            # Not among our errors: the line puts the record aside that led to it, instead of trying for ever.
+            # Not among our errors: the processor puts the record aside that led to it, instead of trying for ever.
             raise ValueError(f"a detection takes at most {_RECORD_BYTES} bytes, one has {len(line)}; measure less")
         if batches[-1] and (len(batches[-1]) == _PUT_RECORDS or size + len(line) > _PUT_BYTES):
             batches.append([])

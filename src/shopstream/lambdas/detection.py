@@ -18,9 +18,9 @@ from shopstream.config import load_settings
 from shopstream.errors import ShopstreamError
 from shopstream.lambdas.event import records_of, response
 from shopstream.lambdas.metrics import Metrics
-from shopstream.lambdas.setup import open_incidents, open_line
-from shopstream.lambdas.signal_processor import Line, Taken
-from shopstream.notify.sender import Delivery, Sender
+from shopstream.lambdas.setup import open_processor, open_sender, open_store
+from shopstream.lambdas.signal_processor import BatchResult, SignalProcessor
+from shopstream.notify.sender import DeliveryReport, Sender
 
 __all__ = ["handler"]
 
@@ -30,7 +30,7 @@ _clock = SystemClock()
 
 @dataclass(frozen=True, slots=True)
 class _Function:
-    line: Line
+    processor: SignalProcessor
     sender: Sender
     metrics: Metrics
 
@@ -38,57 +38,58 @@ class _Function:
 @cache
 def _function() -> _Function:
     settings = load_settings()
-    incidents = open_incidents(settings, _clock)
-    line = open_line(settings, _clock, _logger, incidents)
-    return _Function(line, incidents.sender, Metrics(settings.aws.metrics))
+    store = open_store(settings, _clock)
+    processor = open_processor(settings, _clock, _logger, store)
+    return _Function(processor, open_sender(settings, _clock, store), Metrics(settings.aws.metrics))
 
 
 @_logger.inject_lambda_context
 def handler(event: Mapping[str, Any], context: LambdaContext) -> dict[str, list[dict[str, str]]]:
-    """Judge signals; a partial batch response says from which record on they have to come again."""
+    """Process signals; a partial batch response says from which record on they have to come again."""
     records = records_of(event)
     try:
         function = _function()
     except ShopstreamError as error:
         _logger.error("records come again: %s", error)  # noqa: TRY400  the message says it all
         return response(records[0].sequence_number)
-    taken = function.line.take(records, context.get_remaining_time_in_millis)
-    if taken.error is not None:
-        _logger.error("records come again: %s", taken.error)
-    if taken.unknown:
+    result = function.processor.process(records, context.get_remaining_time_in_millis)
+    if result.error is not None:
+        _logger.error("records come again: %s", result.error)
+    if result.unknown:
         _logger.warning(
-            "nobody reads these signals: the engine has other rules than this package", extra={"windows": taken.unknown}
+            "nobody reads these signals: the engine has other rules than this package",
+            extra={"windows": result.unknown},
         )
-    _publish(function.metrics, taken, _tell(function.sender), _clock.now_ms() - records[0].arrival_ms)
-    return response(taken.failed)
+    _publish(function.metrics, result, _notify(function.sender), _clock.now_ms() - records[0].arrival_ms)
+    return response(result.failed)
 
 
-def _tell(sender: Sender) -> Delivery:
-    """Tell what is due; the ticker tries again what fails."""
+def _notify(sender: Sender) -> DeliveryReport:
+    """Send what is due; the ticker tries again what fails."""
     try:
         return sender.deliver_pending()
     except ShopstreamError as error:
         _logger.warning("notifications wait: %s", error)
-        return Delivery()
+        return DeliveryReport()
 
 
-def _publish(metrics: Metrics, taken: Taken, told: Delivery, age_ms: int) -> None:
+def _publish(metrics: Metrics, result: BatchResult, report: DeliveryReport, age_ms: int) -> None:
     metrics.publish(
         {
-            "Signals": taken.signals,
-            "Detections": taken.detections,
-            "LateSignals": taken.late_signals,
-            "UnknownSignals": taken.unknown.total(),
-            "PoisonedRecords": taken.poisoned,
-            "RepeatedRecords": taken.repeated,
-            "FailedCalls": int(taken.error is not None),
-            "NotificationsSent": told.sent,
-            "NotificationsFailed": told.given_up,
+            "Signals": result.signals,
+            "Detections": result.detections,
+            "LateSignals": result.late_signals,
+            "UnknownSignals": result.unknown.total(),
+            "PoisonedRecords": result.poisoned,
+            "RepeatedRecords": result.repeated,
+            "FailedCalls": int(result.error is not None),
+            "NotificationsSent": report.sent,
+            "NotificationsFailed": report.given_up,
             "SignalAgeSeconds": max(0, age_ms) / 1000,
             "ColdStart": metrics.cold_start(),
         }
     )
-    for severity, count in taken.opened.items():
+    for severity, count in result.opened.items():
         metrics.publish({"IncidentsOpened": count}, {"Severity": str(severity)})
 
 

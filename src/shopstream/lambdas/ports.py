@@ -1,13 +1,13 @@
-"""What the function that judges signals needs from the outside."""
+"""What the function that takes signals needs from the outside."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from shopstream.detection.detection import Detection
-from shopstream.incidents.detector_state import SavedDetection
+from shopstream.lambdas.state import SavedState
 
-__all__ = ["Delivery", "DetectorStates", "FailedSignals", "SignalRecord"]
+__all__ = ["DetectionSink", "DetectionStates", "FailedSignals", "SignalRecord"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +21,14 @@ class SignalRecord:
     arrival_ms: int
 
 
-class DetectorStates(Protocol):
-    """Keeps the state of detection between calls of a function, wherever those run; see `alerting.detector_state`."""
+class DetectionStates(Protocol):
+    """Keeps the state of detection and incidents between calls of a function, wherever those run; see `state`."""
 
     def generation(self) -> int:
         """How often it was saved; 0: never."""
         ...
 
-    def load(self) -> SavedDetection | None:
+    def load(self) -> SavedState | None:
         """What was saved last.
 
         Raises:
@@ -53,7 +53,7 @@ class DetectorStates(Protocol):
         ...
 
 
-class Delivery(Protocol):
+class DetectionSink(Protocol):
     """Takes final detections on their way to the lake."""
 
     def deliver(self, detections: Sequence[Detection]) -> None:

@@ -1,56 +1,58 @@
-"""The line on which records of signals become incidents.
+"""Turns records of signals into incidents.
 
 Records come in order, any number of times, in any portions. A portion is done in this order:
 
 1. Records of which nothing can be made go to the queue of failed signals.
-2. Signals are judged; incidents are written. The same detections again change nothing.
+2. Detection runs; incidents and notifications are written. The same again changes nothing.
 3. Final detections go to the lake, at least once.
-4. The detectors' state is saved with the sequence number of the portion's last record, if nobody saved meanwhile.
-   **This decides**: from here on these records are done.
-5. People are told.
+4. The state of detectors and incidents is saved with the sequence number of the portion's last record, if nobody saved
+   meanwhile. **This decides**: from here on these records are done.
+5. Notifications are sent.
 
-Whatever fails before step 4, the records come again, and the detectors begin from what was saved. What fails in step 5
-is tried again by the ticker.
+Whatever fails before step 4, the records come again, and detectors and incidents begin from what was saved (see
+`incidents.recorder`). What fails in step 5 is tried again by the ticker.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from traceback import format_tb
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, Self
 
 from aws_lambda_powertools import Logger
 
 from shopstream.detection.detection import Severity
+from shopstream.detection.runner import LocalDetectionRunner
 from shopstream.engine.signals import SignalAssembler, SignalBatch, decode_signals
 from shopstream.errors import DecodeError, ShopstreamError, StateError
-from shopstream.incidents.detection_runner import Judging
+from shopstream.incidents.aws import ItemTooLargeError
 from shopstream.incidents.incident import Change
-from shopstream.incidents.item import ItemTooLargeError
-from shopstream.lambdas.ports import Delivery, DetectorStates, FailedSignals, SignalRecord
+from shopstream.incidents.recorder import IncidentRecorder
+from shopstream.lambdas.ports import DetectionSink, DetectionStates, FailedSignals, SignalRecord
 from shopstream.stream.ports import TRIM_HORIZON
 
-__all__ = ["Line", "PoisonedRecordError", "Taken"]
+__all__ = ["BatchResult", "PoisonedRecordError", "SignalProcessor"]
 
 _FORMAT: Final = 1
 _PORTION_BYTES: Final = 2 << 20
-"""So many bytes of signals are judged before a commit: seconds of work, so that a deadline costs little."""
+"""So many bytes of signals are processed before a commit: seconds of work, so that a deadline costs little."""
 _RESERVE_MS: Final = 10_000
 """A portion is begun only while more than this is left: it takes seconds at most."""
 
 
 class PoisonedRecordError(ShopstreamError):
-    """A record that nothing can be made of, and no queue to put it into."""
+    """An undecodable record, with no queue for failed signals configured."""
 
 
 @dataclass(slots=True)
-class Taken:
+class BatchResult:
     """What one call did.
 
     Args:
         failed: sequence number from which on records have to come again; None: all are done.
         error: why.
-        signals, detections: judged; final detections that no allow-list covers.
+        signals: processed.
+        detections: final ones that no allow-list covers.
         repeated: records that were done before.
         poisoned: records of which nothing could be made.
         unknown: window → signals that no rule and no detector reads: the engine has other rules than this function.
@@ -69,14 +71,15 @@ class Taken:
     opened: Counter[Severity] = field(default_factory=Counter)
 
 
-class Line:
+class SignalProcessor:
     """One consumer of the signals stream; warm between calls, and never trusted without a look at what was saved.
 
     Args:
-        build: a judge with detectors that have seen nothing.
+        runner: makes one whose detectors have seen nothing.
+        recorder: makes one that has recorded nothing.
         known: windows whose signals somebody reads.
-        states: where the detectors' state is saved.
-        delivery: where final detections go; None: nowhere.
+        states: where the state is saved.
+        sink: where final detections go; None: nowhere.
         failed: where records go of which nothing can be made; None: they are given back to Lambda.
         logger: gets no user ids.
     """
@@ -84,127 +87,139 @@ class Line:
     def __init__(
         self,
         *,
-        build: Callable[[], Judging],
+        runner: Callable[[], LocalDetectionRunner],
+        recorder: Callable[[], IncidentRecorder],
         known: frozenset[str],
-        states: DetectorStates,
-        delivery: Delivery | None,
+        states: DetectionStates,
+        sink: DetectionSink | None,
         failed: FailedSignals | None,
         logger: Logger,
     ) -> None:
-        self._build = build
+        self._make_runner, self._make_recorder = runner, recorder
         self._known = known
         self._states = states
-        self._delivery = delivery
+        self._sink = sink
         self._failed = failed
         self._logger = logger
-        self._judging: Judging | None = None
+        self._warm: tuple[LocalDetectionRunner, IncidentRecorder] | None = None
         self._assembly = SignalAssembler()
         self._generation = 0
         self._positions: dict[str, int] = {}
         self._until_ms: int | None = None
 
-    def take(self, records: Sequence[SignalRecord], remaining_ms: Callable[[], int]) -> Taken:
-        """Judge records, in order.
+    def process(self, records: Sequence[SignalRecord], remaining_ms: Callable[[], int]) -> BatchResult:
+        """Process records, in order.
 
         Args:
             records: of one shard, in order.
             remaining_ms: how long this call may still last.
         """
-        taken = Taken()
+        done = BatchResult()
         try:
             self._recall()
             waiting = [record for record in records if not self._had(record)]
-            taken.repeated = len(records) - len(waiting)
+            done.repeated = len(records) - len(waiting)
             # Lambda takes a poisoned record away only if those before it are done.
             for portion in _portions(waiting, 0 if self._failed is None else _PORTION_BYTES):
                 if remaining_ms() < _RESERVE_MS:
-                    taken.failed = portion[0].sequence_number
+                    done.failed = portion[0].sequence_number
                     self._logger.warning("time is up; the rest comes again", extra={"records": len(portion)})
                     break
-                self._take(portion, taken)
+                self._process_portion(portion, done)
         except ShopstreamError as error:
-            self._judging = None
-            taken.error = error
+            self._warm = None
+            done.error = error
             undone = [record for record in records if not self._had(record)] or records
-            taken.failed = undone[0].sequence_number
-        return taken
+            done.failed = undone[0].sequence_number
+        return done
 
     def _recall(self) -> None:
         """Make sure that this process has what was saved last."""
-        if self._judging is not None and self._states.generation() == self._generation:
+        if self._warm is not None and self._states.generation() == self._generation:
             return
-        self._judging = None
-        judging, assembly = self._build(), SignalAssembler()
+        self._warm = None
+        runner, recorder, assembly = self._make_runner(), self._make_recorder(), SignalAssembler()
         saved = self._states.load()
-        if saved is not None:
-            detectors, waiting = _parts_of(saved.state)
-            assembly.restore(waiting)
-            if fresh := judging.restore(detectors):
+        generation = saved.generation if saved else self._states.generation()
+        state = _State.of(saved.state) if saved else _State({}, None, None)
+        recorder.restore(state.incidents, generation)
+        if state.detectors is not None:
+            assembly.restore(state.waiting)
+            if fresh := runner.restore(state.detectors):
                 self._logger.warning("detectors begin afresh: new, or of another version", extra={"detectors": fresh})
-        self._generation = saved.generation if saved else self._states.generation()
+        self._generation = generation
         self._positions = dict(saved.positions) if saved else {}
         self._until_ms = saved.until_ms if saved else None
-        self._assembly, self._judging = assembly, judging
+        self._assembly, self._warm = assembly, (runner, recorder)
 
     def _had(self, record: SignalRecord) -> bool:
         return record.sequence_number <= self._positions.get(record.shard_id, TRIM_HORIZON)
 
-    def _take(self, portion: Sequence[SignalRecord], taken: Taken) -> None:
-        """One portion; where judging it breaks, each of its records alone, to find the one that breaks it."""
+    def _process_portion(self, portion: Sequence[SignalRecord], done: BatchResult) -> None:
+        """One portion; where processing it breaks, each of its records alone, to find the one that breaks it."""
         try:
-            self._commit(portion, taken)
+            self._commit(portion, done)
         except ItemTooLargeError as error:
             reason = str(error)
             self._logger.warning("an incident is too large", extra={"records": len(portion), "reason": reason})
         except (ShopstreamError, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001  whatever a record breaks
-            reason = f"judging it broke ({type(error).__name__}); see the log of the function"
+            reason = f"processing it broke ({type(error).__name__}); see the log of the function"
             # Where, and not the error's own words: they may name a user.
             told = {"records": len(portion), "what": type(error).__name__, "at": format_tb(error.__traceback__)}
-            self._logger.error("judging broke", extra=told)  # noqa: TRY400  likewise
+            self._logger.error("processing broke", extra=told)  # noqa: TRY400  likewise
         else:
             return
-        self._judging = None
+        self._warm = None
         self._recall()
         if len(portion) == 1:
-            self._commit(portion, taken, broken=reason)
+            self._commit(portion, done, broken=reason)
             return
         for record in portion:
-            self._take([record], taken)
+            self._process_portion([record], done)
 
-    def _commit(self, portion: Sequence[SignalRecord], taken: Taken, broken: str | None = None) -> None:
+    def _commit(self, portion: Sequence[SignalRecord], done: BatchResult, broken: str | None = None) -> None:
         """The steps at the top of this module.
 
         Args:
             portion: records after those that are done.
-            taken: what was done is added, once it is.
-            broken: why the records are put aside, unjudged.
+            done: what was done is added, once it is.
+            broken: why the records are put aside, unprocessed.
         """
-        if self._judging is None:
-            raise StateError("expected detectors that were restored, got none; call `take`")
+        if self._warm is None:
+            raise StateError("expected detectors that were restored, got none; call `process`")
+        runner, recorder = self._warm
         moments, poisoned = self._read(portion, broken)
         signals = [signal for moment in moments for signal in moment.signals]
         told = [moment.until_ms for moment in moments]
         until_ms = max(told if self._until_ms is None else [*told, self._until_ms], default=None)
         detections, opened, late = 0, Counter[Severity](), 0
         if moments and until_ms is not None:
-            judged = self._judging.judge(signals, until_ms, moments[-1].quiet)
-            late = judged.late_signals
-            opened.update(change.severity for change in judged.changes if change.change is Change.OPENED)
-            if self._delivery is not None and judged.final:
-                self._delivery.deliver(judged.final)
-            detections = sum(detection.suppression is None for detection in judged.final)
-        state = {"format": _FORMAT, "waiting": self._assembly.snapshot(), "detectors": self._judging.snapshot()}
+            quiet = moments[-1].quiet
+            result = runner.run(signals, until_ms, quiet)
+            late = result.late_signals
+            changes = recorder.apply(result.detections, until_ms, quiet.until_ms if quiet else None)
+            opened.update(change.severity for change in changes if change.change is Change.OPENED)
+            if self._sink is not None and result.final:
+                self._sink.deliver(result.final)
+            detections = sum(detection.suppression is None for detection in result.final)
+        state = {
+            "format": _FORMAT,
+            "waiting": self._assembly.snapshot(),
+            "detectors": runner.snapshot(),
+            "incidents": recorder.snapshot(),
+        }
         positions = self._positions | {record.shard_id: record.sequence_number for record in portion}
         self._generation = self._states.save(state, positions, until_ms=until_ms, expected_generation=self._generation)
+        recorder.begin(self._generation + 1)
         self._positions, self._until_ms = positions, until_ms
-        taken.signals += len(signals)
-        taken.detections += detections
-        taken.poisoned += poisoned
-        taken.late_signals += late
-        taken.opened += opened
-        taken.unknown.update(signal.window for signal in signals if signal.window not in self._known)
+        done.signals += len(signals)
+        done.detections += detections
+        done.poisoned += poisoned
+        done.late_signals += late
+        done.opened += opened
+        done.unknown.update(signal.window for signal in signals if signal.window not in self._known)
 
     def _read(self, portion: Sequence[SignalRecord], broken: str | None) -> tuple[list[SignalBatch], int]:
         """Step 1, and the moments that are whole; of how many records nothing could be made."""
@@ -233,7 +248,7 @@ class Line:
     def _put_aside(self, record: SignalRecord, reason: str) -> None:
         place = {"shard_id": record.shard_id, "sequence_number": str(record.sequence_number)}
         if self._failed is None:
-            raise PoisonedRecordError(f"{reason}; name a queue in aws.failed_signals, and the line goes on by itself")
+            raise PoisonedRecordError(f"{reason}; name a queue in aws.failed_signals, and processing goes on by itself")
         self._failed.add(record, reason)
         self._logger.error("a record was put aside", extra={**place, "reason": reason})
 
@@ -251,12 +266,20 @@ def _portions(records: Sequence[SignalRecord], max_bytes: int) -> Iterator[list[
         yield portion
 
 
-def _parts_of(state: Mapping[str, Any]) -> tuple[Mapping[str, object], Mapping[str, object]]:
-    match state:
-        case {"format": 1, "waiting": dict(waiting), "detectors": dict(detectors)}:
-            return detectors, waiting
-        case _:
-            raise StateError(
-                "expected the state of detection in format 1; upgrade the function, or delete the item DETECTORS/HEAD: "
-                "detectors then begin afresh"
-            )
+class _State(NamedTuple):
+    """What is saved: parts of signals that wait for the others, detectors, incidents; None before the first."""
+
+    waiting: Mapping[str, object]
+    detectors: Mapping[str, object] | None
+    incidents: Mapping[str, object] | None
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Self:
+        match state:
+            case {"format": 1, "waiting": dict(waiting), "detectors": dict(detectors), "incidents": dict(incidents)}:
+                return cls(waiting, detectors, incidents)
+            case _:
+                raise StateError(
+                    "expected the state of detection in format 1; upgrade the function, or delete the item "
+                    "DETECTION/HEAD: detectors then begin afresh"
+                )

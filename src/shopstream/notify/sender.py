@@ -1,8 +1,8 @@
-"""Tells people: takes notifications from the outbox and delivers them, beside the stream and never in its way.
+"""Sends notifications about incidents, beside the stream and never in its way.
 
 1. The store queues a notification in the transaction that opened the incident.
 2. The sender takes what is due: one incident in detail, several in one digest, at most one message per target and
-   `notify_interval`.
+   `notify_interval`. What has become part of another incident meanwhile is shown as that one.
 3. The channel delivers it, or fails; then the next attempt waits exponentially longer, with jitter, across restarts.
 4. The delivery is noted. A crash between 3 and 4 sends the same message again, with the same reference.
 """
@@ -14,18 +14,18 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 from tenacity import RetryCallState, Retrying, wait_exponential_jitter
 
 from shopstream.clock import Clock
 from shopstream.errors import RetryableError, ShopstreamError
-from shopstream.incidents.ports import NotificationChannel
+from shopstream.incidents.episode import SEVERITIES
+from shopstream.incidents.ports import DeliveryState, IncidentStore, Notification
 from shopstream.incidents.settings import AlertingSettings
-from shopstream.notify.message import Message, digest, notice_of
-from shopstream.notify.outbox import Outbox, Waiting
+from shopstream.notify.message import Message, Notice, digest, notice_of
+from shopstream.notify.ports import NotificationChannel
 
-__all__ = ["BackgroundSender", "Delivery", "Sender", "targets_of"]
+__all__ = ["BackgroundSender", "DeliveryReport", "Sender", "targets_of"]
 
 _MS = timedelta(milliseconds=1)
 _FIRST_WAIT_S = 1
@@ -57,7 +57,7 @@ def _target(service: str, address: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
+class DeliveryReport:
     """What one pass did: notifications delivered, to be tried again, and given up; and messages sent."""
 
     sent: int = 0
@@ -70,16 +70,16 @@ class Sender:
     """Delivers what is due. One object belongs to one thread.
 
     Args:
-        outbox: what waits; a path takes the incident store's file.
+        store: knows what is to be sent.
         channels: where messages go.
         settings: interval, attempts, waits, and whether actors are named.
         clock: processing time.
     """
 
     def __init__(
-        self, outbox: Outbox | Path, channels: Sequence[NotificationChannel], settings: AlertingSettings, clock: Clock
+        self, store: IncidentStore, channels: Sequence[NotificationChannel], settings: AlertingSettings, clock: Clock
     ) -> None:
-        self._outbox = outbox if isinstance(outbox, Outbox) else Outbox(outbox)
+        self._store = store
         self._channels = tuple(channels)
         self._settings = settings
         self._clock = clock
@@ -88,21 +88,21 @@ class Sender:
         )
         self._not_before_ms: dict[str, int] = {}
 
-    def deliver_pending(self, *, at_once: bool = False) -> Delivery:
+    def deliver_pending(self, *, at_once: bool = False) -> DeliveryReport:
         """One pass over all targets; one target's trouble is not another's.
 
         Args:
             at_once: do not wait for the interval to pass, because the process is about to end.
         """
-        total = Delivery()
+        total = DeliveryReport()
         for channel in self._channels:
             now_ms = self._clock.now_ms()
             if not at_once and now_ms < self._not_before_ms.get(channel.target, now_ms):
                 continue
-            waiting = self._outbox.due(channel.target, now_ms)
+            waiting = self._store.pending(channel.target, now_ms)
             if waiting:
                 done = self._deliver(channel, waiting)
-                total = Delivery(
+                total = DeliveryReport(
                     total.sent + done.sent,
                     total.retried + done.retried,
                     total.given_up + done.given_up,
@@ -111,43 +111,52 @@ class Sender:
         return total
 
     def close(self) -> None:
-        """Give the outbox back."""
-        self._outbox.close()
+        """Give the store back."""
+        self._store.close()
 
-    def _deliver(self, channel: NotificationChannel, waiting: Sequence[Waiting]) -> Delivery:
+    def _deliver(self, channel: NotificationChannel, waiting: Sequence[Notification]) -> DeliveryReport:
         message = self._message(waiting)
-        references = [one.notice.reference for one in waiting]
+        references = [one.reference for one in waiting]
         try:
             channel.send(message)
         except RetryableError as error:
             return self._failed(channel.target, waiting, str(error))
         now_ms = self._clock.now_ms()
-        self._outbox.sent(channel.target, references, now_ms)
+        self._store.mark(references, channel.target, DeliveryState.SENT, now_ms)
         self._not_before_ms[channel.target] = now_ms + self._settings.notify_interval // _MS
-        return Delivery(sent=len(waiting), messages=1)
+        return DeliveryReport(sent=len(waiting), messages=1)
 
-    def _message(self, waiting: Sequence[Waiting]) -> Message:
+    def _message(self, waiting: Sequence[Notification]) -> Message:
         keys = self._settings.notify_keys
-        notices = [one.notice for one in waiting]
+        found: dict[str, Notice] = {}
+        for one in waiting:
+            incident = self._store.get(one.incident_id)
+            if incident.parent:
+                incident = self._store.get(incident.parent)
+            notice = Notice(one.reference, one.kind, one.severity, incident)
+            known = found.get(incident.id)
+            if known is None or SEVERITIES.index(known.severity) < SEVERITIES.index(one.severity):
+                found[incident.id] = notice
+        notices = list(found.values())
         return notice_of(notices[0], keys=keys) if len(notices) == 1 else digest(notices, keys=keys)
 
-    def _failed(self, target: str, waiting: Sequence[Waiting], error: str) -> Delivery:
+    def _failed(self, target: str, waiting: Sequence[Notification], error: str) -> DeliveryReport:
         now_ms = self._clock.now_ms()
         last = self._settings.notify_attempts - 1
-        over = [one.notice.reference for one in waiting if one.attempts >= last]
-        again = [one.notice.reference for one in waiting if one.attempts < last]
+        over = [one.reference for one in waiting if one.attempts >= last]
+        again = [one.reference for one in waiting if one.attempts < last]
         wait = self._wait_after(1 + max((one.attempts for one in waiting if one.attempts < last), default=0))
         due_ms = now_ms + wait // _MS
         if over:
-            self._outbox.given_up(target, over, error, now_ms)
+            self._store.mark(over, target, DeliveryState.FAILED, now_ms, error)
             _LOGGER.error(
                 "%d notifications to %s were given up after %d attempts: %s; see `shopstream notify list`",
                 len(over), target, self._settings.notify_attempts, error,
             )  # fmt: skip
         if again:
-            self._outbox.failed(target, again, error, due_ms)
+            self._store.mark(again, target, DeliveryState.PENDING, due_ms, error)
         self._not_before_ms[target] = due_ms
-        return Delivery(retried=len(again), given_up=len(over))
+        return DeliveryReport(retried=len(again), given_up=len(over))
 
     def _wait_after(self, attempts: int) -> timedelta:
         state = RetryCallState(Retrying(), None, (), {})

@@ -23,16 +23,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
 from shopstream.clock import from_ms, to_ms
 from shopstream.detection.detection import Nature
 from shopstream.incidents.explanation import genuine_share, title_of
-from shopstream.incidents.incident import Actor, Handling, Incident
-from shopstream.incidents.queries import reading
-from shopstream.incidents.rows import incident_of, stored_of
+from shopstream.incidents.incident import Actor, Incident, TriageStatus
+from shopstream.incidents.ports import IncidentStore
 
 __all__ = ["Blocked", "Blocklist", "BlocklistFormat", "LeftOut", "network_of", "read_blocklist", "render"]
 
@@ -46,14 +44,6 @@ _OWN = tuple(
     )
 )
 """Networks of one's own: of a machine, a house, a provider's inside."""
-
-_BOTS = """
-SELECT e.*, h.handling AS head_handling
-FROM incidents AS e JOIN incidents AS h
-    ON h.scope = substr(e.root, 1, 16) AND h.ordinal = CAST(substr(e.root, 18) AS INTEGER)
-WHERE e.verdict = 'bot' AND e.actor IS NOT NULL AND e.last_event_ms > ?
-ORDER BY e.actor_kind, e.actor, e.last_event_ms DESC, e.rule
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,45 +83,30 @@ class Blocklist:
         return dict(Counter(one.reason for one in self.left_out).most_common())
 
 
-def read_blocklist(path: Path, ttl: timedelta, limit: float, now: datetime | None = None) -> Blocklist:
+def read_blocklist(store: IncidentStore, ttl: timedelta, limit: float, now: datetime | None = None) -> Blocklist:
     """What to block at a moment.
 
     Args:
-        path: the incident store's file.
+        store: the incidents.
         ttl: each is blocked this long after its last event in an incident.
         limit: most estimated share of genuine events, 0 to 1.
         now: in event time; None takes the moment up to which the engine has judged.
-
-    Raises:
-        StateError: the file is no incident store, or of another version.
     """
-    with reading(path) as connection:
-        if connection is None:
-            return Blocklist(now or from_ms(0))
-        if now is None:
-            newest = connection.execute(
-                "SELECT min((SELECT value FROM marks WHERE name = 'watermark_ms'), "
-                "(SELECT max(closes_ms) FROM incidents))"
-            ).fetchall()
-            now = from_ms(newest[0][0] or 0)
-        rows = connection.execute(_BOTS, (to_ms(now - ttl),)).fetchall()
-    found: dict[Actor, list[tuple[Incident, set[str]]]] = {}
-    for row in rows:
-        stored = stored_of(row)
-        found.setdefault(Actor(row["actor_kind"], row["actor"]), []).append(
-            (incident_of(stored), {row["handling"], row["head_handling"]})
-        )
+    if now is None:
+        now = from_ms(store.as_of_ms() or 0)
+    found: dict[Actor, list[Incident]] = {}
+    for episode in store.actors(to_ms(now - ttl) + 1):
+        if episode.verdict == "bot":
+            found.setdefault(episode.actors[0], []).append(episode)
     blocked: list[Blocked] = []
     left_out: list[LeftOut] = []
-    for actor, parts in found.items():
-        newest_part = parts[0][0]
-        incident_id = newest_part.parent or newest_part.id
-        reason = _reason(actor, parts, limit)
-        if reason:
+    for actor, episodes in sorted(found.items()):
+        newest = min(episodes, key=lambda one: (-to_ms(one.last_event_time), one.rule))
+        incident_id = newest.parent or newest.id
+        if reason := _reason(actor, episodes, limit):
             left_out.append(LeftOut(actor, incident_id, reason))
         else:
-            until = newest_part.last_event_time + ttl
-            blocked.append(Blocked(actor, until, newest_part.rule, incident_id, title_of(newest_part)))
+            blocked.append(Blocked(actor, newest.last_event_time + ttl, newest.rule, incident_id, title_of(newest)))
     return Blocklist(now, tuple(blocked), tuple(left_out))
 
 
@@ -145,15 +120,15 @@ def network_of(actor: Actor) -> IPv4Network | IPv6Network | None:
         return None
 
 
-def _reason(actor: Actor, parts: list[tuple[Incident, set[str]]], limit: float) -> str:
+def _reason(actor: Actor, episodes: Sequence[Incident], limit: float) -> str:
     """Why not to block; empty if nothing speaks against it."""
-    if any(Handling.FALSE_POSITIVE in handled for _, handled in parts):
+    if any(episode.false_positive for episode in episodes):
         return "somebody called it a false positive"
-    if all(Handling.RESOLVED in handled for _, handled in parts):
+    if all(TriageStatus.RESOLVED in {episode.status, episode.parent_status} for episode in episodes):
         return "its incident is resolved"
-    if all(part.nature is not Nature.ATTACK for part, _ in parts):
+    if all(episode.nature is not Nature.ATTACK for episode in episodes):
         return "what it does is no attack"
-    return _wrong_address(actor) or _genuine(parts, limit)
+    return _wrong_address(actor) or _genuine(episodes, limit)
 
 
 def _wrong_address(actor: Actor) -> str:
@@ -167,8 +142,8 @@ def _wrong_address(actor: Actor) -> str:
     return ""
 
 
-def _genuine(parts: list[tuple[Incident, set[str]]], limit: float) -> str:
-    shares = [share for part, _ in parts if (share := genuine_share(part)) is not None]
+def _genuine(episodes: Sequence[Incident], limit: float) -> str:
+    shares = [share for episode in episodes if (share := genuine_share(episode)) is not None]
     if not shares:
         return "it may be shared, and how much of its traffic is genuine is not known"
     return f"more than {limit:.0%} of its traffic is estimated to be genuine" if max(shares) > limit else ""

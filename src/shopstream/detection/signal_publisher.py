@@ -1,4 +1,4 @@
-"""Puts an engine's signals into a stream of one shard, for a judge elsewhere."""
+"""Puts an engine's signals into a stream of one shard, for detection elsewhere."""
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -8,9 +8,9 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 
 from shopstream.clock import Clock
 from shopstream.detection.detector import BIN_MS
+from shopstream.detection.runner import DetectionResult
 from shopstream.engine.signals import Quiet, Signal, encode_signals
 from shopstream.errors import BackpressureError, RetryableError
-from shopstream.incidents.detection_runner import DetectionResult
 from shopstream.stream.ports import NewRecord, StreamWriter
 
 __all__ = ["SignalPublisher"]
@@ -21,9 +21,9 @@ _wait = wait_exponential(multiplier=0.1, max=10)
 
 
 class SignalPublisher:
-    """See `judging.DetectionRunner`: what is told is in the stream when `judge` returns, at least once and in order.
+    """See `runner.DetectionRunner`: signals are in the stream when `run` returns, at least once and in order.
 
-    After a crash the engine tells everything since its checkpoint again; a judge knows by event time what it had.
+    After a crash the engine publishes all signals since its checkpoint again; the detectors ignore what they had.
 
     Args:
         writer: a stream whose records all reach one shard.
@@ -41,7 +41,7 @@ class SignalPublisher:
             reraise=True,
         )
 
-    def judge(self, signals: Sequence[Signal], until_ms: int, quiet: Quiet | None = None) -> DetectionResult:
+    def run(self, signals: Sequence[Signal], until_ms: int, quiet: Quiet | None = None) -> DetectionResult:
         """Put them into the stream. Without signals, only each whole bin of event time is worth a record.
 
         Raises:
@@ -62,11 +62,11 @@ class SignalPublisher:
             raise RetryableError(f"the stream of signals refused a record: {outcome.error_code}")
 
     def snapshot(self) -> None:
-        """Nothing: what it told last is told again."""
+        """Nothing: what it published last is published again."""
         return
 
-    def restore(self, state: Mapping[str, object]) -> list[str]:  # noqa: ARG002  a checkpoint of a worker that judged itself
-        """What a checkpoint holds of detectors stays there: they begin afresh where signals are judged now."""
+    def restore(self, state: Mapping[str, object]) -> list[str]:  # noqa: ARG002  a checkpoint of a worker that ran detection itself
+        """The state of detectors stays in the checkpoint: they begin afresh where detection runs now."""
         return []
 
 

@@ -8,12 +8,12 @@ from datetime import timedelta
 import pytest
 from aws_lambda_powertools import Logger
 
+from incident_desk import read_incidents
 from lambdas.hour import seen
 from lambdas.shop import left
 from shopstream.engine.signals import encode_signals
-from shopstream.errors import BackpressureError, ConfigurationError, PermanentError
-from shopstream.incidents.item import ItemTooLargeError
-from shopstream.incidents.table import ConflictError
+from shopstream.errors import BackpressureError, ConfigurationError, PermanentError, RetryableError
+from shopstream.incidents.aws import ItemTooLargeError
 from shopstream.lambdas.signal_processor import PoisonedRecordError
 
 
@@ -24,17 +24,19 @@ def poisoned(record, payload=b"\xff not signals"):
 def test_a_poisoned_record_is_put_aside_with_its_reason_and_the_line_goes_on(shop, records, expected):
     bad = poisoned(records[0])
     good = [replace(one, sequence_number=one.sequence_number + 1) for one in records]
-    taken = shop.line().take([*good[:7], replace(bad, sequence_number=good[6].sequence_number + 1), *good[7:]], left)
-    assert (taken.failed, taken.poisoned) == (None, 1)
+    done = shop.processor().process(
+        [*good[:7], replace(bad, sequence_number=good[6].sequence_number + 1), *good[7:]], left
+    )
+    assert (done.failed, done.poisoned) == (None, 1)
     ((number, reason),) = shop.failed
     assert number == good[6].sequence_number + 1
     assert "expected signals as JSON" in reason
-    assert seen(shop.path) == expected
+    assert seen(read_incidents(shop.path)) == expected
 
 
 @pytest.mark.parametrize("payload", [b"", b"{}", b"[" * 100_000, b'{"format":99,"until_ms":1,"signals":[]}', b"\x80"])
 def test_whatever_is_no_batch_of_signals_is_put_aside(shop, records, payload):
-    assert shop.line().take([poisoned(records[0], payload), records[1]], left).failed is None
+    assert shop.processor().process([poisoned(records[0], payload), records[1]], left).failed is None
     assert len(shop.failed) == 1
 
 
@@ -46,38 +48,38 @@ def test_a_moment_that_lost_a_part_is_put_aside_and_the_next_one_is_judged(shop,
         replace(records[0], payload=payload, sequence_number=records[0].sequence_number + number)
         for number, payload in enumerate(lost)
     ]
-    taken = shop.line().take(told, left)
-    assert taken.failed is None
-    assert taken.poisoned == len(shop.failed) >= 2
+    done = shop.processor().process(told, left)
+    assert done.failed is None
+    assert done.poisoned == len(shop.failed) >= 2
     assert "if it was a part of signals" not in shop.failed[0][1]
     assert "those before it were lost" in shop.failed[1][1]
-    assert taken.signals > 0
+    assert done.signals > 0
 
 
 def test_without_a_queue_a_poisoned_record_is_given_back_once_those_before_it_are_done(shop, records):
-    line = shop.line(failed=None)
+    processor = shop.processor(failed=None)
     bad = replace(poisoned(records[2]), sequence_number=records[2].sequence_number + 1)
     batch = [*records[:3], bad, *records[3:9]]
-    taken = line.take(batch, left)
-    assert isinstance(taken.error, PoisonedRecordError)
-    assert taken.failed == bad.sequence_number
-    assert line.take(batch[3:], left).failed == bad.sequence_number
-    assert line.take(records[3:9], left).failed is None  # Lambda gave the poisoned one up
+    done = processor.process(batch, left)
+    assert isinstance(done.error, PoisonedRecordError)
+    assert done.failed == bad.sequence_number
+    assert processor.process(batch[3:], left).failed == bad.sequence_number
+    assert processor.process(records[3:9], left).failed is None  # Lambda gave the poisoned one up
 
 
 def breaking(shop, error, window="breaks"):
-    """A way to build judges that signals of one window break."""
-    judging = shop.judging
+    """A way to make runners that signals of one window break."""
+    make = shop.runner
 
     class Fragile:
         def __init__(self):
-            self._judging = judging()
-            self.snapshot, self.restore = self._judging.snapshot, self._judging.restore
+            self._runner = make()
+            self.snapshot, self.restore = self._runner.snapshot, self._runner.restore
 
-        def judge(self, signals, until_ms, quiet=None):
+        def run(self, signals, until_ms, quiet=None):
             if any(signal.window == window for signal in signals):
                 raise error
-            return self._judging.judge(signals, until_ms, quiet)
+            return self._runner.run(signals, until_ms, quiet)
 
     return Fragile
 
@@ -91,26 +93,28 @@ def of_window(record, window):
     return replace(record, payload=json.dumps(document).encode(), sequence_number=record.sequence_number - 1)
 
 
-def test_a_record_that_breaks_the_judge_is_found_among_many_and_put_aside(shop, records, expected, capsys):
+def test_a_record_that_breaks_detection_is_found_among_many_and_put_aside(shop, records, expected, capsys):
     bad = of_window(records[5], "breaks")
-    line = shop.line(build=breaking(shop, KeyError(7 * 673)), logger=Logger(service="fragile", stream=sys.stdout))
-    taken = line.take([*records[:5], bad, *records[5:]], left)
+    processor = shop.processor(
+        runner=breaking(shop, KeyError(7 * 673)), logger=Logger(service="fragile", stream=sys.stdout)
+    )
+    done = processor.process([*records[:5], bad, *records[5:]], left)
     log = capsys.readouterr().out
-    assert ("KeyError" in log, "in judge" in log, "4711" in log) == (True, True, False)
-    assert (taken.failed, taken.poisoned) == (None, 1)
+    assert ("KeyError" in log, "in run" in log, "4711" in log) == (True, True, False)
+    assert (done.failed, done.poisoned) == (None, 1)
     assert [number for number, _ in shop.failed] == [bad.sequence_number]
-    assert seen(shop.path) == expected
+    assert seen(read_incidents(shop.path)) == expected
 
 
-def test_a_record_whose_incident_is_too_large_is_put_aside_with_its_reason_and_the_others_are_judged(
+def test_a_record_whose_incident_is_too_large_is_put_aside_with_its_reason_and_the_others_are_processed(
     shop, records, expected
 ):
     bad = of_window(records[5], "breaks")
     too_large = ItemTooLargeError("the episode of incident a-1 has 500000")
-    taken = shop.line(build=breaking(shop, too_large)).take([*records[:5], bad, *records[5:]], left)
-    assert (taken.failed, taken.error, taken.poisoned) == (None, None, 1)
+    done = shop.processor(runner=breaking(shop, too_large)).process([*records[:5], bad, *records[5:]], left)
+    assert (done.failed, done.error, done.poisoned) == (None, None, 1)
     assert shop.failed == [(bad.sequence_number, str(too_large))]
-    assert seen(shop.path) == expected
+    assert seen(read_incidents(shop.path)) == expected
 
 
 @pytest.mark.parametrize(
@@ -118,17 +122,17 @@ def test_a_record_whose_incident_is_too_large_is_put_aside_with_its_reason_and_t
     [
         ConfigurationError("denied"),
         BackpressureError("throttled", timedelta(seconds=1)),
-        ConflictError("another has written"),
+        RetryableError("another has written"),
         PermanentError("refused"),
     ],
 )
 def test_what_is_no_fault_of_a_record_is_never_put_aside(shop, records, error):
-    taken = shop.line(build=breaking(shop, error)).take([*records[:5], of_window(records[5], "breaks")], left)
-    assert (taken.failed, taken.error, shop.failed) == (records[0].sequence_number, error, [])
+    done = shop.processor(runner=breaking(shop, error)).process([*records[:5], of_window(records[5], "breaks")], left)
+    assert (done.failed, done.error, shop.failed) == (records[0].sequence_number, error, [])
 
 
 def in_three(record):
-    """A moment in three parts, the last of which breaks judges of `breaking`."""
+    """A moment in three parts, the last of which breaks runners of `breaking`."""
     document = json.loads(of_window(record, "breaks").payload)
     return [
         replace(
@@ -142,10 +146,10 @@ def in_three(record):
 
 @pytest.mark.parametrize("portion", [1, 100])
 def test_parts_that_waited_for_one_that_is_put_aside_are_told_of_and_counted(shop, records, portion):
-    line, told = shop.line(build=breaking(shop, ItemTooLargeError("too large"))), in_three(records[0])
+    processor, told = shop.processor(runner=breaking(shop, ItemTooLargeError("too large"))), in_three(records[0])
     told.append(records[0])
-    taken = [line.take(told[first : first + portion], left) for first in range(0, 4, portion)]
-    assert sum(one.poisoned for one in taken) == 3
+    done = [processor.process(told[first : first + portion], left) for first in range(0, 4, portion)]
+    assert sum(one.poisoned for one in done) == 3
     ((number, reason),) = shop.failed
     assert number == told[2].sequence_number
     assert reason == "too large; the 2 parts of the same moment before it are lost with it"
@@ -153,6 +157,6 @@ def test_parts_that_waited_for_one_that_is_put_aside_are_told_of_and_counted(sho
 
 def test_parts_before_a_torn_one_or_a_gap_are_told_of(shop, records):
     told = in_three(records[0])
-    shop.line().take([told[0], poisoned(told[1]), told[2]], left)
+    shop.processor().process([told[0], poisoned(told[1]), told[2]], left)
     assert "if it was a part of signals, the 1 before it are lost" in shop.failed[0][1]
     assert shop.failed[1][1].endswith("the 1 parts of the same moment before it are lost with it")

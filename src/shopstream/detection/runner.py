@@ -1,7 +1,4 @@
-"""From signals to incidents: rules, detectors, allow-lists and the incident store, wherever they run.
-
-The engine's process has this at hand, or puts its signals into a stream (`publishing`) and a function has it.
-"""
+"""From signals to detections: rules, detectors and allow-lists, in the engine's process or in a function."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +9,8 @@ from shopstream.detection.detection import Detection
 from shopstream.detection.detector_runner import DetectorRunner
 from shopstream.detection.rule_matcher import Rules, detect
 from shopstream.engine.signals import Quiet, Signal
-from shopstream.incidents.incident import IncidentChange
-from shopstream.incidents.ports import IncidentStore
 
-__all__ = ["DetectionResult", "DetectionRunner", "Judging"]
+__all__ = ["DetectionResult", "DetectionRunner", "LocalDetectionRunner"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +18,11 @@ class DetectionResult:
     """What came of signals.
 
     Args:
-        detections: all, those that an allow-list covers marked as such.
-        changes: what happened to incidents.
+        detections: final and provisional ones; those that an allow-list covers are marked as such.
         late_signals: those that came after their bin had been handed to the detectors.
     """
 
     detections: Sequence[Detection] = ()
-    changes: Sequence[IncidentChange] = ()
     late_signals: int = 0
 
     @property
@@ -41,12 +34,12 @@ class DetectionResult:
 class DetectionRunner(Protocol):
     """Takes an engine's signals."""
 
-    def judge(self, signals: Sequence[Signal], until_ms: int, quiet: Quiet | None = None) -> DetectionResult:
+    def run(self, signals: Sequence[Signal], until_ms: int, quiet: Quiet | None = None) -> DetectionResult:
         """Signals of one moment, in the engine's order.
 
         Args:
             signals: all since the call before.
-            until_ms: event time up to which everything is told; never goes back.
+            until_ms: event time up to which all signals have come; never goes back.
             quiet: how far the clock has gone on without events; None where some come.
         """
         ...
@@ -60,35 +53,25 @@ class DetectionRunner(Protocol):
         ...
 
 
-class Judging:
-    """DetectionRunner here and now. The same signals again, after a crash, give the same incidents.
+class LocalDetectionRunner:
+    """A DetectionRunner here and now. The same signals again, after a crash, give the same detections.
 
     Args:
         rules: rule id → rule, those that are switched on.
         bank: the detectors.
-        allow_list: what it covers is kept and counted, and opens no incident.
-        incidents: where detections go.
+        allow_list: marks what it covers.
     """
 
-    def __init__(self, rules: Rules, bank: DetectorRunner, allow_list: AllowList, incidents: IncidentStore) -> None:
+    def __init__(self, rules: Rules, bank: DetectorRunner, allow_list: AllowList) -> None:
         self._rules = rules
         self._bank = bank
         self._allow_list = allow_list
-        self._incidents = incidents
 
-    def judge(self, signals: Sequence[Signal], until_ms: int, quiet: Quiet | None = None) -> DetectionResult:
-        """See `DetectionRunner.judge`.
-
-        Raises:
-            RetryableError: the incident store is busy. The detectors have had these signals: restore the last snapshot
-                and give all since then again.
-        """
+    def run(self, signals: Sequence[Signal], until_ms: int, quiet: Quiet | None = None) -> DetectionResult:
+        """See `DetectionRunner.run`."""
         late = self._bank.late_signals
         found = [*detect(signals, self._rules), *self._bank.advance(signals, until_ms, quiet)]
-        detections = self._allow_list.mark(found)
-        told = [detection for detection in detections if detection.suppression is None]
-        changes = self._incidents.apply(told, until_ms, quiet.until_ms if quiet else None)
-        return DetectionResult(detections, changes, self._bank.late_signals - late)
+        return DetectionResult(self._allow_list.mark(found), self._bank.late_signals - late)
 
     def snapshot(self) -> dict[str, object]:
         """The detectors' state."""

@@ -7,10 +7,10 @@ import boto3
 import pytest
 
 from shopstream.clock import ManualClock
-from shopstream.errors import BackpressureError, RetryableError, StateError
-from shopstream.incidents import detector_state
-from shopstream.incidents.aws import DetectorState
+from shopstream.errors import BackpressureError, StateError
 from shopstream.incidents.settings import DynamoSettings
+from shopstream.lambdas import state as detection_state
+from shopstream.lambdas.state import DetectionState
 from standins import faults
 
 pytestmark = pytest.mark.aws
@@ -38,7 +38,7 @@ def place(proxy, make_table):
 
 @pytest.fixture
 def state(place, clock):
-    return DetectorState(place, clock)
+    return DetectionState(place, clock)
 
 
 def large(seed):
@@ -48,7 +48,7 @@ def large(seed):
 
 def parts(place):
     items = boto3.client("dynamodb").scan(TableName=place.table)["Items"]
-    return [item for item in items if item["pk"]["S"].startswith("DETECTORS#")]
+    return [item for item in items if item["pk"]["S"].startswith("DETECTION#")]
 
 
 def test_at_first_there_is_none(state):
@@ -59,44 +59,33 @@ def test_at_first_there_is_none(state):
 def test_a_state_larger_than_an_item_comes_back_exactly(state, place, clock):
     positions = {"shardId-000000000000": SEQUENCE_NUMBER}
     assert state.save(large(1), positions, until_ms=5_000) == 1
-    saved = DetectorState(place, clock).load()
+    saved = DetectionState(place, clock).load()
     assert (saved.state, saved.positions, saved.until_ms) == (large(1), positions, 5_000)
     assert (saved.generation, saved.saved_ms, state.generation()) == (1, clock.now_ms(), 1)
     assert len(parts(place)) > 2
 
 
 def test_of_two_that_save_one_wins_and_the_other_is_told(state, place, clock):
-    other = DetectorState(place, clock)
+    other = DetectionState(place, clock)
     state.save(large(1), {"a": 1})
     state.save(large(2), {"a": 2}, expected_generation=1)
-    with pytest.raises(StateError, match="expected detector state of generation 1, got 2"):
+    with pytest.raises(StateError, match="expected the state of detection of generation 1, got 2"):
         other.save(large(3), {"a": 2}, expected_generation=1)
     assert other.load().state == large(2)
 
 
 def test_a_lost_answer_saves_once(state, proxy):
-    proxy.on("TransactWriteItems", faults.lost_answer())
-    proxy.on("BatchWriteItem", faults.lost_answer())
+    proxy.on("PutItem", faults.lost_answer(), times=2)
     assert state.save({"a": 1}, {}) == 1
     assert state.load().generation == 1
 
 
 def test_a_throttled_save_leaves_what_was_saved_before(state, proxy):
     state.save({"a": 1}, {})
-    proxy.on("TransactWriteItems", faults.throttled(), times=5)
+    proxy.on("PutItem", faults.throttled(), times=5)
     with pytest.raises(BackpressureError):
         state.save({"a": 2}, {}, expected_generation=1)
     assert state.load().state == {"a": 1}
-    proxy.on("BatchWriteItem", faults.partly(lambda *_: True), times=None)
-    with pytest.raises(BackpressureError, match="throttles"):
-        state.save({"a": 2}, {}, expected_generation=1)
-    assert state.load().state == {"a": 1}
-
-
-def test_a_conflict_with_nobody_is_tried_again_by_the_caller(state, proxy):
-    proxy.on("TransactWriteItems", faults.error("TransactionConflictException", "busy"), times=None)
-    with pytest.raises(RetryableError, match="another writer"):
-        state.save({"a": 1}, {})
 
 
 def test_what_expires_begins_afresh_and_can_be_saved_over(state, place):
@@ -125,7 +114,7 @@ def test_of_old_generations_only_what_expires_is_left(state, place, clock):
     for generation in range(3):
         state.save({"a": generation}, {}, expected_generation=generation)
     expiries = {int(part["expires_at"]["N"]) for part in parts(place)}
-    assert expiries == {clock.now_ms() // 1_000 + round(detector_state.KEPT.total_seconds())}
+    assert expiries == {clock.now_ms() // 1_000 + round(detection_state.KEPT.total_seconds())}
 
 
 def test_a_damaged_or_foreign_state_says_so(state, place):
@@ -135,7 +124,7 @@ def test_a_damaged_or_foreign_state_says_so(state, place):
     client.put_item(TableName=place.table, Item=part | {"data": {"B": b"no"}})
     with pytest.raises(StateError, match="damaged"):
         state.load()
-    head = client.get_item(TableName=place.table, Key={"pk": {"S": "DETECTORS"}, "sk": {"S": "HEAD"}})["Item"]
+    head = client.get_item(TableName=place.table, Key={"pk": {"S": "DETECTION"}, "sk": {"S": "HEAD"}})["Item"]
     client.put_item(TableName=place.table, Item=head | {"format": {"N": "9"}})
     with pytest.raises(StateError, match="format 1, got 9"):
         state.load()
