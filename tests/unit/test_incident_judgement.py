@@ -15,7 +15,8 @@ from shopstream.detection.detection import Detection, Nature, Severity
 from shopstream.detection.rule_matcher import detection_id
 from shopstream.incidents.explanation import genuine_share, lines_of, title_of
 from shopstream.incidents.incident import State, TriageStatus
-from shopstream.incidents.queries import RulePrecision, read_precision, read_verdicts
+from shopstream.incidents.precision import RulePrecision, read_precision
+from shopstream.incidents.verdicts import read_verdicts
 from shopstream.response.blocklist import BlocklistFormat, read_blocklist, render
 from shopstream.response.ocsf import cloud_event
 
