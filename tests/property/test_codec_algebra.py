@@ -49,7 +49,7 @@ def plain(table):
 
 @settings(deadline=None)
 @given(tables)
-def test_each_format_gives_back_what_went_in_and_the_same_ids(table):
+def test_every_format_decodes_to_the_same_events_and_ids(table):
     decoded = [DECODER.decode([encode(table)], [ARRIVAL_MS]) for encode in ENCODERS]
     for result in decoded:
         assert result.rejects.to_pylist() == []

@@ -15,7 +15,8 @@ from shopstream.detection.detection import Detection, Nature, Severity
 from shopstream.detection.rule_matcher import detection_id
 from shopstream.incidents.explanation import genuine_share, lines_of, title_of
 from shopstream.incidents.incident import State, TriageStatus
-from shopstream.incidents.queries import RulePrecision, read_precision, read_verdicts
+from shopstream.incidents.precision import RulePrecision, read_precision
+from shopstream.incidents.verdicts import read_verdicts
 from shopstream.response.blocklist import BlocklistFormat, read_blocklist, render
 from shopstream.response.ocsf import cloud_event
 
@@ -117,7 +118,7 @@ def test_one_actor_of_a_campaign_can_be_human(store):
     assert store.get(incident.id).state is State.OPEN
 
 
-def test_precision_counts_what_people_have_judged(store):
+def test_precision_counts_triaged_incidents(store):
     store.apply([detection(at * 60 * MINUTE) for at in range(4)], 0)
     store.apply([detection(1_000, rule="user_breadth")], 0)
     ids = sorted(incident.id for incident in store.list())
@@ -167,7 +168,7 @@ def test_buyers_are_not_blocked_unless_buying_is_the_attack(store):
     assert (yes, set(no)) == ({"8"}, {"7"})
 
 
-def test_judged_incidents_faults_and_the_past_are_not_blocked(store):
+def test_resolved_incidents_faults_and_the_past_are_not_blocked(store):
     keys = [{"user_id": str(user)} for user in range(4)]
     batch = [detection(0, key, rule=f"rule_{n}", label=f"owasp.oat-00{n + 1}") for n, key in enumerate(keys)]
     batch[3] = replace(batch[3], nature=Nature.FAULT)
@@ -282,6 +283,7 @@ def test_an_incident_is_explained_in_sentences(store):
     evidence = {
         "expected": 12.5, "low": 8, "high": 17, "score": 31.2, "contributions": {"level": 0.7, "cusum": 0.3},
         "excess_events": 1200, "confidence": 0.9, "baseline_age_ms": 86_400_000, "forecast_error": 0.08,
+        "baseline_ms": 14 * 86_400_000,
         "composition": {"carts": [0.01, 0.05]},
     }  # fmt: skip
     store.apply([detection(0, {}, rule="volume", evidence=evidence)], 0)
@@ -291,7 +293,9 @@ def test_an_incident_is_explained_in_sentences(store):
     assert lines["expected"] == "12.5, between 8 and 17"
     assert lines["score"] == "31.2 standard deviations (level 70.0%, cusum 30.0%)"
     assert lines["confidence"] == "90.0% (volume 90%)"
-    assert lines["baseline"] == "The baseline is 1 d old. Forecasts are off by 8.0% on average."
+    assert lines["baseline"] == (
+        "The baseline was learned from 14 d of events and is 1 d old. Forecasts are off by 8.0% on average."
+    )
     assert lines["composition"] == "carts 1.0% (normally 5.0%)"
     assert lines["difference"] == "1,200 events more than expected."
     assert next(iter(lines)) == "difference"

@@ -20,7 +20,7 @@ from sqlalchemy import URL
 from sqlalchemy.exc import OperationalError
 
 from shopstream.clock import Clock
-from shopstream.engine.checkpoint import sync_file, sync_folder
+from shopstream.engine.checkpoint import sync
 from shopstream.errors import RetryableError
 from shopstream.lakehouse.catalog import CATALOG_NAME, LakeCatalog
 from shopstream.lakehouse.files import locked
@@ -52,7 +52,7 @@ class _SyncedStream(BufferedWriter):
         self.flush()
         os.fsync(self.fileno())
         super().close()
-        sync_folder(self._path.parent)
+        sync(self._path.parent)
 
 
 class _DurableFile(PyArrowFile):
@@ -101,8 +101,8 @@ class LocalStorage:
     def keep(self, draft: Path, location: str) -> int:  # noqa: ARG002  the draft is written where it stays
         """Force a finished file to the disk; returns its size in bytes."""
         if self._durable:
-            sync_file(draft)
-            sync_folder(draft.parent)
+            sync(draft)
+            sync(draft.parent)
         return draft.stat().st_size
 
     def remove(self, locations: Iterable[str]) -> int:

@@ -220,7 +220,7 @@ class _LogFullError(BackpressureError):
 
 
 class EmbeddedStream(AbstractContextManager["EmbeddedStream"]):
-    """StreamWriter, StreamReader, StreamAdmin and ConsumerPositions on one SQLite file."""
+    """A `Stream` in one SQLite file, whose shards can be split and merged."""
 
     def __init__(self, database: Database, settings: StreamSettings, clock: Clock, log_reserve: int) -> None:
         self._database = database
