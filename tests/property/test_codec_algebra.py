@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from encoding import encode_csv, encode_json
 from shopstream.events.arrow_ipc import encode_arrow
 from shopstream.events.codec import Decoder
-from shopstream.events.schema import REES46_COLUMNS, WIRE_SCHEMA
+from shopstream.events.columns import REES46_COLUMNS
+from shopstream.events.schema import WIRE_SCHEMA
 from shopstream.events.validation import Reason
 
 ARRIVAL_MS = 4_000_000_000_000

@@ -8,7 +8,8 @@ import pytest
 from encoding import content_id, encode_csv, encode_json
 from shopstream.events.arrow_ipc import encode_arrow
 from shopstream.events.codec import Decoded, Decoder, decode
-from shopstream.events.schema import EVENT_ID_SQL, PRICE_TYPE, REES46_COLUMNS, WIRE_SCHEMA
+from shopstream.events.columns import REES46_COLUMNS
+from shopstream.events.schema import EVENT_ID_SQL, PRICE_TYPE, WIRE_SCHEMA
 from shopstream.events.validation import Reason
 
 ARRIVAL_MS = 1_600_000_000_000

@@ -23,7 +23,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shopstream.events.schema import EVENT_FIELDS, EventType
+from shopstream.events.columns import EventType
+from shopstream.events.schema import EVENT_FIELDS
 
 __all__ = [
     "MAX_TEXT",
