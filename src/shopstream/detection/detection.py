@@ -62,8 +62,8 @@ class Detection:
         verdict: on the key's actor: bot, human or unknown; None for no verdict.
         evidence: JSON-ready. A detector fills in what it knows of `expected`, `low`, `high` (the interval), `score`,
             `contributions` (name → share of the score), `excess_events`, `confidence` (0 to 1), `genuine_share`
-            (estimated share of genuine events in the affected traffic), `baseline_age_ms`, `forecast_error`,
-            `composition` (name → [observed, expected]).
+            (estimated share of genuine events in the affected traffic), `baseline_ms` (length of the
+            history), `baseline_age_ms`, `forecast_error`, `composition` (name → [observed, expected]).
         suppression: set by the allow-list; the detection is kept and counted then, but opens no incident.
     """
 

@@ -163,10 +163,15 @@ def _parts(texts: Iterable[str]) -> str:
 
 
 def _baseline(evidence: Mapping[str, object]) -> str:
-    age, error = evidence.get("baseline_age_ms"), evidence.get("forecast_error")
+    history, age, error = (evidence.get(name) for name in ("baseline_ms", "baseline_age_ms", "forecast_error"))
     parts = []
     if isinstance(age, int | float):
-        parts.append(f"The baseline is {describe_length(timedelta(milliseconds=age))} old.")
+        learned = (
+            f"was learned from {describe_length(timedelta(milliseconds=history))} of events and "
+            if isinstance(history, int | float)
+            else ""
+        )
+        parts.append(f"The baseline {learned}is {describe_length(timedelta(milliseconds=age))} old.")
     if isinstance(error, int | float):
         parts.append(f"Forecasts are off by {error:.1%} on average.")
     return " ".join(parts)

@@ -209,7 +209,7 @@ class CompositionDetector(Detector):
             "excess_events": extra,
             "genuine_share": 1 - min(0.95, extra / max(users, 1.0)),
             "confidence": 1 - math.exp(-2 * suspicion),
-            **self._site.forecast_evidence(window[1]),
+            **self._site.baseline_evidence(window[1]),
         }
         measures = {f"{name}_share": test.observed for name, test in tests.items()}
         return _TEMPLATE.detection(Severity.HIGH, {}, window, measures, evidence)

@@ -122,7 +122,7 @@ class ConversionDetector(Detector):
             "excess_events": observed - due,
             "confidence": 1 - math.exp(-2 * suspicion),
             "genuine_share": 1.0,
-            **self._site.forecast_evidence(window[1]),
+            **self._site.baseline_evidence(window[1]),
         }
         measures = {
             "purchases": observed,

@@ -170,8 +170,7 @@ class KeyVolumeDetector(Detector):
             "excess_events": values["events"] - due,
             "confidence": 1 - math.exp(-score / 4),
             "genuine_share": min(1.0, due / max(values["events"], 1.0)),
-            "baseline_age_ms": self._site.age_ms(signal.end_ms),
-            "forecast_error": error,
+            **self._site.baseline_evidence(signal.end_ms, error),
             "composition": {
                 "users": [values["users"] / values["events"], 0.7],
                 "buys": [values["buys"] / values["events"], self._site.mix.share("buys") or 0.0],

@@ -74,8 +74,7 @@ class SilenceDetector(Detector):
             "excess_events": -missed,
             "confidence": 1 - 1e-9,
             "genuine_share": 1.0,
-            "baseline_age_ms": self._site.age_ms(end_ms),
-            "forecast_error": error,
+            **self._site.baseline_evidence(end_ms, error),
         }
         # The longest silence is the incident's peak: the first measure ranks windows.
         measures = {"silence_seconds": (end_ms - since_ms) / 1_000, "events": 0}

@@ -256,8 +256,7 @@ class VolumeDetector(Detector):
             "score": score,
             "excess_events": max(0.0, excess.events),
             "genuine_share": min(1.0, expected / max(observed, 1.0)) if attack else 1.0,
-            "baseline_age_ms": self._site.age_ms(window[1]),
-            "forecast_error": error,
+            **self._site.baseline_evidence(window[1], error),
             "confidence": 1 - math.exp(-max(score, 1) / 3),
         }
         if found is not None:
