@@ -29,7 +29,7 @@ from fsspec import AbstractFileSystem
 
 from shopstream.errors import ConfigurationError, StateError
 from shopstream.incidents.incident import ACTOR_KINDS
-from shopstream.incidents.queries import VERDICT_SCHEMA
+from shopstream.incidents.verdicts import VERDICT_SCHEMA
 from shopstream.lakehouse.files import locked
 from shopstream.lakehouse.ports import Lakehouse, LakeTable
 from shopstream.lakehouse.tables import register_storage, view_sql
@@ -245,7 +245,7 @@ def build(
         timezone: IANA name, for days and hours.
         select: models to build, with their parents and `report_scope`; other marts stay unchanged.
         progress: called with each finished step.
-        verdicts: on actors, see `incidents.verdicts`; None: no actor is a bot.
+        verdicts: on actors, see `incidents.queries`; None: no actor is a bot.
         memory_mib: DuckDB's memory limit; beyond it, DuckDB writes temporary files beside the reports.
         thorough: run the models' unit tests, and the tests that read all events again, too.
 
