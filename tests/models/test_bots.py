@@ -14,7 +14,7 @@ import pytest
 
 from shopstream.dashboard.panels import reports_panel
 from shopstream.engine.derived_columns import DERIVED_FIELDS
-from shopstream.incidents.queries import VERDICT_SCHEMA
+from shopstream.incidents.verdicts import VERDICT_SCHEMA
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.models.dbt import build
 from shopstream.models.names import Bots, ReportName

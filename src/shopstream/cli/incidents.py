@@ -13,7 +13,7 @@ from rich.text import Text
 from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, emit_object, err, out, settings_of
 from shopstream.detection.detection import Severity
-from shopstream.detection.title import describe_length
+from shopstream.detection.wording import describe_length
 from shopstream.incidents.explanation import (
     describe_time,
     figures_of,
@@ -22,7 +22,7 @@ from shopstream.incidents.explanation import (
     who_of,
 )
 from shopstream.incidents.incident import Incident, State, TriageStatus
-from shopstream.incidents.queries import read_precision
+from shopstream.incidents.precision import read_precision
 from shopstream.response.ocsf import cloud_event
 
 __all__ = [

@@ -24,7 +24,7 @@ import pyarrow as pa
 from pyiceberg.table import Table
 
 from shopstream.errors import RetryableError, StateError
-from shopstream.incidents.queries import VERDICT_SCHEMA
+from shopstream.incidents.verdicts import VERDICT_SCHEMA
 from shopstream.models.dbt import (
     PROJECT,
     BuildResult,
