@@ -253,7 +253,7 @@ def _figures(counters: Mapping[str, int], incidents: list[Incident], elapsed: ti
         ("late", f"{counters.get('late', 0):,}"),
         ("dead letters", f"{counters.get('dead_letters', 0):,}"),
         ("incidents", f"{len(incidents):,}"),
-        ("all of it took", f"{elapsed.total_seconds():.1f} s"),
+        ("total time", f"{elapsed.total_seconds():.1f} s"),
     ]
 
 
@@ -291,7 +291,7 @@ def _rank(incident: Incident) -> int:
 
 
 def _verdict(episode: Mapping[str, Any], incidents: list[Incident]) -> str:
-    """One planted attack against what was found."""
+    """Whether an injected attack was found, by which rule and how soon."""
     began, ended = datetime.fromisoformat(episode["from"]), datetime.fromisoformat(episode["until"])
     actors = {str(actor) for actor in episode["actors"]}
     found = [
@@ -301,7 +301,7 @@ def _verdict(episode: Mapping[str, Any], incidents: list[Incident]) -> str:
         and incident.first_event_time <= ended
         and (not incident.keys or actors.intersection(actor.value for actor in incident.actors))
     ]
-    what = f"Planted: {episode['kind']} at {began:%H:%M} UTC, {episode['events']:,} events of {len(actors):,} ids"
+    what = f"Injected: {episode['kind']} at {began:%H:%M} UTC, {episode['events']:,} events, user ids: {len(actors):,}"
     if not found:
         return f"{what} - not found"
     first = min(found, key=lambda incident: incident.detected_at_event_time)
@@ -319,7 +319,7 @@ def _print_live(panels: Mapping[str, Any]) -> None:
     table.add_row(
         f"[bold]{sessions['active']:,}[/] active sessions",
         f"[bold]{carts['lines']:,}[/] products in open carts, worth [bold]{float(carts['value']):,.2f}[/]",
-        f"last hour: [bold]{funnel['viewed']:,}[/] looked, [bold]{funnel['carted']:,}[/] put in the cart, "
+        f"last hour: [bold]{funnel['viewed']:,}[/] viewed, [bold]{funnel['carted']:,}[/] added to the cart, "
         f"[bold]{funnel['bought']:,}[/] bought",
     )
     out.print(table)
@@ -330,8 +330,8 @@ def _print_next(settings: Settings) -> None:
     out.print(Rule(align="left"))
     for command, meaning in (
         ("dashboard", "the same in the browser, live"),
-        ("incidents list", "all incidents; `incidents show ID` tells why"),
-        ("journeys", "what shoppers do at the moment"),
+        ("incidents list", "all incidents; `incidents show ID` shows why"),
+        ("journeys", "what shoppers do now"),
         ('query "select event_type, count(*) from events group by all"', "your own question"),
     ):
         out.print(f"  shopstream {home}{command}", markup=False, highlight=False, style="cyan", end="")

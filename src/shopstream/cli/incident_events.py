@@ -88,11 +88,11 @@ def show(ctx: typer.Context, incident_id: INCIDENT_ID, fmt: FormatOption = Forma
         incident = replace(incident, context=context_from_lake(settings, incident))
     events = _events_of(settings, incident)
     if fmt is not Format.TABLE:
-        told = [
+        sent = [
             {"target": one.target, "kind": one.kind, "state": str(one.state), "attempts": one.attempts}
             for one in notifications
         ]
-        more = {"events": events, "parts": [part_record(part) for part in parts], "notified": told}
+        more = {"events": events, "parts": [part_record(part) for part in parts], "notified": sent}
         values = record(incident) | more
         emit_object(flat(values) if fmt is Format.CSV else values, fmt)
         return
@@ -138,7 +138,7 @@ def _facts(
         else "",
         "owner": incident.owner,
         "comment": incident.comment,
-        "told": "; ".join(f"{one.target}: {one.kind}, {one.state}" for one in notifications),
+        "notified": "; ".join(f"{one.target}: {one.kind}, {one.state}" for one in notifications),
     }
 
 

@@ -273,7 +273,7 @@ def reopen(
 def precision(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     """Show the precision of each rule, from resolved incidents and false positives.
 
-    Resolved incidents were right, false positives wrong; the others are not judged. The interval says where the true
+    Resolved incidents were right, false positives wrong; the others do not count. The interval says where the true
     figure lies with 95 %: few judgements say little.
 
     Examples:
@@ -281,14 +281,14 @@ def precision(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
       shopstream incidents precision --format json
     """
     with closing(adapters_of(settings_of(ctx)).open_incidents()) as store:
-        judged = read_precision(store.list())
+        found = read_precision(store.list())
     rows: list[dict[str, object]] = []
-    for one in judged:
+    for one in found:
         low, high = one.interval
         row: dict[str, object] = {"rule": one.rule, "incidents": one.incidents, "right": one.right, "wrong": one.wrong}
         if fmt is Format.TABLE:
             known = one.precision is not None
-            row["precision"] = f"{one.precision:.0%}" if known else "not judged yet"
+            row["precision"] = f"{one.precision:.0%}" if known else "no triage yet"
             row["95 %"] = f"{low:.0%} to {high:.0%}" if known else ""
         else:
             row |= {"precision": one.precision, "low": round(low, 4), "high": round(high, 4)}

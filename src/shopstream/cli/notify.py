@@ -29,7 +29,7 @@ def send_test(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     channels = adapters_of(settings_of(ctx)).open_channels()
     if not channels:
         raise ConfigurationError(
-            "alerting.notify_urls is empty, so nobody is told; set it in shopstream.toml, or by "
+            "alerting.notify_urls is empty, so nobody is notified; set it in shopstream.toml, or by "
             "SHOPSTREAM_ALERTING__NOTIFY_URLS (in the AWS profile a topic will do: aws.dynamodb.topic_arn)"
         )
     rows: list[dict[str, object]] = []

@@ -113,7 +113,7 @@ def past_events(settings: Settings, events: str | None, since: str | None, until
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr while the block lasts; told what is done, and all."""
+    """A bar on stderr while the block lasts; gets finished and total."""
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=err, transient=True
     ) as bar:
@@ -170,7 +170,7 @@ def show_rule(
 _DAY_S = 86_400
 _DAYS_SHOWN = 31
 _SHORT = {"in_force": "now", "incidents_a_day": "a_day", "attacks_found": "found", "unexplained": "others"}
-"""Heads of columns that fit a terminal."""
+"""Column headings that fit a terminal."""
 
 
 def backtest(

@@ -32,23 +32,23 @@ def list_rules(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
 
     Your own rules live in the folder that detection.rules_path names, one file a rule; a file with the id of a shipped
     rule replaces it, and `status: unsupported` in it switches the rule off. Detectors are code: what their docstring
-    says is shown, and detection.detectors_off switches them off. Precision is the share of judged incidents that were
-    real, once somebody has judged some (`shopstream incidents resolve`, `incidents false-positive`).
+    says is shown, and detection.detectors_off switches them off. Precision is the share of triaged incidents that were
+    real, once somebody has triaged some (`shopstream incidents resolve`, `incidents false-positive`).
 
     Examples:
       shopstream rules list
       shopstream rules list --format json
     """
     settings = settings_of(ctx)
-    judged = _judged(settings)
-    rules = [_rule_row(rule, judged.get(rule.id)) for rule in _rules(settings).values()]
-    detectors = [_detector_row(one, on=on, judged=judged) for one, on in _detectors(settings)]
+    precision = _precision_texts(settings)
+    rules = [_rule_row(rule, precision.get(rule.id)) for rule in _rules(settings).values()]
+    detectors = [_detector_row(one, on=on, precision=precision) for one, on in _detectors(settings)]
     if fmt is not Format.TABLE:
         emit([*rules, *({name: row.get(name) for name in rules[0]} for row in detectors)], fmt)
         return
     for row in rules:
         row["fires_when"] = f"{row['condition']} ({row['window']})" if row["enabled"] else f"never: {row['status']}"
-    last = ["precision"] if judged else []
+    last = ["precision"] if precision else []
     emit(
         [{name: row[name] for name in ("id", "level", "key", "fires_when", *last)} for row in rules], fmt, title="Rules"
     )
@@ -60,13 +60,11 @@ def _rules(settings: Settings) -> dict[str, Rule]:
     return load_rules(settings.detection.rules_path, planned=False)
 
 
-def _judged(settings: Settings) -> dict[str, str]:
-    """Rule or detector → its precision in words, for those that people have judged."""
+def _precision_texts(settings: Settings) -> dict[str, str]:
+    """Rule or detector → its precision in words, for those with triaged incidents."""
     with closing(adapters_of(settings).open_incidents()) as store:
-        judged = read_precision(store.list())
-    return {
-        row.rule: f"{row.precision:.0%} of {row.right + row.wrong:,}" for row in judged if row.precision is not None
-    }
+        found = read_precision(store.list())
+    return {row.rule: f"{row.precision:.0%} of {row.right + row.wrong:,}" for row in found if row.precision is not None}
 
 
 def _rule_row(rule: Rule, precision: str | None) -> dict[str, object]:
@@ -102,9 +100,9 @@ def _detectors(settings: Settings) -> list[tuple[Detector, bool]]:
     return [(one, one.id not in off) for one in shipped_detectors(DetectionSettings())]
 
 
-def _detector_row(detector: Detector, *, on: bool, judged: Mapping[str, str]) -> dict[str, object]:
+def _detector_row(detector: Detector, *, on: bool, precision: Mapping[str, str]) -> dict[str, object]:
     summary = (detector.__doc__ or "").strip().splitlines()[0].rstrip(".")
-    own = [text for rule, text in judged.items() if rule == detector.id or rule.startswith(f"{detector.id}_")]
+    own = [text for rule, text in precision.items() if rule == detector.id or rule.startswith(f"{detector.id}_")]
     return {
         "id": detector.id,
         "kind": "detector",

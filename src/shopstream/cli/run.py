@@ -4,7 +4,7 @@
 
 Touches a file regularly, so that a container's health check can tell whether the process hangs.
 
-How programs that go on for ever are told to end.
+How long-running commands are asked to stop.
 """
 
 import signal
@@ -24,7 +24,7 @@ from shopstream.archive import Archived
 from shopstream.cli.output import err, settings_of
 from shopstream.pipeline import Progress as Where
 
-__all__ = ["archive", "run", "told_to_stop", "with_heartbeat"]
+__all__ = ["archive", "run", "stop_requested", "with_heartbeat"]
 
 
 def run(
@@ -46,7 +46,7 @@ def run(
       shopstream run --until-caught-up    process what is there, then end
     """
     settings = settings_of(ctx)
-    ended = with_heartbeat(adapters_of(settings).heartbeat_file, told_to_stop())
+    ended = with_heartbeat(adapters_of(settings).heartbeat_file, stop_requested())
     columns = (
         SpinnerColumn(),
         TextColumn("{task.fields[read]:>13,} events"),
@@ -112,7 +112,7 @@ def archive(
       shopstream archive --until-caught-up    archive what is there, then end
     """
     settings = settings_of(ctx)
-    ended = with_heartbeat(adapters_of(settings).heartbeat_file, told_to_stop())
+    ended = with_heartbeat(adapters_of(settings).heartbeat_file, stop_requested())
     columns = (
         SpinnerColumn(),
         TextColumn("{task.fields[shards]} shards"),
@@ -164,7 +164,7 @@ def with_heartbeat(path: Path | None, stopped: Callable[[], bool]) -> Callable[[
     return check
 
 
-def told_to_stop() -> Callable[[], bool]:
+def stop_requested() -> Callable[[], bool]:
     """Whether Ctrl-C or SIGTERM has come; from now on neither ends the process by itself."""
     stopped = False
 

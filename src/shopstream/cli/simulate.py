@@ -192,7 +192,7 @@ def shards(
     """Compare partition keys: how evenly each spreads events, how many users it splits.
 
     A shard takes a fixed share of the stream's throughput, so the hottest one sets the pace. A user whose events lie
-    in several shards can only be judged by whoever sees all of them.
+    in several shards can only be decided by whoever sees all of them.
 
     Examples:
       shopstream shards 2019-Nov.csv --shards 8

@@ -72,7 +72,7 @@ def synthesise(
     r"""Write realistic synthetic shop traffic, with attacks whose ground truth is known.
 
     Genuine shoppers follow figures of a real multi-category shop: hours, weekdays, session lengths, pauses, funnel,
-    best sellers, prices, missing values, duplicates, and the few robots that real shops have. What was laid over them
+    best sellers, prices, missing values, duplicates, and the few robots that real shops have. What was injected
     stands in OUT.truth.json (kind, time, figures, key, actors, number of events), never in the events.
 
     `shopstream scenarios list` shows the scenarios there are. START is a time of the first day (13:00) or a moment in
