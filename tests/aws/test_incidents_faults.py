@@ -169,6 +169,22 @@ def test_open_incidents_and_notifications_due_are_listed_by_the_index(desk, dyna
     assert len(indexed("DUE#sns-a")) == len(desk.notifications()) >= 1
 
 
+def test_the_edge_asks_for_one_actor_and_hears_what_people_said(desk, dynamo):
+    def known(kind, actor):
+        where = {"TableName": dynamo.table, "KeyConditionExpression": Key("pk").eq(f"VERDICT#{kind}#{actor}")}
+        return sorted(query_all(dynamodb_client(), "to read", **where), key=lambda item: -item["until_ms"])
+
+    desk.apply([detection(0, verdict="bot"), detection(0, user=8, verdict="bot", tags=("owasp.oat-001",))], 0)
+    desk.apply([detection(300_000, verdict="bot")], 300_000)
+    newest, oldest = known("user_id", "7")
+    assert (newest["verdict"], newest["rule"], newest["until_ms"]) == ("bot", "user_burst", 309_901)
+    desk.set_status(oldest["incident_id"], TriageStatus.FALSE_POSITIVE, comment="a test of ours")
+    assert [one["verdict"] for one in known("user_id", "7")] == ["bot", "human"]
+    assert known("user_id", "none") == []
+    told = {(row["actor"], row["verdict"], row["from_time"].isoformat()) for row in read_verdicts(desk).to_pylist()}
+    assert told == {(actor, one["verdict"], one["from_time"]) for actor in "78" for one in known("user_id", actor)}
+
+
 def test_an_incident_of_many_windows_fits_into_an_item(desk, now):
     evidence = {"composition": {f"brand {number}": [number, 0.5] for number in range(30_000)}}
     desk.apply([detection(0, evidence=evidence)], 20_000)
