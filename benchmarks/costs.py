@@ -1,4 +1,4 @@
-"""`make bench ONLY=detection`: what each rule, window and detector costs, and how large the state is.
+"""`make bench ONLY=detection`: the cost of each rule, window and detector, and the size of the state.
 
 One synthetic shop day of `EVENTS` events, with addresses and client software, goes through the engine in micro-batches
 of `BATCH`, on one thread, in this process: first without any window, then with each window alone, then with
@@ -51,7 +51,7 @@ _ACTORS = ("user_id", "user_session", "ip", "ip_net", "agent_hash")
 
 @dataclass(slots=True)
 class Run:
-    """One way through all events.
+    """One pass over all events.
 
     Args:
         cpu_s: of everything.
@@ -67,7 +67,7 @@ class Run:
 
 
 class Timed(Detector):
-    """A detector whose CPU time is taken."""
+    """A detector with measured CPU time."""
 
     def __init__(self, inner: Detector) -> None:
         self._inner = inner
@@ -94,12 +94,12 @@ class Timed(Detector):
         return self._inner.snapshot()
 
     def restore(self, state: Mapping[str, object]) -> None:
-        """Go on from a snapshot."""
+        """Restore a snapshot."""
         self._inner.restore(state)
 
 
 def costs() -> list[Table]:
-    """Measure, and give the tables; a few minutes on one core."""
+    """Measure, and return the tables; takes a few minutes on one core."""
     batches = _batches()
     events = sum(decoded.events.num_rows for _, decoded in batches)
     bare = _closed(_run(batches, []))
@@ -229,7 +229,7 @@ def _detectors(whole: Run, events: int) -> Table:
 
 
 def _state(engine: Engine, windows: Iterable[WindowDeclaration]) -> Table:
-    """What a checkpoint holds, as Arrow columns, by the actors in it; tables with nothing in them are left out."""
+    """Size of each table of a checkpoint, as Arrow columns, per actor; without empty tables."""
     keys = {f"window_{window.name}": window.key for window in windows}
     found: list[tuple[int, tuple[str, ...]]] = []
     everybody: set[object] = set()
@@ -266,7 +266,7 @@ def _state(engine: Engine, windows: Iterable[WindowDeclaration]) -> Table:
 
 
 def pack_table(events: int, runs: Sequence[Measurement]) -> Table:
-    """The command itself over a stream: decoding, all rules and detectors, incidents, checkpoints."""
+    """`shopstream run` over a stream: decoding, all rules and detectors, incidents, checkpoints."""
     return Table(
         "All rules and detectors, from the stream to incidents",
         ("what", "events", "wall s", "events/s", "CPU µs/event", "peak MiB"),

@@ -30,7 +30,7 @@ GRACE_S = 20
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """What came out.
+    """Result of the measurement.
 
     Args:
         rate: events a second that the producer kept up.
@@ -52,7 +52,7 @@ class Latency:
 
 
 def measure_latency(made: Workload, home: Path, variant: Variant, log: Path) -> Latency:
-    """Run producer and engine side by side and watch the incidents.
+    """Run producer and engine in parallel and watch the incidents.
 
     Args:
         made: a workload with a burst a second.
@@ -148,7 +148,7 @@ def _watch(path: Path, producer: "subprocess.Popen[bytes]", engine: Tree, bursts
 
 
 def _appended(made: Workload, home: Path) -> tuple[dict[str, float], float]:
-    """User → arrival (epoch ms) of the record that made the condition true; and the rate that was kept up."""
+    """User → arrival (epoch ms) of the record that made the condition true; and the achieved rate."""
     needed = next(window.more_than for window in RULES if window.name == "user_burst") + 1
     arrivals: dict[str, list[float]] = {}
     first, last, events = math.inf, 0, 0

@@ -1,4 +1,4 @@
-"""shopstream under measurement: its own commands, in fresh processes, on a data home of its own."""
+"""Runs shopstream for measurement: its commands, in fresh processes, on a separate data home."""
 
 import json
 import os
@@ -32,7 +32,7 @@ WORK = Path(__file__).parent / ".work"
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What is switched on besides windows, detections, incidents, deduplication and checkpoints."""
+    """What is enabled besides windows, detections, incidents, deduplication and checkpoints."""
 
     name: str
     title: str
@@ -46,7 +46,7 @@ VARIANTS = (WINDOWS_ONLY, WITH_LAKE, EVERYTHING)
 
 
 def check_rules() -> None:
-    """Hold the windows given to the other engines against the shipped rules of the same names.
+    """Check that the windows of the other engines equal the shipped rules of the same names.
 
     Raises:
         RuntimeError: they are not the same.
@@ -63,7 +63,7 @@ def check_rules() -> None:
 
 
 def preload(made: Workload, folder: Path, log: Path) -> tuple[Path, Measurement]:
-    """Put the workload into a stream, once; each run gets a copy of it.
+    """Write the workload into a stream once; each run gets a copy.
 
     Returns:
         The data home, and what filling it took.
@@ -88,9 +88,9 @@ def command(home: Path, variant: Variant) -> list[str]:
 
 
 def environment(windows: str = "rules") -> dict[str, str]:
-    """All variables of the run: no settings but the defaults, and exactly the windows that the other engines have.
+    """Environment of the run: default settings, and exactly the windows of the other engines.
 
-    Rules that no other engine computes are switched off, and so are the detectors; `everything` leaves all on.
+    Rules that no other engine computes and the detectors are disabled; `everything` enables all.
     """
     clean = {name: value for name, value in os.environ.items() if not name.startswith("SHOPSTREAM_")}
     if windows == "everything":
@@ -103,7 +103,7 @@ def environment(windows: str = "rules") -> dict[str, str]:
 
 
 def _rules_folder(windows: str) -> Path:
-    """Rules laid over the shipped ones: those that are compared on, all others off, or the classic ones on."""
+    """Rules that replace the shipped ones: compared rules enabled, all others disabled, or the classic ones."""
     folder = WORK / f"rules-{windows}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -173,6 +173,6 @@ def _check_detections(made: Workload, windows: str, home: Path) -> Check:
 
 
 def preload_figures(measured: Measurement) -> Mapping[str, object]:
-    """What `simulate` says of itself."""
+    """The JSON result of `simulate`."""
     figures: Mapping[str, object] = json.loads(measured.output)
     return figures

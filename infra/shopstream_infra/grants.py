@@ -20,11 +20,10 @@ __all__ = [
     "write_stream",
 ]
 
-# A transaction needs the permissions of its actions.
+# A transaction needs the permissions of its actions, here UpdateItem.
 _TABLE_ACTIONS = (
     "BatchGetItem",
     "BatchWriteItem",
-    "ConditionCheckItem",
     "DeleteItem",
     "DescribeTable",
     "GetItem",

@@ -1,6 +1,6 @@
-"""The worker's figures: sums and spans of a minute. What cannot be published waits for the next one; the line never.
+"""Metrics of the worker, published to CloudWatch once a minute.
 
-Metrics in CloudWatch.
+Metrics that cannot be published wait for the next minute; the pipeline never waits for them.
 """
 
 import logging
@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
-from shopstream.aws import clients as aws
+from shopstream.aws.clients import client, explained
 from shopstream.clock import Clock, from_ms
 from shopstream.errors import ShopstreamError
 
-__all__ = ["COUNTS", "SPANS", "CloudWatchSink", "Datum", "MetricSink", "Span", "WorkerMetrics"]
+__all__ = ["COUNTS", "STATISTICS", "CloudWatchSink", "Datum", "MetricSink", "StatisticSet", "WorkerMetrics"]
 
 _LOGGER = logging.getLogger(__name__)
 _MS: Final = timedelta(milliseconds=1)
@@ -28,62 +28,62 @@ COUNTS: Final[Mapping[str, str]] = {
     "DeadLetters": "dead_letters",
     "LateSignals": "late_signals",
 }
-"""Metric → the engine's counter; published are sums of a minute."""
+"""Metric → the engine's counter; published as a sum per minute."""
 
-SPANS: Final = ("BehindSeconds", "WatermarkAgeSeconds")
-"""How far the worker is behind the stream's tip, and the watermark behind the clock."""
+STATISTICS: Final = ("BehindSeconds", "WatermarkAgeSeconds")
+"""Lag of the worker behind the stream's tip, and of the watermark behind the clock."""
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """Values of a minute: how many, their sum, the least and the greatest."""
+class StatisticSet:
+    """Values of a minute: count, sum, minimum and maximum."""
 
     count: int
     total: float
     least: float
     greatest: float
 
-    def with_value(self, value: float) -> "Span":
-        """One more."""
-        return Span(self.count + 1, self.total + value, min(self.least, value), max(self.greatest, value))
+    def with_value(self, value: float) -> "StatisticSet":
+        """The statistics with one more value."""
+        return StatisticSet(self.count + 1, self.total + value, min(self.least, value), max(self.greatest, value))
 
 
 @dataclass(frozen=True, slots=True)
 class Datum:
-    """One figure of one minute.
+    """One metric of one minute.
 
     Args:
-        name: the metric.
-        unit: CloudWatch's word for it.
-        value: a sum, or a span of values.
-        at: the end of the minute, UTC.
+        name: of the metric.
+        unit: as CloudWatch names it.
+        value: a sum, or statistics of values.
+        at: end of the minute, UTC.
     """
 
     name: str
     unit: str
-    value: float | Span
+    value: float | StatisticSet
     at: datetime
 
 
 class MetricSink(Protocol):
-    """Takes figures."""
+    """Publishes metrics."""
 
     def put(self, data: Sequence[Datum]) -> None:
-        """All, or none.
+        """Publish all data, or none.
 
         Raises:
-            ShopstreamError: they were not taken.
+            ShopstreamError: nothing was published.
         """
         ...
 
 
 class WorkerMetrics:
-    """Gathers what `observe` is told and publishes it once a minute, in a thread of its own.
+    """Collects observations and publishes them once a minute, in a separate thread.
 
     Args:
-        sink: where figures go.
+        sink: publishes the metrics.
         clock: processing time.
-        interval: a minute, in CloudWatch's usual resolution.
+        interval: a minute, CloudWatch's standard resolution.
     """
 
     def __init__(self, sink: MetricSink, clock: Clock, interval: timedelta = timedelta(minutes=1)) -> None:
@@ -93,18 +93,18 @@ class WorkerMetrics:
         self._due_ms = clock.now_ms() + self._interval_ms
         self._published: dict[str, int] | None = None
         self._counters: dict[str, int] = {}
-        self._spans: dict[str, Span] = {}
+        self._statistics: dict[str, StatisticSet] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="metrics")
         self._putting: Future[None] | None = None
-        self._put_spans: dict[str, Span] = {}
+        self._put_statistics: dict[str, StatisticSet] = {}
         self._put_counters: dict[str, int] = {}
 
     def observe(self, counters: Mapping[str, int], behind_ms: int, watermark_ms: int | None) -> None:
-        """How things are now; costs next to nothing.
+        """Record the current state; cheap enough for every step.
 
         Args:
-            counters: the engine's, since its beginning: those of the first call are where counting starts.
-            behind_ms: how far the worker is behind the stream's tip.
+            counters: of the engine, since its start; counting begins with those of the first call.
+            behind_ms: lag of the worker behind the stream's tip.
             watermark_ms: event time up to which windows are closed; None before the first event.
         """
         now_ms = self._clock.now_ms()
@@ -118,7 +118,7 @@ class WorkerMetrics:
             self._publish(now_ms)
 
     def close(self) -> None:
-        """Publish what is left, for ten seconds at most."""
+        """Publish pending metrics, for at most ten seconds."""
         if self._putting:
             wait([self._putting], _LAST_PUT.total_seconds())
         if self._published is not None and (self._putting is None or self._putting.done()):
@@ -129,8 +129,8 @@ class WorkerMetrics:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _add(self, name: str, value: float) -> None:
-        known = self._spans.get(name)
-        self._spans[name] = known.with_value(value) if known else Span(1, value, value, value)
+        known = self._statistics.get(name)
+        self._statistics[name] = known.with_value(value) if known else StatisticSet(1, value, value, value)
 
     def _publish(self, now_ms: int) -> None:
         self._settle()
@@ -140,14 +140,14 @@ class WorkerMetrics:
             Datum(name, "Count", max(0, self._counters[counter] - published.get(counter, 0)), at)
             for name, counter in COUNTS.items()
         ]
-        data += [Datum(name, "Seconds", span, at) for name, span in self._spans.items()]
-        self._put_counters, self._put_spans = self._counters, self._spans
-        self._spans = {}
+        data += [Datum(name, "Seconds", statistics, at) for name, statistics in self._statistics.items()]
+        self._put_counters, self._put_statistics = self._counters, self._statistics
+        self._statistics = {}
         self._due_ms = now_ms + self._interval_ms
         self._putting = self._thread.submit(self._sink.put, data)
 
     def _settle(self) -> None:
-        """See what became of the put before: its figures are out, or go out with the next."""
+        """Check the previous put: metrics that were not published go out with the next one."""
         if self._putting is None:
             return
         error = self._putting.exception()
@@ -155,14 +155,14 @@ class WorkerMetrics:
         if error is None:
             self._published = self._put_counters
             return
-        told = str(error) if isinstance(error, ShopstreamError) else type(error).__name__
-        _LOGGER.warning("metrics wait for the next minute: %s", told)
-        for name, span in self._put_spans.items():
-            newer = self._spans.get(name)
-            self._spans[name] = span if newer is None else _joined(span, newer)
+        reason = str(error) if isinstance(error, ShopstreamError) else type(error).__name__
+        _LOGGER.warning("metrics wait for the next minute: %s", reason)
+        for name, statistics in self._put_statistics.items():
+            newer = self._statistics.get(name)
+            self._statistics[name] = statistics if newer is None else _merge(statistics, newer)
 
 
-def _joined(one: Span, other: Span) -> Span:
+def _merge(one: StatisticSet, other: StatisticSet) -> StatisticSet:
     return replace(
         one,
         count=one.count + other.count,
@@ -177,20 +177,20 @@ _PUT_METRICS: Final = 1_000
 
 
 class CloudWatchSink:
-    """See `worker.MetricSink`. Each metric has one dimension, `Service`, so that their number is known beforehand.
+    """A `MetricSink` on CloudWatch. Each metric has one dimension, `Service`, so the number of metrics is fixed.
 
     Args:
         namespace: of all metrics of an installation.
-        service: who publishes, such as `worker`.
+        service: the publisher, such as `worker`.
     """
 
     def __init__(self, namespace: str, service: str) -> None:
         self._namespace = namespace
         self._service = service
-        self._cloudwatch = aws.client("cloudwatch")
+        self._cloudwatch = client("cloudwatch")
 
     def put(self, data: Sequence[Datum]) -> None:
-        """See `worker.MetricSink.put`."""
+        """Publish all data, or none."""
         metrics = [
             {
                 "MetricName": datum.name,
@@ -202,14 +202,14 @@ class CloudWatchSink:
             for datum in data
         ]
         for start in range(0, len(metrics), _PUT_METRICS):
-            with aws.explained(f"to publish metrics in {self._namespace}"):
+            with explained(f"to publish metrics in {self._namespace}"):
                 self._cloudwatch.put_metric_data(
                     Namespace=self._namespace, MetricData=metrics[start : start + _PUT_METRICS]
                 )
 
 
-def _value(value: float | Span) -> dict[str, object]:
-    if not isinstance(value, Span):
+def _value(value: float | StatisticSet) -> dict[str, object]:
+    if not isinstance(value, StatisticSet):
         return {"Value": value}
     return {
         "StatisticValues": {

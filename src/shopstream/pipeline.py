@@ -85,7 +85,7 @@ class Pipeline:
     """One consumer of the stream.
 
     Args:
-        intake: gives records, decoded.
+        source: gives records, decoded.
         consumers: remembers how far this consumer has come.
         engine: windows, deduplication, keyed state.
         runner: gets the signals; the engine computes what it needs.
@@ -102,7 +102,7 @@ class Pipeline:
     def __init__(
         self,
         *,
-        intake: SourceReader,
+        source: SourceReader,
         consumers: ConsumerPositions,
         engine: Engine,
         runner: DetectionRunner,
@@ -114,7 +114,7 @@ class Pipeline:
         clock: Clock,
         guard: Callable[[], None] = lambda: None,
     ) -> None:
-        self._intake = intake
+        self._source = source
         self._consumers = consumers
         self._engine = engine
         self._recent = RecentEvents(engine.connection)
@@ -173,7 +173,7 @@ class Pipeline:
 
     def step(self) -> bool:
         """One micro-batch; returns whether there was anything to read, or still is."""
-        batch = self._intake.take()
+        batch = self._source.poll()
         self._behind_ms = batch.behind_ms
         if batch.records:
             processed = self._engine.process(batch.records, batch.decoded)
@@ -248,7 +248,7 @@ class Pipeline:
         self.settle()
         started_ms = self._clock.now_ms()
         # A shard's end is kept though nothing came: once retention has removed the shard, nobody can tell any more.
-        if self._waiting or self._detections or self._intake.ended != self._ended:
+        if self._waiting or self._detections or self._source.ended != self._ended:
             manifest = self._stage()
             events = _together(self._events)
             for gathered in (self._events, self._dead_letters, self._detections):
@@ -290,7 +290,7 @@ class Pipeline:
     def _stage(self) -> Manifest:
         """Step 1."""
         self._generation += 1
-        self._ended = self._intake.ended
+        self._ended = self._source.ended
         watermarks = self._engine.watermarks
         manifest = Manifest(
             generation=self._generation,
@@ -376,7 +376,7 @@ class Pipeline:
         self._begin()
         self._positions = dict(held.positions)
         self._ended = list(held.ended)
-        self._intake.start_after(held.positions, held.ended)
+        self._source.start_after(held.positions, held.ended)
         self._counters = Counters(**held.counters)
 
 

@@ -78,7 +78,7 @@ def test_doctor_refuses_a_table_without_its_index(shop):
     assert "lacks its index gsi1" in finding
 
 
-def test_doctor_says_that_nobody_has_subscribed(shop):
+def test_doctor_reports_a_topic_without_subscribers(shop):
     topic = boto3.client("sns").create_topic(Name="nobody")["TopicArn"]
     ok, finding = findings(shop, SHOPSTREAM_AWS__DYNAMODB__TOPIC_ARN=topic)["topic"]
     assert not ok

@@ -65,7 +65,7 @@ def test_a_state_larger_than_an_item_comes_back_exactly(state, place, clock):
     assert len(parts(place)) > 2
 
 
-def test_of_two_that_save_one_wins_and_the_other_is_told(state, place, clock):
+def test_of_two_concurrent_saves_one_wins_and_the_other_raises(state, place, clock):
     other = DetectionState(place, clock)
     state.save(large(1), {"a": 1})
     state.save(large(2), {"a": 2}, expected_generation=1)
@@ -88,7 +88,7 @@ def test_a_throttled_save_leaves_what_was_saved_before(state, proxy):
     assert state.load().state == {"a": 1}
 
 
-def test_what_expires_begins_afresh_and_can_be_saved_over(state, place):
+def test_what_expires_starts_afresh_and_can_be_saved_over(state, place):
     state.save({"a": 1}, {})
     for part in parts(place):
         boto3.client("dynamodb").delete_item(TableName=place.table, Key={"pk": part["pk"], "sk": part["sk"]})

@@ -53,7 +53,7 @@ def _listed(line):
     return {name: value if isinstance(value, list) else [value] for name, value in line.items()}
 
 
-def test_people_who_subscribed_are_told_of_each_severe_incident_once(on_aws):
+def test_subscribers_are_notified_of_each_severe_incident_once(on_aws):
     told = Counter(incident["incident"] for message in on_aws.messages for incident in message["incidents"])
     severe = {
         one["id"]
@@ -77,7 +77,7 @@ def test_final_detections_are_delivered(on_aws):
     assert rules <= {row["rule_id"] for row in on_aws.delivered}
 
 
-def test_status_tells_that_everything_was_read(on_aws):
+def test_status_shows_that_everything_was_read(on_aws):
     assert on_aws.status["behind_ms"] == 0
     assert on_aws.status["profile"] == "aws"
     assert on_aws.status["incidents"] == sum(one["parent"] is None for one in on_aws.incidents.values())

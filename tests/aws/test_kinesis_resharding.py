@@ -76,10 +76,10 @@ def test_shards_split_and_merged_mid_stream_lose_double_and_reorder_nothing(open
     found, positions = defaultdict(list), {}
     for life in range(restarts + 1):
         stream = open_stream()
-        with closing(SourceReader(stream, Watermarks(0, 60_000), settings, SystemClock(), readers=4)) as intake:
-            intake.start_after(positions)
+        with closing(SourceReader(stream, Watermarks(0, 60_000), settings, SystemClock(), readers=4)) as source:
+            source.start_after(positions)
             for _ in range(2_000):
-                batch = intake.take()
+                batch = source.poll()
                 for row in batch.decoded.events.select(["category_id", "product_id"]).to_pylist():
                     found[row["category_id"]].append(row["product_id"])
                 positions |= batch.positions

@@ -194,9 +194,9 @@ def split(stream):
 
 def start_after(stream, clock, position, *ended):
     """An engine that comes back; what it reads then."""
-    with closing(SourceReader(stream, Watermarks(0, 10_000), EngineSettings(), clock)) as intake:
-        intake.start_after({SHARD: position}, *ended)
-        return payloads(intake.take())
+    with closing(SourceReader(stream, Watermarks(0, 10_000), EngineSettings(), clock)) as source:
+        source.start_after({SHARD: position}, *ended)
+        return payloads(source.poll())
 
 
 def test_a_shard_that_retention_removed_before_its_end_was_read_is_a_state_error(open_stream, clock):

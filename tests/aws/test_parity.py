@@ -31,7 +31,7 @@ def test_the_reports_are_the_same(on_aws, embedded):
 
 
 @pytest.mark.usefixtures("aws_services")
-def test_a_worker_that_judges_by_itself_finds_and_tells_the_same(shop_day, embedded, fresh_name, tmp_path):
+def test_a_worker_with_its_own_detection_finds_and_notifies_the_same(shop_day, embedded, fresh_name, tmp_path):
     with AwsShop(tmp_path / "home", fresh_name, detection="worker") as shop:
         shop.run("simulate", shop.upload(shop_day[0]))
         shop.run("run", "--until-caught-up", "--quiet")

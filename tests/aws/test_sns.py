@@ -129,7 +129,7 @@ def test_what_gathers_in_the_interval_is_one_digest_that_every_filter_sees(desk)
     assert {one["rule"] for one in document["incidents"]} == {"rule_a", "rule_b", "rule_c"}
 
 
-def test_of_two_senders_one_tells(desk):
+def test_of_two_senders_one_sends(desk):
     read = desk.queue()
     desk.store.apply([detection(0)], 20_000)
     with closing(desk.sender()) as first, closing(desk.sender()) as second:

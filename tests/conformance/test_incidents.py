@@ -158,7 +158,7 @@ def test_a_person_and_the_engine_write_side_by_side(desk, other, incident_clock)
     assert other.set_status(incident_id, TriageStatus.NONE).state is State.OPEN
 
 
-def test_an_id_that_fits_none_or_several_is_told(desk, other):
+def test_an_id_that_fits_none_or_several_is_reported(desk, other):
     desk.apply([detection(0), detection(0, user=8), detection(500_000)], 0)
     with pytest.raises(StateError, match="no incident has the id 'fff'"):
         other.get("fff")
@@ -237,7 +237,7 @@ def test_verdicts_name_actor_time_and_incident(desk, other):
     assert [one.last_event_time for one in other.actors(10_000)] == [from_ms(10_900)]
 
 
-def test_a_wider_incident_takes_in_what_was_told_before(desk, other):
+def test_a_wider_incident_absorbs_a_notified_one(desk, other):
     desk.apply([detection(0, user=3, nature=Nature.ATTACK)], 20_000)
     desk.commit()
     desk.restart()
@@ -267,7 +267,7 @@ def test_each_target_hears_once_of_each_severity_across_a_crash(make_desk, other
     assert sorted(told) == sorted((target, kind) for target in ("json-a", "sns-b") for kind in ("opened", "raised"))
 
 
-def test_what_waits_to_be_told_is_told_by_whoever_comes_next(make_desk, other):
+def test_a_pending_notification_is_sent_by_the_next_process(make_desk, other):
     desk = make_desk(None, ("json-a",))
     desk.apply([detection(0)], 20_000)
     assert list(other.notifications()) == []
@@ -277,7 +277,7 @@ def test_what_waits_to_be_told_is_told_by_whoever_comes_next(make_desk, other):
     assert [one.kind for one in other.notifications()] == ["opened"]
 
 
-def test_an_id_that_is_given_again_is_told_again(make_desk, other):
+def test_an_id_that_is_given_again_is_reported_again(make_desk, other):
     desk = make_desk(NOTIFY.model_copy(update={"campaign_within": timedelta(0)}), ("json-a",))
     desk.apply([detection(0), detection(SIZE + 2 * QUIET - 5_000)], 0)
     desk.apply([detection(QUIET)], 0)
@@ -286,7 +286,7 @@ def test_an_id_that_is_given_again_is_told_again(make_desk, other):
     assert len(other.notifications()) == before + 1
 
 
-def test_what_people_resolved_tells_nobody(make_desk, other):
+def test_resolved_incidents_are_not_notified(make_desk, other):
     desk = make_desk(NOTIFY.model_copy(update={"notify_severity": Severity.MEDIUM}), ("json-a",))
     (opened,) = desk.apply([detection(0, severity=Severity.MEDIUM)], 20_000)
     other.set_status(opened.incident_id, TriageStatus.RESOLVED)

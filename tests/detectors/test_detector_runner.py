@@ -136,7 +136,7 @@ def test_signals_of_processed_bins_are_counted_skipped_and_logged_once(caplog):
     runner.advance([make_signal("ten", 50_000), make_signal("ten", 60_000)], 70_000)
     assert runner.late_signals == 3
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "left out 1 signals, up to 30 s late" in caplog.text
+    assert "skipped 1 signals, up to 30 s late" in caplog.text
     assert "(ten 1)" in caplog.text
     runner.advance([], 20 * 60_000)
     runner.advance([make_signal("ten", 50_000)], 20 * 60_000)

@@ -14,7 +14,7 @@ from shopstream.config import Settings
 from shopstream.detection.baseline import SLOTS, Baselines, SeriesProfile
 from shopstream.engine.checkpoint import CheckpointStore
 from shopstream.errors import RuleError
-from shopstream.events.codec import encode_arrow
+from shopstream.events.arrow_ipc import encode_arrow
 from shopstream.events.schema import WIRE_SCHEMA
 from shopstream.stream.ports import NewRecord
 

@@ -21,7 +21,7 @@ from shopstream.engine.checkpoint import CheckpointStore
 from shopstream.engine.engine import Engine
 from shopstream.engine.settings import EngineSettings
 from shopstream.engine.source import SourceReader
-from shopstream.events.codec import encode_arrow
+from shopstream.events.arrow_ipc import encode_arrow
 from shopstream.events.schema import WIRE_SCHEMA
 from shopstream.incidents.embedded import EmbeddedIncidentStore
 from shopstream.incidents.recorder import IncidentRecorder
@@ -114,10 +114,10 @@ def opened(home, pace, clock):
         EmbeddedStream.open(home / "stream.db", StreamSettings(shards=2), clock) as stream,
         closing(engine.connection),
         closing(EmbeddedIncidentStore(home / "incidents.db", clock)) as store,
-        closing(SourceReader(stream, engine.watermarks, settings, clock)) as intake,
+        closing(SourceReader(stream, engine.watermarks, settings, clock)) as source,
     ):
         pipeline = Pipeline(
-            intake=intake,
+            source=source,
             consumers=stream,
             engine=engine,
             runner=LocalDetectionRunner({}, bank, AllowList()),

@@ -11,7 +11,8 @@ from shopstream.detection.product_reference import PRODUCT_SCHEMA, ProductRefere
 from shopstream.detection.windows import DUPLICATE_SIGNAL, PRICE_SIGNAL, TAIL_10S, TAIL_60S
 from shopstream.engine.engine import Engine
 from shopstream.engine.settings import EngineSettings
-from shopstream.events.codec import Decoder, encode_arrow
+from shopstream.events.arrow_ipc import encode_arrow
+from shopstream.events.codec import Decoder
 from shopstream.events.schema import WIRE_SCHEMA
 from shopstream.stream.ports import Record
 

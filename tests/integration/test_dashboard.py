@@ -23,7 +23,7 @@ from incident_desk import sqlite_desk
 from shopstream.clock import SystemClock
 from shopstream.dashboard.server import serve
 from shopstream.dashboard.settings import DashboardSettings
-from shopstream.dashboard.sources import Home
+from shopstream.dashboard.sources import DataHome
 from shopstream.detection.detection import Severity
 from shopstream.engine.checkpoint import CheckpointStore, Manifest
 from shopstream.errors import ConfigurationError
@@ -44,7 +44,7 @@ WAIT_S = 20
 class Server:
     """A page that is being served; `address` holds the token."""
 
-    def __init__(self, home: Home, settings: DashboardSettings) -> None:
+    def __init__(self, home: DataHome, settings: DashboardSettings) -> None:
         self.home = home
         self._stop = threading.Event()
         self._ready = threading.Event()
@@ -79,7 +79,7 @@ class Server:
 
 @contextmanager
 def serving(folder, settings=SETTINGS):
-    server = Server(Home.at(folder), settings)
+    server = Server(DataHome.at(folder), settings)
     try:
         yield server
     finally:
@@ -299,7 +299,7 @@ def test_an_empty_home_says_which_commands_to_run(server):
 
 
 def test_commands_on_the_page_name_a_home_that_is_not_the_usual_one(tmp_path):
-    assert Home.at(tmp_path / "a b").command == f"shopstream --home '{tmp_path}/a b'"
+    assert DataHome.at(tmp_path / "a b").command == f"shopstream --home '{tmp_path}/a b'"
 
 
 def test_texts_of_events_are_data_never_markup(tmp_path):
@@ -467,18 +467,18 @@ def test_metrics_show_whether_an_engine_runs(tmp_path):
 
 def test_an_address_beyond_loopback_has_to_be_allowed(tmp_path):
     with pytest.raises(ConfigurationError, match="--allow-remote"):
-        serve(Home.at(tmp_path), SETTINGS.model_copy(update={"host": "192.0.2.1"}), ready=print)
+        serve(DataHome.at(tmp_path), SETTINGS.model_copy(update={"host": "192.0.2.1"}), ready=print)
 
 
 def test_all_addresses_need_names(tmp_path):
     with pytest.raises(ConfigurationError, match=r"dashboard\.names"):
-        serve(Home.at(tmp_path), SETTINGS.model_copy(update={"host": "0.0.0.0"}), ready=print, allow_remote=True)  # noqa: S104
+        serve(DataHome.at(tmp_path), SETTINGS.model_copy(update={"host": "0.0.0.0"}), ready=print, allow_remote=True)  # noqa: S104
 
 
 def test_a_taken_port_is_reported_with_the_remedy(server, tmp_path):
     port = httpx.URL(server.base).port
     with pytest.raises(ConfigurationError, match="--port 0"):
-        serve(Home.at(tmp_path), SETTINGS.model_copy(update={"port": port}), ready=print)
+        serve(DataHome.at(tmp_path), SETTINGS.model_copy(update={"port": port}), ready=print)
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])

@@ -6,7 +6,7 @@ from decimal import Decimal
 import pyarrow as pa
 
 from shopstream.detection.rule import load_rules
-from shopstream.events.codec import encode_arrow
+from shopstream.events.arrow_ipc import encode_arrow
 from shopstream.events.schema import WIRE_SCHEMA
 
 START_MS = 1_573_430_400_000

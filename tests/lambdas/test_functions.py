@@ -65,7 +65,7 @@ def test_a_package_loads_nothing_heavy(detection):
     assert detection.loaded["heavy"] == []
 
 
-def test_signals_become_the_incidents_of_judging_in_process(detection, services, records, expected):
+def test_signals_become_the_incidents_of_detection_in_process(detection, services, records, expected):
     for batch in batches(records):
         assert detection.call(event_of(batch))["answer"] == DONE
     assert incidents_of(services) == expected
@@ -95,7 +95,7 @@ def test_final_detections_reach_the_lake_with_its_columns(detection, services, r
     assert len({row["detection_id"] for row in rows}) == len(rows)
 
 
-def test_people_are_told_through_the_topic(detection, services, records):
+def test_people_are_notified_through_the_topic(detection, services, records):
     for batch in batches(records, 100):
         detection.call(event_of(batch))
     with_ticker = services.messages(services.told)
@@ -123,7 +123,7 @@ def test_a_process_that_is_killed_leaves_what_the_next_one_needs(package, servic
     assert incidents_of(services) == expected
 
 
-def test_a_poisoned_record_goes_to_the_queue_with_its_payload_and_the_line_goes_on(detection, services, records):
+def test_a_poisoned_record_goes_to_the_queue_with_its_payload_and_processing_continues(detection, services, records):
     bad = replace(records[2], payload=b"no signals", sequence_number=records[2].sequence_number + 1)
     batch = [*records[:3], bad, *records[3:10]]
     assert detection.call(event_of(batch))["answer"] == DONE

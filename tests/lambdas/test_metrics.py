@@ -12,7 +12,7 @@ from lambdas.emf import sums
 from shopstream.clock import ManualClock
 from shopstream.errors import RetryableError
 from shopstream.lambdas.metrics import Metrics
-from shopstream.metrics import CloudWatchSink, Span, WorkerMetrics
+from shopstream.metrics import CloudWatchSink, StatisticSet, WorkerMetrics
 
 NOW_MS = 1_763_845_200_000
 MINUTE = timedelta(minutes=1)
@@ -67,8 +67,8 @@ def test_a_minute_is_published_as_sums_and_spans(metrics, sink, clock):
     (put,) = sink.puts
     assert (put["EventsRead"], put["LateEvents"], put["DeadLetters"]) == (600, 3, 0)
     assert put["LateSignals"] == 2
-    assert put["BehindSeconds"] == Span(2, 6.0, 2.0, 4.0)
-    assert put["WatermarkAgeSeconds"] == Span(2, 12.0, 2.0, 10.0)
+    assert put["BehindSeconds"] == StatisticSet(2, 6.0, 2.0, 4.0)
+    assert put["WatermarkAgeSeconds"] == StatisticSet(2, 12.0, 2.0, 10.0)
 
 
 def test_what_was_counted_before_a_restart_is_not_counted_again(metrics, sink, clock):
@@ -125,7 +125,7 @@ def test_closing_says_what_could_not_be_published(sink, clock, caplog):
     assert "no way out" in caplog.text
 
 
-def test_functions_print_no_dimension_that_nobody_named(capsys):
+def test_functions_print_only_named_dimensions(capsys):
     metrics = Metrics("shopstream-test")
     metrics.publish({"Signals": 3, "SignalAgeSeconds": 1.5})
     metrics.publish({"IncidentsOpened": 2}, {"Severity": "high"})

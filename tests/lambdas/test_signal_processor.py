@@ -19,7 +19,7 @@ def test_the_hour_has_incidents_of_rules_and_detectors(expected):
     assert {"user_burst", "user_rate", "volume_surge"} <= {incident[1] for incident in expected}
 
 
-def test_the_incidents_are_those_of_judging_in_process(shop, records, expected):
+def test_the_incidents_are_those_of_detection_in_process(shop, records, expected):
     done = shop.processor().process(records, left)
     assert done.failed is None
     assert seen(read_incidents(shop.path)) == expected
@@ -38,7 +38,7 @@ def test_the_same_records_again_change_nothing(shop, records, expected):
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_what_an_engine_tells_again_after_a_crash_changes_nothing(shops, moments, records, expected, data):
+def test_signals_repeated_after_a_crash_change_nothing(shops, moments, records, expected, data):
     shop, killed = shops(), data.draw(st.integers(1, len(moments) - 1))
     checkpoint = data.draw(st.integers(0, killed - 1))
     size = data.draw(st.integers(5_000, 60_000))
@@ -147,7 +147,7 @@ def test_what_was_done_before_the_deadline_stays_done(shop, records, expected):
     assert seen(read_incidents(shop.path)) == expected
 
 
-def test_signals_that_nobody_reads_are_counted_by_window(shop, records):
+def test_unread_signals_are_counted_by_window(shop, records):
     document = json.loads(records[0].payload)
     document["signals"] = [
         {"window": "not_packed", "key": {}, "measures": {}, "final": True}

@@ -21,7 +21,7 @@ def poisoned(record, payload=b"\xff not signals"):
     return replace(record, payload=payload)
 
 
-def test_a_poisoned_record_is_put_aside_with_its_reason_and_the_line_goes_on(shop, records, expected):
+def test_a_poisoned_record_is_put_aside_with_its_reason_and_processing_continues(shop, records, expected):
     bad = poisoned(records[0])
     good = [replace(one, sequence_number=one.sequence_number + 1) for one in records]
     done = shop.processor().process(
@@ -40,7 +40,7 @@ def test_whatever_is_no_batch_of_signals_is_put_aside(shop, records, payload):
     assert len(shop.failed) == 1
 
 
-def test_a_moment_that_lost_a_part_is_put_aside_and_the_next_one_is_judged(shop, moments, records):
+def test_a_moment_that_lost_a_part_is_put_aside_and_the_next_one_is_processed(shop, moments, records):
     parts = [part for moment in moments[:6] for part in encode_signals(*moment, max_bytes=2_000)]
     cut = next(place for place, part in enumerate(parts) if b'"part":1,' in part)
     lost = [*parts[: cut - 1], b"torn", *parts[cut:]]
@@ -145,7 +145,7 @@ def in_three(record):
 
 
 @pytest.mark.parametrize("portion", [1, 100])
-def test_parts_that_waited_for_one_that_is_put_aside_are_told_of_and_counted(shop, records, portion):
+def test_parts_that_waited_for_one_that_is_put_aside_are_reported_and_counted(shop, records, portion):
     processor, told = shop.processor(runner=breaking(shop, ItemTooLargeError("too large"))), in_three(records[0])
     told.append(records[0])
     done = [processor.process(told[first : first + portion], left) for first in range(0, 4, portion)]
@@ -155,7 +155,7 @@ def test_parts_that_waited_for_one_that_is_put_aside_are_told_of_and_counted(sho
     assert reason == "too large; the 2 parts of the same moment before it are lost with it"
 
 
-def test_parts_before_a_torn_one_or_a_gap_are_told_of(shop, records):
+def test_parts_before_a_torn_one_or_a_gap_are_reported(shop, records):
     told = in_three(records[0])
     shop.processor().process([told[0], poisoned(told[1]), told[2]], left)
     assert "if it was a part of signals, the 1 before it are lost" in shop.failed[0][1]

@@ -131,8 +131,8 @@ def test_every_report_can_show_both(reports, name):
 
 def test_a_report_says_how_many_events_are_left_out(reports):
     told = {bots: report(ReportName.TOP_CATEGORIES, reports, bots=bots).bots_note for bots in Bots}
-    assert told[Bots.EXCLUDE].startswith("8 of 12 events are bots', by verdicts on 1 actors: they are left out")
-    assert told[Bots.INCLUDE].endswith("they are in these figures.")
+    assert told[Bots.EXCLUDE].startswith("8 of 12 events come from bots (verdicts on 1 actors): excluded")
+    assert told[Bots.INCLUDE].endswith("included in these figures.")
 
 
 def test_without_verdicts_both_figures_are_the_same_and_nothing_is_said(tmp_path, event, append):

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shopstream.events.codec import Decoder, encode_arrow, encode_csv, encode_json
+from encoding import encode_csv, encode_json
+from shopstream.events.arrow_ipc import encode_arrow
+from shopstream.events.codec import Decoder
 from shopstream.events.schema import REES46_COLUMNS, WIRE_SCHEMA
 from shopstream.events.validation import REASONS
 

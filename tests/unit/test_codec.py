@@ -5,8 +5,10 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from shopstream.events.codec import Decoded, Decoder, decode, encode_arrow, encode_csv, encode_json
-from shopstream.events.schema import EVENT_ID_SQL, PRICE_TYPE, REES46_COLUMNS, WIRE_SCHEMA, content_id
+from encoding import content_id, encode_csv, encode_json
+from shopstream.events.arrow_ipc import encode_arrow
+from shopstream.events.codec import Decoded, Decoder, decode
+from shopstream.events.schema import EVENT_ID_SQL, PRICE_TYPE, REES46_COLUMNS, WIRE_SCHEMA
 from shopstream.events.validation import REASONS, Reason
 
 ARRIVAL_MS = 1_600_000_000_000

@@ -16,7 +16,7 @@ from pages import FENCE, ROOT, arguments_of, blocks, shell_lines
 from shopstream.cli import app
 from shopstream.config import load_settings
 from shopstream.dashboard.health import Health, metrics_text
-from shopstream.dashboard.sources import Home
+from shopstream.dashboard.sources import DataHome
 from shopstream.detection.rule import RULE_FILES, shipped_rules
 from shopstream.events.validation import REASONS
 
@@ -156,7 +156,7 @@ def test_make_targets_shown_exist():
 
 def test_every_path_of_the_data_home_is_explained():
     readme = TEXTS["README.md"]
-    home = Home.at(Path("home"))
+    home = DataHome.at(Path("home"))
     paths = [getattr(home, field.name) for field in fields(home)]
     stores = {path.name for path in paths if isinstance(path, Path)} - {"engine.lock"}  # a lock holds no data
     for name in stores | {"lake", "replays"}:
@@ -172,7 +172,7 @@ def test_every_metric_is_documented(tmp_path, monkeypatch):
 
     full = Health(True, 1, from_ms(1), {}, from_ms(1), {"shard": 1}, {"open": 1})
     monkeypatch.setattr(metrics, "read_health", lambda _home: full)
-    body, _ = metrics_text(Home.at(tmp_path))
+    body, _ = metrics_text(DataHome.at(tmp_path))
     names = {line.split()[0].partition("{")[0] for line in body.decode().splitlines() if not line.startswith("#")}
     assert len(names) >= 10
     for name in names:

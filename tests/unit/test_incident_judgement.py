@@ -117,7 +117,7 @@ def test_one_actor_of_a_campaign_can_be_human(store):
     assert store.get(incident.id).state is State.OPEN
 
 
-def test_precision_counts_what_people_have_judged(store):
+def test_precision_counts_triaged_incidents(store):
     store.apply([detection(at * 60 * MINUTE) for at in range(4)], 0)
     store.apply([detection(1_000, rule="user_breadth")], 0)
     ids = sorted(incident.id for incident in store.list())
@@ -167,7 +167,7 @@ def test_buyers_are_not_blocked_unless_buying_is_the_attack(store):
     assert (yes, set(no)) == ({"8"}, {"7"})
 
 
-def test_judged_incidents_faults_and_the_past_are_not_blocked(store):
+def test_resolved_incidents_faults_and_the_past_are_not_blocked(store):
     keys = [{"user_id": str(user)} for user in range(4)]
     batch = [detection(0, key, rule=f"rule_{n}", label=f"owasp.oat-00{n + 1}") for n, key in enumerate(keys)]
     batch[3] = replace(batch[3], nature=Nature.FAULT)

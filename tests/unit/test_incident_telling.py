@@ -73,7 +73,7 @@ def test_what_is_not_critical_waits_for_others_to_join(desk):
     assert at.told() == [("opened", "high")]
 
 
-def test_what_is_critical_is_told_at_once(desk):
+def test_a_critical_incident_is_notified_at_once(desk):
     at = desk()
     at.store.apply([detection(0, None, severity=Severity.CRITICAL)], SIZE)
     assert at.told() == [("opened", "critical")]
@@ -87,7 +87,7 @@ def test_a_stream_that_stands_still_holds_nothing_back(desk):
     assert at.told() == [("opened", "high")]
 
 
-def test_a_restart_forgets_nobody_who_waits(desk):
+def test_a_restart_keeps_waiting_incidents(desk):
     at = desk()
     at.store.apply([detection(0)], SIZE)
     at.store.commit()
@@ -96,7 +96,7 @@ def test_a_restart_forgets_nobody_who_waits(desk):
     assert at.told() == [("opened", "high")]
 
 
-def test_who_waits_for_long_is_told_though_it_is_over(desk):
+def test_a_long_waiting_incident_is_notified_after_it_closed(desk):
     at = desk(notify_hold=timedelta(hours=2))
     at.store.apply([detection(0)], SIZE)
     at.store.apply([], 90 * MINUTE)
@@ -108,7 +108,7 @@ def test_who_waits_for_long_is_told_though_it_is_over(desk):
     assert at.told() == [("opened", "high")]
 
 
-def test_a_campaign_is_told_once_and_its_actors_are_not(desk):
+def test_a_campaign_is_notified_once_and_its_actors_are_not(desk):
     at = desk()
     for user in range(50):
         at.store.apply([detection(user * 500, user)], SIZE + user * 500)
@@ -118,7 +118,7 @@ def test_a_campaign_is_told_once_and_its_actors_are_not(desk):
     assert at.told() == [("opened", "high")]
 
 
-def test_a_campaign_that_grows_slowly_is_told_for_its_first_actor_only(desk):
+def test_a_slowly_growing_campaign_is_notified_for_its_first_actor_only(desk):
     at = desk()
     for user in range(8):
         at.store.apply([detection(user * 2 * MINUTE, user)], SIZE + user * 2 * MINUTE)
@@ -135,7 +135,7 @@ def test_many_of_little_gravity_are_a_class_graver_and_never_critical(desk):
     assert {incident.severity for incident in at.store.list() if incident.campaign} == {Severity.HIGH}
 
 
-def test_two_who_never_become_a_campaign_are_both_told(desk):
+def test_two_actors_without_a_campaign_are_both_notified(desk):
     at = desk()
     at.store.apply([detection(0, 1), detection(0, 2)], SIZE)
     at.store.apply([], SIZE + MINUTE)
@@ -144,7 +144,7 @@ def test_two_who_never_become_a_campaign_are_both_told(desk):
     assert at.told() == [("opened", "high")] * 2
 
 
-def test_a_graver_class_is_told_again_and_each_only_once(desk):
+def test_each_higher_severity_is_notified_once(desk):
     at = desk(notify_severity=Severity.MEDIUM)
     at.store.apply([detection(0, severity=Severity.MEDIUM)], SIZE + MINUTE)
     for start_ms in (1_000, 2_000):
@@ -152,7 +152,7 @@ def test_a_graver_class_is_told_again_and_each_only_once(desk):
     assert at.told() == [("opened", "medium"), ("raised", "high")]
 
 
-def test_other_rules_and_a_flood_around_it_tell_nothing_new(desk):
+def test_other_rules_and_a_flood_around_it_send_nothing_new(desk):
     at = desk()
     at.store.apply([detection(0)], SIZE + MINUTE)
     at.store.apply([detection(1_000, rule="user_breadth")], SIZE + MINUTE)
@@ -176,7 +176,7 @@ def test_a_sale_that_hides_an_attack_is_raised_to_it(desk):
     assert at.store.list()[0].nature is Nature.ATTACK
 
 
-def test_what_is_called_a_false_positive_is_not_told_again(desk):
+def test_a_false_positive_is_not_notified_again(desk):
     at = desk(notify_severity=Severity.MEDIUM)
     at.store.apply([detection(0, severity=Severity.MEDIUM)], SIZE + MINUTE)
     at.store.set_status(at.store.list()[0].id, TriageStatus.FALSE_POSITIVE, comment="ours")

@@ -131,7 +131,7 @@ def test_a_person_acknowledges_and_resolves_and_the_engine_leaves_that_alone(sto
     assert store.get(incident_id).ongoing
 
 
-def test_an_id_that_fits_none_or_several_is_told(store):
+def test_an_id_that_fits_none_or_several_is_reported(store):
     store.apply([detection(0), detection(0, user=8), detection(500_000)], 0)
     with pytest.raises(StateError, match="no incident has the id 'zzz'"):
         store.set_status("zzz", TriageStatus.RESOLVED)
@@ -171,7 +171,7 @@ def test_readers_filter_and_sort(store):
     assert store.count()[State.OPEN] == 2
 
 
-def test_a_reader_in_another_process_sees_what_is_written_while_the_writer_goes_on(store, path):
+def test_a_reader_in_another_process_sees_what_is_written_while_the_writer_continues(store, path):
     code = (
         "import sys; from pathlib import Path; from shopstream.clock import SystemClock\n"
         "from shopstream.incidents.embedded import EmbeddedIncidentStore\n"

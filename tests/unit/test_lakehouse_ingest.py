@@ -274,7 +274,7 @@ def test_a_cut_gzip_file_keeps_what_came_before(lakehouse, tmp_path):
     write_gzip(tmp_path / "whole.gz", 2000)
     whole = (tmp_path / "whole.gz").read_bytes()
     (tmp_path / "cut.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(PermanentError, match="get it again whole"):
+    with pytest.raises(PermanentError, match="fetch the whole file again"):
         ingest(lakehouse, str(tmp_path / "cut.gz"), CLOCK)
     numbers = numbers_in(lakehouse)
     assert numbers == list(range(len(numbers)))

@@ -141,7 +141,7 @@ def sender_of(path, settings):
     return Sender(EmbeddedIncidentStore(path, SystemClock()), channels, settings, SystemClock())
 
 
-def test_one_incident_is_told_in_detail_and_once(office, receiver):
+def test_one_incident_is_notified_in_detail_and_once(office, receiver):
     desk = office(receiver.url)
     desk.store.apply([detection(7)], 0)
     assert desk.sender.deliver_pending() == DeliveryReport(sent=1, messages=1)
@@ -157,7 +157,7 @@ def test_one_incident_is_told_in_detail_and_once(office, receiver):
     assert "20" in body
 
 
-def test_the_actor_is_named_only_where_the_settings_say_so(tmp_path, office, receiver):
+def test_the_actor_is_named_only_if_configured(tmp_path, office, receiver):
     desk = office(receiver.url)
     desk.store.apply([detection(987_654)], 0)
     desk.sender.deliver_pending()
@@ -194,7 +194,7 @@ def test_what_comes_within_the_interval_waits_for_a_digest(office, receiver):
     assert desk.sender.deliver_pending(at_once=True) == DeliveryReport(sent=1, messages=1)
 
 
-def test_less_than_the_least_severity_is_not_told(office, receiver):
+def test_incidents_below_the_least_severity_are_not_notified(office, receiver):
     desk = office(receiver.url, notify_severity=Severity.HIGH)
     desk.store.apply([detection(1, severity=Severity.MEDIUM)], 0)
     assert desk.states() == []
@@ -202,7 +202,7 @@ def test_less_than_the_least_severity_is_not_told(office, receiver):
     assert [one.kind for one in desk.store.notifications()] == ["opened"]
 
 
-def test_closing_is_told_where_the_settings_say_so(office, receiver):
+def test_closing_is_notified_if_configured(office, receiver):
     desk = office(receiver.url, notify_closed=True)
     desk.store.apply([detection(1)], 0)
     desk.sender.deliver_pending()
@@ -239,7 +239,7 @@ def test_failures_are_retried_with_growing_waits_until_it_works(office):
         receiver.stop()
 
 
-def test_nobody_listening_is_a_failure_that_says_so(office, receiver):
+def test_a_refused_connection_is_a_failure_that_says_so(office, receiver):
     url = receiver.url
     receiver.stop()
     desk = office(url)
@@ -299,7 +299,7 @@ def test_a_crash_after_sending_sends_the_same_reference_again(office, receiver, 
     assert first.startswith("Reference: digest:")
 
 
-def test_incidents_that_were_one_are_not_told_again(office, receiver):
+def test_merged_incidents_are_not_notified_again(office, receiver):
     desk = office(receiver.url)
     desk.store.apply([detection(1), detection(1, 120_000)], 0)
     desk.sender.deliver_pending()
@@ -415,7 +415,7 @@ def outcome_of(call):
         return str(error)
 
 
-def test_an_address_nobody_knows_is_told_by_its_target():
+def test_an_unknown_address_is_reported_by_its_target():
     settings = AlertingSettings(notify_urls=(SecretStr(f"carrierpigeon://{TOKEN}"),))
     with pytest.raises(ConfigurationError, match="notification target carrierpigeon-") as error:
         open_channels(settings.notify_urls, targets_of(settings))

@@ -109,7 +109,7 @@ def test_rows_are_bounded_and_late_batches_are_let_go(recent):
     assert recent.describe({}, 5_000, 5_000) is None
 
 
-def test_the_lake_answers_where_nobody_was_asked(tmp_path, recent):
+def test_the_lake_gives_the_context_that_recent_events_lack(tmp_path, recent):
     settings = load_settings(None, {"home": tmp_path})
     store = sqlite_desk(settings.incidents_path)
     store.apply([make_detection(100_000)], 0)

@@ -69,7 +69,7 @@ def test_no_part_is_larger_than_a_record(signals):
 
 
 @given(st.lists(SIGNALS, min_size=1, max_size=9), st.data())
-def test_moments_are_whole_whatever_is_told_again_or_saved_between(signals, data):
+def test_moments_are_whole_after_repetitions_and_saves(signals, data):
     """A writer that is killed anywhere begins the moment again, cut otherwise; a put may come twice."""
     told = []
     for until_ms in (10_000, 20_000):
@@ -164,13 +164,13 @@ class Stream:
         return [decode_signals(record.payload) for record in self.taken]
 
 
-def test_signals_are_told_with_their_moment():
+def test_signals_are_sent_with_their_moment():
     stream = Stream()
     SignalPublisher(stream, ManualClock(0)).run([one()], 12_345)
     assert stream.batches == [SignalBatch((one(),), 12_345)]
 
 
-def test_without_signals_only_a_new_bin_is_told():
+def test_without_signals_only_a_new_bin_is_sent():
     stream = Stream()
     publisher = SignalPublisher(stream, ManualClock(0))
     for until_ms in (9_000, 9_999, 10_000, 19_000, 25_000):
@@ -178,7 +178,7 @@ def test_without_signals_only_a_new_bin_is_told():
     assert [batch.until_ms for batch in stream.batches] == [9_000, 10_000, 25_000]
 
 
-def test_without_signals_a_new_bin_of_the_clock_is_told():
+def test_without_signals_a_new_bin_of_the_clock_is_sent():
     stream = Stream()
     publisher = SignalPublisher(stream, ManualClock(0))
     for until_ms in (29_000, 29_999, 30_000):
@@ -201,7 +201,7 @@ def test_what_the_clock_says_comes_back_with_the_whole_moment():
     assert [restored.add(part) for part in parts[1:]][-1] == whole
 
 
-def test_what_the_stream_does_not_take_is_told_again():
+def test_signals_refused_by_the_stream_are_sent_again():
     clock = ManualClock(0)
     stream = Stream(BackpressureError("full", timedelta(seconds=3)), "ProvisionedThroughputExceededException")
     SignalPublisher(stream, clock).run([one()], 0)

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from shopstream.adapters.ports import Adapters
 from shopstream.aws.objects import S3Objects
-from shopstream.dashboard.sources import EngineState, Home
+from shopstream.dashboard.sources import DataHome, EngineState
 from shopstream.engine.checkpoint import CheckpointStore, SharedCheckpointStore
 from shopstream.errors import ConfigurationError, RetryableError, ShopstreamError
 from shopstream.incidents.aws import DynamoIncidentStore
@@ -222,10 +222,10 @@ class AwsAdapters(Adapters):
             )
             yield stack.enter_context(closing(worker))
 
-    def dashboard_home(self) -> Home:
+    def dashboard_home(self) -> DataHome:
         """Copies in `home` of what the engine on AWS writes."""
         live = self._in_home("live.copy.json")
-        home = Home.at(self.settings.home)
+        home = DataHome.at(self.settings.home)
         return replace(home, incidents=self.open_incidents, live=live, remote=RemoteHome(self, live), refresh=_REFRESH)
 
     def checks(self) -> dict[str, Check]:
@@ -249,7 +249,7 @@ def _process_name() -> str:
 
 
 class RemoteHome:
-    """Copies what the engine on AWS writes, for the dashboard; see `dashboard.sources.Remote`.
+    """Copies what the engine on AWS writes, for the dashboard; see `dashboard.sources.RemoteEngine`.
 
     Args:
         adapters: open what the engine writes.
@@ -272,7 +272,7 @@ class RemoteHome:
         self._error: ShopstreamError | None = None
 
     def refresh(self) -> None:
-        """See `Remote.refresh`; every five seconds at most."""
+        """See `RemoteEngine.refresh`; every five seconds at most."""
         with self._lock:
             if self._monotonic() < self._refresh_at:
                 return
@@ -290,7 +290,7 @@ class RemoteHome:
             self._refresh_at = self._monotonic() + _REFRESH.total_seconds()
 
     def engine(self) -> EngineState:
-        """See `Remote.engine`; at most ten seconds old."""
+        """See `RemoteEngine.engine`; at most ten seconds old."""
         with self._lock:
             if self._error is not None:
                 raise self._error

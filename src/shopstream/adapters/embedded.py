@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from shopstream.adapters.checks import Check
-    from shopstream.dashboard.sources import Home
+    from shopstream.dashboard.sources import DataHome
     from shopstream.engine.checkpoint import CheckpointStore, Manifest
     from shopstream.incidents.ports import IncidentStore
     from shopstream.journeys.store import LiveStore
@@ -85,11 +85,11 @@ class EmbeddedAdapters(Adapters):
         """The current checkpoint, without creating the store."""
         return super().last_checkpoint() if self.settings.checkpoint_path.exists() else None
 
-    def dashboard_home(self) -> Home:
+    def dashboard_home(self) -> DataHome:
         """The files of `home`."""
-        from shopstream.dashboard.sources import Home
+        from shopstream.dashboard.sources import DataHome
 
-        return Home.at(self.settings.home)
+        return DataHome.at(self.settings.home)
 
     def checks(self) -> dict[str, Check]:
         """Rules, files and free space."""

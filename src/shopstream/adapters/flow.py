@@ -82,12 +82,12 @@ def open_pipeline(
         engine = Engine(settings.engine, windows, spill_path=settings.home / "spill")
         stack.enter_context(closing(engine.connection))
         detection.bank.attach(engine)
-        intake = stack.enter_context(
+        source = stack.enter_context(
             closing(SourceReader(stream, engine.watermarks, settings.engine, clock, readers=adapters.readers))
         )
         live = stack.enter_context(closing(adapters.open_live())) if with_journeys else None
         pipeline = Pipeline(
-            intake=intake,
+            source=source,
             consumers=stream,
             engine=engine,
             runner=runner,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from shopstream.adapters.checks import Check
     from shopstream.archive import Archive
-    from shopstream.dashboard.sources import Home
+    from shopstream.dashboard.sources import DataHome
     from shopstream.detection.baseline import Baselines
     from shopstream.engine.checkpoint import CheckpointStore, Manifest
     from shopstream.incidents.ports import IncidentStore
@@ -258,7 +258,7 @@ class Adapters(ABC):
         )
 
     @abstractmethod
-    def dashboard_home(self) -> Home:
+    def dashboard_home(self) -> DataHome:
         """What the dashboard shows."""
 
     @abstractmethod

@@ -1,7 +1,7 @@
-"""Clients of AWS services, and what their errors mean here.
+"""Clients of AWS services, and translation of their errors.
 
-Account, region and addresses come from where boto3 looks for them: environment, `~/.aws/config`, the role of a task or
-function. `AWS_ENDPOINT_URL_KINESIS` and the like point a service elsewhere.
+boto3 finds account, region and endpoints: environment, `~/.aws/config`, the role of a task or function.
+`AWS_ENDPOINT_URL_KINESIS` and the like set another endpoint for a service.
 """
 
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ __all__ = ["client", "config_of", "error_code", "explained"]
 _CONNECT_S = 5
 _READ_S = 60
 _READ_OF_S = {"dynamodb": 5}
-"""Of services that answer in milliseconds: a lease must outlast a call that hangs and is made again."""
+"""For services that answer in milliseconds: a lease must outlast a call that hangs and is retried."""
 _ATTEMPTS = 5
 _BACK_OFF = timedelta(seconds=1)
 
@@ -56,7 +56,7 @@ _THROTTLED = frozenset(
 )
 _DENIED = frozenset(
     {
-        "403",  # of a HEAD request, which has no body to say more
+        "403",  # of a HEAD request, whose answer has no body
         "AccessDenied",
         "AccessDeniedException",
         "AuthorizationError",
@@ -75,7 +75,7 @@ _CLOCK_SKEW = frozenset(
 )
 _MISSING = frozenset(
     {
-        "404",  # of a HEAD request, which has no body to say more
+        "404",  # of a HEAD request, whose answer has no body
         "EntityNotFoundException",
         "NoSuchBucket",
         "NoSuchKey",
@@ -85,17 +85,17 @@ _MISSING = frozenset(
     }
 )
 _FAILED = frozenset({"InternalError", "RequestTimeout", "ServiceUnavailable"})
-"""Of S3, also without an HTTP status of their own: for one of many objects, or with 400."""
+"""Codes that S3 also sends without an HTTP status of 500: for one of many objects, or with 400."""
 _SERVER_ERROR = 500
 _SETTINGS = (NoCredentialsError, PartialCredentialsError, NoRegionError, InvalidRegionError, ProfileNotFound)
 
 
 def client(service: str, *, attempts: int = _ATTEMPTS) -> Any:  # noqa: ANN401  boto3 makes its clients at run time
-    """A boto3 client with time limits, and retries that back off.
+    """A boto3 client with timeouts, and retries with back-off.
 
     Args:
-        service: boto3's name of it, such as `kinesis`.
-        attempts: of each call, the first included; 1 where the caller keeps an order that a blind retry would break.
+        service: in boto3's spelling, such as `kinesis`.
+        attempts: per call, the first included; 1 if a blind retry would break the caller's order.
 
     Raises:
         ConfigurationError: no region is set, or the profile is unknown.
@@ -105,7 +105,7 @@ def client(service: str, *, attempts: int = _ATTEMPTS) -> Any:  # noqa: ANN401  
 
 
 def config_of(service: str, attempts: int = _ATTEMPTS) -> Config:
-    """Time limits of a service, and retries that back off."""
+    """Timeouts of a service, and retries with back-off."""
     return Config(
         connect_timeout=_CONNECT_S,
         read_timeout=_READ_OF_S.get(service, _READ_S),
@@ -120,17 +120,17 @@ def error_code(error: ClientError) -> str:
 
 @contextmanager
 def explained(action: str) -> Iterator[None]:
-    """Errors of AWS as ours.
+    """Translate errors of AWS.
 
     Args:
-        action: what was tried, for the message: "to read stream shopstream-events". No personal data.
+        action: what was attempted, for the message: "to read stream shopstream-events". No personal data.
 
     Raises:
         BackpressureError: throttled.
         RetryableError: the service cannot be reached, or failed on its side.
-        ConfigurationError: no credentials, no possible region, a permission is missing, or this machine's clock wrong.
-        StateError: what it works on is not there.
-        PermanentError: anything else that the service refuses.
+        ConfigurationError: no credentials, no valid region, a missing permission, or a wrong clock on this machine.
+        StateError: the resource does not exist.
+        PermanentError: any other refusal.
     """
     try:
         yield
@@ -141,7 +141,7 @@ def explained(action: str) -> Iterator[None]:
             f"expected AWS credentials and a region {action}, got: {error}; run `aws configure`, or set "
             "AWS_PROFILE and AWS_DEFAULT_REGION"
         ) from error
-    except EndpointConnectionError as error:  # names are made of regions: a misspelt one has no address
+    except EndpointConnectionError as error:  # host names contain the region: a misspelt one has no address
         raise RetryableError(
             f"AWS cannot be reached {action} ({error}); try again, or correct the region (AWS_DEFAULT_REGION) where it "
             "is misspelt in this address"

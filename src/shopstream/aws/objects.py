@@ -52,7 +52,7 @@ class S3Objects:
 
     def written_at(self, key: str) -> datetime | None:
         """When it was last written; None when there is none."""
-        with explained(f"to look at {self.place}/{key} (s3:GetObject)"):
+        with explained(f"to read the time of {self.place}/{key} (s3:GetObject)"):
             try:
                 answer = self._client.head_object(**self._object(key))
             except ClientError as error:

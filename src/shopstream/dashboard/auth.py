@@ -1,7 +1,4 @@
-"""The token that lets a person in: made once, readable by its owner alone.
-
-Who gets in, and what every answer says to the browser.
-"""
+"""Authentication by a token, which is created once and readable only by its owner, and security headers."""
 
 import hashlib
 import hmac
@@ -23,28 +20,28 @@ _FEWEST_CHARACTERS = 32
 
 
 def load_token(path: Path) -> str:
-    """The token of this home; made where there is none.
+    """Load the token of this home; create one if there is none.
 
     Raises:
-        StateError: others can read the file, or it is cut short.
+        StateError: others can read the file, or it is truncated.
     """
     if not path.exists():
         _make(path)
     if os.name == "posix" and path.stat().st_mode & 0o077:
         raise StateError(
-            f"expected that only its owner can read {path}, others can too; remove it, the next start makes a new one"
+            f"expected that only its owner can read {path}, but others can; remove it, the next start creates a new one"
         )
     token = path.read_text().strip()
     if len(token) < _FEWEST_CHARACTERS:
         raise StateError(
             f"expected a token of at least {_FEWEST_CHARACTERS} characters in {path}, got {len(token)}; "
-            "remove it, and the next start makes a new one"
+            "remove it, the next start creates a new one"
         )
     return token
 
 
 def _make(path: Path) -> None:
-    """Write it aside and link it: nobody ever sees it empty, and of two that start at once one wins."""
+    """Write a draft and link it: no reader sees an empty file, and one of two concurrent starts wins."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -59,15 +56,15 @@ def _make(path: Path) -> None:
 def _link(draft: Path, path: Path) -> None:
     try:
         path.hardlink_to(draft)
-    except FileExistsError:  # another process was first; its token is as good
+    except FileExistsError:  # another process was first; its token is used
         return
 
 
 _OPEN = frozenset({"/healthz"})
 _COOKIE_SECONDS = 30 * 24 * 3600
 
-# For plotly: the digest is that of nothing, for it makes an empty style element and adds its rules by script; and it
-# empties style attributes.
+# For plotly: the digest is that of empty text, since plotly adds an empty style element and fills it by script; it also
+# sets style attributes.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='; "
     "style-src-attr 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -82,13 +79,13 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 
-# A browser that comes from another site (say, a terminal in a web page) does not send a SameSite=Strict cookie along
-# a redirect; a page that reloads itself starts anew from here.
-_HOP = '<!doctype html><meta http-equiv="refresh" content="0;url=/"><title>shopstream</title><a href="/">Go on</a>'
+# A browser that comes from another site (such as a terminal in a web page) does not send a SameSite=Strict cookie with
+# a redirect; after a refresh by the page itself it does.
+_HOP = '<!doctype html><meta http-equiv="refresh" content="0;url=/"><title>shopstream</title><a href="/">Continue</a>'
 
 
 class SecurityHeadersMiddleware:
-    """Says on every answer what the browser may do with it; nothing is cached unless the answer says so itself."""
+    """Adds security headers to every response; nothing is cached unless the response allows it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -108,12 +105,12 @@ class SecurityHeadersMiddleware:
 
 
 class TokenAuthMiddleware:
-    """Lets in who shows the token: once in the address, which is swapped for a cookie, or as `Authorization: Bearer`.
+    """Requires the token: once in the URL, which is exchanged for a cookie, or as `Authorization: Bearer`.
 
     The cookie holds a digest of the token, because browsers send cookies to every port of a host.
 
     Args:
-        app: what lies behind.
+        app: the protected application.
         token: the token.
     """
 
@@ -132,7 +129,7 @@ class TokenAuthMiddleware:
         await (answer or self._app)(scope, receive, send)
 
     def _answer(self, scope: Scope) -> Response | None:
-        """What to say instead of letting the request through; None lets it through."""
+        """The response to a request without access; None grants access."""
         if scope["path"] in _OPEN:
             return None
         headers = Headers(scope=scope)
@@ -142,8 +139,8 @@ class TokenAuthMiddleware:
         if self._has_cookie(scope) or self._has_bearer(headers):
             return None
         return PlainTextResponse(
-            "This page needs its token: open the whole address that `shopstream dashboard` printed, or send the token "
-            "in the header `Authorization: Bearer …`.\n",
+            "This page needs a token: open the whole address that `shopstream dashboard` printed, or send the token in "
+            "the header `Authorization: Bearer …`.\n",
             status_code=401,
             headers={"WWW-Authenticate": "Bearer"},
         )

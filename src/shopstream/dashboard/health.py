@@ -1,7 +1,4 @@
-"""How the pipeline is: counters of the last checkpoint, watermark, lag, and whether an engine runs.
-
-The pipeline's figures as Prometheus text.
-"""
+"""Health of the pipeline: counters, watermark, lag and incidents, also as Prometheus metrics."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -17,7 +14,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from shopstream.clock import SystemClock, from_ms
-from shopstream.dashboard.sources import EngineState, Home
+from shopstream.dashboard.sources import DataHome, EngineState
 from shopstream.engine.checkpoint import CheckpointStore, Manifest
 from shopstream.engine.engine import Counters
 from shopstream.errors import StateError
@@ -36,13 +33,13 @@ class Health:
     """The pipeline, as of the last checkpoint.
 
     Args:
-        engine_running: a process holds the engine's lock.
-        checkpoint: generations so far; 0 before the first.
-        committed_at: when the last checkpoint was made.
-        counters: name → events since the beginning.
+        engine_running: whether a process holds the engine's lock.
+        checkpoint: number of the last checkpoint; 0 before the first.
+        committed_at: time of the last checkpoint.
+        counters: name → events since the first start.
         watermark: no earlier event is expected; None before the first event.
-        lag_ms: shard → age in milliseconds of the oldest record that is not in a checkpoint, 0 where all are.
-        incidents: state → how many.
+        lag_ms: shard → age in milliseconds of the oldest record without a checkpoint, 0 if there is none.
+        incidents: state → number of incidents.
     """
 
     engine_running: bool
@@ -54,12 +51,12 @@ class Health:
     incidents: Mapping[State, int]
 
 
-def read_health(home: Home) -> Health:
-    """The pipeline's health; zeros and None where there is nothing yet.
+def read_health(home: DataHome) -> Health:
+    """The pipeline's health; zeros and None before the first checkpoint.
 
     Raises:
-        StateError: a file is none of ours.
-        RetryableError: a file is busy.
+        StateError: a file is of another program, or damaged.
+        RetryableError: a file is locked.
     """
     engine = home.remote.engine() if home.remote else _engine(home)
     with closing(home.incidents()) as store:
@@ -76,15 +73,15 @@ def read_health(home: Home) -> Health:
     )
 
 
-def _engine(home: Home) -> EngineState:
-    """As the files of the home have it."""
+def _engine(home: DataHome) -> EngineState:
+    """State of the engine, from the files of the home."""
     manifest, committed_at = _checkpoint(home.checkpoint)
     lag_ms = _lag(home.stream, manifest.positions if manifest else {})
     return EngineState(_held(home.engine_lock), manifest, committed_at, lag_ms)
 
 
 def _checkpoint(folder: Path) -> tuple[Manifest | None, datetime | None]:
-    """The current generation and its moment; asked again when it was replaced between two looks."""
+    """The current checkpoint and its time; retried if the engine replaces it between two reads."""
     current = folder / "CURRENT"
     for left in reversed(range(_TRIES)):
         if not current.exists():
@@ -100,7 +97,7 @@ def _checkpoint(folder: Path) -> tuple[Manifest | None, datetime | None]:
 
 
 def _held(lock: Path) -> bool:
-    """Whether somebody holds the lock; it is never waited for and given back at once."""
+    """Whether a process holds the lock; acquires it only for a moment, without waiting."""
     if not lock.exists():
         return False
     try:
@@ -119,22 +116,22 @@ def _lag(path: Path, positions: Mapping[str, int]) -> dict[str, int]:
 
 
 _COUNTERS = {
-    "events_read": "Events taken from the stream: kept, duplicates and dead letters.",
-    "events_kept": "Events kept in the lake, late ones included.",
-    "duplicates": "Events that came again and were dropped.",
-    "late": "Kept events that were behind the watermark, in no live window.",
-    "dead_letters": "Rejected rows, kept with their reason.",
-    "suppressed": "Detections that an allow-list covered: kept, told to nobody.",
-    "late_signals": "Signals that detectors did not judge: they came after their time had been judged.",
+    "events_read": "Events read from the stream: stored, duplicates and dead letters.",
+    "events_kept": "Events stored in the lake, late ones included.",
+    "duplicates": "Duplicate events, which were dropped.",
+    "late": "Stored events that were behind the watermark, in no live window.",
+    "dead_letters": "Rejected rows, stored with the reason.",
+    "suppressed": "Detections suppressed by an allow-list: stored, without notifications.",
+    "late_signals": "Signals that arrived too late for the detectors.",
 }
 
 
-def metrics_text(home: Home, accept: str = "") -> tuple[bytes, str]:
-    """The figures in the format that `accept` asks for, and its content type.
+def metrics_text(home: DataHome, accept: str = "") -> tuple[bytes, str]:
+    """Prometheus metrics in the format of the `Accept` header, and their content type.
 
     Raises:
-        StateError: a file is none of ours.
-        RetryableError: a file is busy.
+        StateError: a file is of another program, or damaged.
+        RetryableError: a file is locked.
     """
     if home.remote:
         home.remote.refresh()
@@ -151,7 +148,7 @@ class _HealthCollector(Collector):
         self._health = health
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing: the registry need not collect to learn the names."""
+        """Nothing, so that the registry need not collect to learn the names."""
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
@@ -166,7 +163,7 @@ class _HealthCollector(Collector):
         if health.committed_at:
             yield GaugeMetricFamily(
                 "shopstream_checkpoint_timestamp_seconds",
-                "When the last one was made.",
+                "Time of the last checkpoint.",
                 health.committed_at.timestamp(),
             )
         if health.watermark:
@@ -176,7 +173,7 @@ class _HealthCollector(Collector):
                 health.watermark.timestamp(),
             )
         lag = GaugeMetricFamily(
-            "shopstream_lag_seconds", "Age of the oldest record that is in no checkpoint yet.", labels=["shard"]
+            "shopstream_lag_seconds", "Age of the oldest record without a checkpoint.", labels=["shard"]
         )
         for shard, milliseconds in health.lag_ms.items():
             lag.add_metric([shard], milliseconds / 1000)

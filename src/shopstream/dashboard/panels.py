@@ -1,7 +1,4 @@
-"""The four reports as the page draws them: the rows of `models.reports` and the figures of their charts.
-
-What the page shows, as JSON-ready panels, read again only when the files behind them changed.
-"""
+"""The panels of the page, as JSON; read again only when the files behind them change."""
 
 import json
 import logging
@@ -21,7 +18,8 @@ import duckdb
 
 from shopstream.clock import from_ms
 from shopstream.dashboard.health import read_health
-from shopstream.dashboard.sources import Home
+from shopstream.dashboard.sources import DataHome
+from shopstream.engine.tables import fetch_dicts
 from shopstream.errors import ShopstreamError, StateError
 from shopstream.incidents.explanation import figures_of, lines_of, title_of, who_of
 from shopstream.incidents.incident import Incident, State
@@ -61,10 +59,10 @@ _BOUND: Final = {"cart_days": [_DAYS], "brands": [_BRANDS_DRAWN]}
 
 
 def reports_panel(path: Path) -> dict[str, object] | None:
-    """Everything the report sections show; None as long as there are no reports.
+    """Data of the report sections; None if there are no reports.
 
     Raises:
-        StateError: the file is none of ours, or was built by another version.
+        StateError: the file is of another program, or another version built it.
     """
     if not path.is_file():
         return None
@@ -115,9 +113,7 @@ def _figures(path: Path) -> dict[str, object]:
         try:
             choose_bots(connection, Bots.EXCLUDE)
             for name, sql in _FIGURES.items():
-                cursor = connection.execute(sql, _BOUND.get(name))
-                columns = [column[0] for column in cursor.description or []]
-                figures[name] = [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
+                figures[name] = fetch_dicts(connection.execute(sql, _BOUND.get(name)))
         except duckdb.Error as error:
             raise StateError(
                 f"expected marts of this version in {path}, DuckDB says: {error}; run `shopstream build`"
@@ -129,7 +125,7 @@ _log = logging.getLogger(__name__)
 
 _INCIDENTS: Final = 200
 _NAMED: Final = 20
-"""A command that names more actors than this is nobody's to read."""
+"""A command with more actors than this would be unreadable."""
 _ONGOING: Final = (State.OPEN, State.ACKNOWLEDGED)
 _OVER: Final = (State.CLOSED, State.RESOLVED, State.FALSE_POSITIVE)
 
@@ -138,7 +134,7 @@ Signature = tuple[tuple[int, int, int] | None, ...]
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """How one panel is read, and how often at most; with files, when one of them has changed."""
+    """How to read a panel, and how often at most; with files, only when one of them has changed."""
 
     read: Callable[[], object]
     files: tuple[Path, ...] = ()
@@ -153,13 +149,13 @@ class Panels:
         home: the files.
     """
 
-    home: Home
+    home: DataHome
     _texts: dict[str, str] = field(default_factory=dict)
     _signatures: dict[str, Signature] = field(default_factory=dict)
     _read_at: dict[str, float] = field(default_factory=dict)
 
     def read(self) -> dict[str, str]:
-        """Panel name → JSON text. A panel that cannot be read says so in `error`; the others are not held up."""
+        """Panel name → JSON text. A panel that cannot be read has an `error`; the others are still read."""
         if self.home.remote:
             self.home.remote.refresh()
         for name, source in self._sources().items():
@@ -193,8 +189,8 @@ class Panels:
         return json.dumps(body, default=_plain, separators=(",", ":"))
 
 
-def incidents_panel(home: Home) -> dict[str, object]:
-    """Incidents, those that go on first, the newest first among them; at most 200, `total` says of how many."""
+def incidents_panel(home: DataHome) -> dict[str, object]:
+    """Incidents, ongoing first, then newest first; at most 200 of `total`."""
     with closing(home.incidents()) as store:
         counts = store.count()
         found = store.list(states=_ONGOING, limit=_INCIDENTS)
@@ -210,7 +206,7 @@ def incidents_panel(home: Home) -> dict[str, object]:
 
 
 def live_panel(path: Path) -> dict[str, object] | None:
-    """The live journeys as they were last published, `as_of` in event time; None before the first."""
+    """The live journeys as last published, `as_of` in event time; None before the first publication."""
     panels = LiveFile(path).read()
     as_of_ms = panels.pop("as_of_ms", None)
     if not isinstance(as_of_ms, int):
@@ -218,7 +214,7 @@ def live_panel(path: Path) -> dict[str, object] | None:
     return {**panels, "as_of": from_ms(as_of_ms)}
 
 
-def _health_panel(home: Home) -> dict[str, object]:
+def _health_panel(home: DataHome) -> dict[str, object]:
     health = read_health(home)
     return {
         "engine_running": health.engine_running,
@@ -242,10 +238,10 @@ def _incident(incident: Incident, command: str) -> dict[str, object]:
         "rules": ", ".join(incident.rules),
         "nature": incident.nature,
         "who": who_of(incident),
-        "under": incident.episodes - 1,
+        "grouped": incident.episodes - 1,
         "actors": len(incident.actors),
         "campaign": incident.campaign,
-        "told": incident.notifications,
+        "notifications": incident.notifications,
         "facts": {name.replace(" ", "_"): text for name, text in lines_of(incident).items()},
         "observed": figures_of(incident),
         "threshold": incident.threshold,

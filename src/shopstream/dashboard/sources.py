@@ -1,4 +1,4 @@
-"""Where the page finds what it shows."""
+"""Data sources of the page."""
 
 import shlex
 from collections.abc import Callable, Mapping
@@ -12,18 +12,18 @@ from shopstream.engine.checkpoint import Manifest
 from shopstream.incidents.embedded import EmbeddedIncidentStore
 from shopstream.incidents.ports import IncidentStore
 
-__all__ = ["EngineState", "Home", "Remote"]
+__all__ = ["DataHome", "EngineState", "RemoteEngine"]
 
 
 @dataclass(frozen=True, slots=True)
 class EngineState:
-    """The engine.
+    """State of the engine.
 
     Args:
-        running: some process is the engine now.
+        running: whether an engine is running.
         manifest: of its last checkpoint; None before the first.
-        committed_at: when that was made.
-        lag_ms: shard → age in milliseconds of the oldest record that is not in a checkpoint, 0 where all are.
+        committed_at: time of that checkpoint.
+        lag_ms: shard → age in milliseconds of the oldest record without a checkpoint, 0 if there is none.
     """
 
     running: bool
@@ -32,37 +32,37 @@ class EngineState:
     lag_ms: Mapping[str, int]
 
 
-class Remote(Protocol):
-    """Where the engine runs elsewhere: what to ask instead of files."""
+class RemoteEngine(Protocol):
+    """An engine on another machine, which is queried instead of local files."""
 
     def refresh(self) -> None:
-        """Bring the home's copies of live journeys up to date; trouble is told by `engine`."""
+        """Update the home's copy of live journeys; `engine` raises its errors."""
         ...
 
     def engine(self) -> EngineState:
-        """How the engine is.
+        """State of the engine.
 
         Raises:
-            ShopstreamError: it cannot be asked, or the last refresh failed.
+            ShopstreamError: the query or the last refresh failed.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Home:
-    """The files of a data home; each may be missing, and all but the token are only read.
+class DataHome:
+    """The files of a data home; each may be missing, and only the token is written.
 
     Args:
-        stream: the embedded stream, for how far the engine is behind.
+        stream: the embedded stream, for the engine's lag.
         checkpoint: the engine's checkpoints, for its counters and watermark.
         incidents: opens the incident store; the reader closes it.
         live: the live journeys.
         reports: the marts.
         engine_lock: held by a running engine.
-        token: what lets people in; made at the first start.
-        command: how a person calls the program for this home, for the hints on the page.
-        remote: set where the engine runs elsewhere; then stream, checkpoint and lock are not looked at.
-        refresh: how often health and incidents are read at most.
+        token: access token; created at the first start.
+        command: command line for this home, for the hints on the page.
+        remote: an engine on another machine; then stream, checkpoint and lock are not read.
+        refresh: minimum interval between two reads of health and incidents.
     """
 
     stream: Path
@@ -73,12 +73,12 @@ class Home:
     engine_lock: Path
     token: Path
     command: str = "shopstream"
-    remote: Remote | None = None
+    remote: RemoteEngine | None = None
     refresh: timedelta = timedelta(0)
 
     @classmethod
     def at(cls, folder: Path, *, usual: Path = Path(".shopstream")) -> Self:
-        """The files where every home has them; commands name the folder unless it is the usual one."""
+        """The files of a home at their standard paths; commands name the folder unless it is the default."""
         named = "" if folder == usual else f" --home {shlex.quote(str(folder))}"
         return cls(
             stream=folder / "stream.db",

@@ -9,6 +9,19 @@ from shopstream.detection.title import fill_title, subject
 __all__ = ["Detection", "Nature", "Severity", "Suppression"]
 
 
+@dataclass(frozen=True, slots=True)
+class Suppression:
+    """Why a detection opens no incident.
+
+    Args:
+        entry: of the allow-list, `file.id`.
+        reason: the entry's.
+    """
+
+    entry: str
+    reason: str
+
+
 class Severity(StrEnum):
     """Severity, in Sigma's terms."""
 
@@ -27,19 +40,6 @@ class Nature(StrEnum):
     """Broken data or business: silence, duplicates, a wrong price, a collapse of purchases."""
     SURGE = "surge"
     """Many more genuine shoppers: no threat."""
-
-
-@dataclass(frozen=True, slots=True)
-class Suppression:
-    """Why a detection opens no incident.
-
-    Args:
-        entry: of the allow-list, `file.id`.
-        reason: the entry's.
-    """
-
-    entry: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Hands bins of event time to detectors, in order, whatever the micro-batches were."""
+"""Runs detectors on bins of event time, in order, independently of micro-batches."""
 
 import copy
 import logging
@@ -13,7 +13,7 @@ from shopstream.engine.signals import QUIET, UNWATCHED, Quiet, Signal
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.errors import RuleError, StateError
 
-if TYPE_CHECKING:  # a process that judges signals has no engine
+if TYPE_CHECKING:  # functions that only read signals have no engine
     from shopstream.engine.engine import Engine
     from shopstream.engine.operators import WindowOperator
 
@@ -22,29 +22,28 @@ __all__ = ["DetectorRunner", "OperatorFactory"]
 _LOGGER = logging.getLogger(__name__)
 
 _PATIENCE: Final = 24 * 3_600_000 // BIN_MS
-"""After so many empty bins in a row (a day) one each `_STRIDE_MS` is enough, until something happens again."""
+"""After this many consecutive empty bins (a day), one per `_STRIDE_MS` is enough until the next signal."""
 _STRIDE_MS: Final = 3_600_000
 _STRETCH_MS: Final = 300_000
-"""Late signals that come within this much event time are one stretch, and one warning."""
+"""Late signals within this much event time give one warning."""
 
 OperatorFactory = Callable[["Engine"], "WindowOperator"]
-"""Makes an operator inside of an engine's database; detectors read its signals by their window's name."""
+"""Creates an operator in an engine's database; detectors read its signals by their window's name."""
 
 
 class DetectorRunner:
-    """Several detectors at work on one stream of signals.
+    """Runs several detectors on one stream of signals.
 
-    The first bin is that of the first signal. Bins in which nothing happened are handed over too, each one; when a
-    whole day of them has passed, only one an hour until the next signal, so that years of nothing cost little. What is
-    UNWATCHED is left out.
+    The first bin is that of the first signal. Empty bins are handed over, too; after a whole day of them, only one per
+    hour until the next signal, so that years without events cost little. UNWATCHED time is skipped.
 
-    While nothing comes, the clock goes on and the watermark does not: a copy of the detectors is then handed the bins
-    after the newest event, as empty ones. What it finds is told; once events come, the copy is thrown away and the
-    detectors go on from the watermark. So all that comes is judged, and as a replay judges it, however long it took.
+    Without events, the clock advances but the watermark does not. A copy of the detectors then receives empty bins
+    after the newest event, and its detections are reported. Once events arrive, the copy is dropped and the detectors
+    continue from the watermark. So all events are processed, and a replay gives the same, however late they arrive.
 
     Args:
         detectors: in the order in which their detections come.
-        operators: further sources of signals that no declaration can express; `attach` gives them to an engine.
+        operators: sources of signals that no declaration can express; `attach` adds them to an engine.
 
     Raises:
         RuleError: two detectors have one id, a window does not end on bins, or two different windows share a name.
@@ -67,13 +66,13 @@ class DetectorRunner:
         self._empty = 0
         self._unwatched: tuple[int, int] | None = None
         self._ahead: DetectorRunner | None = None
-        self._foretold: dict[str, Detection] = {}
+        self._reported_ahead: dict[str, Detection] = {}
         self._late_until_ms = 0
         self.late_signals = 0
-        """Signals of bins that had been handed over already: told again, or by an older state of the engine."""
+        """Signals of bins that were handed over before: repeated ones, or from an older state of the engine."""
 
     def _register(self, detector: Detector, declaration: WindowDeclaration) -> str:
-        """The name under which the engine computes it; the first of equal ones."""
+        """The name under which the engine computes the window: that of the first equal one."""
         if declaration.kind is WindowKind.SESSION or declaration.slide_ms % BIN_MS:
             raise RuleError(
                 f"detector {detector.id}: window {declaration.name} must be tumbling or sliding by a multiple of "
@@ -91,26 +90,26 @@ class DetectorRunner:
 
     @property
     def declarations(self) -> tuple[WindowDeclaration, ...]:
-        """What an engine has to compute, each window once."""
+        """The windows that an engine must compute, each once."""
         return tuple(self._declarations.values())
 
     @property
     def reads(self) -> frozenset[str]:
-        """Windows whose signals are read here, by the names under which they come."""
+        """Names of the windows whose signals are read."""
         return frozenset([*self._readers, UNWATCHED])
 
     @property
     def detectors(self) -> tuple[Detector, ...]:
-        """In order."""
+        """The detectors, in order."""
         return self._detectors
 
     @property
     def operators(self) -> tuple[OperatorFactory, ...]:
-        """What `attach` gives to an engine."""
+        """Operators that `attach` adds to an engine."""
         return self._operators
 
     def attach(self, engine: "Engine") -> None:
-        """Give the engine the operators that no declaration can express; before it processes or restores anything."""
+        """Add the operators to an engine, before it processes or restores anything."""
         for factory in self._operators:
             engine.attach(factory(engine), advance=True)
 
@@ -118,26 +117,28 @@ class DetectorRunner:
         """Hand over every bin that ends at or before the watermark.
 
         Args:
-            signals: all that the engine gave since the last call; those of other windows and early ones are left out.
-            watermark_ms: the engine's, after it gave them.
-            quiet: how far the clock has gone on without events; None where some come.
+            signals: all signals of the engine since the last call; early ones and those of other windows are ignored.
+            watermark_ms: the engine's, after these signals.
+            quiet: how far the clock has advanced without events; None if events arrive.
 
         Returns:
-            Detections, ordered by bin, then by detector; those that the clock found first are not given again.
+            Detections by bin, then by detector, without those that were reported ahead of the watermark before.
         """
         before_ms = self._next_ms
         detections = [
-            one for one in self._advance(signals, watermark_ms) if self._foretold.get(one.detection_id) != one
+            one for one in self._advance(signals, watermark_ms) if self._reported_ahead.get(one.detection_id) != one
         ]
         if self._next_ms is None:
             return detections
         if quiet is None or self._next_ms != before_ms:
             self._ahead = None
-            self._foretold = {id_: one for id_, one in self._foretold.items() if one.end_ms >= self._next_ms}
+            self._reported_ahead = {
+                id_: one for id_, one in self._reported_ahead.items() if one.end_ms >= self._next_ms
+            }
         if quiet is not None:
             for one in self._look_ahead(quiet, self._next_ms):
-                if self._foretold.get(one.detection_id) != one:
-                    self._foretold[one.detection_id] = one
+                if self._reported_ahead.get(one.detection_id) != one:
+                    self._reported_ahead[one.detection_id] = one
                     detections.append(one)
         return detections
 
@@ -149,21 +150,21 @@ class DetectorRunner:
             self._next_ms = min(bins)
         detections: list[Detection] = []
         for end_ms in sorted(bins):
-            self._hand_empty(end_ms, detections)
-            self._hand(end_ms, bins[end_ms], detections)
+            self._process_empty(end_ms, detections)
+            self._process(end_ms, bins[end_ms], detections)
             self._empty = 0
-        self._hand_empty(watermark_ms // BIN_MS * BIN_MS + BIN_MS, detections)
+        self._process_empty(watermark_ms // BIN_MS * BIN_MS + BIN_MS, detections)
         return detections
 
     def _bins(self, signals: Iterable[Signal]) -> dict[int, list[list[Signal]]]:
-        """End of a bin → signals of it for each detector."""
+        """End of a bin → its signals for each detector."""
         bins: dict[int, list[list[Signal]]] = {}
         late: list[Signal] = []
         for signal in signals:
             if signal.window == UNWATCHED:
                 self._unwatched = signal.start_ms, signal.end_ms
             elif signal.window == QUIET:
-                self._leave_out(signal)
+                self._skip_open_bins(signal)
             elif not signal.final or signal.window not in self._readers:
                 continue
             elif self._next_ms is not None and signal.end_ms < self._next_ms:
@@ -177,7 +178,7 @@ class DetectorRunner:
         return bins
 
     def _look_ahead(self, quiet: Quiet, next_ms: int) -> list[Detection]:
-        """What a copy finds in the bins up to `quiet.until_ms`, all of them empty after that of the newest event."""
+        """Detections of a copy in the empty bins from the newest event to `quiet.until_ms`."""
         newest_ms = max(quiet.newest_ms // BIN_MS * BIN_MS + BIN_MS, next_ms - BIN_MS)
         if quiet.until_ms < newest_ms + BIN_MS:
             return []
@@ -189,8 +190,8 @@ class DetectorRunner:
                 signals.append(Signal(QUIET, {}, *times, {}, final=True))
         return self._ahead.advance(signals, quiet.until_ms)
 
-    def _leave_out(self, event: Signal) -> None:
-        """Leave out the bins up to that of the newest event, whose windows are open, and say so to those who ask."""
+    def _skip_open_bins(self, event: Signal) -> None:
+        """Skip the bins up to that of the newest event, whose windows are open, and notify readers of QUIET."""
         for detector in self._detectors:
             if QUIET in detector.other_signals:
                 detector.observe(event.end_ms, [event])
@@ -201,10 +202,10 @@ class DetectorRunner:
         if next_ms >= self._late_until_ms:
             windows = Counter(signal.window for signal in late)
             _LOGGER.warning(
-                "detectors left out %d signals, up to %.0f s late, because they had judged that time before (%s): the "
-                "engine started from an older checkpoint than the detectors, or told its signals again. Signals that "
-                "were told again are harmless; others are missing from detection, and a new run over the stream finds "
-                "what they hold. More of them in the next %d minutes of event time are counted in late_signals only",
+                "detectors skipped %d signals, up to %.0f s late, because they had processed that time before (%s): "
+                "the engine restarted from an older checkpoint than the detectors, or repeated its signals. Repeated "
+                "signals are harmless; others are missing from detection, and a new run over the stream finds them. "
+                "More of them in the next %d minutes of event time are only counted in late_signals",
                 len(late),
                 max(next_ms - signal.end_ms for signal in late) / 1000,
                 ", ".join(f"{window} {count}" for window, count in sorted(windows.items())),
@@ -212,8 +213,8 @@ class DetectorRunner:
             )
         self._late_until_ms = next_ms + _STRETCH_MS
 
-    def _hand_empty(self, until_ms: int, detections: list[Detection]) -> None:
-        """Bins before `until_ms` in which nothing happened."""
+    def _process_empty(self, until_ms: int, detections: list[Detection]) -> None:
+        """Hand over the empty bins before `until_ms`."""
         nothing: list[list[Signal]] = [[] for _ in self._detectors]
         while self._next_ms is not None and self._next_ms < until_ms:
             if self._unwatched and self._unwatched[0] <= self._next_ms - BIN_MS and self._next_ms <= self._unwatched[1]:
@@ -221,13 +222,13 @@ class DetectorRunner:
                 self._empty = 0
             elif self._empty < _PATIENCE:
                 self._empty += 1
-                self._hand(self._next_ms, nothing, detections)
+                self._process(self._next_ms, nothing, detections)
             elif (hour_ms := -(-self._next_ms // _STRIDE_MS) * _STRIDE_MS) < until_ms:
-                self._hand(hour_ms, nothing, detections)
+                self._process(hour_ms, nothing, detections)
             else:
                 self._next_ms = until_ms
 
-    def _hand(self, end_ms: int, places: list[list[Signal]], detections: list[Detection]) -> None:
+    def _process(self, end_ms: int, places: list[list[Signal]], detections: list[Detection]) -> None:
         for detector, signals in zip(self._detectors, places, strict=True):
             if len(signals) > 1:
                 signals.sort(key=_place)
@@ -235,7 +236,7 @@ class DetectorRunner:
         self._next_ms = end_ms + BIN_MS
 
     def snapshot(self) -> dict[str, object]:
-        """State of the bank and its detectors, JSON-ready."""
+        """State of the runner and its detectors, JSON-ready."""
         return {
             "next_ms": self._next_ms,
             "empty": self._empty,
@@ -243,10 +244,10 @@ class DetectorRunner:
         }
 
     def restore(self, state: Mapping[str, object]) -> list[str]:
-        """Go on from a snapshot.
+        """Continue from a snapshot.
 
         Returns:
-            Ids of detectors that begin afresh: new ones, and those whose snapshot another version made.
+            Ids of detectors that start empty: new ones, and those whose snapshot has another version.
         """
         next_ms, empty, held = state.get("next_ms"), state.get("empty"), state.get("detectors")
         if not (next_ms is None or isinstance(next_ms, int)) or not isinstance(held, Mapping):

@@ -5,25 +5,11 @@ ICDT 2005; with weights as in Anderson et al., IMC 2017.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from shopstream.errors import StateError
 
-__all__ = ["HeavyHitter", "SpaceSaving"]
-
-
-class HeavyHitter(NamedTuple):
-    """A kept key.
-
-    Args:
-        key: the key.
-        weight: an upper bound of its true weight.
-        error: the true weight is at least `weight - error`.
-    """
-
-    key: str
-    weight: float
-    error: float
+__all__ = ["SpaceSaving"]
 
 
 class SpaceSaving:
@@ -40,15 +26,15 @@ class SpaceSaving:
         self.capacity = capacity
         self.total = 0.0
         """Weight of all offered keys, faded like the counts."""
-        self._kept: dict[str, tuple[float, float]] = {}
+        self._counts: dict[str, float] = {}
 
     def __contains__(self, key: str) -> bool:
         """Whether the key is kept."""
-        return key in self._kept
+        return key in self._counts
 
     def __len__(self) -> int:
         """Number of kept keys."""
-        return len(self._kept)
+        return len(self._counts)
 
     def offer(self, key: str, weight: float = 1.0) -> str | None:
         """Count a key.
@@ -57,41 +43,27 @@ class SpaceSaving:
             The key that was evicted, if any.
         """
         self.total += weight
-        if key in self._kept:
-            count, error = self._kept[key]
-            self._kept[key] = count + weight, error
+        if key in self._counts or len(self._counts) < self.capacity:
+            self._counts[key] = self._counts.get(key, 0.0) + weight
             return None
-        if len(self._kept) < self.capacity:
-            self._kept[key] = weight, 0.0
-            return None
-        lightest = min(self._kept, key=lambda kept: (self._kept[kept][0], kept))
-        least, _ = self._kept.pop(lightest)
-        self._kept[key] = least + weight, least
+        lightest = min(self._counts, key=lambda kept: (self._counts[kept], kept))
+        self._counts[key] = self._counts.pop(lightest) + weight
         return lightest
 
     def estimate(self, key: str) -> float:
         """Upper bound of the key's weight."""
-        if key in self._kept:
-            return self._kept[key][0]
-        return min((count for count, _ in self._kept.values()), default=0.0) if self._full else 0.0
-
-    @property
-    def _full(self) -> bool:
-        return len(self._kept) >= self.capacity
-
-    def heaviest(self, most: int) -> list[HeavyHitter]:
-        """The `most` keys with the highest counts."""
-        ordered = sorted(self._kept.items(), key=lambda item: (-item[1][0], item[0]))
-        return [HeavyHitter(key, count, error) for key, (count, error) in ordered[:most]]
+        if key in self._counts or len(self._counts) < self.capacity:
+            return self._counts.get(key, 0.0)
+        return min(self._counts.values())
 
     def fade(self, factor: float) -> None:
         """Reduce the weight of the past: multiply all counts. The bounds hold for faded weights."""
         self.total *= factor
-        self._kept = {key: (count * factor, error * factor) for key, (count, error) in self._kept.items()}
+        self._counts = {key: count * factor for key, count in self._counts.items()}
 
     def snapshot(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {"total": self.total, "kept": [[key, *value] for key, value in self._kept.items()]}
+        return {"total": self.total, "counts": dict(self._counts)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from a snapshot.
@@ -99,7 +71,7 @@ class SpaceSaving:
         Raises:
             StateError: it holds more keys than fit.
         """
-        if len(state["kept"]) > self.capacity:
-            raise StateError(f"expected at most {self.capacity} heavy keys, got {len(state['kept'])}; drop the state")
+        if len(state["counts"]) > self.capacity:
+            raise StateError(f"expected at most {self.capacity} keys, got {len(state['counts'])}; drop the state")
         self.total = state["total"]
-        self._kept = {key: (count, error) for key, count, error in state["kept"]}
+        self._counts = dict(state["counts"])

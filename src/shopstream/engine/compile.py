@@ -81,11 +81,6 @@ class Compiled:
     monotone: bool
     bounds: tuple["Bound", ...]
 
-    @property
-    def min_events(self) -> int:
-        """Least number of events of a window that meets the condition (0: unknown)."""
-        return max((math.ceil(bound.least) for bound in self.bounds if bound.counts), default=0)
-
 
 def _parse(declaration: WindowDeclaration, what: str, text: str) -> exp.Expr:
     try:

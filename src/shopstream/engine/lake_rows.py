@@ -1,4 +1,4 @@
-"""Decoded records as rows of the lake."""
+"""Converts decoded records to rows of the lake."""
 
 import hashlib
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ def event_rows(records: Sequence[Record], events: pa.Table, late: npt.NDArray[np
     """LAKE_FIELDS columns; text may be dictionary-encoded.
 
     Args:
-        records: what was decoded.
+        records: the decoded records.
         events: `Decoded.events` of them.
-        late: one flag an event.
+        late: one flag per event.
     """
     arrivals = np.array([record.arrival_ms for record in records], dtype=np.int64) * _US
     arrival = pa.array(arrivals[events.column("record").to_numpy()]).cast(pa.timestamp("us", "UTC"))
@@ -37,7 +37,7 @@ def dead_letter_rows(records: Sequence[Record], rejects: pa.Table) -> pa.Table:
     """DEAD_LETTER_FIELDS columns.
 
     Args:
-        records: what was decoded.
+        records: the decoded records.
         rejects: `Decoded.rejects` of them.
     """
     rows = [

@@ -57,21 +57,21 @@ class Signal:
 
 
 UNWATCHED: Final = "unwatched"
-"""The window of a signal about a stretch of event time between loaded history and live events: nobody watched it, so
-events missing there mean nothing. The detector runner reads it."""
+"""Window of a signal about the gap between a loaded history and live events, where missing events mean nothing. The
+detector runner reads it."""
 
 QUIET: Final = "quiet"
-"""The window of a signal that the detector runner gives when only the clock moves on: the newest event is in this bin,
-and the rest of the bin is not known yet."""
+"""Window of a signal that the detector runner sends when only the clock advances: the newest event is in this bin, and
+the rest of the bin is not known yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quiet:
-    """What the clock adds to a stream without new events: no promise, since events may be on their way.
+    """A time without events by the clock, which is no promise: events may be on their way.
 
     Args:
-        newest_ms: the newest event.
-        until_ms: event time up to which, by the clock, none came after it.
+        newest_ms: time of the newest event.
+        until_ms: event time, by the clock, up to which none followed it.
     """
 
     newest_ms: int

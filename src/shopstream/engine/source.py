@@ -1,7 +1,7 @@
-"""Takes records from the stream and decodes them, one micro-batch ahead of the engine.
+"""Reads records from the stream and decodes them, one micro-batch ahead of the engine.
 
-Reading and decoding is half of the work and needs nothing of the engine's state, so it goes on in a thread of its own
-while the engine is busy with the batch before. At the tip there is nothing to be ahead of, and nothing is read ahead.
+Reading and decoding is half of the work and does not need the engine's state. So a thread of its own does it while the
+engine processes the previous batch. At the tip, nothing is read ahead.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -28,8 +28,8 @@ class Batch:
     Args:
         records: those of one shard together, in order.
         decoded: their events and rejects.
-        positions: shard id → where to go on after this batch, for shards that gave records.
-        behind_ms: how far the shard that is furthest behind is from its tip.
+        positions: shard id → last position in this batch, for shards with records.
+        behind_ms: greatest distance of a shard from its tip.
     """
 
     records: Sequence[Record]
@@ -40,7 +40,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """Shard id → position to read after; whether all shards that can be read are in it; and how much of each."""
+    """Shard id → position to read after; whether all readable shards are included; limits per shard."""
 
     positions: Mapping[str, int]
     complete: bool
@@ -50,7 +50,7 @@ class _Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Fetched:
-    """What a plan's reads gave, and the clock when they began and ended."""
+    """Results of a plan's reads, and the clock at their start and end."""
 
     plan: _Plan
     reads: Mapping[str, ReadBatch]
@@ -63,11 +63,11 @@ class SourceReader:
     """Reads shards fairly: no child before its parents' end, none far ahead of the slowest in event time.
 
     Args:
-        stream: gives records.
-        watermarks: tell how far each shard is; they learn which shards are at their tip.
+        stream: has the records.
+        watermarks: know each shard's progress, and are told which shards are at their tip.
         settings: sizes and the allowed drift.
-        clock: when shards were asked.
-        readers: shards read at once; more than one pays where a read waits for a network.
+        clock: time of the reads.
+        readers: shards to read at once; more than one pays off if reads wait for a network.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class SourceReader:
         self._settings = settings
         self._clock = clock
         self._decoder = Decoder()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="intake")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="source")
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="shard") if readers > 1 else None
         self._ahead: Future[_Fetched] | None = None
         self._positions: dict[str, int] = {}
@@ -87,29 +87,29 @@ class SourceReader:
 
     @property
     def ended(self) -> list[str]:
-        """Closed shards whose records were all taken."""
+        """Closed shards whose records were all read."""
         return sorted(self._ended)
 
     def start_after(self, positions: Mapping[str, int], ended: Collection[str] = ()) -> None:
-        """Go on after these positions; shards not named are read from their oldest record.
+        """Continue after these positions; read other shards from their oldest record.
 
         Args:
-            positions: shard id → the last record that was taken.
-            ended: shards that were read to their end, and are not read again.
+            positions: shard id → last record that was read.
+            ended: shards that were read to their end.
 
         Raises:
-            StateError: retention removed a shard that was not read to its end: its children go on without its tail.
+            StateError: retention removed a shard that was not read to its end, so its tail is lost.
         """
         self._positions, self._ended = dict(positions), set(ended)
         known = dict.fromkeys(self._watermarks.newest(), TRIM_HORIZON) | self._positions
         for shard_id in known.keys() - self._ended - {shard.shard_id for shard in self._stream.shards()}:
-            self._stream.read(shard_id, known[shard_id], max_records=1, max_bytes=1)  # raises where something is lost
+            self._stream.read(shard_id, known[shard_id], max_records=1, max_bytes=1)  # raises if records are lost
             self._ended.add(shard_id)
-        for shard_id in self._ended:  # else they would hold the watermark for ever
+        for shard_id in self._ended:  # otherwise they would hold the watermark back for ever
             self._watermarks.at_tip(shard_id, self._clock.now_ms(), ended=True)
 
-    def take(self) -> Batch:
-        """The next micro-batch; without records only where every shard is at its tip, or (`behind_ms`) on the way."""
+    def poll(self) -> Batch:
+        """The next micro-batch; without records only if all shards are at their tip, or (`behind_ms`) near it."""
         while True:
             fetched = self._ahead.result() if self._ahead else self._fetch(self._plan())
             self._ahead = None
@@ -120,10 +120,9 @@ class SourceReader:
                 return fetched.batch
 
     def _note(self, fetched: _Fetched) -> bool:
-        """Remember how far each shard was read; returns whether one ended, so that its children may be read.
+        """Remember each shard's position; returns whether one ended, so that its children can be read.
 
-        What was read of one shard long after another was seen to be empty says that time has passed for both, and
-        nothing of what the other got meanwhile.
+        If reading one shard took long, an empty read of another one is stale: it may have received records since.
         """
         idle_ms = self._settings.idle_timeout // _MS
         stale = bool(fetched.batch.records) and fetched.ended_ms - fetched.begun_ms >= idle_ms
@@ -143,7 +142,7 @@ class SourceReader:
         return any(read.ended for read in fetched.reads.values())
 
     def close(self) -> None:
-        """End the thread; what it read ahead is forgotten, and read again by whoever comes next."""
+        """Stop the threads; what they read ahead is dropped, and read again by the next process."""
         self._thread.shutdown(cancel_futures=True)
         if self._readers:
             self._readers.shutdown(cancel_futures=True)
@@ -153,11 +152,11 @@ class SourceReader:
     def _plan(self) -> _Plan:
         shards = self._stream.shards()
         waiting = {shard.shard_id for shard in shards} - self._ended
-        for shard_id in waiting:  # a child of a split holds the watermark before its first event is read
+        for shard_id in waiting:  # the child of a split holds the watermark back before its first event
             self._watermarks.expect(shard_id)
         ready = [s for s in shards if s.shard_id in waiting and not waiting.intersection(s.parent_ids)]
         aligned = self._aligned(ready)
-        # The same share for each, so that those that are read alone do not run far ahead.
+        # The same share for each shard, so that one that is read alone does not run far ahead.
         return _Plan(
             positions={shard.shard_id: self._positions.get(shard.shard_id, TRIM_HORIZON) for shard in aligned},
             complete=len(aligned) == len(ready),

@@ -1,4 +1,4 @@
-"""Tables of the engine's database that several modules share.
+"""Tables of the engine's database that several modules share, and results of queries as dictionaries.
 
 | table | written by | read by |
 |---|---|---|
@@ -12,9 +12,12 @@ All other tables belong to one module, and have a prefix of their own: `window_`
 `recent`, `batch_` to `batch`.
 """
 
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
-__all__ = ["BATCH", "ORDERED", "REPEATED"]
+if TYPE_CHECKING:
+    import duckdb
+
+__all__ = ["BATCH", "ORDERED", "REPEATED", "fetch_dicts"]
 
 BATCH: Final = "batch"
 """The current micro-batch without late events and duplicates: the columns that operators read, texts derived from one
@@ -25,3 +28,9 @@ REPEATED: Final = "repeated"
 
 ORDERED: Final = "ordered"
 """Events that the watermark has passed, with `t` and the stateful derived columns."""
+
+
+def fetch_dicts(cursor: "duckdb.DuckDBPyConnection") -> list[dict[str, Any]]:
+    """All rows of a result, as column → value."""
+    names = [column[0] for column in cursor.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

@@ -14,8 +14,6 @@ from shopstream.errors import RuleError
 
 __all__ = ["WindowDeclaration", "WindowKind"]
 
-_RESERVED = frozenset({"start_ms", "end_ms", "first_event_ms", "last_event_ms", "final"})
-
 
 class WindowKind(StrEnum):
     """How time is divided into windows."""
@@ -23,6 +21,9 @@ class WindowKind(StrEnum):
     TUMBLING = "tumbling"
     SLIDING = "sliding"
     SESSION = "session"
+
+
+_RESERVED = frozenset({"start_ms", "end_ms", "first_event_ms", "last_event_ms", "final"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,11 @@
-"""What an event may hold, and the name of each rule that rejects one.
+"""Validation: the rules that an event must meet, and the exact reading of a single row.
 
-Two kinds of fault: bytes that cannot be read as typed values (named by `events.rows`), and typed values that no shop
-event can have (named by `first_faults` here). Either way the row becomes a dead letter with reason, detail and bytes.
+There are two kinds of fault: bytes that cannot be read as typed values (`read_csv_line`, `read_json_line`,
+`read_values`), and typed values that no shop event can have (`first_faults`). Either way, the row becomes a dead letter
+with reason, detail and bytes.
 
-One row at a time: the exact meaning of a row's text, and the name of what is wrong with it.
-
-The vectorised readers of `events.text` and `events.arrow_ipc` try whole blocks first and come here only for blocks
-that do not fit; both ways give the same events (a property test compares them).
+The vectorised readers of `events.text` and `events.arrow_ipc` try whole blocks first and use the readers of single rows
+only for blocks with faults; both give the same events (a property test compares them).
 """
 
 import csv
@@ -29,9 +28,9 @@ from shopstream.events.schema import EVENT_FIELDS, EventType
 __all__ = [
     "MAX_TEXT",
     "REASONS",
+    "EventValues",
     "Fault",
     "Reason",
-    "Row",
     "RowError",
     "first_faults",
     "price_units",
@@ -78,28 +77,28 @@ _FIRST_PRINTABLE = 0x20
 _DELETE = 0x7F
 
 REASONS: dict[Reason, str] = {
-    Reason.UNKNOWN_FORMAT: "The payload is empty, or is no Arrow IPC stream, JSON lines or CSV.",
-    Reason.MALFORMED_ARROW: "The payload begins as an Arrow IPC stream and is damaged or cut.",
-    Reason.MALFORMED_CSV: "The line has another number of fields than its columns, or broken quotes.",
-    Reason.MALFORMED_JSON: "The line is no JSON object.",
+    Reason.UNKNOWN_FORMAT: "The payload is empty, or not an Arrow IPC stream, JSON lines or CSV.",
+    Reason.MALFORMED_ARROW: "The payload is a damaged or truncated Arrow IPC stream.",
+    Reason.MALFORMED_CSV: "The line has too many or too few fields, or broken quotes.",
+    Reason.MALFORMED_JSON: "The line is not a JSON object.",
     Reason.NOT_UTF8: "The line is not UTF-8.",
-    Reason.MISSING_FIELD: "A required field is absent or empty.",
+    Reason.MISSING_FIELD: "A required field is missing or empty.",
     Reason.BAD_EVENT_TIME: "The time is not `YYYY-MM-DD hh:mm:ss`, optionally with a fraction and UTC, Z or an offset.",
     Reason.EVENT_TIME_TOO_OLD: "The time is before the year 2000.",
     Reason.EVENT_TIME_IN_FUTURE: "The time is more than one day after the record's arrival.",
-    Reason.UNKNOWN_EVENT_TYPE: "The type is none of view, cart, remove_from_cart, purchase.",
-    Reason.BAD_PRODUCT_ID: "The product id is no integer from 0 to 2^63-1.",
-    Reason.BAD_CATEGORY_ID: "The category id is no integer from 0 to 2^63-1.",
-    Reason.BAD_USER_ID: "The user id is no integer from 0 to 2^63-1.",
-    Reason.BAD_PRICE: "The price is no decimal number.",
+    Reason.UNKNOWN_EVENT_TYPE: "The type is not view, cart, remove_from_cart or purchase.",
+    Reason.BAD_PRODUCT_ID: "The product id is not an integer from 0 to 2^63-1.",
+    Reason.BAD_CATEGORY_ID: "The category id is not an integer from 0 to 2^63-1.",
+    Reason.BAD_USER_ID: "The user id is not an integer from 0 to 2^63-1.",
+    Reason.BAD_PRICE: "The price is not a decimal number.",
     Reason.NEGATIVE_PRICE: "The price is below zero.",
     Reason.PRICE_TOO_LARGE: "The price has more than 14 digits before the point.",
     Reason.PRICE_TOO_PRECISE: "The price has more than four decimals.",
-    Reason.BAD_TEXT: "A text field holds something else than text.",
+    Reason.BAD_TEXT: "A text field holds a value that is not text.",
     Reason.CONTROL_CHARACTER: "A text field holds a control character (below U+0020, or U+007F).",
     Reason.TEXT_TOO_LONG: "A text field is longer than its limit.",
 }
-"""What each reason means, for people."""
+"""Reason → explanation."""
 
 _TEXT = tuple(field.name for field in EVENT_FIELDS if field.arrow == pa.string())
 _REQUIRED = tuple(field.name for field in EVENT_FIELDS if field.required)
@@ -122,12 +121,12 @@ class Fault:
 
 
 def time_us(events: pa.Table) -> npt.NDArray[np.int64]:
-    """`event_time` as epoch microseconds; what stands under a null is anything."""
+    """`event_time` as epoch microseconds; undefined for nulls."""
     return _numbers(events["event_time"], np.int64, 1)
 
 
 def price_units(events: pa.Table) -> npt.NDArray[np.int64]:
-    """`price` in ten-thousandths: the low 64 bits of each decimal128; what stands under a null is anything."""
+    """`price` in ten-thousandths: the low 64 bits of each decimal128; undefined for nulls."""
     return _numbers(events["price"], np.int64, 2)
 
 
@@ -140,13 +139,13 @@ def _numbers(column: pa.ChunkedArray, dtype: type[np.int64], words: int, word: i
 
 
 def first_faults(events: pa.Table, arrival_us: npt.NDArray[np.int64]) -> dict[int, Fault]:
-    """Rows that no shop event can be, each with the first rule it breaks.
+    """Rows that cannot be shop events, each with the first rule that it breaks.
 
     Args:
         events: `WIRE_SCHEMA` columns (text may be dictionary-encoded) and `record`.
         arrival_us: arrival of each record, indexed by `record`.
 
-    Whole columns are judged first by nulls, extremes and dictionaries; rows are looked at only where a column failed.
+    Nulls, extremes and dictionaries of whole columns are checked first; single rows only where a column failed.
     """
     found: dict[int, Fault] = {}
 
@@ -189,26 +188,26 @@ def _check_time(events: pa.Table, arrival_us: npt.NDArray[np.int64], note: _Note
             times < _OLDEST_US,
             Reason.EVENT_TIME_TOO_OLD,
             lambda row: (
-                f"expected an event_time from 2000-01-01 on, got {_moment(times[row])}; check the tracker's clock"
+                f"expected an event_time from 2000-01-01 on, got {_utc_text(times[row])}; check the tracker's clock"
             ),
         )
     if times.max() > arrival_us.min() + _DAY_US:
-        arrived = arrival_us[_numbers32(events["record"])]
+        arrived = arrival_us[_record_numbers(events["record"])]
         note(
             times > arrived + _DAY_US,
             Reason.EVENT_TIME_IN_FUTURE,
             lambda row: (
-                f"expected an event_time at most one day after arrival at {_moment(arrived[row])}, "
-                f"got {_moment(times[row])}; check the tracker's clock"
+                f"expected an event_time at most one day after arrival at {_utc_text(arrived[row])}, "
+                f"got {_utc_text(times[row])}; check the tracker's clock"
             ),
         )
 
 
-def _moment(us: np.int64) -> str:
+def _utc_text(us: np.int64) -> str:
     return str(np.datetime64(int(us), "us")) + "Z"
 
 
-def _numbers32(column: pa.ChunkedArray) -> npt.NDArray[np.int32]:
+def _record_numbers(column: pa.ChunkedArray) -> npt.NDArray[np.int32]:
     result: npt.NDArray[np.int32] = column.to_numpy()
     return result
 
@@ -268,7 +267,7 @@ def _check_text(name: str, column: pa.ChunkedArray, note: _Note) -> None:
 
 
 def _values(column: pa.ChunkedArray) -> list[pa.Array]:
-    """The distinct texts where the column is dictionary-encoded, else all."""
+    """The distinct texts of a dictionary-encoded column, else all values."""
     if pa.types.is_dictionary(column.type):
         return [chunk.dictionary for chunk in column.chunks]
     return list(column.chunks)
@@ -290,7 +289,7 @@ def _mask(bad: pa.ChunkedArray) -> Mask:
     return result
 
 
-Row = dict[str, Any]
+EventValues = dict[str, Any]
 """Values of `WIRE_SCHEMA` columns, ready for Arrow."""
 
 _ID_REASONS = {
@@ -310,14 +309,14 @@ _SHOWN = 80
 
 
 class RowError(Exception):
-    """A row that cannot be read; carries the fault."""
+    """A row cannot be read; carries the fault."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
         self.fault = Fault(reason, detail)
 
 
-def read_csv_line(line: bytes, columns: tuple[str, ...]) -> Row:
+def read_csv_line(line: bytes, columns: tuple[str, ...]) -> EventValues:
     """A CSV line (without its line end) as values.
 
     Raises:
@@ -328,7 +327,7 @@ def read_csv_line(line: bytes, columns: tuple[str, ...]) -> Row:
         (fields,) = csv.reader([text], strict=True)
     except (csv.Error, ValueError) as error:
         raise RowError(
-            Reason.MALFORMED_CSV, f"expected one CSV line, got {_show(text)} ({error}); quote as RFC 4180 has it"
+            Reason.MALFORMED_CSV, f"expected one CSV line, got {_show(text)} ({error}); quote as in RFC 4180"
         ) from error
     if len(fields) != len(columns):
         raise RowError(
@@ -339,7 +338,7 @@ def read_csv_line(line: bytes, columns: tuple[str, ...]) -> Row:
     return read_values(dict(zip(columns, fields, strict=True)))
 
 
-def read_json_line(line: bytes) -> Row:
+def read_json_line(line: bytes) -> EventValues:
     """A JSON object on one line as values; numbers never pass through binary floating point.
 
     Raises:
@@ -351,20 +350,20 @@ def read_json_line(line: bytes) -> Row:
     except (ValueError, RecursionError, InvalidOperation) as error:
         raise RowError(
             Reason.MALFORMED_JSON,
-            f"expected one JSON object a line, got {_show(text)} ({error}); send valid JSON lines",
+            f"expected one JSON object per line, got {_show(text)} ({error}); send valid JSON lines",
         ) from error
     if not isinstance(values, dict):
         raise RowError(Reason.MALFORMED_JSON, f"expected a JSON object, got {_show(text)}; send one object a line")
     return read_values(values)
 
 
-def read_values(values: Mapping[str, object]) -> Row:
+def read_values(values: Mapping[str, object]) -> EventValues:
     """Loosely typed values (text, numbers, times) as the typed values of an event; unknown names are ignored.
 
     Raises:
         RowError: with the fault.
     """
-    row: Row = {}
+    row: EventValues = {}
     for field in EVENT_FIELDS:
         value = values.get(field.name)
         if value is None or value == "":
@@ -410,7 +409,7 @@ def _time(value: object) -> datetime:
                 shift = timedelta(hours=offset[0], minutes=offset[1])
                 return moment + shift if sign == "-" else moment - shift
             except (ValueError, OverflowError):
-                pass  # no such moment in the calendar: told below
+                pass  # not a time of the calendar: reported below
     shown = value.isoformat() if isinstance(value, date) else value
     raise RowError(
         Reason.BAD_EVENT_TIME,
@@ -434,7 +433,7 @@ def _number(value: object) -> Decimal | None:
 
 def _id(name: str, value: object) -> int:
     number = _number(value)
-    # The magnitude is bounded first: an exponent of a billion must not become a billion digits.
+    # Check the magnitude first: an exponent of a billion must not become a billion digits.
     if number is not None and number.copy_abs() <= _LARGEST_ID and number == int(number):
         return int(number)
     raise RowError(
@@ -460,7 +459,7 @@ def _price(value: object) -> Decimal:
     if exact != number:
         raise RowError(
             Reason.PRICE_TOO_PRECISE,
-            f"expected a price of at most four decimals, got {_show(value)}; round it where it is made",
+            f"expected a price of at most four decimals, got {_show(value)}; round it at its source",
         )
     return exact
 

@@ -14,11 +14,10 @@ from shopstream.clock import from_ms
 from shopstream.engine.engine import Engine
 from shopstream.engine.operators import SessionOperator, SlidingOperator, WindowOperator
 from shopstream.engine.signals import Signal
-from shopstream.engine.tables import BATCH
+from shopstream.engine.tables import BATCH, fetch_dicts
 from shopstream.engine.watermark import BEGINNING
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.journeys.store import LiveStore
-from shopstream.lakehouse.tables import fetch_dicts
 
 __all__ = ["LiveJourneys"]
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import duckdb
 
-from shopstream.lakehouse.tables import fetch_dicts
+from shopstream.engine.tables import fetch_dicts
 
 __all__ = ["timeline"]
 

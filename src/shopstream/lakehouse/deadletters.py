@@ -16,12 +16,13 @@ from typing import Any
 import duckdb
 
 from shopstream.clock import Clock
+from shopstream.engine.tables import fetch_dicts
 from shopstream.errors import PermanentError
 from shopstream.events.codec import decode
 from shopstream.events.schema import DEAD_LETTER_FIELDS
 from shopstream.lakehouse.files import locked
 from shopstream.lakehouse.ports import Lakehouse, LakeTable
-from shopstream.lakehouse.tables import create_views, fetch_dicts
+from shopstream.lakehouse.tables import create_views
 from shopstream.stream.ports import MAX_PUT_BYTES, MAX_PUT_RECORDS, NewRecord, StreamWriter
 
 __all__ = ["LEDGER_FILE", "DeadLetters", "ReplayResult", "ReplayStatus"]

@@ -1,6 +1,6 @@
-"""One detection as a row of the lakehouse table, in plain Python: JSON-ready, times in microseconds since the epoch.
+"""One detection as a row of the lakehouse table, in plain Python: JSON-ready, times in epoch microseconds.
 
-Firehose takes times of Iceberg tables in just that form.
+Firehose requires this form for times of Iceberg tables.
 """
 
 import json

@@ -13,7 +13,7 @@ __all__ = ["detection_rows"]
 
 
 def detection_rows(detections: Sequence[Detection]) -> pa.Table:
-    """One row for each detection, with the columns of DETECTION_FIELDS; none gives an empty table."""
+    """One row for each detection, with the columns of DETECTION_FIELDS."""
     schema = arrow_schema(DETECTION_FIELDS)
     rows = [detection_row(detection) for detection in detections]
     columns = []

@@ -29,7 +29,7 @@ import pyarrow as pa
 from shopstream.clock import Clock
 from shopstream.engine.lake_rows import dead_letter_rows, event_rows
 from shopstream.events.codec import Decoder
-from shopstream.events.sources import Block, Source, identify, open_blocks, plan_blocks
+from shopstream.events.sources import FileBlock, Source, identify, open_blocks, plan_blocks
 from shopstream.events.validation import time_us
 from shopstream.lakehouse.files import FileWriter
 from shopstream.lakehouse.iceberg import IcebergLakehouse
@@ -150,7 +150,7 @@ class BlockWriter:
     digest: str
     clock: Clock
 
-    def write(self, block: Block) -> LoadedBlock:
+    def write(self, block: FileBlock) -> LoadedBlock:
         """Write one block without committing it."""
         if not hasattr(_local, "decoder"):
             _local.decoder = Decoder()

@@ -13,7 +13,7 @@ __all__ = ["LakeReader", "LakeTable", "Lakehouse", "TableStatus"]
 
 
 class LakeTable(StrEnum):
-    """The tables shopstream keeps."""
+    """The tables of the lakehouse."""
 
     EVENTS = "events"
     DEAD_LETTERS = "dead_letters"
@@ -59,10 +59,10 @@ class Lakehouse(LakeReader, Protocol):
     ) -> None:
         """Commit rows as one snapshot that carries `positions` (shard id → last sequence number it holds).
 
-        The caller drops what `positions()` says is there already. Rows may be empty: the positions still advance.
+        The caller skips rows that `positions()` already covers. Rows may be empty: the positions still advance.
 
-        With `after`, the table must hold exactly these positions of the shards in `positions` (a shard that is not in
-        it: nothing of it) when the commit happens, or a StateError tells that another worker has committed meanwhile.
+        With `after`, the table must hold exactly these positions for the shards in `positions` (a missing shard: none)
+        at the time of the commit; otherwise another worker has committed, and a StateError is raised.
         """
         ...
 
@@ -71,15 +71,15 @@ class Lakehouse(LakeReader, Protocol):
         ...
 
     def status(self) -> list[TableStatus]:
-        """One row a table."""
+        """One row per table."""
         ...
 
     def compact(self, table: LakeTable) -> int:
-        """Merge small files inside each partition; returns how many files went away. Rows and positions stay."""
+        """Merge small files inside each partition; returns by how many files the table shrank."""
         ...
 
     def expire(self, table: LakeTable, keep_last: int) -> int:
-        """Forget all but the newest snapshots and delete files that none of the kept ones needs; returns deleted files.
+        """Expire all but the newest snapshots, and delete files that only they need; returns the number of files.
 
         The positions survive.
         """

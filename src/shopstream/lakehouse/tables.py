@@ -6,7 +6,6 @@ Columns get Iceberg field ids in order of declaration, from 1; a new field goes 
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -44,26 +43,24 @@ NAMESPACE = "shop"
 _TIME = pa.timestamp("us", "UTC")
 
 DETECTION_FIELDS: tuple[Field, ...] = (
-    Field("detection_id", pa.string(), "VARCHAR", True, "Derived from rule, key and window; the latest row counts."),
-    Field("rule_id", pa.string(), "VARCHAR", True, "The rule."),
-    Field("rule_version", pa.string(), "VARCHAR", True, "Digest of the rule file's content."),
-    Field("title", pa.string(), "VARCHAR", True, "What was found, with figures."),
-    Field("severity", pa.string(), "VARCHAR", True, "informational, low, medium, high or critical."),
-    Field("tags", pa.string(), "VARCHAR", True, "The rule's tags: a JSON array of text."),
-    Field("key_kind", pa.string(), "VARCHAR", True, "`site`, or the key columns joined by `+`, e.g. `user_id`."),
-    Field("key", pa.string(), "VARCHAR", True, "Key column to value as text: a JSON object, empty for the site."),
-    Field("start_time", _TIME, "TIMESTAMPTZ", True, "Start of the window, UTC."),
-    Field("end_time", _TIME, "TIMESTAMPTZ", True, "End of the window (not part of it), UTC."),
-    Field("first_event_time", _TIME, "TIMESTAMPTZ", True, "First event inside the window, UTC."),
-    Field("last_event_time", _TIME, "TIMESTAMPTZ", True, "Last event inside the window, UTC."),
-    Field("measures", pa.string(), "VARCHAR", True, "Measure to observed value: a JSON object."),
-    Field("threshold", pa.string(), "VARCHAR", True, "The rule's condition, as text."),
-    Field(
-        "final", pa.bool_(), "BOOLEAN", True, "False while the window was open: a later row with the id replaces it."
-    ),
-    Field("suppress_for_ms", pa.int64(), "BIGINT", True, "Event time without detections that closes the incident."),
-    Field("allowed_by", pa.string(), "VARCHAR", False, "Allow-list entry that suppressed it."),
-    Field("allowed_reason", pa.string(), "VARCHAR", False, "That entry's reason."),
+    Field("detection_id", "VARCHAR", True, "Derived from rule, key and window; the latest row counts."),
+    Field("rule_id", "VARCHAR", True, "The rule."),
+    Field("rule_version", "VARCHAR", True, "Digest of the rule file's content."),
+    Field("title", "VARCHAR", True, "What was found, with figures."),
+    Field("severity", "VARCHAR", True, "informational, low, medium, high or critical."),
+    Field("tags", "VARCHAR", True, "The rule's tags: a JSON array of text."),
+    Field("key_kind", "VARCHAR", True, "`site`, or the key columns joined by `+`, e.g. `user_id`."),
+    Field("key", "VARCHAR", True, "Key column to value as text: a JSON object, empty for the site."),
+    Field("start_time", "TIMESTAMPTZ", True, "Start of the window, UTC."),
+    Field("end_time", "TIMESTAMPTZ", True, "End of the window (not part of it), UTC."),
+    Field("first_event_time", "TIMESTAMPTZ", True, "First event inside the window, UTC."),
+    Field("last_event_time", "TIMESTAMPTZ", True, "Last event inside the window, UTC."),
+    Field("measures", "VARCHAR", True, "Measure to observed value: a JSON object."),
+    Field("threshold", "VARCHAR", True, "The rule's condition, as text."),
+    Field("final", "BOOLEAN", True, "False while the window was open: a later row with the id replaces it."),
+    Field("suppress_for_ms", "BIGINT", True, "Event time without detections that closes the incident."),
+    Field("allowed_by", "VARCHAR", False, "Allow-list entry that suppressed it."),
+    Field("allowed_reason", "VARCHAR", False, "That entry's reason."),
 )
 """Columns of the lakehouse table `detections`: `detection.Detection` with times for `_ms` and JSON for collections."""
 
@@ -212,12 +209,6 @@ def register_storage(connection: duckdb.DuckDBPyConnection, file_system: Abstrac
     protocols = [file_system.protocol] if isinstance(file_system.protocol, str) else file_system.protocol
     if not set(protocols).intersection(connection.list_filesystems()):
         connection.register_filesystem(file_system)
-
-
-def fetch_dicts(cursor: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
-    """All rows of a result, as column → value."""
-    names = [column[0] for column in cursor.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
 def view_sql(table: LakeTable, files: Iterable[str]) -> str:

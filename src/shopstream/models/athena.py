@@ -1,23 +1,19 @@
-"""The marts that Athena built, brought into the reports file that every reader of reports knows.
+"""Builds the marts on Athena, over the lake in the Glue Data Catalog, and copies them into the reports file.
 
-The marts are small, and their Iceberg tables are read as they are, so that a report costs no query of Athena and reads
-the same as one of DuckDB's marts.
+1. take the lock of this machine (a second build on it at the same time is refused);
+2. replace the table `verdicts` of the database with the current verdicts on actors, so that bots are excluded;
+3. let dbt build and test all models there: each mart becomes a new Iceberg table that replaces the old one;
+4. copy the marts into the reports file, which `shopstream report` and the dashboard read.
 
-Runs the dbt project on Athena, over the lake in the Glue Data Catalog.
+Readers of a mart see the old or the new one, whole; unlike in DuckDB's reports file, marts change one after the other,
+and a test fails only after its mart has changed.
 
-1. take the lock of this machine (a second build of it at the same time is refused);
-2. make the table `verdicts` of the database what incidents say of actors now, so that bots are left out;
-3. let dbt build and test all models there: each mart is a new Iceberg table that takes the place of the old one;
-4. bring the marts into the reports file, which `shopstream report` and the dashboard read.
-
-Readers of a mart see the old or the new one, whole; unlike in the reports file of DuckDB, one mart changes after the
-other, and a test that fails tells so after the mart has changed.
+The marts are small, so their Iceberg tables are read directly: a report costs no Athena query.
 """
 
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -27,7 +23,7 @@ import duckdb
 import pyarrow as pa
 from pyiceberg.table import Table
 
-from shopstream.errors import RetryableError
+from shopstream.errors import RetryableError, StateError
 from shopstream.incidents.queries import VERDICT_SCHEMA
 from shopstream.models.dbt import (
     PROJECT,
@@ -36,12 +32,12 @@ from shopstream.models.dbt import (
     check_names,
     check_timezone,
     only_one,
-    raise_failures,
     run_dbt,
-    summary,
+    summarise,
     variables_of,
     write_profile,
 )
+from shopstream.models.reports import open_reports
 
 if TYPE_CHECKING:
     from shopstream.lakehouse.aws import AwsLakehouse
@@ -55,20 +51,20 @@ _READERS = 4
 
 
 def fetch_marts(lakehouse: "AwsLakehouse", reports_path: Path, *, over_own: bool = False) -> bool:
-    """Bring the marts of the Glue database into the reports file, unless it has them; whoever has it open keeps his.
+    """Copy the marts of the Glue database into the reports file, unless it already has these versions.
 
-    Where the database has no marts, the file stays as it is, or is not made.
+    If the database has no marts, the file is left unchanged. A process that has the old file open continues to read it.
 
     Args:
-        lakehouse: whose database.
+        lakehouse: with the database.
         reports_path: the DuckDB file to replace.
-        over_own: also where DuckDB built the file here: then somebody wanted it so.
+        over_own: whether to replace a file that DuckDB built on this machine, too.
 
     Returns:
         Whether the file was replaced.
 
     Raises:
-        RetryableError: a build replaced a mart while it was read.
+        RetryableError: a build replaced a mart while it was being read.
     """
     held = _held(reports_path)
     if held and None in held.values() and not over_own:
@@ -85,7 +81,7 @@ def fetch_marts(lakehouse: "AwsLakehouse", reports_path: Path, *, over_own: bool
             _write(scratch, found, versions, readers)
             scratch.replace(reports_path)
         except FileNotFoundError as error:
-            raise RetryableError(f"a build replaced a mart while it was read ({error}); try again") from error
+            raise RetryableError(f"a build replaced a mart while it was being read ({error}); try again") from error
         finally:
             scratch.unlink(missing_ok=True)
     return True
@@ -102,22 +98,18 @@ def _write(path: Path, tables: dict[str, Table], versions: dict[str, str], reade
 
 
 def _held(reports_path: Path) -> dict[str, str | None] | None:
-    """Mart → version that a file has, None where DuckDB's own build made it; None where there is no file of marts."""
-    if not reports_path.exists():
-        return None
-    literal = str(reports_path.resolve()).replace("'", "''")  # ATTACH takes no bound parameters
+    """Mart → version in the file, None if it was built by DuckDB; None instead of a dict if there are no reports."""
     try:
-        with duckdb.connect() as connection:
-            connection.execute(f"attach '{literal}' as reports (read_only)")
+        with open_reports(reports_path) as connection:
             held = "select table_name, comment from duckdb_tables() where database_name = 'reports'"
             return dict(connection.execute(held).fetchall())
-    except duckdb.Error:
-        return None  # of another kind: it is replaced
+    except StateError:
+        return None
 
 
 _TARGET = "athena"
 _THREADS = 4
-"""Queries at once; Athena lets 20 and more run in an account."""
+"""Concurrent queries; Athena allows 20 and more per account."""
 
 _POLL_S = 0.5
 
@@ -135,13 +127,13 @@ def build_on_athena(
     """Build the marts in the lake's Glue database, and bring them into the reports file.
 
     Args:
-        lakehouse: where the events are.
+        lakehouse: with the events.
         reports_path: the DuckDB file to replace.
-        timezone: IANA name; days and hours are counted in it.
-        select: names of models to build, with what they are made from and `report_scope`; the other marts stay.
-        progress: told about each finished step.
-        verdicts: what is known of actors, see `alerting.verdicts`; without them nobody is a bot.
-        poll_s: seconds between two questions whether a query is done.
+        timezone: IANA name, for days and hours.
+        select: models to build, with their parents and `report_scope`; other marts stay unchanged.
+        progress: called with each finished step.
+        verdicts: on actors, see `incidents.verdicts`; None: no actor is a bot.
+        poll_s: seconds between two polls of a query.
 
     Raises:
         ConfigurationError: `select` names no model, the time zone is unknown, or a permission is missing.
@@ -163,22 +155,12 @@ def build_on_athena(
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "invalid escape sequence")  # in a macro of dbt-athena's
             results = run_dbt(work, home / "logs", _TARGET, variables, select=select, progress=progress)
-        raise_failures(results, home / "logs" / "dbt.log")
         fetch_marts(lakehouse, reports_path, over_own=True)
-        rows, (events, bot_events, duplicates) = summary(reports_path)
-    return BuildResult(
-        reports_path=reports_path,
-        rows=rows,
-        tests=sum(str(result.status) == "pass" for result in results),
-        events=events,
-        bot_events=bot_events,
-        duplicates=duplicates,
-        elapsed=timedelta(seconds=perf_counter() - begun),
-    )
+        return summarise(reports_path, reports_path, results, begun)
 
 
 def _output(lakehouse: "AwsLakehouse", poll_s: float) -> dict[str, object]:
-    """dbt-athena's profile; credentials come from where boto3 looks for them. The workgroup says where results go."""
+    """dbt-athena's profile; boto3 finds the credentials, and the workgroup sets the location of results."""
     root = lakehouse.catalog.root
     return {
         "type": "athena",

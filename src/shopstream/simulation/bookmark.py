@@ -1,7 +1,7 @@
-"""How far a replay has come, kept in the data home so that it goes on where it stopped.
+"""Bookmarks of replays, kept in the data home, so that a stopped replay continues.
 
-A bookmark moves only after the stream has acknowledged what lies before it. So a replay that is killed sends again, at
-most, what it sent since the last bookmark; the same rows then make the same events with the same ids.
+A bookmark advances only after the stream has acknowledged what lies before it. So a killed replay sends again, at most,
+what it sent since the last bookmark; the same rows make the same events with the same ids.
 """
 
 import json
@@ -22,19 +22,19 @@ __all__ = ["Bookmark", "BookmarkFile"]
 
 @dataclass(frozen=True, slots=True)
 class Bookmark:
-    """A place in a replay.
+    """A position in a replay.
 
     Args:
-        digest: content of the source, as `events.sources.identify` names it.
-        offset: where the current block begins: bytes of text, rows of Parquet.
+        digest: digest of the source, from `events.sources.identify`.
+        offset: start of the current block: bytes of text, rows of Parquet.
         places: rows of that block that are done.
         sent: events that are done, over all rounds.
-        rejected: rows that were no events and were sent as they came.
-        round: 0 at first; a looping replay counts up.
-        shift_us: what is added to event times in this round; None before the first event.
-        first_us: earliest event time of the source seen so far in this round, unshifted.
+        rejected: rows that are not events and were sent.
+        round: number of the round, from 0.
+        shift_us: shift of event times in this round; None before the first event.
+        first_us: earliest event time of the source in this round so far, unshifted.
         last_us: latest, likewise.
-        complete: everything is done.
+        complete: whether everything is done.
     """
 
     digest: str
@@ -50,11 +50,11 @@ class Bookmark:
 
 
 class BookmarkFile:
-    """One replay's bookmark on disk; no other process may run the same replay meanwhile.
+    """The bookmark of one replay on disk; only one process may run the replay.
 
     Args:
-        folder: where bookmarks are.
-        identity: source and those options that decide what is sent.
+        folder: folder of bookmarks.
+        identity: source, and the options that decide what is sent.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, object]) -> None:
@@ -64,10 +64,10 @@ class BookmarkFile:
 
     @contextmanager
     def held(self) -> Iterator[Self]:
-        """Keep other processes from running the same replay.
+        """Lock the replay.
 
         Raises:
-            ConfigurationError: another one runs.
+            ConfigurationError: another process runs it.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path.with_suffix(".lock"))
@@ -84,7 +84,7 @@ class BookmarkFile:
             lock.release()
 
     def load(self) -> Bookmark | None:
-        """The bookmark, or None where there is none.
+        """The bookmark, or None.
 
         Raises:
             StateError: the file is damaged.
@@ -100,7 +100,7 @@ class BookmarkFile:
             ) from error
 
     def save(self, bookmark: Bookmark) -> None:
-        """Replace the bookmark at once and for good: after a crash it is the old one or the new one."""
+        """Replace the bookmark atomically and durably."""
         fresh = self.path.with_suffix(".new")
         with fresh.open("w") as file:
             json.dump({"replay": self._identity, "bookmark": asdict(bookmark)}, file, default=str)

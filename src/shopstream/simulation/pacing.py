@@ -1,4 +1,4 @@
-"""When an event may be sent: at once, at so many a second, or as fast as its own time runs."""
+"""Paces events: at once, at a rate, or by event time."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -11,19 +11,19 @@ from shopstream.clock import Clock
 __all__ = ["Pacer"]
 
 _TICK = timedelta(milliseconds=50)  # what is due within a tick is sent together
-_LONGEST_NAP = timedelta(milliseconds=500)  # so that progress is told and an interrupt is seen
-_MOST_DEBT_MS = 1000  # a replay that was held up rushes after by no more than this, or two events
+_LONGEST_NAP = timedelta(milliseconds=500)  # so that progress is reported and an interrupt is noticed
+_MOST_DEBT_MS = 1000  # a delayed replay catches up by at most this, or two events
 _US = 1_000_000
 
 
 class Pacer:
-    """Cuts rows into slices and lets each slice go when it is due.
+    """Cuts rows into slices, and yields each slice when it is due.
 
     Args:
-        clock: tells and lets pass processing time.
-        speed: so many seconds of event time a second; rows without order in time go with the latest before them.
-        rate: so many rows a second.
-        live: a row goes when the clock reaches its event time, never before.
+        clock: processing time.
+        speed: speed-up factor; rows out of order go with the latest row before them.
+        rate: rows per second.
+        live: a row is due when the clock reaches its event time.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Pacer:
         self._sent = 0
 
     def slices(self, times_us: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-        """Ranges [low, high) of the rows with these event times, in order; each comes when it is due.
+        """Ranges [low, high) of the rows with these event times, in order, each when it is due.
 
         Event time goes on from one call to the next.
         """

@@ -1,12 +1,8 @@
-"""Which shard an event goes to, and how the events of one shard are packed into records.
+"""Partition keys: routes events to shards, packs the events of a shard into records, and measures key skew.
 
-The partition key's text is hashed as the stream hashes it, once for each distinct key. A record holds events of one
-shard only, in their order, and names a hash key of that shard.
-
-How evenly a partition key would spread events over shards, and whose events it would tear apart.
-
-Counts are kept in a DuckDB file of their own that is thrown away at the end, so that a month of events with millions
-of keys needs no more memory than a minute.
+The text of the partition key is hashed as the stream hashes it, once per distinct key. A record holds events of one
+shard only, in their order, with a hash key of that shard. Skew is counted in a temporary DuckDB file, so that a month
+of events with millions of keys needs no more memory than a minute.
 """
 
 from bisect import bisect_right
@@ -23,7 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shopstream.errors import ConfigurationError, StateError
-from shopstream.events.codec import Decoder, encode_arrow
+from shopstream.events.arrow_ipc import encode_arrow
+from shopstream.events.codec import Decoder
 from shopstream.events.sources import identify, open_blocks
 from shopstream.stream.ports import (
     HASH_KEY_SPACE,
@@ -48,13 +45,13 @@ __all__ = [
 ]
 
 _KEY_CHARACTERS = 256
-_PAYLOAD_BYTES = MAX_RECORD_BYTES - 4 * _KEY_CHARACTERS  # a record's limit counts its partition key too
-_COMFORTABLE = 0.9  # of a record: sizes vary from one slice to the next
+_PAYLOAD_BYTES = MAX_RECORD_BYTES - 4 * _KEY_CHARACTERS  # the limit of a record includes its partition key
+_COMFORTABLE = 0.9  # of a record, because sizes vary from slice to slice
 _FIRST_ROWS = 16_384
 
 
 class PartitionKey(StrEnum):
-    """What decides on an event's shard."""
+    """What selects the shard of an event."""
 
     CATEGORY_ID = "category_id"
     PRODUCT_ID = "product_id"
@@ -64,11 +61,11 @@ class PartitionKey(StrEnum):
 
 
 def key_texts(events: pa.Table, key: PartitionKey) -> pa.DictionaryArray:
-    """The key's text for each event, dictionary-encoded; an event without a session goes by its user.
+    """The key's text for each event, dictionary-encoded; the user id for events without a session.
 
     Args:
         events: at least the key's column and `user_id`.
-        key: any but `random`, which is no property of an event.
+        key: any key except `random`.
     """
     column = events[key.value]
     if key is PartitionKey.USER_SESSION:
@@ -97,11 +94,11 @@ class Router:
         self.ids = frozenset(shard.shard_id for shard in self.shards)
 
     def of(self, key: str) -> int:
-        """Index into `shards` of the one that takes this key."""
+        """Index in `shards` for a key."""
         return bisect_right(self._firsts, hash_key(key)) - 1
 
     def of_each(self, keys: pa.DictionaryArray) -> npt.NDArray[np.int64]:
-        """The same for each element; each distinct key is hashed once."""
+        """Index in `shards` for each key; each distinct key is hashed once."""
         distinct = np.fromiter((self.of(key) for key in keys.dictionary.to_pylist()), np.int64, len(keys.dictionary))
         result: npt.NDArray[np.int64] = distinct[keys.indices.to_numpy()]
         return result
@@ -115,9 +112,9 @@ def packed(
     Args:
         events: columns of `WIRE_SCHEMA`.
         key: the partition key.
-        router: of the stream the records are for.
-        ordinals: each event's place in the replay; deals events out to shards where the key is `random`, the same way
-            when a part is sent again.
+        router: router of the stream.
+        ordinals: number of each event in the replay; selects the shard for the key `random`, also when a part is sent
+            again.
     """
     if key is PartitionKey.RANDOM:
         keys = None
@@ -144,7 +141,7 @@ def packed(
 
 
 def _payloads(events: pa.Table) -> Iterator[bytes]:
-    """Encoded slices, each within a record's limit."""
+    """Encoded slices within the limit of a record."""
     start, rows = 0, min(_FIRST_ROWS, len(events))
     while start < len(events):
         payload = encode_arrow(events.slice(start, rows))
@@ -166,24 +163,22 @@ _READ_BYTES = 8 << 20
 _NO_ARRIVAL_MS = 253_402_300_799_000
 _MEMORY = "512MB"
 _HOT = 1.25  # times an even share
-_HOPELESS = 1.0  # a key with more than a shard's even share cannot be spread
+_HOPELESS = 1.0  # a key above the even share of a shard cannot be spread
 
 
 @dataclass(frozen=True, slots=True)
 class KeySkew:
-    """One candidate partition key.
+    """Skew of one candidate partition key.
 
     Args:
         key: its name.
-        events: counted.
-        keys: distinct values.
-        shards: the events would go to.
-        even_share: of one shard, were all alike.
-        hottest_shard_share: of the shard that gets most.
-        hottest_key_share: of the key value with most events.
-        users: distinct ones.
-        split_users: users whose events would lie in several shards.
-        advice: what that means, in a sentence.
+        events, keys, users: number of events, distinct keys and distinct users.
+        shards: number of shards.
+        even_share: share of events per shard if all were equal.
+        hottest_shard_share: share of the shard with most events.
+        hottest_key_share: share of the key with most events.
+        split_users: users with events in several shards.
+        advice: conclusion, in a sentence.
     """
 
     key: PartitionKey
@@ -199,7 +194,7 @@ class KeySkew:
 
 
 def even_shards(count: int) -> list[Shard]:
-    """That many shards of equal hash-key ranges, as a new stream has them."""
+    """Shards of equal hash-key ranges, as in a new stream."""
     edges = [HASH_KEY_SPACE * index // count for index in range(count + 1)]
     return [Shard(f"shard-{index}", edges[index], edges[index + 1] - 1) for index in range(count)]
 
@@ -213,7 +208,7 @@ def events_of_file(location: str) -> Iterator[pa.Table]:
 
 
 def events_of_stream(stream: StreamReader) -> Iterator[pa.Table]:
-    """Valid events that the stream holds now, shard by shard."""
+    """Valid events in the stream now, shard by shard."""
     decoder = Decoder()
     for shard in stream.shards():
         position = TRIM_HORIZON
@@ -230,8 +225,8 @@ def measure_skew(tables: Iterable[pa.Table], shards: Sequence[Shard]) -> list[Ke
     """Skew of each candidate key over these shards.
 
     Args:
-        tables: events, at least the candidates' columns.
-        shards: closed ones count for nothing.
+        tables: events, with at least the columns of the candidates.
+        shards: closed shards are ignored.
 
     Raises:
         ConfigurationError: there are no events.

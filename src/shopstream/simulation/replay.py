@@ -26,7 +26,7 @@ from shopstream.clock import Clock, SystemClock, to_ms
 from shopstream.errors import ConfigurationError, StateError
 from shopstream.events.codec import Decoded, Decoder
 from shopstream.events.schema import REES46_COLUMNS, WIRE_SCHEMA
-from shopstream.events.sources import Block, Source, identify, open_blocks
+from shopstream.events.sources import FileBlock, Source, identify, open_blocks
 from shopstream.events.validation import time_us
 from shopstream.simulation.bookmark import Bookmark, BookmarkFile
 from shopstream.simulation.pacing import Pacer
@@ -200,7 +200,7 @@ def replay(
 class _Prepared:
     """A decoded block; `times` and `places` are those of its events, in order."""
 
-    block: Block
+    block: FileBlock
     decoded: Decoded
     times: npt.NDArray[np.int64]
     places: npt.NDArray[np.int64]

@@ -119,6 +119,7 @@ class _State:
     drained: bool = False
 
 
+@dataclass
 class _ShardReader:
     """Reads the records of one shard in order; keeps its iterator between reads.
 
@@ -133,30 +134,18 @@ class _ShardReader:
         skip_gaps: continue, with a warning, where retention dropped records.
     """
 
-    def __init__(
-        self,
-        client: Any,  # noqa: ANN401  boto3 makes its clients at run time
-        stream: str,
-        shard_id: str,
-        *,
-        clock: Clock,
-        monotonic: Callable[[], float],
-        pace: Pace,
-        notes: NewestTable,
-        skip_gaps: bool,
-    ) -> None:
-        self._client = client
-        self._stream = stream
-        self._shard_id = shard_id
-        self._clock = clock
-        self._monotonic = monotonic
-        self._pace = pace
-        self._notes = notes
-        self._skip_gaps = skip_gaps
-        self._lock = Lock()
-        self._state = _State(TRIM_HORIZON)
-        self._ask_at = 0.0
-        self._mean_bytes = 1
+    client: Any
+    stream: str
+    shard_id: str
+    clock: Clock
+    monotonic: Callable[[], float]
+    pace: Pace
+    notes: NewestTable
+    skip_gaps: bool
+    _lock: Lock = field(default_factory=Lock)
+    _state: _State = field(default_factory=lambda: _State(TRIM_HORIZON))
+    _ask_at: float = 0.0
+    _mean_bytes: int = 1
 
     def read(self, after: Position, *, max_records: int, max_bytes: int) -> ReadBatch:
         """Records after a position; empty only at the tip, at the end, or after a minute without any.
@@ -168,10 +157,10 @@ class _ShardReader:
         with self._lock:
             if after != self._state.position:
                 self._state = _State(after)
-            state, give_up = self._state, self._monotonic() + _PATIENCE_S
+            state, give_up = self._state, self.monotonic() + _PATIENCE_S
             while not (state.buffer or state.drained):
                 at_tip = self._fetch(max_bytes, give_up)
-                if at_tip or self._monotonic() > give_up:
+                if at_tip or self.monotonic() > give_up:
                     break
             return self._next_batch(max_records, max_bytes)
 
@@ -194,12 +183,12 @@ class _ShardReader:
 
     def _fetch(self, max_bytes: int, give_up: float) -> bool:
         """Make one call when it is due; returns whether no record follows its answer."""
-        self._wait(self._ask_at - self._monotonic())
+        self._wait(self._ask_at - self.monotonic())
         answer = self._ask(min(_MAX_RECORDS, max(_MIN_RECORDS, 2 * max_bytes // self._mean_bytes)), give_up)
         if answer is None:
             return False
         state = self._state
-        state.iterator, state.iterator_at = answer.get("NextShardIterator"), self._monotonic()
+        state.iterator, state.iterator_at = answer.get("NextShardIterator"), self.monotonic()
         state.drained = state.iterator is None
         state.behind_ms = 0 if state.drained else int(answer.get("MillisBehindLatest", 0))
         records = [self._record(item) for item in answer["Records"]]
@@ -219,9 +208,9 @@ class _ShardReader:
         if at_tip:
             newest = state.buffer[-1].sequence_number if state.buffer else state.position
             if newest != TRIM_HORIZON and self._nothing_missing():
-                self._notes.note(self._shard_id, newest)
-        pause = self._pace.at_tip if at_tip else timedelta(0) if opened else self._pace.behind
-        self._ask_at = self._monotonic() + pause.total_seconds()
+                self.notes.note(self.shard_id, newest)
+        pause = self.pace.at_tip if at_tip else timedelta(0) if opened else self.pace.behind
+        self._ask_at = self.monotonic() + pause.total_seconds()
         return at_tip
 
     def _nothing_missing(self) -> bool:
@@ -229,13 +218,13 @@ class _ShardReader:
         state = self._state
         if state.checking and not state.asked:
             state.asked = True
-            state.checking = not self._notes.still_newest(self._shard_id, state.position)
+            state.checking = not self.notes.still_newest(self.shard_id, state.position)
         return not state.checking
 
     def _check(self, first: Position) -> None:
         """Check that reading may continue with this record, the oldest one from the position on."""
         position = self._state.position
-        if first == position or (first > position and self._notes.still_newest(self._shard_id, position)):
+        if first == position or (first > position and self.notes.still_newest(self.shard_id, position)):
             return
         if first < position:
             self._state = _State(position)
@@ -245,17 +234,17 @@ class _ShardReader:
     def _gap(self, until: str) -> None:
         """Handle records that retention dropped between the position and `until`."""
         position = self._state.position
-        if not self._skip_gaps:
+        if not self.skip_gaps:
             self._state = _State(position)
             raise StateError(
-                f"retention dropped records of {self._shard_id} in stream {self._stream} up to the position {position} "
+                f"retention dropped records of {self.shard_id} in stream {self.stream} up to the position {position} "
                 "at least: records may be skipped; set aws.kinesis.skip_gaps if that is acceptable, and raise the "
                 "stream's retention if consumers may be away for longer"
             )
         _LOGGER.warning(
             "records of %s in stream %s between %s and %s may be skipped: retention dropped them",
-            self._shard_id,
-            self._stream,
+            self.shard_id,
+            self.stream,
             position,
             until,
         )
@@ -264,16 +253,16 @@ class _ShardReader:
         """The answer of Kinesis; None if the call has to be repeated."""
         state = self._state
         try:
-            if state.iterator is None or self._monotonic() - state.iterator_at > _MAX_ITERATOR_AGE_S:
-                state.iterator, state.iterator_at = self._open(), self._monotonic()
-            with explained(f"to read shard {self._shard_id} of stream {self._stream} (kinesis:GetRecords)"):
+            if state.iterator is None or self.monotonic() - state.iterator_at > _MAX_ITERATOR_AGE_S:
+                state.iterator, state.iterator_at = self._open(), self.monotonic()
+            with explained(f"to read shard {self.shard_id} of stream {self.stream} (kinesis:GetRecords)"):
                 try:
-                    answer: Mapping[str, Any] = self._client.get_records(ShardIterator=state.iterator, Limit=limit)
-                except self._client.exceptions.ExpiredIteratorException:
+                    answer: Mapping[str, Any] = self.client.get_records(ShardIterator=state.iterator, Limit=limit)
+                except self.client.exceptions.ExpiredIteratorException:
                     state.iterator = None
                     return None
         except BackpressureError as error:
-            if self._monotonic() > give_up:
+            if self.monotonic() > give_up:
                 raise
             self._wait(error.retry_after.total_seconds())
             return None
@@ -286,20 +275,20 @@ class _ShardReader:
         if state.position != TRIM_HORIZON:
             start = {"ShardIteratorType": "AT_SEQUENCE_NUMBER", "StartingSequenceNumber": str(state.position)}
             state.checking = True
-        action = f"to read shard {self._shard_id} of stream {self._stream} (kinesis:GetShardIterator)"
+        action = f"to read shard {self.shard_id} of stream {self.stream} (kinesis:GetShardIterator)"
         with explained(action):
-            wanted = {"StreamName": self._stream, "ShardId": self._shard_id}
+            wanted = {"StreamName": self.stream, "ShardId": self.shard_id}
             try:
-                answer = self._client.get_shard_iterator(**wanted, **start)
-            except self._client.exceptions.InvalidArgumentException as error:
-                if not self._skip_gaps:
+                answer = self.client.get_shard_iterator(**wanted, **start)
+            except self.client.exceptions.InvalidArgumentException as error:
+                if not self.skip_gaps:
                     raise self._unknown(state.position) from error
-                answer = self._client.get_shard_iterator(**wanted, ShardIteratorType="TRIM_HORIZON")
+                answer = self.client.get_shard_iterator(**wanted, ShardIteratorType="TRIM_HORIZON")
         return str(answer["ShardIterator"])
 
     def _unknown(self, position: Position) -> StateError:
         return StateError(
-            f"stream {self._stream} does not know the position {position} in {self._shard_id}: retention dropped it, "
+            f"stream {self.stream} does not know the position {position} in {self.shard_id}: retention dropped it, "
             "or it belongs to another stream; set aws.kinesis.skip_gaps in the first case, start with an empty "
             "checkpoint and lake in the second"
         )
@@ -308,14 +297,14 @@ class _ShardReader:
         return Record(
             payload=item["Data"],
             partition_key=item["PartitionKey"],
-            shard_id=self._shard_id,
+            shard_id=self.shard_id,
             sequence_number=int(item["SequenceNumber"]),
             arrival_ms=to_ms(item["ApproximateArrivalTimestamp"]),
         )
 
     def _wait(self, seconds: float) -> None:
         if seconds > 0:
-            self._clock.sleep(timedelta(seconds=seconds))
+            self.clock.sleep(timedelta(seconds=seconds))
 
 
 class KinesisStream:
@@ -489,7 +478,7 @@ class KinesisStream:
                 wanted = {"NextToken": answer["NextToken"]}
 
     def _retention(self) -> timedelta:
-        with explained(f"to look at stream {self.name} (kinesis:DescribeStreamSummary)"):
+        with explained(f"to describe stream {self.name} (kinesis:DescribeStreamSummary)"):
             answer = self._kinesis.describe_stream_summary(StreamName=self.name)
         return timedelta(hours=answer["StreamDescriptionSummary"]["RetentionPeriodHours"])
 

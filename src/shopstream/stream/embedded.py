@@ -407,12 +407,12 @@ class EmbeddedStream(AbstractContextManager["EmbeddedStream"]):
         if after < trimmed:
             raise StateError(
                 f"retention ({self._settings.retention}) dropped records of {shard_id} up to {trimmed}, the position "
-                f"{after} is before that: records would be skipped; go on from TRIM_HORIZON if that is acceptable, and "
-                "raise stream.retention if consumers may be away for longer"
+                f"{after} is before that: records would be skipped; continue from TRIM_HORIZON if that is acceptable, "
+                "and raise stream.retention if consumers may be away for longer"
             )
         if after > max(newest, (self._clock.now_ms() + 1) << _COUNTER_BITS):
             raise StateError(
-                f"the newest record of {shard_id} is {newest}, the position {after} lies in the future; it belongs to "
+                f"the newest record of {shard_id} is {newest}, the position {after} is in the future; it belongs to "
                 "another stream: start from TRIM_HORIZON"
             )
 

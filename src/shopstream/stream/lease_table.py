@@ -192,7 +192,7 @@ class NewestTable:
         try:
             with explained(f"to note the newest record in table {self._table} (dynamodb:PutItem)"):
                 self._client.put_item(TableName=self._table, Item=item)
-        except RetryableError as error:  # reading goes on without the note
+        except RetryableError as error:  # reading continues without the note
             _LOGGER.warning("the position will be noted again in a minute: %s", error)
             self._noted_ms[shard_id] = now_ms - (_NOTE_AGAIN - _TRY_AGAIN) // _MS
 

@@ -27,7 +27,7 @@ brand_figures as (
         cast(sum(carts{{ ending }}) as bigint) as carts{{ ending }},
         cast(sum(purchases{{ ending }}) as bigint) as purchases{{ ending }},
         cast(sum(revenue{{ ending }}) as decimal(18, 4)) as revenue{{ ending }},
-        -- what one buyer leaves; for a brand nobody bought yet, what one piece costs on average
+        -- revenue per buyer; for a brand without buyers, its average price
         case
             when sum(purchases{{ ending }}) > 0
                 then
@@ -40,7 +40,7 @@ brand_figures as (
     group by brand
 ),
 
--- every brand is judged twice: among figures without bots, and among those with them
+-- every brand gets two verdicts: without bots and with bots
 brands as (
     {%- for ending, with_bots in [('', false), ('_with_bots', true)] %}
     select
@@ -82,7 +82,7 @@ ordered as (
     where is_big_enough
 ),
 
--- the plain median, spelled out: engines differ in what their median functions promise
+-- the exact median, since the engines' median functions differ
 medians as (
     select
         with_bots,

@@ -1,4 +1,4 @@
-"""The intake: what is read when, and when it is over."""
+"""The source: what is read when, and when it is over."""
 
 from datetime import timedelta
 from decimal import Decimal
@@ -13,7 +13,7 @@ from shopstream.engine.settings import EngineSettings
 from shopstream.engine.source import SourceReader
 from shopstream.engine.watermark import Watermarks
 from shopstream.errors import StateError
-from shopstream.events.codec import encode_arrow
+from shopstream.events.arrow_ipc import encode_arrow
 from shopstream.events.schema import WIRE_SCHEMA
 from shopstream.stream.embedded import EmbeddedStream
 from shopstream.stream.ports import NewRecord, ReadBatch, Record, Shard
@@ -46,14 +46,14 @@ def put(stream: EmbeddedStream, shard: int, second: int) -> None:
 def drain(stream: EmbeddedStream, **changes) -> list[int]:
     """The seconds of the events in the order an engine takes them."""
     watermarks = Watermarks(5_000, 10_000)
-    intake = SourceReader(stream, watermarks, EngineSettings(**changes), ManualClock())
+    source = SourceReader(stream, watermarks, EngineSettings(**changes), ManualClock())
     seconds = []
-    while (batch := intake.take()).records:
+    while (batch := source.poll()).records:
         times = batch.decoded.events["event_time"].cast(pa.int64()).to_numpy() // 1000
         for place, record in enumerate(batch.records):
             watermarks.observe(record.shard_id, times[batch.decoded.events["record"].to_numpy() == place])
         seconds += ((times - START_MS) // 1000).tolist()
-    intake.close()
+    source.close()
     return seconds
 
 
@@ -97,11 +97,11 @@ def test_it_continues_after_a_position(stream):
         put(stream, 0, second)
     watermarks = Watermarks(5_000, 10_000)
     first = SourceReader(stream, watermarks, EngineSettings(batch_bytes=1), ManualClock())
-    positions = first.take().positions
+    positions = first.poll().positions
     first.close()
     second = SourceReader(stream, watermarks, EngineSettings(), ManualClock())
     second.start_after(positions)
-    assert second.take().decoded.events.num_rows == 3
+    assert second.poll().decoded.events.num_rows == 3
     second.close()
 
 
@@ -130,9 +130,9 @@ def remove_closed(aging):
 
 def test_a_closed_shard_that_retention_removed_while_unread_is_an_error(aging):
     stream, clock = aging
-    intake = SourceReader(stream, Watermarks(0, 10_000), EngineSettings(batch_events=1), clock)
-    positions = intake.take().positions
-    intake.close()
+    source = SourceReader(stream, Watermarks(0, 10_000), EngineSettings(batch_events=1), clock)
+    positions = source.poll().positions
+    source.close()
     removed = remove_closed(aging)
     back = SourceReader(stream, Watermarks(0, 10_000), EngineSettings(), clock)
     with pytest.raises(StateError, match=f"retention .* dropped records of {removed}"):
@@ -149,7 +149,7 @@ def test_a_shard_that_was_read_to_its_end_and_removed_holds_nothing_back(aging, 
     watermarks.restore(START_MS, {SHARD: START_MS + 1_000})
     back = SourceReader(stream, watermarks, EngineSettings(), clock)
     back.start_after(positions, [SHARD] if told else [])
-    batch = back.take()
+    batch = back.poll()
     for place, record in enumerate(batch.records):
         watermarks.observe(record.shard_id, np.array([START_MS + (100 + place) * 1_000]))
     assert watermarks.advance() == START_MS + 100_000
@@ -159,12 +159,12 @@ def test_a_shard_that_was_read_to_its_end_and_removed_holds_nothing_back(aging, 
 
 def test_a_shard_is_known_to_be_ended_when_its_last_record_was_given(aging):
     stream, clock = aging
-    intake = SourceReader(stream, Watermarks(0, 10_000), EngineSettings(batch_events=1), clock)
+    source = SourceReader(stream, Watermarks(0, 10_000), EngineSettings(batch_events=1), clock)
     removed = stream.shards()[0]
     stream.split(removed.shard_id, removed.last_hash_key // 2)
-    assert (len(intake.take().records), intake.ended) == (1, [])
-    assert (len(intake.take().records), intake.ended) == (1, [SHARD])
-    intake.close()
+    assert (len(source.poll().records), source.ended) == (1, [])
+    assert (len(source.poll().records), source.ended) == (1, [SHARD])
+    source.close()
 
 
 class Distant:
@@ -184,9 +184,9 @@ class Distant:
 
 def test_distant_shards_are_read_at_once():
     distant = Distant([Shard(f"shard-{n}", n, n) for n in range(4)])
-    intake = SourceReader(distant, Watermarks(5_000, 10_000), EngineSettings(), ManualClock(), readers=4)
-    assert intake.take().records == []
-    intake.close()
+    source = SourceReader(distant, Watermarks(5_000, 10_000), EngineSettings(), ManualClock(), readers=4)
+    assert source.poll().records == []
+    source.close()
 
 
 def test_an_error_of_one_distant_shard_is_reported(stream):
@@ -194,12 +194,12 @@ def test_an_error_of_one_distant_shard_is_reported(stream):
         def read(self, shard_id, *_after, **_limits):
             raise StateError(f"{shard_id} was trimmed")
 
-    intake = SourceReader(
+    source = SourceReader(
         Broken(stream.shards()), Watermarks(5_000, 10_000), EngineSettings(), ManualClock(), readers=2
     )
     with pytest.raises(StateError, match="was trimmed"):
-        intake.take()
-    intake.close()
+        source.poll()
+    source.close()
 
 
 def test_a_round_that_takes_long_says_nothing_of_a_shard_that_was_empty_at_its_beginning():
@@ -216,17 +216,17 @@ def test_a_round_that_takes_long_says_nothing_of_a_shard_that_was_empty_at_its_b
 
     clock, watermarks = ManualClock(START_MS), Watermarks(0, 10_000)
     stream = Slow([Shard(f"shard-{n}", n, n) for n in range(2)])
-    intake = SourceReader(stream, watermarks, EngineSettings(), clock)
+    source = SourceReader(stream, watermarks, EngineSettings(), clock)
     for _ in range(12):
-        intake.take()
+        source.poll()
         clock.advance(timedelta(seconds=1))
     assert watermarks.quiet() == (START_MS, 11_000)
     stream.slow = True
-    assert len(intake.take().records) == 1
+    assert len(source.poll().records) == 1
     watermarks.observe("shard-0", np.array([START_MS]))
     watermarks.observe("shard-1", np.array([START_MS + 20_000]))
     assert watermarks.advance() == START_MS
-    intake.close()
+    source.close()
 
 
 def test_time_passes_for_a_shard_from_the_start_of_an_empty_poll():
@@ -238,10 +238,10 @@ def test_time_passes_for_a_shard_from_the_start_of_an_empty_poll():
             return ReadBatch((), after, 0, ended=False)
 
     clock, watermarks = ManualClock(START_MS), Watermarks(0, 10_000)
-    intake = SourceReader(Stopping([Shard("shard-0", 0, 1)]), watermarks, EngineSettings(), clock)
-    intake.take()
+    source = SourceReader(Stopping([Shard("shard-0", 0, 1)]), watermarks, EngineSettings(), clock)
+    source.poll()
     assert watermarks.quiet() == (START_MS, 0)
-    intake.close()
+    source.close()
 
 
 def test_an_empty_read_behind_the_tip_holds_the_watermark_back():
@@ -252,12 +252,12 @@ def test_an_empty_read_behind_the_tip_holds_the_watermark_back():
             return ReadBatch((), after, 5_000 if shard_id == "shard-0" else 0, ended=False)
 
     clock, watermarks = ManualClock(START_MS), Watermarks(0, 10_000)
-    intake = SourceReader(Gap([Shard(f"shard-{n}", n, n) for n in range(2)]), watermarks, EngineSettings(), clock)
-    assert intake.take().behind_ms == 5_000
+    source = SourceReader(Gap([Shard(f"shard-{n}", n, n) for n in range(2)]), watermarks, EngineSettings(), clock)
+    assert source.poll().behind_ms == 5_000
     watermarks.observe("shard-0", np.array([START_MS]))
     watermarks.observe("shard-1", np.array([START_MS + 60_000]))
-    intake.take()
+    source.poll()
     clock.advance(timedelta(minutes=1))
-    intake.take()
+    source.poll()
     assert watermarks.advance() == START_MS
-    intake.close()
+    source.close()
