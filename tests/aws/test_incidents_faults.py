@@ -15,12 +15,12 @@ from shopstream.errors import BackpressureError, ConfigurationError, RetryableEr
 from shopstream.incidents.aws import DynamoIncidentStore, ItemTooLargeError
 from shopstream.incidents.incident import Change, State, TriageStatus
 from shopstream.incidents.queries import read_verdicts
-from shopstream.incidents.settings import AlertingSettings, DynamoSettings
+from shopstream.incidents.settings import DynamoSettings, IncidentSettings, NotifySettings
 from standins import faults
 
 pytestmark = pytest.mark.aws
 
-SETTINGS = AlertingSettings(notify_hold=timedelta(0))
+SETTINGS, NOTIFY = IncidentSettings(), NotifySettings(hold=timedelta(0))
 QUICK = SystemClock()
 
 
@@ -42,7 +42,9 @@ def open_desk(dynamo):
     opened = []
 
     def make(clock=QUICK, targets=("sns-a",)):
-        opened.append(Desk(lambda: DynamoIncidentStore(dynamo, SETTINGS.retention, clock), SETTINGS, clock, targets))
+        opened.append(
+            Desk(lambda: DynamoIncidentStore(dynamo, SETTINGS.retention, clock), SETTINGS, clock, targets, NOTIFY)
+        )
         return opened[-1]
 
     yield make
