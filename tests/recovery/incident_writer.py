@@ -96,7 +96,7 @@ def main(database: Path, checkpoint: Path, seed: int) -> None:
             checkpoint.with_suffix(".new").replace(checkpoint)
             recorder.begin(generation + 1)
     recorder.apply([], END)
-    store.close()
+    recorder.store.close()
 
 
 if __name__ == "__main__":

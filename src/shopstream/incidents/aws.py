@@ -377,7 +377,7 @@ class DynamoIncidentStore:
             if all(item["closed"] and item["closes_ms"] < before_ms for item in items.values()):
                 self._write_all(
                     [
-                        _deletion(_key_of(head)),
+                        *([] if head["sk"] in items else [_deletion(_key_of(head))]),
                         *(_deletion(_key_of(item)) for item in items.values()),
                         *(request for item in items.values() for request in _deletions(item)),
                     ]
