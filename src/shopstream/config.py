@@ -167,7 +167,8 @@ def load_settings(config: Path | None = None, flags: Mapping[str, object] | None
         return Settings(**dict(flags or {}))  # type: ignore[arg-type]  # pydantic checks them
     except ValidationError as error:
         lines = [
-            f"{'.'.join(str(part) for part in item['loc'])} = {_shown(item)}: {item['msg']}" for item in error.errors()
+            f"{'.'.join(map(str, item['loc']))} = {_shown(item)}: {item['msg'].removeprefix('Value error, ')}"
+            for item in error.errors()
         ]
         raise ConfigurationError(
             "settings do not fit: " + "; ".join(lines) + "; see `shopstream config --help`"

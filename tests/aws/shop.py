@@ -12,7 +12,7 @@ import boto3
 import pytest
 
 from shopstream.config import load_settings
-from shopstream.incidents.queries import read_verdicts
+from shopstream.incidents.verdicts import read_verdicts
 from shopstream.models.names import ReportName
 from shopstream.models.reports import report
 from shopstream.simulation.attacks import Flood, Scraper

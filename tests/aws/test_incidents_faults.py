@@ -14,8 +14,8 @@ from shopstream.clock import ManualClock, SystemClock
 from shopstream.errors import BackpressureError, ConfigurationError, RetryableError, StateError
 from shopstream.incidents.aws import DynamoIncidentStore, ItemTooLargeError
 from shopstream.incidents.incident import Change, State, TriageStatus
-from shopstream.incidents.queries import read_verdicts
 from shopstream.incidents.settings import DynamoSettings, IncidentSettings, NotifySettings
+from shopstream.incidents.verdicts import read_verdicts
 from standins import faults
 
 pytestmark = pytest.mark.aws

@@ -10,8 +10,8 @@ from incident_desk import Desk, sqlite_desk
 from recovery.incident_writer import END, NOTIFY, SETTINGS, TARGETS, detection, detections
 from shopstream.clock import SystemClock
 from shopstream.incidents.aws import DynamoIncidentStore
-from shopstream.incidents.queries import read_verdicts
 from shopstream.incidents.settings import DynamoSettings
+from shopstream.incidents.verdicts import read_verdicts
 
 pytestmark = pytest.mark.aws
 

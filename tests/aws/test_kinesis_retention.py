@@ -119,7 +119,7 @@ def test_trim_horizon_is_the_oldest_record_that_retention_keeps(open_stream, clo
     assert payloads(read(open_stream(), TRIM_HORIZON)) == [b"2"]
 
 
-def test_a_position_whose_record_is_kept_is_no_error(open_stream, clock):
+def test_a_position_whose_record_is_kept_is_not_an_error(open_stream, clock):
     stream = open_stream()
     first = put(stream, b"1")
     clock.advance(timedelta(hours=23))
@@ -127,7 +127,7 @@ def test_a_position_whose_record_is_kept_is_no_error(open_stream, clock):
     assert payloads(read(open_stream(), first)) == [b"2"]
 
 
-def test_a_shard_that_was_idle_for_longer_than_the_retention_is_no_error_while_its_consumer_looked(open_stream, clock):
+def test_an_idle_shard_is_not_an_error_while_its_consumer_polled(open_stream, clock):
     consumer = open_stream()
     first = put(consumer, b"1")
     consumer.commit("engine", {SHARD: first})
@@ -138,7 +138,7 @@ def test_a_shard_that_was_idle_for_longer_than_the_retention_is_no_error_while_i
     assert payloads(read(open_stream(), first)) == [b"2"]
 
 
-def test_a_shard_that_was_idle_while_nobody_looked_is_a_state_error(open_stream, clock):
+def test_a_shard_that_was_idle_while_no_consumer_polled_is_a_state_error(open_stream, clock):
     consumer = open_stream()
     first = put(consumer, b"1")
     consumer.commit("engine", {SHARD: first})
@@ -163,7 +163,7 @@ def test_a_gap_is_found_though_the_shard_was_empty_when_its_consumer_came_back(o
         read(back, first)
 
 
-def test_an_idle_shard_stays_known_as_such_by_a_consumer_that_started_again(open_stream, clock):
+def test_a_restarted_consumer_still_knows_an_idle_shard(open_stream, clock):
     consumer = open_stream()
     first = put(consumer, b"1")
     consumer.commit("engine", {SHARD: first})
@@ -206,7 +206,7 @@ def test_a_shard_that_retention_removed_before_its_end_was_read_is_a_state_error
             start_after(open_stream(Removing), clock, first)
 
 
-def test_a_shard_that_retention_removed_after_its_end_was_read_is_none(open_stream, clock):
+def test_a_shard_removed_after_its_end_was_read_is_not_an_error(open_stream, clock):
     first = split(open_stream())
     assert start_after(open_stream(Removing), clock, first, [SHARD]) == [b"3"]
 

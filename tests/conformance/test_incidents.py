@@ -13,9 +13,10 @@ from shopstream.errors import StateError
 from shopstream.incidents.grouping import GroupingRules
 from shopstream.incidents.incident import Change, State, TriageStatus, split_id
 from shopstream.incidents.ports import DeliveryState, IncidentUpdate, LastOrdinal, NewNotification
-from shopstream.incidents.queries import read_precision, read_verdicts
+from shopstream.incidents.precision import read_precision
 from shopstream.incidents.settings import IncidentSettings, NotifySettings
 from shopstream.incidents.tracker import IncidentTracker
+from shopstream.incidents.verdicts import read_verdicts
 from shopstream.response.blocklist import read_blocklist
 
 QUIET, SIZE, HOUR = 60_000, 10_000, 3_600_000

@@ -38,7 +38,7 @@ def test_a_new_table_is_empty_and_has_all_columns(lakehouse, lake_events):
     ]
 
 
-def test_values_come_back_as_they_were_kept(lakehouse, lake_events):
+def test_values_are_read_as_they_were_stored(lakehouse, lake_events):
     rows = lake_events(0, 100)
     lakehouse.append(EVENTS, rows, {"a": 1})
     with duckdb.connect() as connection:
@@ -178,7 +178,7 @@ def test_compaction_sorts_by_time(lakehouse, lake_events):
     assert len(times) == 20
 
 
-def test_compaction_of_what_is_compact_does_nothing(lakehouse, lake_events):
+def test_compacting_twice_changes_nothing(lakehouse, lake_events):
     lakehouse.append(EVENTS, lake_events(0, 10), {"a": 1})
     snapshot = status_of(lakehouse).current_snapshot_id
     assert lakehouse.compact(EVENTS) == 0

@@ -130,7 +130,7 @@ def test_a_dead_workers_shards_continue_with_another(place):
     assert left.archived().shards == 4
 
 
-def test_a_worker_that_stood_still_is_refused_by_the_lake_and_begins_again(place):
+def test_the_lake_refuses_a_suspended_worker_which_restarts(place):
     place.send(60)
     still = place.worker("still", seconds=Seconds())  # its own clock stands still with it
     still.step()
@@ -190,7 +190,7 @@ def test_a_worker_at_the_end_of_its_shards_waits_a_second_between_commits_that_f
     finish(place, waiting)
 
 
-def test_a_worker_that_fails_gives_its_shards_back_at_once(place):
+def test_a_failing_worker_releases_its_shards(place):
     place.send(40)
     lake = Failing(place.lake, LakeTable.EVENTS, StateError("a rollback"))
     with pytest.raises(StateError, match="a rollback"):

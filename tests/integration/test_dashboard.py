@@ -191,7 +191,7 @@ def test_the_token_in_the_address_is_swapped_for_a_cookie_that_scripts_and_other
     assert server.token not in page.text
 
 
-def test_a_visitor_from_another_site_gets_a_page_that_starts_anew(server):
+def test_a_visitor_from_another_site_gets_a_page_that_reloads(server):
     with server.client() as client:
         answer = client.get("/", params={"token": server.token}, headers={"Sec-Fetch-Site": "cross-site"})
         assert answer.status_code == 200
@@ -246,7 +246,7 @@ def test_configured_host_names_are_answered(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/static/app.js", "/nowhere"])
-def test_every_answer_forbids_scripts_from_elsewhere_and_framing(server, path):
+def test_every_response_forbids_foreign_scripts_and_framing(server, path):
     with server.visitor() as client:
         headers = client.get(path).headers
     policy = dict(rule.strip().split(" ", 1) for rule in headers["content-security-policy"].split(";"))
@@ -273,7 +273,7 @@ def test_charts_come_from_the_installed_plotly_and_are_kept_by_the_browser(serve
     assert again.status_code in {200, 304}
 
 
-def test_the_page_loads_nothing_from_elsewhere(server):
+def test_the_page_loads_only_its_own_resources(server):
     with server.visitor() as client:
         html = client.get("/").text
         linked = re.findall(r'(?:src|href)="([^"#]+)"', html)
@@ -381,7 +381,7 @@ def test_a_new_incident_is_pushed(tmp_path):
         until(events, "incidents", lambda value: value["total"] == 2)
 
 
-def test_live_journeys_are_pushed_to_everybody_who_watches(tmp_path):
+def test_live_journeys_are_pushed_to_all_viewers(tmp_path):
     store = LiveFile(tmp_path / "live.json")
     with (
         serving(tmp_path) as server,
@@ -397,7 +397,7 @@ def test_live_journeys_are_pushed_to_everybody_who_watches(tmp_path):
                 assert value["as_of"] == "2019-11-01T12:00:00Z"
 
 
-def test_an_open_feed_does_not_hold_up_the_end(tmp_path):
+def test_an_open_feed_does_not_delay_the_shutdown(tmp_path):
     with serving(tmp_path) as server, server.visitor() as client, client.stream("GET", "/events") as response:
         events = feed(response)
         next(events)
@@ -406,7 +406,7 @@ def test_an_open_feed_does_not_hold_up_the_end(tmp_path):
             pass
 
 
-def test_writers_are_not_held_up_and_a_locked_file_is_still_read(tmp_path):
+def test_writers_are_not_blocked_and_a_locked_file_is_still_read(tmp_path):
     add_incident(tmp_path)
     with (
         serving(tmp_path) as server,

@@ -7,7 +7,8 @@ import pytest
 
 from shopstream.clock import to_ms
 from shopstream.events.codec import decode
-from shopstream.events.schema import REES46_COLUMNS, WIRE_SCHEMA
+from shopstream.events.columns import REES46_COLUMNS
+from shopstream.events.schema import WIRE_SCHEMA
 from shopstream.simulation.synthesis import Synthesis, SynthesisSettings
 
 ARRIVAL_MS = to_ms(datetime(2019, 11, 6, tzinfo=UTC))

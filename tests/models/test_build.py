@@ -105,7 +105,7 @@ def test_readers_keep_the_old_file_and_later_ones_see_the_new(lakehouse, append,
             ]
 
 
-def test_an_empty_lake_gives_empty_reports_whatever_a_killed_build_left(lakehouse, tmp_path):
+def test_an_empty_lake_gives_empty_reports_after_a_killed_build(lakehouse, tmp_path):
     (tmp_path / "build" / "scratch").mkdir(parents=True)
     (tmp_path / "build" / "scratch" / "staging.duckdb").write_text("half of it")
     result = build(lakehouse, tmp_path / "reports.duckdb", "UTC")
@@ -117,7 +117,7 @@ def test_an_empty_lake_gives_empty_reports_whatever_a_killed_build_left(lakehous
         assert found.headline
 
 
-def test_a_second_build_at_the_same_time_is_refused(lakehouse, tmp_path):
+def test_a_concurrent_build_is_refused(lakehouse, tmp_path):
     (tmp_path / "build").mkdir()
     with FileLock(tmp_path / "build" / "lock"), pytest.raises(RetryableError, match="but one holds"):
         build(lakehouse, tmp_path / "reports.duckdb", "UTC")

@@ -100,7 +100,7 @@ def test_build_prints_json_alone_on_stdout(lakehouse, append, shop_events, tmp_p
     assert json.loads(done.stdout)["rows_unique_visitors"] == 2
 
 
-def test_a_table_says_what_it_leaves_out(built):
+def test_a_table_reports_omitted_rows(built):
     shown = run(built.home, "report", "abandoned_carts", "--limit", "1")
     assert "Carts not bought: 1 cart lines abandoned" in shown.stdout
     assert "1 of 2 rows; --limit 0 prints all." in shown.stderr

@@ -50,7 +50,7 @@ def lineages(draw):
 
 
 @given(st.dictionaries(st.text(min_size=1, max_size=4), st.sampled_from([None, *WORKERS]), max_size=20))
-def test_a_worker_takes_what_is_free_or_too_much_elsewhere_and_nothing_of_its_own(owners):
+def test_a_worker_takes_only_free_or_surplus_shards(owners):
     taken = assign_shards("worker-0", owners)
     assert len(set(taken)) == len(taken)
     assert all(owners[name] != "worker-0" for name in taken)

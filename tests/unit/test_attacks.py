@@ -8,7 +8,7 @@ import pytest
 
 from shopstream.detection.detection import Nature
 from shopstream.errors import ConfigurationError
-from shopstream.events.schema import REES46_COLUMNS
+from shopstream.events.columns import REES46_COLUMNS
 from shopstream.simulation.attacks import Carding, Crawler, Crowd, Flood, Hoarding, Rotation, Scalping, Scraper
 from shopstream.simulation.faults_and_surges import DuplicateStorm, FlashSale, Outage, PriceError, PurchaseCollapse
 from shopstream.simulation.injection import Target, busy_targets

@@ -69,7 +69,7 @@ def content(lakehouse):
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("header", [HEADER, ""])
 @pytest.mark.usefixtures("small_blocks")
-def test_the_plan_cuts_where_reading_cuts(tmp_path, seed, header):
+def test_planned_blocks_equal_the_blocks_read(tmp_path, seed, header):
     path = tmp_path / "f.csv"
     path.write_text(header + rows(50 + 37 * seed, seed).rstrip("\n" if seed % 2 else ""))
     source = identify(str(path))
@@ -111,7 +111,7 @@ def test_rows_dead_letters_and_counts_are_those_of_the_load_in_one_process(tmp_p
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_what_a_cluster_began_one_process_finishes(tmp_path, open_lake):
+def test_one_process_finishes_a_load_that_a_cluster_began(tmp_path, open_lake):
     path = tmp_path / "f.csv"
     path.write_text(HEADER + rows(400))
     waves = []

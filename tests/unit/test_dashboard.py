@@ -23,7 +23,7 @@ def script(name):
     return (SOURCES / "static" / f"{name}.js").read_text()
 
 
-def test_a_token_is_long_and_stays(tmp_path):
+def test_a_token_is_long_and_permanent(tmp_path):
     path = tmp_path / "new" / "dashboard.token"
     token = load_token(path)
     assert len(token) >= 43
@@ -73,13 +73,13 @@ def test_every_format_of_the_page_exists():
     assert used <= known | {"code"}
 
 
-def test_every_list_of_the_page_has_its_row():
+def test_every_list_of_the_page_has_a_row_template():
     wanted = set(re.findall(r'data-row="([\w-]+)"', TEMPLATES)) | {"top-products", "top-categories", "top-brands"}
     made = set(re.findall(r'<template id="([\w-]+)"', TEMPLATES))
     assert made == {name for name in wanted if not name.endswith("-")}
 
 
-def test_every_chart_has_its_place():
+def test_every_chart_has_an_element():
     assert set(re.findall(r'"(chart-\w+)":', script("charts"))) == set(re.findall(r'id="(chart-\w+)"', TEMPLATES))
 
 

@@ -84,7 +84,7 @@ def test_an_id_that_is_not_one_is_refused(lakehouse, letters, dead_letter_rows, 
         letters.get(beginning)
 
 
-def test_a_replay_puts_the_bytes_back_as_they_came(lakehouse, letters, stream, dead_letter_rows):
+def test_a_replay_puts_the_original_bytes_back(lakehouse, letters, stream, dead_letter_rows):
     keep(lakehouse, dead_letter_rows([GOOD, b"\xff\x00"]))
     outcomes = letters.replay(["d0", "d1"], stream)
     assert [result.status for result in outcomes] == [ReplayStatus.SENT, ReplayStatus.SENT]
@@ -128,7 +128,7 @@ def test_corrected_bytes_are_sent_instead(lakehouse, letters, stream, dead_lette
         letters.replay(["d0", "d1"], stream, GOOD)
 
 
-def test_an_unknown_id_sends_none_of_the_others(lakehouse, letters, stream, dead_letter_rows):
+def test_an_unknown_id_prevents_the_whole_replay(lakehouse, letters, stream, dead_letter_rows):
     keep(lakehouse, dead_letter_rows([b"a"]))
     with pytest.raises(PermanentError, match="fits none"):
         letters.replay(["d0", "nope"], stream)
@@ -157,7 +157,7 @@ class Unwilling:
         return self.stream.put(records)
 
 
-def test_what_was_sent_before_the_stream_was_full_is_remembered(lakehouse, letters, stream, dead_letter_rows):
+def test_records_sent_before_the_stream_was_full_are_in_the_ledger(lakehouse, letters, stream, dead_letter_rows):
     keep(lakehouse, dead_letter_rows([b"%d" % number for number in range(600)]))
     with pytest.raises(BackpressureError):
         letters.replay_all(Unwilling(stream))
@@ -177,7 +177,7 @@ def test_a_record_that_the_stream_refused_can_be_replayed_again(lakehouse, lette
     assert [result.status for result in letters.replay_all(stream)] == [ReplayStatus.SENT]
 
 
-def test_a_crash_between_put_and_memory_sends_again(lakehouse, letters, stream, dead_letter_rows):
+def test_a_crash_between_put_and_ledger_sends_the_bytes_again(lakehouse, letters, stream, dead_letter_rows):
     keep(lakehouse, dead_letter_rows([GOOD]))
 
     class Crashing:
@@ -191,7 +191,7 @@ def test_a_crash_between_put_and_memory_sends_again(lakehouse, letters, stream, 
     assert [payload for _, payload in held(stream)] == [GOOD, GOOD]
 
 
-def test_two_replays_at_once_are_refused(lakehouse, folder, letters, stream, dead_letter_rows):
+def test_a_concurrent_replay_is_refused(lakehouse, folder, letters, stream, dead_letter_rows):
     keep(lakehouse, dead_letter_rows([b"a"]))
 
     class Nested:

@@ -63,7 +63,7 @@ def scored(truth, incidents, *, baseline=(), unit=Unit.ATTACK, faults=(), **abou
 
 
 def roles(result):
-    return [one.role for one in result.scored]
+    return [one.role for one in result.incidents]
 
 
 def test_a_site_incident_finds_an_attack_on_the_site():
@@ -78,11 +78,11 @@ def test_without_incidents_an_attack_is_missed():
 
 def test_an_incident_of_the_baseline_run_finds_nothing():
     same = found()
-    assert scored(attack(), [same], baseline=[same]).scored == ()
+    assert scored(attack(), [same], baseline=[same]).incidents == ()
 
 
 def test_an_incident_that_was_there_before_the_attack_finds_nothing():
-    assert scored(attack(), [found(after_s=-1)]).scored == ()
+    assert scored(attack(), [found(after_s=-1)]).incidents == ()
 
 
 def test_an_incident_long_after_the_attack_finds_nothing():

@@ -15,7 +15,8 @@ from shopstream.detection.detection import Detection, Nature, Severity
 from shopstream.detection.rule_matcher import detection_id
 from shopstream.incidents.explanation import genuine_share, lines_of, title_of
 from shopstream.incidents.incident import State, TriageStatus
-from shopstream.incidents.queries import RulePrecision, read_precision, read_verdicts
+from shopstream.incidents.precision import RulePrecision, read_precision
+from shopstream.incidents.verdicts import read_verdicts
 from shopstream.response.blocklist import BlocklistFormat, read_blocklist, render
 from shopstream.response.ocsf import cloud_event
 
@@ -282,6 +283,7 @@ def test_an_incident_is_explained_in_sentences(store):
     evidence = {
         "expected": 12.5, "low": 8, "high": 17, "score": 31.2, "contributions": {"level": 0.7, "cusum": 0.3},
         "excess_events": 1200, "confidence": 0.9, "baseline_age_ms": 86_400_000, "forecast_error": 0.08,
+        "baseline_ms": 14 * 86_400_000,
         "composition": {"carts": [0.01, 0.05]},
     }  # fmt: skip
     store.apply([detection(0, {}, rule="volume", evidence=evidence)], 0)
@@ -291,7 +293,9 @@ def test_an_incident_is_explained_in_sentences(store):
     assert lines["expected"] == "12.5, between 8 and 17"
     assert lines["score"] == "31.2 standard deviations (level 70.0%, cusum 30.0%)"
     assert lines["confidence"] == "90.0% (volume 90%)"
-    assert lines["baseline"] == "The baseline is 1 d old. Forecasts are off by 8.0% on average."
+    assert lines["baseline"] == (
+        "The baseline was learned from 14 d of events and is 1 d old. Forecasts are off by 8.0% on average."
+    )
     assert lines["composition"] == "carts 1.0% (normally 5.0%)"
     assert lines["difference"] == "1,200 events more than expected."
     assert next(iter(lines)) == "difference"

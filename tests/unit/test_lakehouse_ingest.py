@@ -240,7 +240,7 @@ def test_duplicates_at_the_border_of_two_blocks_are_found(lakehouse, tmp_path):
     assert counts(ingest(lakehouse, str(tmp_path / "f.csv"), CLOCK)) == (240, 120, 120, 0)
 
 
-def test_the_same_id_at_another_time_is_no_duplicate(lakehouse, tmp_path):
+def test_the_same_id_at_another_time_is_not_a_duplicate(lakehouse, tmp_path):
     header = HEADER.replace("\n", ",event_id\n")
     rows = [line(n, second=second).replace("\n", ",same\n") for n, second in [(1, 0), (1, 0), (2, 0), (1, 1)]]
     (tmp_path / "f.csv").write_text(header + "".join(rows))
@@ -257,7 +257,7 @@ def test_a_file_of_bad_rows_alone_adds_up(lakehouse, tmp_path):
     ("content", "message"),
     [(None, "found none"), (b"", "got nothing"), (b" \n ", "got nothing"), (b"ELF\x00\x01" * 9, "got something else")],
 )
-def test_what_is_no_event_file_is_refused(lakehouse, tmp_path, content, message):
+def test_a_file_without_events_is_refused(lakehouse, tmp_path, content, message):
     if content is not None:
         (tmp_path / "f").write_bytes(content)
     with pytest.raises(PermanentError, match=message):
@@ -270,7 +270,7 @@ def test_a_folder_is_refused(lakehouse, tmp_path):
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_a_cut_gzip_file_keeps_what_came_before(lakehouse, tmp_path):
+def test_a_truncated_gzip_file_keeps_the_rows_before_the_cut(lakehouse, tmp_path):
     write_gzip(tmp_path / "whole.gz", 2000)
     whole = (tmp_path / "whole.gz").read_bytes()
     (tmp_path / "cut.gz").write_bytes(whole[: len(whole) // 2])
@@ -293,7 +293,7 @@ def test_a_block_without_line_end_is_refused(lakehouse, tmp_path):
         ingest(lakehouse, str(tmp_path / "f.csv"), CLOCK)
 
 
-def test_two_loads_of_one_file_at_once_are_refused(lakehouse, tmp_path):
+def test_a_concurrent_load_of_the_same_file_is_refused(lakehouse, tmp_path):
     write_csv(tmp_path / "f.csv", 10)
 
     def again(*_progress):
@@ -304,7 +304,7 @@ def test_two_loads_of_one_file_at_once_are_refused(lakehouse, tmp_path):
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_no_file_stays_behind_when_a_load_stops(lakehouse, tmp_path):
+def test_an_interrupted_load_leaves_no_files(lakehouse, tmp_path):
     write_csv(tmp_path / "f.csv", 100)
 
     def interrupt(*_progress):

@@ -35,7 +35,7 @@ def exclusive(leases, owner, seconds, clock=None):
     return LeaderLease(leases, "engine", owner, LEASE, clock=clock or ManualClock(), monotonic=seconds)
 
 
-def test_an_owner_lives_as_long_as_its_counter_grows():
+def test_an_owner_is_alive_while_its_counter_grows():
     seconds = Seconds()
     monitor = HeartbeatMonitor(LEASE, seconds)
     lease = Lease("shard", "somebody", 5)
@@ -49,7 +49,7 @@ def test_an_owner_lives_as_long_as_its_counter_grows():
     assert monitor.live_owners([lease]) == {"shard": None}
 
 
-def test_whoever_begins_to_watch_waits_a_whole_lease_time():
+def test_a_new_monitor_waits_a_whole_lease_time():
     seconds = Seconds(1e9)
     monitor = HeartbeatMonitor(LEASE, seconds)
     monitor.live_owners([Lease("shard", "somebody", 5)])
@@ -108,7 +108,7 @@ def test_a_checkpoint_of_a_shard_that_was_taken_is_refused():
     assert second.record_progress(stolen, 5)
 
 
-def test_an_ended_shard_is_given_back_and_not_taken_again():
+def test_an_ended_shard_is_released_and_not_assigned_again():
     leases = MemoryLeases()
     only = worker(leases, "only", Seconds())
     parent, other = SHARDS
@@ -144,7 +144,7 @@ def test_a_shard_that_retention_removed_before_its_end_was_read_is_reported(capl
     ]
 
 
-def test_a_released_share_is_free_at_once():
+def test_released_shards_are_free_immediately():
     leases = MemoryLeases()
     first, second = worker(leases, "first", Seconds()), worker(leases, "second", Seconds())
     first.balance(SHARDS)
@@ -168,7 +168,7 @@ def test_settled_are_those_whose_other_workers_are_seen_at_work():
 # The one lease of a name
 
 
-def test_a_standby_waits_until_the_holder_gives_the_lease_back():
+def test_a_standby_waits_until_the_leader_releases_the_lease():
     leases = MemoryLeases()
     holder, standby = exclusive(leases, "holder", Seconds()), exclusive(leases, "standby", Seconds())
     assert holder.try_acquire()
@@ -177,7 +177,7 @@ def test_a_standby_waits_until_the_holder_gives_the_lease_back():
     assert standby.try_acquire()
 
 
-def test_a_standby_takes_over_from_a_holder_that_stopped_renewing():
+def test_a_standby_takes_over_from_a_leader_that_stopped_renewing():
     leases = MemoryLeases()
     mine, yours = Seconds(5_000), Seconds()
     holder, standby = exclusive(leases, "holder", mine), exclusive(leases, "standby", yours)

@@ -9,7 +9,7 @@ import pytest
 from shopstream.clock import ManualClock, SystemClock, to_ms
 from shopstream.errors import BackpressureError, ConfigurationError, PermanentError, StateError
 from shopstream.events.codec import Decoded, Decoder
-from shopstream.events.schema import REES46_COLUMNS
+from shopstream.events.columns import REES46_COLUMNS
 from shopstream.simulation.partitioning import PartitionKey, even_shards
 from shopstream.simulation.replay import ReplaySettings, ReplaySummary, replay
 from shopstream.stream.embedded import EmbeddedStream

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from shopstream.errors import ConfigurationError
-from shopstream.events.schema import REES46_COLUMNS, WIRE_SCHEMA
+from shopstream.events.columns import REES46_COLUMNS
+from shopstream.events.schema import WIRE_SCHEMA
 from shopstream.simulation.attacks import Flood, Scraper
 from shopstream.simulation.faults_and_surges import FlashSale, Outage
 from shopstream.simulation.synthesis import OutOfOrder, Synthesis, SynthesisSettings, truth_path

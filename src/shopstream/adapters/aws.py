@@ -115,7 +115,7 @@ class AwsAdapters(Adapters):
         thorough: bool = False,
     ) -> BuildResult:
         """On Athena by default; see `Adapters.build_reports`."""
-        from shopstream.incidents.queries import read_verdicts
+        from shopstream.incidents.verdicts import read_verdicts
         from shopstream.models.athena import build_on_athena
 
         if on_athena is False:

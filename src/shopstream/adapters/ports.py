@@ -145,7 +145,7 @@ class Adapters(ABC):
             RetryableError: another build is running.
             StateError: a model or a test failed.
         """
-        from shopstream.incidents.queries import read_verdicts
+        from shopstream.incidents.verdicts import read_verdicts
         from shopstream.models.dbt import build
 
         if on_athena:

@@ -32,7 +32,7 @@ from shopstream.config import Settings
 from shopstream.detection.baseline_builder import build_baselines
 from shopstream.detection.title import describe_length
 from shopstream.errors import ConfigurationError
-from shopstream.events.schema import REES46_COLUMNS
+from shopstream.events.columns import REES46_COLUMNS
 from shopstream.incidents.explanation import title_of
 from shopstream.incidents.incident import Incident
 from shopstream.models.names import ReportName

@@ -27,10 +27,10 @@ from shopstream.evaluation.report import (
 )
 from shopstream.evaluation.runner import RunPlan, RunResults, run_all
 from shopstream.evaluation.summary import Summary, summarise
+from shopstream.simulation.calibration import DAILY_EVENTS
 
 __all__ = ["evaluate"]
 
-_DAILY_EVENTS = 1_770_000
 _MINUTE_MS = 60_000
 
 
@@ -54,7 +54,7 @@ def evaluate(
     explain: Annotated[bool, typer.Option("--explain", help="Explain each miss and each false incident.")] = False,
     events: Annotated[
         int, typer.Option(help="Genuine events per day; the default is a shop of real size.")
-    ] = _DAILY_EVENTS,
+    ] = DAILY_EVENTS,
     history_days: Annotated[int, typer.Option(help="Days of history for the baselines.")] = 14,
     tracker: Annotated[bool, typer.Option("--tracker", help="Events have address and user agent.")] = False,
     cache: Annotated[

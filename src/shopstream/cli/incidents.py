@@ -22,7 +22,7 @@ from shopstream.incidents.explanation import (
     who_of,
 )
 from shopstream.incidents.incident import Incident, State, TriageStatus
-from shopstream.incidents.queries import read_precision
+from shopstream.incidents.precision import read_precision
 from shopstream.response.ocsf import cloud_event
 
 __all__ = [

@@ -95,6 +95,14 @@ class LazyGroup(TyperGroup):
         """Name → command, of all panels."""
         return {name: command for commands in self.panels.values() for name, command in commands.items()}
 
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  as in `TyperGroup`
+        """Run the command; an error about a value repeats the value."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = _explain(error)
+            raise
+
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401, ARG002  as in `TyperGroup`
         """Names, without loading the commands."""
         return list(self.table)
@@ -120,6 +128,17 @@ class LazyGroup(TyperGroup):
         _write_panel(formatter, "Options", [record for record in records if record])
         for title, commands in self.panels.items():
             _write_panel(formatter, title, [(name, command.help) for name, command in commands.items()])
+
+
+def _explain(error: typer.BadParameter) -> str:
+    """What was expected and what came, in place of Pydantic's words."""
+    from pydantic import ValidationError  # noqa: PLC0415  only an error needs it
+
+    if not isinstance(error.__cause__, ValidationError):
+        return error.message
+    first = error.__cause__.errors()[0]
+    message = first["msg"].removeprefix("Value error, ").partition(", unable to parse")[0]
+    return message if first["type"] == "value_error" else f"{message}, got {first['input']!r}"
 
 
 def _write_panel(formatter: Any, title: str, rows: list[tuple[str, str]]) -> None:  # noqa: ANN401  Click's

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -98,18 +99,37 @@ def emit(
     elif not rows:
         out.print(empty)
     else:
+        cells = [[_cell(value) for value in row.values()] for row in rows]
+        names = [name.replace("_", " ") for name in rows[0]]
+        widths = [max(map(_longest_word, column)) for column in zip(names, *cells, strict=True)]
+        if sum(widths) + 3 * len(widths) + 1 > out.width:
+            _print_records(names, cells, title)
+            return
         table = Table(title=title or None, title_justify="left", header_style="bold")
-        for name, value in rows[0].items():
+        for name, value, width in zip(names, rows[0].values(), widths, strict=True):
             numeric = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
-            table.add_column(
-                name.replace("_", " "),
-                justify="right" if numeric else "left",
-                no_wrap=name == "id",  # what people copy stays in one piece
-                overflow="fold",
-            )
-        for row in rows:
-            table.add_row(*(_cell(value) for value in row.values()))
+            table.add_column(name, justify="right" if numeric else "left", min_width=width)
+        for row in cells:
+            table.add_row(*row)
         out.print(table)
+
+
+def _longest_word(cell: str | Text) -> int:
+    text = Text.from_markup(cell).plain if isinstance(cell, str) else cell.plain
+    return max(map(cell_len, text.split()), default=0)
+
+
+def _print_records(names: Sequence[str], rows: Sequence[Sequence[str | Text]], title: str) -> None:
+    """Print rows that are too wide for a table one below the other: a broken word cannot be read or copied."""
+    if title:
+        out.print(title, style="italic")
+    width = max(map(len, names))
+    for number, row in enumerate(rows):
+        if number:
+            out.print()
+        for name, cell in zip(names, row, strict=True):
+            text = Text.from_markup(cell) if isinstance(cell, str) else cell
+            out.print(Text.assemble((f"{name:<{width}}  ", "bold"), text), soft_wrap=True)
 
 
 def emit_object(row: Mapping[str, object], fmt: Format, *, title: str = "") -> None:

@@ -21,7 +21,7 @@ from shopstream.detection.duration import format_duration
 from shopstream.detection.rule import RULE_FILES, Rule, load_rules, shipped_rules
 from shopstream.detection.settings import DetectionSettings
 from shopstream.errors import ConfigurationError
-from shopstream.incidents.queries import read_precision
+from shopstream.incidents.precision import read_precision
 from shopstream.yaml_files import Problem
 
 __all__ = ["check_allow_lists", "check_rules", "expired_entries", "list_allow_lists", "list_rules"]

@@ -17,7 +17,7 @@ from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, err, settings_of
 from shopstream.detection.duration import parse_duration
 from shopstream.errors import ConfigurationError
-from shopstream.incidents.queries import read_verdicts
+from shopstream.incidents.verdicts import read_verdicts
 from shopstream.response.blocklist import BlocklistFormat, read_blocklist, render
 
 __all__ = ["export_blocklist", "list_verdicts"]

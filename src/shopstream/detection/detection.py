@@ -3,23 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from shopstream.detection.title import fill_title, subject
 
-__all__ = ["Detection", "Nature", "Severity", "Suppression"]
-
-
-@dataclass(frozen=True, slots=True)
-class Suppression:
-    """Why a detection opens no incident.
-
-    Args:
-        entry: of the allow-list, `file.id`.
-        reason: the entry's.
-    """
-
-    entry: str
-    reason: str
+__all__ = ["SEVERITIES", "Detection", "Nature", "Severity", "Suppression"]
 
 
 class Severity(StrEnum):
@@ -42,6 +30,23 @@ class Nature(StrEnum):
     """Many more genuine shoppers: no threat."""
 
 
+SEVERITIES: Final = tuple(Severity)
+"""From the least to the most severe; stores keep the index."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suppression:
+    """Why a detection opens no incident.
+
+    Args:
+        entry: of the allow-list, `file.id`.
+        reason: the entry's.
+    """
+
+    entry: str
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class Detection:
     """One verdict on one window. The id derives from rule, key and window, so that a replay gives the same id.
@@ -62,8 +67,8 @@ class Detection:
         verdict: on the key's actor: bot, human or unknown; None for no verdict.
         evidence: JSON-ready. A detector fills in what it knows of `expected`, `low`, `high` (the interval), `score`,
             `contributions` (name → share of the score), `excess_events`, `confidence` (0 to 1), `genuine_share`
-            (estimated share of genuine events in the affected traffic), `baseline_age_ms`, `forecast_error`,
-            `composition` (name → [observed, expected]).
+            (estimated share of genuine events in the affected traffic), `baseline_ms` (length of the
+            history), `baseline_age_ms`, `forecast_error`, `composition` (name → [observed, expected]).
         suppression: set by the allow-list; the detection is kept and counted then, but opens no incident.
     """
 

@@ -35,6 +35,7 @@ __all__ = [
     "describe_mark",
     "mark_of",
     "parse_manifest",
+    "sync",
 ]
 
 
@@ -145,18 +146,13 @@ def describe_mark(mark: int | None) -> str:
     return f"{generation} of owner {owner}" if owner else str(generation)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make new and changed names inside a folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Force a file, or the names inside a folder, to the disk, to survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def parse_manifest(text: bytes, place: str) -> Manifest:
@@ -256,23 +252,23 @@ class CheckpointStore:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         write_state(folder / "state.duckdb")
-        _sync_file(folder / "state.duckdb")
+        sync(folder / "state.duckdb")
         for name, document in (documents or {}).items():
             path = folder / f"{name}.json"
             path.write_text(json.dumps(document), encoding="utf-8")
-            _sync_file(path)
+            sync(path)
         for name, rows in outputs.items():
             path = folder / f"{name}.arrow"
             with path.open("wb") as file, ipc.new_file(file, rows.schema) as writer:
                 writer.write_table(rows)
-            _sync_file(path)
+            sync(path)
         path = folder / MANIFEST
         temporary = folder / "manifest.tmp"
         temporary.write_text(json.dumps({"format": _FORMAT, **asdict(manifest)}, indent=1))
-        _sync_file(temporary)
+        sync(temporary)
         temporary.rename(path)
-        _sync_folder(folder)
-        _sync_folder(self._folder)
+        sync(folder)
+        sync(self._folder)
 
     def output(self, manifest: Manifest, name: str) -> pa.Table:
         """Rows that wait for the lake."""
@@ -305,9 +301,9 @@ class CheckpointStore:
         """Make the generation current, and remove older ones."""
         temporary = self._folder / "CURRENT.tmp"
         temporary.write_text(str(manifest.generation))
-        _sync_file(temporary)
+        sync(temporary)
         temporary.rename(self._folder / "CURRENT")
-        _sync_folder(self._folder)
+        sync(self._folder)
         self._keep_only(manifest)
 
     def discard_staged(self) -> None:

@@ -150,7 +150,9 @@ def _result(job: AttackJob, truth: Truth, scored: Score, traffic: RunEvents, bas
     missed = [actor for actor in scored.actors if actor.detected_ms is None]
     if truth.nature is not Nature.SURGE and (missed if scored.actors else detected_ms is None):
         nearest = _nearest(truth, scored, traffic)
-        timelines.insert(0, timeline_of_miss(truth, [one.found for one in scored.scored], traffic, baselines, nearest))
+        timelines.insert(
+            0, timeline_of_miss(truth, [one.found for one in scored.incidents], traffic, baselines, nearest)
+        )
     length_s = (truth.until_ms - truth.from_ms) / 1000
     return AttackResult(
         scenario=job.scenario,
@@ -190,10 +192,10 @@ def _events_until(truth: Truth, detected_ms: int, traffic: RunEvents) -> int:
 
 def _nearest(truth: Truth, scored: Score, traffic: RunEvents) -> str:
     """What detection saw, in one line: incidents, events of the attack, and the busiest missed actor."""
-    seen = [f"{one.role} {one.found.rule} ({one.found.severity})" for one in scored.scored if one.found.top]
+    seen = [f"{one.role} {one.found.rule} ({one.found.severity})" for one in scored.incidents if one.found.top]
     total, hostile = traffic.totals(truth.from_ms, truth.until_ms)
     lines = [f"incidents: {', '.join(seen) or 'none'}", f"{hostile:,} of {total:,} events are the attack's"]
-    found = {one for scored in scored.scored if scored.role is IncidentRole.TRUE for one in scored.users}
+    found = {user for one in scored.incidents if one.role is IncidentRole.TRUE for user in one.users}
     missed = sorted(truth.actors - found)
     if missed:
         lines.append(f"{len(missed):,} of {len(truth.actors):,} actors missed, the busiest: {traffic.habits(missed)}")

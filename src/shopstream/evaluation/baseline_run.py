@@ -60,7 +60,8 @@ _RUN_BY = (
     "events",
     "engine",
     "detection",
-    "alerting",
+    "incidents",
+    "notify",
     "evaluation/system_under_test.py",
     "evaluation/plan.py",
 )
@@ -205,6 +206,7 @@ def code_digest(packages: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for package in packages:
         root = Path(str(files("shopstream"))) / package
+        root.stat()  # a path that was renamed must fail here, not keep a cache for ever
         for path in sorted([root, *root.rglob("*")]):
             if path.suffix in _SUFFIXES and path.is_file():
                 digest.update(path.relative_to(root.parent).as_posix().encode())

@@ -108,18 +108,18 @@ class Score:
     Args:
         first_ms: time of its first event, or its start if it adds none.
         detected_ms: None if it was missed.
-        scored: incidents that the baseline run does not have, by time.
+        incidents: incidents that the baseline run does not have, by time.
         actors: each actor, if recall counts actors; else empty.
     """
 
     first_ms: int
     detected_ms: int | None
-    scored: tuple[ScoredIncident, ...]
+    incidents: tuple[ScoredIncident, ...]
     actors: tuple[ActorScore, ...] = field(default=())
 
     def top(self, role: IncidentRole) -> list[FoundIncident]:
         """Listed incidents of a role."""
-        return [one.found for one in self.scored if one.role is role and one.found.top]
+        return [one.found for one in self.incidents if one.role is role and one.found.top]
 
 
 def score(
@@ -164,7 +164,7 @@ def score(
     return Score(
         first_ms=truth.first_ms,
         detected_ms=min(moments, default=None),
-        scored=tuple(scored),
+        incidents=tuple(scored),
         actors=_actor_scores(firsts, by_actor, traffic) if unit is Unit.ACTOR else (),
     )
 

@@ -18,6 +18,15 @@ _SHARED = frozenset({"ip", "ip_net", "agent_hash", "user_agent"})
 _BUYING = frozenset({"owasp.oat-001", "owasp.oat-005", "owasp.oat-021"})
 """Attacks that buy or fill carts. Under any other label, an actor who buys counts as a shopper."""
 
+_SHARE_NAMES = {
+    "tail": "rarely viewed products",
+    "new_users": "first events of users",
+    "users": "users per event",
+    "buys": "carts and purchases",
+    "buyers": "users who buy",
+}
+"""Name of a share or sign → what people call it."""
+
 
 def title_of(incident: Incident) -> str:
     """What happened, with figures: `Two users read 60 pages a minute`.
@@ -49,12 +58,7 @@ def who_of(incident: Incident, *, keys: bool = True) -> str:
 
 def figures_of(incident: Incident) -> str:
     """Measures of the strongest window, and its length: `60 events, 40 products in 1 min`."""
-    figures = ", ".join(
-        f"{name.removesuffix('_seconds').replace('_', ' ')} {_figure(name, value)}"
-        if name.endswith(("share", "_seconds"))
-        else f"{number(value)} {name.replace('_', ' ')}"
-        for name, value in incident.peak.items()
-    )
+    figures = ", ".join(_figure(name, value) for name, value in incident.peak.items())
     return f"{figures} in {describe_length(incident.peak_end - incident.peak_start)}"
 
 
@@ -111,7 +115,7 @@ def lines_of(incident: Incident) -> dict[str, str]:
     genuine = genuine_share(incident)
     lines = {
         "difference": _difference(evidence.get("excess_events")),
-        "genuine traffic": "" if genuine is None else f"About {genuine:.0%} of the affected traffic is genuine.",
+        "genuine traffic": "" if genuine is None else f"{_portion(genuine)} of the affected traffic is genuine.",
         "composition": _composition(evidence.get("composition"), "normally"),
         "events": _events(context),
         "event types": _composition(context.get("composition"), "elsewhere"),
@@ -132,9 +136,12 @@ def describe_time(moment: datetime) -> str:
 
 
 def _figure(name: str, value: object) -> str:
+    words = name.replace("_", " ")
     if isinstance(value, int | float) and name.endswith("_seconds"):
-        return describe_length(timedelta(seconds=value))
-    return _share(value)
+        return f"{words.removesuffix(' seconds')} {describe_length(timedelta(seconds=value))}"
+    if isinstance(value, int | float) and name == "factor":
+        return f"{value:.1f}x"
+    return f"{words} {_share(value)}" if name.endswith("share") else f"{number(value)} {words}"
 
 
 def _difference(excess: object) -> str:
@@ -173,7 +180,9 @@ def _score(evidence: Mapping[str, object]) -> str:
         return ""
     shares = evidence.get("contributions")
     named = shares.items() if isinstance(shares, Mapping) else ()
-    return f"{number(evidence['score'])} standard deviations" + _parts(f"{name} {_share(part)}" for name, part in named)
+    return f"{number(evidence['score'])} standard deviations" + _parts(
+        f"{_share_name(name)} {_share(part)}" for name, part in named
+    )
 
 
 def _parts(texts: Iterable[str]) -> str:
@@ -182,10 +191,15 @@ def _parts(texts: Iterable[str]) -> str:
 
 
 def _baseline(evidence: Mapping[str, object]) -> str:
-    age, error = evidence.get("baseline_age_ms"), evidence.get("forecast_error")
+    history, age, error = (evidence.get(name) for name in ("baseline_ms", "baseline_age_ms", "forecast_error"))
     parts = []
     if isinstance(age, int | float):
-        parts.append(f"The baseline is {describe_length(timedelta(milliseconds=age))} old.")
+        learned = (
+            f"was learned from {describe_length(timedelta(milliseconds=history))} of events and "
+            if isinstance(history, int | float)
+            else ""
+        )
+        parts.append(f"The baseline {learned}is {describe_length(timedelta(milliseconds=age))} old.")
     if isinstance(error, int | float):
         parts.append(f"Forecasts are off by {error:.1%} on average.")
     return " ".join(parts)
@@ -199,12 +213,20 @@ def _composition(parts: object, against: str) -> str:
         if isinstance(pair, Sequence) and len(pair) == 2:  # noqa: PLR2004  observed and expected
             observed, expected = pair
             usual = "" if expected is None else f" ({against} {_share(expected)})"
-            texts.append(f"{name.replace('_', ' ')} {_share(observed)}{usual}")
+            texts.append(f"{_share_name(name)} {_share(observed)}{usual}")
     return ", ".join(texts)
 
 
+def _share_name(name: str) -> str:
+    return _SHARE_NAMES.get(name, name.replace("_", " "))
+
+
+def _portion(share: float) -> str:
+    return "Hardly any" if round(share, 2) == 0 else f"About {share:.0%}"
+
+
 def _share(value: object) -> str:
-    return f"{value:.1%}" if isinstance(value, int | float) and 0 <= value <= 1 else number(value)
+    return f"{value:.1%}" if isinstance(value, int | float) and abs(value) <= 1 else number(value)
 
 
 def _top(rows: object, names: tuple[str, ...]) -> str:

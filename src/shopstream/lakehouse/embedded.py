@@ -20,6 +20,7 @@ from sqlalchemy import URL
 from sqlalchemy.exc import OperationalError
 
 from shopstream.clock import Clock
+from shopstream.engine.checkpoint import sync
 from shopstream.errors import RetryableError
 from shopstream.lakehouse.catalog import CATALOG_NAME, LakeCatalog
 from shopstream.lakehouse.files import locked
@@ -33,28 +34,7 @@ __all__ = [
     "EmbeddedLakehouse",
     "LocalCatalog",
     "LocalStorage",
-    "sync_directory",
-    "sync_file",
 ]
-
-
-def sync_directory(folder: Path) -> None:
-    """Force a folder's list of files to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_file(path: Path) -> None:
-    """Force a finished file and its name to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    sync_directory(path.parent)
 
 
 class _SyncedStream(BufferedWriter):
@@ -72,7 +52,7 @@ class _SyncedStream(BufferedWriter):
         self.flush()
         os.fsync(self.fileno())
         super().close()
-        sync_directory(self._path.parent)
+        sync(self._path.parent)
 
 
 class _DurableFile(PyArrowFile):
@@ -121,7 +101,8 @@ class LocalStorage:
     def keep(self, draft: Path, location: str) -> int:  # noqa: ARG002  the draft is written where it stays
         """Force a finished file to the disk; returns its size in bytes."""
         if self._durable:
-            sync_file(draft)
+            sync(draft)
+            sync(draft.parent)
         return draft.stat().st_size
 
     def remove(self, locations: Iterable[str]) -> int:

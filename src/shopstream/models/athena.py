@@ -24,7 +24,7 @@ import pyarrow as pa
 from pyiceberg.table import Table
 
 from shopstream.errors import RetryableError, StateError
-from shopstream.incidents.queries import VERDICT_SCHEMA
+from shopstream.incidents.verdicts import VERDICT_SCHEMA
 from shopstream.models.dbt import (
     PROJECT,
     BuildResult,
@@ -124,21 +124,10 @@ def build_on_athena(
     verdicts: pa.Table | None = None,
     poll_s: float = _POLL_S,
 ) -> BuildResult:
-    """Build the marts in the lake's Glue database, and bring them into the reports file.
+    """Build the marts in the lake's Glue database, and copy them into the reports file.
 
-    Args:
-        lakehouse: with the events.
-        reports_path: the DuckDB file to replace.
-        timezone: IANA name, for days and hours.
-        select: models to build, with their parents and `report_scope`; other marts stay unchanged.
-        progress: called with each finished step.
-        verdicts: on actors, see `incidents.verdicts`; None: no actor is a bot.
-        poll_s: seconds between two polls of a query.
-
-    Raises:
-        ConfigurationError: `select` names no model, the time zone is unknown, or a permission is missing.
-        RetryableError: another build is running on this machine.
-        StateError: a model failed or a test found rows that break its rule; names both.
+    Arguments and errors are those of `dbt.build`, except for `poll_s`: seconds between two polls of a query. Marts that
+    changed before an error stay changed.
     """
     begun = perf_counter()
     check_timezone(timezone)

@@ -29,7 +29,7 @@ from fsspec import AbstractFileSystem
 
 from shopstream.errors import ConfigurationError, StateError
 from shopstream.incidents.incident import ACTOR_KINDS
-from shopstream.incidents.queries import VERDICT_SCHEMA
+from shopstream.incidents.verdicts import VERDICT_SCHEMA
 from shopstream.lakehouse.files import locked
 from shopstream.lakehouse.ports import Lakehouse, LakeTable
 from shopstream.lakehouse.tables import register_storage, view_sql

@@ -6,52 +6,7 @@ April 2020, 411.7 M events, 89.7 M sessions) or, where said so, of a contiguous 
 
 from typing import Final
 
-__all__ = [
-    "BREAK_MU",
-    "BREAK_SIGMA",
-    "CART_ONLY_BY_LENGTH",
-    "CART_PURCHASE_FACTOR_BY_HOUR",
-    "CATEGORIES_CODED",
-    "CATEGORIES_UNCODED",
-    "DAILY_EVENTS",
-    "DAY_NOISE_SD",
-    "DUPLICATE_SHARES",
-    "GAP_BETWEEN_SIGMA",
-    "GAP_MAX_S",
-    "GAP_MU",
-    "GAP_TAILS",
-    "GAP_WITHIN_SIGMA",
-    "HASTY_RUN",
-    "HASTY_SHARE",
-    "HOUR_SHARES",
-    "LENGTH_CCDF",
-    "LENGTH_MAX",
-    "LENGTH_TAIL_EXPONENT",
-    "LOOK_AGAIN_SHARE",
-    "MORE_PIECES_SHARE",
-    "PRICE_QUANTILES",
-    "PRODUCT_EXPONENTS",
-    "PRODUCT_TOP_100_SHARE",
-    "PURCHASE_BY_LENGTH",
-    "RETURN_SHARE",
-    "REVISIT_SHARE",
-    "ROBOT_BUYS",
-    "ROBOT_DAYS_SHARE",
-    "ROBOT_DISTINCT",
-    "ROBOT_EVENTS",
-    "ROBOT_PACES",
-    "ROBOT_VIEW_ONLY",
-    "ROBOT_VISITS_PER_EVENT",
-    "ROTATOR_DAYS",
-    "ROTATOR_GAP_S",
-    "SECOND_CYCLE_SHARES",
-    "SWITCH_CATEGORY_SHARE",
-    "VISIT_MAX_MINUTES",
-    "WANDER",
-    "WEEKDAY_FACTORS",
-    "WHOLESALE_VISITS_PER_EVENT",
-    "ZERO_PRICE_SHARE",
-]
+__all__: list[str] = []  # used as a namespace: `from shopstream.simulation import calibration as real`
 
 DAILY_EVENTS: Final = 1_770_000
 """Median events of a day."""

@@ -7,12 +7,14 @@ product, so the most viewed products are drawn first, and the many unseen ones f
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Final
+from importlib.resources import files
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import yaml
 
 from shopstream.simulation import calibration as real
 
@@ -23,133 +25,17 @@ _BRANDS = 3_445
 _FIRST_CATEGORY_ID = 2_053_013_552_259_662_037
 _PRODUCTS_PER_CATEGORY = 100_000  # product ids of a category lie together, as in the real shop
 
-_NULL_CODE_SHARE: Final = 0.3195
+_NULL_CODE_SHARE = 0.3195
 """Share of events whose category has no code."""
 
-_NULL_BRAND_SHARES: Final = (0.276, 0.081)
+_NULL_BRAND_SHARES = (0.276, 0.081)
 """Share of events without brand: in categories without code, with code (0.142 together)."""
 
-_CODES: Final[dict[str, str]] = {
-    "electronics": (
-        "smartphone:3050 clocks:330 video.tv:290 audio.headphone:290 tablet:85 telephone:71 audio.subwoofer:47 "
-        "audio.acoustic:17 camera.video:15 audio.music_tools.piano:14 audio.microphone:5 video.projector:3 "
-        "camera.photo:2 audio.dictaphone:1"
-    ),
-    "appliances": (
-        "kitchen.refrigerators:220 environment.vacuum:210 kitchen.washer:210 kitchen.blender:58 sewing_machine:54 "
-        "kitchen.oven:48 kitchen.microwave:47 kitchen.kettle:40 environment.air_heater:39 iron:37 kitchen.hood:36 "
-        "environment.water_heater:34 kitchen.mixer:29 kitchen.meat_grinder:28 kitchen.coffee_machine:27 "
-        "kitchen.dishwasher:23 kitchen.hob:22 kitchen.grill:21 kitchen.juicer:17 personal.scales:12 "
-        "personal.hair_cutter:11 ironing_board:11 environment.air_conditioner:7 kitchen.toster:5 "
-        "kitchen.steam_cooker:2 kitchen.coffee_grinder:2 personal.massager:1 environment.fan:1 kitchen.fryer:1"
-    ),
-    "computers": (
-        "notebook:280 desktop:105 peripherals.printer:41 peripherals.monitor:41 components.videocards:22 "
-        "components.hdd:20 peripherals.mouse:19 components.memory:14 components.cooler:14 peripherals.keyboard:13 "
-        "components.motherboard:13 components.cpu:12 ebooks:9 peripherals.camera:2 components.power_supply:2 "
-        "components.tv_tuner:1 components.sound_card:1 peripherals.joystick:1 network.router:1"
-    ),
-    "apparel": (
-        "shoes:210 shoes.keds:100 costume:32 dress:15 jeans:14 shirt:8 underwear:7 tshirt:5 shoes.moccasins:5 "
-        "shoes.slipons:3 jumper:3 trousers:2 skirt:1 shoes.sandals:1 shoes.ballet_shoes:1 scarf:1 shorts:1 belt:1 "
-        "jacket:1 glove:1 sock:1"
-    ),
-    "furniture": (
-        "living_room.cabinet:95 bedroom.bed:86 living_room.sofa:70 kitchen.table:33 kitchen.chair:30 "
-        "living_room.chair:11 bedroom.blanket:6 bathroom.toilet:6 universal.light:5 bathroom.bath:4 bedroom.pillow:3 "
-        "living_room.shelving:1"
-    ),
-    "auto": (
-        "accessories.player:100 accessories.alarm:60 accessories.videoregister:52 accessories.compressor:19 "
-        "accessories.radar:11 accessories.winch:4 accessories.parktronic:3 accessories.anti_freeze:2 "
-        "accessories.light:1"
-    ),
-    "construction": (
-        "tools.drill:60 tools.saw:38 tools.generator:28 tools.welding:25 tools.light:9 components.faucet:9 "
-        "tools.pump:7 tools.soldering:1 tools.painting:1 tools.screw:1"
-    ),
-    "kids": "carriage:60 toys:26 skates:19 dolls:12 fmcg.diapers:8 swing:6",
-    "accessories": "bag:37 wallet:11 umbrella:6 cosmetic_bag:4",
-    "sport": "bicycle:22 trainer:17 tennis:3 ski:2 snowboard:1",
-    "medicine": "tools.tonometer:4",
-    "country_yard": "lawn_mower:2 cultivator:2",
-    "stationery": "cartrige:2 paper:1 battery:1",
-}
-"""Level 1 → the rest of each code with its relative share of the coded events."""
-
-_PRICE_LEVELS: Final[dict[str, tuple[float, float]]] = {
-    "electronics.smartphone": (5.86, 0.82),
-    "electronics.clocks": (5.09, 1.03),
-    "electronics.video.tv": (5.90, 0.66),
-    "electronics.audio.headphone": (4.28, 1.16),
-    "electronics.tablet": (5.37, 1.01),
-    "electronics.telephone": (3.40, 0.65),
-    "computers.notebook": (6.39, 0.66),
-    "computers.desktop": (5.71, 1.27),
-    "appliances.kitchen.refrigerators": (5.83, 0.55),
-    "appliances.kitchen.washer": (5.68, 0.53),
-    "appliances.environment.vacuum": (4.75, 0.75),
-    "furniture.living_room.cabinet": (5.30, 0.67),
-    "furniture.living_room.sofa": (6.27, 0.42),
-    "furniture.bedroom.bed": (5.24, 0.58),
-    "electronics": (4.6, 0.9),
-    "appliances": (4.2, 0.7),
-    "computers": (4.9, 0.9),
-    "apparel": (4.3, 0.42),
-    "furniture": (4.6, 0.7),
-    "auto": (4.7, 0.7),
-    "construction": (4.4, 0.8),
-    "kids": (4.4, 0.8),
-    "accessories": (3.6, 0.6),
-    "sport": (5.2, 0.8),
-    "medicine": (3.8, 0.5),
-    "country_yard": (5.2, 0.6),
-    "stationery": (3.2, 0.6),
-    "": (4.45, 1.2),
-}
-"""Code or level 1 → mean and standard deviation of ln(price); then all prices are fitted to the real quantiles."""
-
-_TOP_BRANDS: Final = (
-    *("samsung", "apple", "xiaomi", "huawei", "lucente", "lg", "bosch", "sony", "lenovo", "acer", "artel", "oppo"),
-    *("cordiant", "respect", "hp", "philips", "redmond", "dauscher", "vitek", "indesit", "casio", "asus", "nokian"),
-    *("tefal", "polaris", "stels", "haier", "elenberg", "beko", "starline", "nokia", "sv", "baden", "midea"),
-    *("janome", "brw", "force", "triangle"),
-)
-"""Most viewed first; further names are made up. One more brand is called `nan`, as in the real shop."""
-
-_BRAND_SHARES: Final = ((1, 0.1354), (2, 0.2443), (3, 0.3223), (10, 0.4432), (50, 0.6623), (100, 0.749), (500, 0.9277))
+_BRAND_SHARES = ((1, 0.1354), (2, 0.2443), (3, 0.3223), (10, 0.4432), (50, 0.6623), (100, 0.749), (500, 0.9277))
 """(brands, their share of all events that have a brand), best first."""
 
-_BRAND_HOMES: Final[dict[str, tuple[str, ...]]] = {
-    "samsung": ("smartphone", "electronics", "appliances"),
-    "apple": ("smartphone", "electronics", "computers"),
-    "xiaomi": ("smartphone", "electronics", ""),
-    "huawei": ("smartphone",),
-    "oppo": ("smartphone",),
-    "nokia": ("smartphone", "electronics"),
-    "lucente": ("",),
-    "cordiant": ("",),
-    "nokian": ("",),
-    "stels": ("",),
-    "triangle": ("",),
-    "respect": ("apparel", ""),
-    "baden": ("apparel",),
-    "lg": ("appliances", "electronics"),
-    "bosch": ("appliances", "construction"),
-    "sony": ("electronics", ""),
-    "lenovo": ("computers",),
-    "acer": ("computers",),
-    "hp": ("computers",),
-    "asus": ("computers",),
-    "artel": ("appliances", "electronics"),
-    "casio": ("electronics",),
-    "philips": ("appliances", "electronics"),
-    "brw": ("furniture",),
-    "starline": ("auto",),
-    "janome": ("appliances",),
-    "force": ("construction", ""),
-}
-"""Product groups of a brand; the empty group is the categories without code."""
+_NAMES: Any = yaml.safe_load((files("shopstream.simulation") / "catalogue.yml").read_text(encoding="utf-8"))
+"""Category codes, brands and price levels."""
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -296,7 +182,7 @@ def _categories(rng: np.random.Generator) -> tuple[Ints, Ints, tuple[str, ...], 
     """Category ids, the index of their code (-1: none), the codes, and the share of events of each id."""
     pairs = [
         (f"{level}.{rest}", int(share))
-        for level, text in _CODES.items()
+        for level, text in _NAMES["codes"].items()
         for rest, share in (item.split(":") for item in text.split())
     ]
     pairs.sort(key=lambda pair: -pair[1])
@@ -342,7 +228,7 @@ def _brands(
     brands: tuple[str, ...],
 ) -> Ints:
     """A brand per product (-1: none), so that the shares of brands and of groups are right."""
-    names = ["", "smartphone", *_CODES]
+    names = ["", "smartphone", *_NAMES["codes"]]
     group_of_code = np.array([names.index(_group_of(code)) for code in codes] + [0])
     group = group_of_code[codes_of[category]]
     rows = np.bincount(group, weights, len(names))
@@ -352,7 +238,7 @@ def _brands(
     home = rng.choice(len(names), len(brands), p=rows / rows.sum())
     fit[home, np.arange(len(brands))] = 1.0
     for place, name in enumerate(brands):
-        for known in _BRAND_HOMES.get(name, ()):
+        for known in _NAMES["brand_homes"].get(name, ()):
             fit[names.index(known), place] = 2.0
     fit[:, brands.index("nan")] = 0.0
     for _ in range(20):  # iterative proportional fitting
@@ -390,7 +276,7 @@ def _brand_shares(count: int) -> Floats:
 def _brand_names(count: int) -> tuple[str, ...]:
     """Known names, `nan`, and made-up names."""
     rng = np.random.default_rng(0xB7A2D)
-    names = dict.fromkeys((*_TOP_BRANDS[: max(count - 1, 1)], "nan"))
+    names = dict.fromkeys((*_NAMES["top_brands"].split()[: max(count - 1, 1)], "nan"))
     heads = ("b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "st", "tr", "br", "kr")
     vowels = ("a", "e", "i", "o", "u")
     tails = ("", "", "n", "r", "x", "s", "l", "t")
@@ -404,7 +290,7 @@ def _brand_names(count: int) -> tuple[str, ...]:
 
 def _prices(rng: np.random.Generator, weights: Floats, category: Ints, codes_of: Ints, codes: tuple[str, ...]) -> Ints:
     """Ten-thousandths: levels by category, then fitted to the real quantiles."""
-    levels = np.array([_price_level(code) for code in codes] + [_PRICE_LEVELS[""]])[codes_of]
+    levels = np.array([_price_level(code) for code in codes] + [_NAMES["price_levels"][""]])[codes_of]
     noise = rng.normal(0, np.where(codes_of < 0, 0.9, 0.25))
     score = levels[category, 0] + noise[category] + levels[category, 1] * rng.standard_normal(len(category)) * 0.85
     order = np.argsort(score, kind="stable")
@@ -419,7 +305,9 @@ def _prices(rng: np.random.Generator, weights: Floats, category: Ints, codes_of:
 
 
 def _price_level(code: str) -> tuple[float, float]:
-    return _PRICE_LEVELS.get(code) or _PRICE_LEVELS[code.partition(".")[0]]
+    levels = _NAMES["price_levels"]
+    mean, deviation = levels.get(code) or levels[code.partition(".")[0]]
+    return mean, deviation
 
 
 def _appeal(

@@ -25,7 +25,8 @@ import pyarrow.compute as pc
 from shopstream.clock import Clock, SystemClock, to_ms
 from shopstream.errors import ConfigurationError, StateError
 from shopstream.events.codec import Decoded, Decoder
-from shopstream.events.schema import REES46_COLUMNS, WIRE_SCHEMA
+from shopstream.events.columns import REES46_COLUMNS
+from shopstream.events.schema import WIRE_SCHEMA
 from shopstream.events.sources import FileBlock, Source, identify, open_blocks
 from shopstream.events.validation import time_us
 from shopstream.simulation.bookmark import Bookmark, BookmarkFile

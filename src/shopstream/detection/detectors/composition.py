@@ -51,7 +51,7 @@ _TEMPLATE: Final = AlertTemplate(
     "Possible botnet: many ids that do not behave like shoppers",
     ("owasp.oat-011", "owasp.oat-015", "attack.t1595"),
     Nature.ATTACK,
-    "binomial CUSUM on shares of a minute",
+    "lasting shift in the shares of rarely viewed products, new ids, users and buyers (CUSUM)",
     1_800_000,
 )
 
@@ -209,7 +209,7 @@ class CompositionDetector(Detector):
             "excess_events": extra,
             "genuine_share": 1 - min(0.95, extra / max(users, 1.0)),
             "confidence": 1 - math.exp(-2 * suspicion),
-            **self._site.forecast_evidence(window[1]),
+            **self._site.baseline_evidence(window[1]),
         }
         measures = {f"{name}_share": test.observed for name, test in tests.items()}
         return _TEMPLATE.detection(Severity.HIGH, {}, window, measures, evidence)

@@ -34,7 +34,7 @@ _TEMPLATE: Final = AlertTemplate(
     "{missing_purchases} purchases fewer than expected",
     (),
     Nature.FAULT,
-    "Poisson log-likelihood ratio CUSUM of purchases against views",
+    "purchases far below their usual share of events (log-likelihood ratio)",
     1_800_000,
 )
 
@@ -122,7 +122,7 @@ class ConversionDetector(Detector):
             "excess_events": observed - due,
             "confidence": 1 - math.exp(-2 * suspicion),
             "genuine_share": 1.0,
-            **self._site.forecast_evidence(window[1]),
+            **self._site.baseline_evidence(window[1]),
         }
         measures = {
             "purchases": observed,

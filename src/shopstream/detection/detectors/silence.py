@@ -15,7 +15,7 @@ from shopstream.engine.signals import Signal
 
 __all__ = ["SilenceDetector"]
 
-_THRESHOLD: Final = "Poisson P(0) < 1e-9"
+_THRESHOLD: Final = "so many events due that the chance of none is below 1e-9"
 _SITE: Final = AlertTemplate(
     "silence", "silence-1", "No data for {silence_seconds}", (), Nature.FAULT, _THRESHOLD, 300_000
 )
@@ -74,8 +74,7 @@ class SilenceDetector(Detector):
             "excess_events": -missed,
             "confidence": 1 - 1e-9,
             "genuine_share": 1.0,
-            "baseline_age_ms": self._site.age_ms(end_ms),
-            "forecast_error": error,
+            **self._site.baseline_evidence(end_ms, error),
         }
         # The longest silence is the incident's peak: the first measure ranks windows.
         measures = {"silence_seconds": (end_ms - since_ms) / 1_000, "events": 0}

@@ -86,7 +86,7 @@ class SiteState:
         known = baselines.series if baselines else {}
         names = (SITE, *(f"event_type={kind}" for kind in EVENT_TYPES))
         self.series = {name: SeriesState(SeriesForecast(known.get(name))) for name in names}
-        self.until_ms = baselines.until_ms if baselines else None
+        self._history_ms = (baselines.from_ms, baselines.until_ms) if baselines else None
         self.mix = TrafficMix.of(baselines)
         self.counts: dict[str, float] = {}
         self.recent: deque[float] = deque(maxlen=_RECENT)
@@ -104,13 +104,14 @@ class SiteState:
         """All events of the site."""
         return self.series[SITE]
 
-    def age_ms(self, at_ms: int) -> int | None:
-        """Age of the baselines; None without."""
-        return None if self.until_ms is None else max(0, at_ms - self.until_ms)
-
-    def forecast_evidence(self, at_ms: int) -> dict[str, object]:
-        """`baseline_age_ms` and `forecast_error`."""
-        return {"baseline_age_ms": self.age_ms(at_ms), "forecast_error": self.total.forecast.error}
+    def baseline_evidence(self, at_ms: int, forecast_error: float | None = None) -> dict[str, object]:
+        """`baseline_ms` (length of the history), `baseline_age_ms` and `forecast_error` (the site's by default)."""
+        evidence: dict[str, object] = {"baseline_ms": None, "baseline_age_ms": None}
+        if self._history_ms is not None:
+            from_ms, until_ms = self._history_ms
+            evidence = {"baseline_ms": until_ms - from_ms, "baseline_age_ms": max(0, at_ms - until_ms)}
+        error = self.total.forecast.error if forecast_error is None else forecast_error
+        return evidence | {"forecast_error": error}
 
     def read(self, end_ms: int, signals: Sequence[Signal]) -> None:
         """Process a bin's signals."""

@@ -41,7 +41,7 @@ _WINDOW: Final = 30
 _MANY: Final = 2.0
 
 _TAGS: Final = ("owasp.oat-015", "attack.t1498", "attack.t1499")
-_THRESHOLD: Final = "2 bins > 6 sigma or CUSUM(drift 3 errors) > 60"
+_THRESHOLD: Final = "twice 6 standard deviations above the forecast, or a lasting drift above it"
 _FLOOD: Final = AlertTemplate(
     "volume",
     "volume-1",
@@ -256,8 +256,7 @@ class VolumeDetector(Detector):
             "score": score,
             "excess_events": max(0.0, excess.events),
             "genuine_share": min(1.0, expected / max(observed, 1.0)) if attack else 1.0,
-            "baseline_age_ms": self._site.age_ms(window[1]),
-            "forecast_error": error,
+            **self._site.baseline_evidence(window[1], error),
             "confidence": 1 - math.exp(-max(score, 1) / 3),
         }
         if found is not None:
