@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from shopstream.detection.title import fill_title, subject
+from shopstream.detection.wording import fill_title, subject
 
 __all__ = ["SEVERITIES", "Detection", "Nature", "Severity", "Suppression"]
 
@@ -54,7 +54,7 @@ class Detection:
     Args:
         detection_id: hex text.
         rule_id, rule_version: the rule or detector; the version of a rule is a digest of its file.
-        title: what was found, with fields as in `title.fill_title`.
+        title: what was found, with fields as in `wording.fill_title`.
         key_kind: `site`, or the key columns joined by `+`, e.g. `user_id`.
         key: key column → value as text; empty for the site.
         start_ms, end_ms: the window, [start, end), epoch milliseconds of event time.

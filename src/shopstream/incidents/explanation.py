@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from shopstream.detection.title import ACTORS, describe_length, fill_title, number, plural, subject
+from shopstream.detection.wording import ACTORS, describe_key, describe_length, fill_title, number, plural, subject
 from shopstream.incidents.incident import Incident
 
 __all__ = ["describe_time", "figures_of", "genuine_share", "lines_of", "title_of", "verdict_of", "who_of"]
@@ -53,7 +53,7 @@ def who_of(incident: Incident, *, keys: bool = True) -> str:
         return "campaign of " + ", ".join(f"{count:,} {plural(kind, count)}" for kind, count in kinds.items())
     if not keys and incident.keys:
         return f"one {' and '.join(ACTORS.get(name, name) for name in incident.keys)}"
-    return ", ".join(f"{name} {value}" for name, value in incident.keys.items()) or "the whole site"
+    return describe_key(incident.keys)
 
 
 def figures_of(incident: Incident) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from shopstream.detection.detection import SEVERITIES, Severity
-from shopstream.detection.title import describe_length
+from shopstream.detection.wording import describe_length
 from shopstream.incidents.explanation import (
     describe_time,
     figures_of,
