@@ -43,7 +43,7 @@ def test_a_file_goes_into_the_lake_and_its_bad_row_out_of_it(shopstream, tmp_pat
     }
     again = shopstream("lake", "ingest", tmp_path / "f.csv", "--format", "json")
     assert as_json(again)[0]["outcome"] == "skipped"
-    assert "nothing was done" in again.stderr
+    assert "already in the lake and was skipped" in again.stderr
 
     status = {row["table"]: row for row in as_json(shopstream("lake", "status", "--format", "json"))}
     assert (status["events"]["rows"], status["events"]["data_files"]) == (30, 3)

@@ -111,7 +111,7 @@ def test_a_backtest_counts_incidents_actors_and_buyers(day, home):
     assert tried["buyers"] == 0
     assert tried["windows"] > 100
     assert tried["events"] >= day.events - 1_000
-    assert tried["days_looked_at"] == 1.0
+    assert tried["days"] == 1.0
     assert tried["by_day"] == [{"day": "2019-11-05", "incidents": 2, "windows": tried["windows"], "actors": 2}]
     assert sorted(example["keys"]["user_id"] for example in tried["examples"]) == scrapers(day)
     assert all(example["peak"]["events"] > 15 for example in tried["examples"])
