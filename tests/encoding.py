@@ -6,7 +6,8 @@ import json
 from datetime import UTC
 from hashlib import md5
 
-from shopstream.events.schema import EVENT_FIELDS, REES46_COLUMNS
+from shopstream.events.columns import REES46_COLUMNS
+from shopstream.events.schema import EVENT_FIELDS
 
 
 def encode_csv(events):

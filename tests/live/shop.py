@@ -20,7 +20,7 @@ import httpx
 
 from incident_desk import read_incidents
 from shopstream.detection.baseline_builder import build_baselines
-from shopstream.events.schema import REES46_COLUMNS
+from shopstream.events.columns import REES46_COLUMNS
 from shopstream.incidents.incident import Incident
 from shopstream.simulation.attacks import Flood
 from shopstream.simulation.faults_and_surges import Outage

@@ -7,7 +7,8 @@ import pytest
 import sqlglot
 import yaml
 
-from shopstream.events.schema import EVENT_FIELDS, LAKE_FIELDS, EventType
+from shopstream.events.columns import EventType
+from shopstream.events.schema import EVENT_FIELDS, LAKE_FIELDS
 from shopstream.models.dbt import PROJECT
 from shopstream.models.names import ReportName
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from encoding import encode_csv, encode_json
 from shopstream.events.arrow_ipc import encode_arrow
 from shopstream.events.codec import Decoder
-from shopstream.events.schema import REES46_COLUMNS, WIRE_SCHEMA
-from shopstream.events.validation import REASONS
+from shopstream.events.columns import REES46_COLUMNS
+from shopstream.events.schema import WIRE_SCHEMA
+from shopstream.events.validation import Reason
 
 ARRIVAL_MS = 4_000_000_000_000
 DECODER = Decoder()
@@ -113,7 +114,7 @@ def accounted(payload: bytes) -> None:
     rows = decoded.events.num_rows + decoded.rejects.num_rows
     places = sorted(decoded.events["place"].to_pylist() + decoded.rejects["place"].to_pylist())
     assert places == list(range(rows))
-    assert set(decoded.rejects["reason"].to_pylist()) <= set(REASONS)
+    assert set(decoded.rejects["reason"].to_pylist()) <= set(Reason)
     whole = decoded.rejects["payload"].to_pylist() == [payload]
     if not whole and payload[:4] != b"\xff\xff\xff\xff":
         assert rows == rows_of(payload)

@@ -18,7 +18,7 @@ from shopstream.config import load_settings
 from shopstream.dashboard.health import Health, metrics_text
 from shopstream.dashboard.sources import DataHome
 from shopstream.detection.rule import RULE_FILES, shipped_rules
-from shopstream.events.validation import REASONS
+from shopstream.events.validation import Reason
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
 TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES}
@@ -180,8 +180,8 @@ def test_every_metric_is_documented(tmp_path, monkeypatch):
 
 
 def test_every_reason_of_a_dead_letter_is_documented_with_a_remedy():
-    for reason, meaning in REASONS.items():
-        row = rf"^\| `{reason}` \| {re.escape(meaning)} \| \S.+ \|$"
+    for reason in Reason:
+        row = rf"^\| `{reason}` \| {re.escape(reason.meaning)} \| \S.+ \|$"
         assert re.search(row, TEXTS["docs/operations.md"], re.MULTILINE), reason
 
 

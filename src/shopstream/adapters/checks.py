@@ -95,7 +95,7 @@ def _stream(settings: Settings) -> str:
             f"{status.disk_bytes / 2**20:,.0f} of {status.max_bytes / 2**20:,.0f} MiB are used, so writers will have "
             "to wait; raise stream.max_bytes, or shorten stream.retention"
         )
-    return f"{len(status.shards)} shards, {status.records:,} records, {status.disk_bytes / 2**20:,.1f} MiB"
+    return f"{status.shards} shards, {status.records:,} records, {status.disk_bytes / 2**20:,.1f} MiB"
 
 
 def _engine(settings: Settings) -> str:

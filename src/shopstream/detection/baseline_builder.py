@@ -12,7 +12,7 @@ import pyarrow as pa
 from shopstream.detection.baseline import DAY_MS, SLOT_MS, SLOTS, Baselines, KeyRate, SeriesProfile, Share
 from shopstream.detection.product_reference import PRODUCT_SCHEMA, tail_sql
 from shopstream.errors import StateError
-from shopstream.events.schema import EventType
+from shopstream.events.columns import EventType
 
 __all__ = ["build_baselines"]
 

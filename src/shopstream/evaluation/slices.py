@@ -11,7 +11,7 @@ import pyarrow as pa
 from shopstream.clock import to_ms
 from shopstream.detection.baseline_builder import build_baselines
 from shopstream.evaluation.plan import Shop
-from shopstream.events.schema import REES46_COLUMNS
+from shopstream.events.columns import REES46_COLUMNS
 from shopstream.simulation.injection import Scenario, World
 from shopstream.simulation.synthesis import Synthesis, SynthesisSettings
 

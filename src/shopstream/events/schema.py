@@ -11,7 +11,7 @@ MD5 identifies content here and protects nothing; DuckDB, Flink and Athena all c
 
 import pyarrow as pa
 
-from shopstream.events.columns import EVENT_COLUMNS, REES46_COLUMNS, Column, EventType
+from shopstream.events.columns import EVENT_COLUMNS, Column
 
 __all__ = [
     "DEAD_LETTER_FIELDS",
@@ -20,9 +20,7 @@ __all__ = [
     "EVENT_ID_SQL_OVER_INTEGERS",
     "LAKE_FIELDS",
     "PRICE_TYPE",
-    "REES46_COLUMNS",
     "WIRE_SCHEMA",
-    "EventType",
     "Field",
     "arrow_schema",
     "duckdb_columns",

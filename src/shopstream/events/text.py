@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
 
-from shopstream.events.schema import EVENT_FIELDS, PRICE_TYPE, REES46_COLUMNS, WIRE_SCHEMA
+from shopstream.events.columns import REES46_COLUMNS
+from shopstream.events.schema import EVENT_FIELDS, PRICE_TYPE, WIRE_SCHEMA
 from shopstream.events.validation import EventValues, Fault, RowError, read_csv_line, read_json_line
 
 __all__ = ["BYTE_ORDER_MARK", "TextBlock", "body_of", "csv_columns", "event_lines", "read_block", "read_times"]

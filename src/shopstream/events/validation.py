@@ -16,18 +16,18 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation, localcontext
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shopstream.events.schema import EVENT_FIELDS, EventType
+from shopstream.events.columns import EventType
+from shopstream.events.schema import EVENT_FIELDS
 
 __all__ = [
     "MAX_TEXT",
-    "REASONS",
     "EventValues",
     "Fault",
     "Reason",
@@ -42,28 +42,39 @@ __all__ = [
 
 
 class Reason(StrEnum):
-    """Name of the rule that rejected a row; stored in dead letters, so names never change."""
+    """Name of the rule that rejected a row, with its meaning; stored in dead letters, so names never change."""
 
-    UNKNOWN_FORMAT = "unknown_format"
-    MALFORMED_ARROW = "malformed_arrow"
-    MALFORMED_CSV = "malformed_csv"
-    MALFORMED_JSON = "malformed_json"
-    NOT_UTF8 = "not_utf8"
-    MISSING_FIELD = "missing_field"
-    BAD_EVENT_TIME = "bad_event_time"
-    EVENT_TIME_TOO_OLD = "event_time_too_old"
-    EVENT_TIME_IN_FUTURE = "event_time_in_future"
-    UNKNOWN_EVENT_TYPE = "unknown_event_type"
-    BAD_PRODUCT_ID = "bad_product_id"
-    BAD_CATEGORY_ID = "bad_category_id"
-    BAD_USER_ID = "bad_user_id"
-    BAD_PRICE = "bad_price"
-    NEGATIVE_PRICE = "negative_price"
-    PRICE_TOO_LARGE = "price_too_large"
-    PRICE_TOO_PRECISE = "price_too_precise"
-    BAD_TEXT = "bad_text"
-    CONTROL_CHARACTER = "control_character"
-    TEXT_TOO_LONG = "text_too_long"
+    meaning: str
+
+    def __new__(cls, value: str, meaning: str) -> Self:  # noqa: D102  the docstring of the class says it
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.meaning = meaning
+        return member
+
+    UNKNOWN_FORMAT = "unknown_format", "The payload is empty, or not an Arrow IPC stream, JSON lines or CSV."
+    MALFORMED_ARROW = "malformed_arrow", "The payload is a damaged or truncated Arrow IPC stream."
+    MALFORMED_CSV = "malformed_csv", "The line has too many or too few fields, or broken quotes."
+    MALFORMED_JSON = "malformed_json", "The line is not a JSON object."
+    NOT_UTF8 = "not_utf8", "The line is not UTF-8."
+    MISSING_FIELD = "missing_field", "A required field is missing or empty."
+    BAD_EVENT_TIME = (
+        "bad_event_time",
+        "The time is not `YYYY-MM-DD hh:mm:ss`, optionally with a fraction and UTC, Z or an offset.",
+    )
+    EVENT_TIME_TOO_OLD = "event_time_too_old", "The time is before the year 2000."
+    EVENT_TIME_IN_FUTURE = "event_time_in_future", "The time is more than one day after the record's arrival."
+    UNKNOWN_EVENT_TYPE = "unknown_event_type", "The type is not view, cart, remove_from_cart or purchase."
+    BAD_PRODUCT_ID = "bad_product_id", "The product id is not an integer from 0 to 2^63-1."
+    BAD_CATEGORY_ID = "bad_category_id", "The category id is not an integer from 0 to 2^63-1."
+    BAD_USER_ID = "bad_user_id", "The user id is not an integer from 0 to 2^63-1."
+    BAD_PRICE = "bad_price", "The price is not a decimal number."
+    NEGATIVE_PRICE = "negative_price", "The price is below zero."
+    PRICE_TOO_LARGE = "price_too_large", "The price has more than 14 digits before the point."
+    PRICE_TOO_PRECISE = "price_too_precise", "The price has more than four decimals."
+    BAD_TEXT = "bad_text", "A text field holds a value that is not text."
+    CONTROL_CHARACTER = "control_character", "A text field holds a control character (below U+0020, or U+007F)."
+    TEXT_TOO_LONG = "text_too_long", "A text field is longer than its limit."
 
 
 MAX_TEXT = {"ip": 64, "user_agent": 4096, "url": 8192}
@@ -75,30 +86,6 @@ _OLDEST_US = 946_684_800_000_000  # 2000-01-01
 _PRICE_LIMIT = 10**18  # ten-thousandths that decimal(18,4) can hold
 _FIRST_PRINTABLE = 0x20
 _DELETE = 0x7F
-
-REASONS: dict[Reason, str] = {
-    Reason.UNKNOWN_FORMAT: "The payload is empty, or not an Arrow IPC stream, JSON lines or CSV.",
-    Reason.MALFORMED_ARROW: "The payload is a damaged or truncated Arrow IPC stream.",
-    Reason.MALFORMED_CSV: "The line has too many or too few fields, or broken quotes.",
-    Reason.MALFORMED_JSON: "The line is not a JSON object.",
-    Reason.NOT_UTF8: "The line is not UTF-8.",
-    Reason.MISSING_FIELD: "A required field is missing or empty.",
-    Reason.BAD_EVENT_TIME: "The time is not `YYYY-MM-DD hh:mm:ss`, optionally with a fraction and UTC, Z or an offset.",
-    Reason.EVENT_TIME_TOO_OLD: "The time is before the year 2000.",
-    Reason.EVENT_TIME_IN_FUTURE: "The time is more than one day after the record's arrival.",
-    Reason.UNKNOWN_EVENT_TYPE: "The type is not view, cart, remove_from_cart or purchase.",
-    Reason.BAD_PRODUCT_ID: "The product id is not an integer from 0 to 2^63-1.",
-    Reason.BAD_CATEGORY_ID: "The category id is not an integer from 0 to 2^63-1.",
-    Reason.BAD_USER_ID: "The user id is not an integer from 0 to 2^63-1.",
-    Reason.BAD_PRICE: "The price is not a decimal number.",
-    Reason.NEGATIVE_PRICE: "The price is below zero.",
-    Reason.PRICE_TOO_LARGE: "The price has more than 14 digits before the point.",
-    Reason.PRICE_TOO_PRECISE: "The price has more than four decimals.",
-    Reason.BAD_TEXT: "A text field holds a value that is not text.",
-    Reason.CONTROL_CHARACTER: "A text field holds a control character (below U+0020, or U+007F).",
-    Reason.TEXT_TOO_LONG: "A text field is longer than its limit.",
-}
-"""Reason → explanation."""
 
 _TEXT = tuple(field.name for field in EVENT_FIELDS if field.arrow == pa.string())
 _REQUIRED = tuple(field.name for field in EVENT_FIELDS if field.required)

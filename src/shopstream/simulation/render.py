@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shopstream.events.schema import EVENT_FIELDS, PRICE_TYPE, REES46_COLUMNS, EventType
+from shopstream.events.columns import REES46_COLUMNS, EventType
+from shopstream.events.schema import EVENT_FIELDS, PRICE_TYPE
 from shopstream.simulation.catalogue import Catalogue
 from shopstream.simulation.event_batch import KINDS, EventBatch, Ints, mix
 from shopstream.simulation.injection import Injection

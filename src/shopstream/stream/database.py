@@ -41,7 +41,6 @@ CREATE TABLE shard (
   closed_ms INTEGER,
   newest_sequence INTEGER NOT NULL,
   trimmed_sequence INTEGER NOT NULL,  -- retention dropped up to here
-  newest_arrival_ms INTEGER,
   records INTEGER NOT NULL DEFAULT 0,
   bytes INTEGER NOT NULL DEFAULT 0
 );

@@ -43,7 +43,7 @@ from shopstream.stream.ports import (
 )
 from shopstream.stream.settings import StreamSettings
 
-__all__ = ["EmbeddedStream", "ShardStatus", "StreamStatus"]
+__all__ = ["EmbeddedStream", "StreamStatus"]
 
 _SHARD_ID = re.compile(r"shardId-(\d{12})")
 
@@ -165,40 +165,14 @@ def _hex(key: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class ShardStatus:
-    """Contents of one shard; `bytes` counts payloads; arrivals are epoch milliseconds, None without records."""
-
-    shard_id: str
-    closed: bool
-    records: int
-    bytes: int
-    oldest_arrival_ms: int | None
-    newest_arrival_ms: int | None
-    newest_position: Position
-
-
-@dataclass(frozen=True, slots=True)
 class StreamStatus:
-    """Contents of the stream and its disk space, the write-ahead log included."""
+    """Contents of the stream; `bytes` counts payloads, `disk_bytes` includes the write-ahead log."""
 
-    shards: tuple[ShardStatus, ...]
+    shards: int
     records: int
     bytes: int
     disk_bytes: int
     max_bytes: int
-
-
-def shard_statuses(connection: Connection) -> tuple[ShardStatus, ...]:
-    """Open shards, and closed ones that hold records, in order of creation."""
-    rows = connection.execute(
-        "SELECT shard_no, closed_ms IS NOT NULL, records, bytes,"
-        " (SELECT arrival_ms FROM record WHERE record.shard_no = shard.shard_no ORDER BY sequence_number LIMIT 1),"
-        " newest_arrival_ms, newest_sequence FROM shard WHERE closed_ms IS NULL OR records > 0 ORDER BY shard_no"
-    )
-    return tuple(
-        ShardStatus(shard_id_of(number), bool(closed), records, size, oldest, newest if records else None, position)
-        for number, closed, records, size, oldest, newest, position in rows
-    )
 
 
 _COUNTER_BITS = 20  # a million records in one millisecond; lasts until the year 2248 in 63 bits
@@ -309,9 +283,8 @@ class EmbeddedStream(AbstractContextManager["EmbeddedStream"]):
                 grown[number] = (count + 1, size + len(record.payload), sequence)
             connection.executemany("INSERT INTO record VALUES (?, ?, ?, ?, ?)", rows)
             connection.executemany(
-                "UPDATE shard SET records = records + ?, bytes = bytes + ?, newest_sequence = ?, newest_arrival_ms = ?"
-                " WHERE shard_no = ?",
-                [(count, size, newest, arrival, number) for number, (count, size, newest) in grown.items()],
+                "UPDATE shard SET records = records + ?, bytes = bytes + ?, newest_sequence = ? WHERE shard_no = ?",
+                [(*sums, number) for number, sums in grown.items()],
             )
             connection.execute("UPDATE stream SET last_sequence = ?, last_arrival_ms = ?", (sequence, arrival))
         return [PutOutcome(shard_id_of(row[1]), row[0]) for row in rows]
@@ -442,11 +415,12 @@ class EmbeddedStream(AbstractContextManager["EmbeddedStream"]):
                 )
 
     def describe(self) -> StreamStatus:
-        """Sizes and ages, without reading payloads; closed shards are listed until their records are gone."""
+        """Sizes, without reading payloads; closed shards count until their records are gone."""
         with self._database.snapshot() as connection:
-            shards = shard_statuses(connection)
+            shards, records, size = connection.execute(
+                "SELECT count(*), sum(records), sum(bytes) FROM shard WHERE closed_ms IS NULL OR records > 0"
+            ).fetchone()
             disk_bytes = self._database.disk_bytes()
-        records, size = sum(shard.records for shard in shards), sum(shard.bytes for shard in shards)
         return StreamStatus(shards, records, size, disk_bytes, self._settings.max_bytes)
 
     # Reshaping
