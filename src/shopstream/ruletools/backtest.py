@@ -29,9 +29,9 @@ __all__ = [
     "MAX_VALUES",
     "Attack",
     "Backtest",
+    "ConditionResult",
     "Day",
     "Example",
-    "Outcome",
     "Sweep",
     "episodes_sql",
     "parse_sweep",
@@ -137,7 +137,7 @@ _WINDOWS, _EPISODES, _BUYERS = "backtest_windows", "backtest_episodes", "backtes
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ConditionResult:
     """The result of one condition.
 
     Args:
@@ -231,14 +231,14 @@ class Backtest:
     events: int
     first: datetime | None
     last: datetime | None
-    outcomes: Sequence[Outcome]
+    outcomes: Sequence[ConditionResult]
     days: Sequence[Day]
     examples: Sequence[Example]
     attacks: Sequence[Attack] = field(default_factory=tuple)
     elapsed_s: float = 0.0
 
     @property
-    def own(self) -> Outcome:
+    def own(self) -> ConditionResult:
         """The result of the rule's own condition."""
         return next(outcome for outcome in self.outcomes if outcome.in_force)
 
@@ -361,7 +361,7 @@ class _Run:
             SELECT DISTINCT {self._quoted} FROM ({derived_rows(bought, self._keys)})
             SEMI JOIN {_WINDOWS} USING ({self._quoted})""")
 
-    def _outcome(self, value: float | None, condition: str) -> Outcome:
+    def _outcome(self, value: float | None, condition: str) -> ConditionResult:
         self._find_incidents(condition)
         keys = f"SELECT DISTINCT {self._quoted} FROM {_EPISODES}"
         found = unexplained = None
@@ -371,7 +371,7 @@ class _Run:
             found = len({id(attack) for attacks in causes for attack in attacks})
             unexplained = sum(not attacks for attacks in causes)
         windows, incidents_count = self._all(f"SELECT coalesce(sum(windows), 0), count(*) FROM {_EPISODES}")[0]
-        return Outcome(
+        return ConditionResult(
             value=value,
             in_force=value is None or (self._sweep is not None and value == float(self._sweep.now)),
             condition=condition,
