@@ -15,8 +15,8 @@ RULES = ("user_burst", "user_rate", "user_breadth", "cart_hoarding")
 _INTRODUCTION = """\
 # shopstream: explore the streams
 
-Run the paragraphs of **Tables** first, in order; `stage` and `region` are fields above them. The queries below run until
-they are stopped.
+Run the paragraphs of **Tables** first, in order; `stage` and `region` are fields above them. The queries below run
+until they are stopped.
 
 Events are read as text, one per line (CSV in the order of the REES46 files, or JSON); payloads in Arrow are skipped.
 Time is that of **arrival**: right for a live shop, wrong for a replay at another speed. The notebook stores and sends
