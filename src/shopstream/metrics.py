@@ -160,10 +160,6 @@ def _merge(one: StatisticSet, other: StatisticSet) -> StatisticSet:
     )
 
 
-_PUT_METRICS: Final = 1_000
-"""Limit of PutMetricData."""
-
-
 class CloudWatchSink:
     """Publishes to CloudWatch. Each metric has one dimension, `Service`, so the number of metrics is fixed.
 
@@ -189,11 +185,8 @@ class CloudWatchSink:
             }
             for datum in data
         ]
-        for start in range(0, len(metrics), _PUT_METRICS):
-            with explained(f"to publish metrics in {self._namespace}"):
-                self._cloudwatch.put_metric_data(
-                    Namespace=self._namespace, MetricData=metrics[start : start + _PUT_METRICS]
-                )
+        with explained(f"to publish metrics in {self._namespace}"):
+            self._cloudwatch.put_metric_data(Namespace=self._namespace, MetricData=metrics)
 
 
 def _value(value: float | StatisticSet) -> dict[str, object]:
