@@ -30,7 +30,7 @@ from shopstream.cli.output import Format, emit, err, out, settings_of
 from shopstream.clock import SystemClock
 from shopstream.config import Settings
 from shopstream.detection.baseline_builder import build_baselines
-from shopstream.detection.title import describe_length
+from shopstream.detection.wording import describe_length
 from shopstream.errors import ConfigurationError
 from shopstream.events.columns import REES46_COLUMNS
 from shopstream.incidents.explanation import title_of

@@ -16,7 +16,7 @@ from shopstream.cli.incidents import COLOURS, INCIDENT_ID, extent_text, flat, pa
 from shopstream.cli.output import Format, FormatOption, emit, emit_object, out, settings_of
 from shopstream.clock import to_ms
 from shopstream.config import Settings
-from shopstream.detection.title import describe_length
+from shopstream.detection.wording import describe_length
 from shopstream.engine.recent import RecentEvents
 from shopstream.incidents.explanation import (
     describe_time,

@@ -13,7 +13,7 @@ from rich.text import Text
 from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, emit_object, err, out, settings_of
 from shopstream.detection.detection import Severity
-from shopstream.detection.title import describe_length
+from shopstream.detection.wording import describe_length
 from shopstream.incidents.explanation import (
     describe_time,
     figures_of,

@@ -26,7 +26,7 @@ from shopstream.cli.output import Format, FormatOption, emit, emit_object, err, 
 from shopstream.clock import SystemClock
 from shopstream.config import Settings
 from shopstream.detection.rule import RULE_FILES, Rule, load_rules
-from shopstream.detection.title import describe_length
+from shopstream.detection.wording import describe_key, describe_length, describe_measures
 from shopstream.errors import ConfigurationError
 from shopstream.ruletools.backtest import Backtest, Outcome, parse_sweep, run_backtest
 from shopstream.ruletools.explanation import Explanation
@@ -307,8 +307,8 @@ def _print(result: Backtest, rule: Rule, sweep: str | None) -> None:
     if result.examples:
         out.print("[bold]The first incidents[/]")
     for example in result.examples:
-        who = ", ".join(f"{column} {value}" for column, value in example.keys.items()) or "whole site"
-        peak = ", ".join(f"{name} {value}" for name, value in example.peak.items())
+        who = describe_key(example.keys)
+        peak = describe_measures(example.peak)
         bought = ", [yellow]a buyer[/]" if example.buyer else ""
         out.print(
             f"  {escape(who)}, {example.first:%Y-%m-%d %H:%M:%S} UTC, {describe_length(example.last - example.first)}, "
@@ -393,7 +393,7 @@ def _keys(rule: Rule, actor: str | None, pairs: list[str]) -> dict[str, str]:
 
 
 def _print_explain(found: Explanation, rule: Rule) -> None:
-    who = ", ".join(f"{column} {value}" for column, value in found.keys.items()) or "the whole site"
+    who = describe_key(found.keys)
     out.print(f"[bold]{rule.id}[/] on [bold]{escape(who)}[/]: {escape(rule.title)}", highlight=False)
     out.print(f"  {escape(found.condition)}", highlight=False, soft_wrap=True)
     looked = (
@@ -412,7 +412,7 @@ def _print_explain(found: Explanation, rule: Rule) -> None:
     else:
         missing = " and ".join(part.text for part in found.parts if not part.held)
         out.print(f"  [bold green]does not fire[/]: the closest window fails {escape(missing)}", highlight=False)
-    measures = ", ".join(f"{name} {value}" for name, value in found.measures.items())
+    measures = describe_measures(found.measures)
     out.print(
         f"  closest window: {_time_text(found.start)} to {_time_text(found.end)}: {escape(measures)}",
         highlight=False,

@@ -47,7 +47,7 @@ _REMEDIES = {
 }
 
 
-def _moment(value: object) -> datetime:
+def _utc_time(value: object) -> datetime:
     """A day means its start in UTC; a time without a zone is UTC."""
     if isinstance(value, str):
         try:
@@ -78,7 +78,7 @@ def _id(name: str) -> str:
     return name
 
 
-Moment = Annotated[datetime, BeforeValidator(_moment)]
+Moment = Annotated[datetime, BeforeValidator(_utc_time)]
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
 Text = Annotated[str, Field(min_length=1, max_length=4_000)]
 _STRICT = ConfigDict(frozen=True, extra="forbid")

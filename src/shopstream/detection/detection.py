@@ -3,23 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
-from shopstream.detection.title import fill_title, subject
+from shopstream.detection.wording import fill_title, subject
 
-__all__ = ["Detection", "Nature", "Severity", "Suppression"]
-
-
-@dataclass(frozen=True, slots=True)
-class Suppression:
-    """Why a detection opens no incident.
-
-    Args:
-        entry: of the allow-list, `file.id`.
-        reason: the entry's.
-    """
-
-    entry: str
-    reason: str
+__all__ = ["SEVERITIES", "Detection", "Nature", "Severity", "Suppression"]
 
 
 class Severity(StrEnum):
@@ -42,6 +30,23 @@ class Nature(StrEnum):
     """Many more genuine shoppers: no threat."""
 
 
+SEVERITIES: Final = tuple(Severity)
+"""From the least to the most severe; stores keep the index."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suppression:
+    """Why a detection opens no incident.
+
+    Args:
+        entry: of the allow-list, `file.id`.
+        reason: the entry's.
+    """
+
+    entry: str
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class Detection:
     """One verdict on one window. The id derives from rule, key and window, so that a replay gives the same id.
@@ -49,7 +54,7 @@ class Detection:
     Args:
         detection_id: hex text.
         rule_id, rule_version: the rule or detector; the version of a rule is a digest of its file.
-        title: what was found, with fields as in `title.fill_title`.
+        title: what was found, with fields as in `wording.fill_title`.
         key_kind: `site`, or the key columns joined by `+`, e.g. `user_id`.
         key: key column → value as text; empty for the site.
         start_ms, end_ms: the window, [start, end), epoch milliseconds of event time.

@@ -63,7 +63,7 @@ class AlertTemplate:
     Args:
         rule_id: begins with the detector's id.
         version: of the detector; changes when its decisions do.
-        title: for people; may name measures and key columns, see `title.fill_title`.
+        title: for people; may name measures and key columns, see `wording.fill_title`.
         tags: labels.
         nature: attack, fault or surge.
         threshold: the decision as text.

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from shopstream.detection.detection import Severity
 from shopstream.detection.duration import parse_duration
 from shopstream.detection.expression import check_condition, check_filter, check_measure
-from shopstream.detection.title import ACTORS, TITLE_FIELD
+from shopstream.detection.wording import ACTORS, TITLE_FIELD
 from shopstream.engine.derived_columns import COLUMNS
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.errors import RuleError
@@ -127,7 +127,7 @@ class Rule(BaseModel):
 
     @property
     def headline(self) -> str:
-        """What an incident is called; see `title.fill_title`."""
+        """What an incident is called; see `wording.fill_title`."""
         return self.incident_title or self.title
 
     @property

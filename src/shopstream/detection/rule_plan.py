@@ -12,7 +12,7 @@ __all__ = ["type_problem"]
 
 
 def type_problem(rule: Rule) -> str | None:
-    """What DuckDB says against the types of the rule's expressions; None if they fit.
+    """DuckDB's message about types of the rule's expressions that do not match; None if they do.
 
     Raises:
         RuleError: the window is not possible.

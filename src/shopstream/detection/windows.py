@@ -1,5 +1,6 @@
 """Windows and signals that several detectors read."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from shopstream.engine.window import WindowDeclaration, WindowKind
@@ -13,7 +14,22 @@ __all__ = [
     "SITE_60S",
     "TAIL_10S",
     "TAIL_60S",
+    "tumbling",
 ]
+
+
+def tumbling(
+    name: str,
+    size_ms: int,
+    measures: Mapping[str, str],
+    *,
+    key: tuple[str, ...] = (),
+    condition: str | None = None,
+    filter_: str | None = None,
+) -> WindowDeclaration:
+    """A tumbling window; see `WindowDeclaration`."""
+    return WindowDeclaration(name, WindowKind.TUMBLING, key, measures, size_ms, filter=filter_, condition=condition)
+
 
 PRICE_SIGNAL: Final = "detect_price_10s"
 """Key product_id; measures events, lowest, highest (seen), low, high (usual prices)."""
@@ -44,17 +60,13 @@ _COUNTS: Final = {
     "new_users": "count(*) filter (where new_user)",
 }
 
-SITE_10S: Final = WindowDeclaration(
-    name="detect_site_10s", kind=WindowKind.TUMBLING, key=(), size_ms=10_000, measures=_COUNTS
-)
+SITE_10S: Final = tumbling("detect_site_10s", 10_000, _COUNTS)
 """Events by type, and users."""
 
-SITE_60S: Final = WindowDeclaration(
-    name="detect_site_60s",
-    kind=WindowKind.TUMBLING,
-    key=(),
-    size_ms=60_000,
-    measures={
+SITE_60S: Final = tumbling(
+    "detect_site_60s",
+    60_000,
+    {
         **_COUNTS,
         "buyers": "count(distinct user_id) filter (where event_type in ('cart', 'purchase'))",
         "no_brand": "count(*) filter (where brand is null)",

@@ -250,20 +250,20 @@ def _document(signal: Signal) -> dict[str, object]:
         "end_ms": signal.end_ms,
         "first_event_ms": signal.first_event_ms,
         "last_event_ms": signal.last_event_ms,
-        "measures": {name: _plain(value) for name, value in signal.measures.items()},
+        "measures": {name: _json_value(value) for name, value in signal.measures.items()},
         "final": signal.final,
     }
 
 
-def _plain(value: object) -> object:
+def _json_value(value: object) -> object:
     if isinstance(value, Decimal):
         return {"decimal": str(value)}
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": str(value)}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_json_value(item) for item in value]
     if isinstance(value, Mapping):
-        return {"map": [[_plain(key), _plain(item)] for key, item in value.items()]}
+        return {"map": [[_json_value(key), _json_value(item)] for key, item in value.items()]}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise PermanentError(
@@ -271,9 +271,9 @@ def _plain(value: object) -> object:
     )
 
 
-def _measure(value: object) -> object:
+def _measure_of(value: object) -> object:
     if isinstance(value, list):
-        return [_measure(item) for item in value]
+        return [_measure_of(item) for item in value]
     if not isinstance(value, dict):
         return value
     match value:
@@ -282,7 +282,7 @@ def _measure(value: object) -> object:
         case {"float": ("nan" | "inf" | "-inf") as text}:
             return float(text)
         case {"map": list(pairs)}:
-            return {_measure(key): _measure(item) for key, item in pairs}
+            return {_measure_of(key): _measure_of(item) for key, item in pairs}
         case _:
             raise DecodeError("expected a measure as a number, text, list, or an object of one known kind")
 
@@ -302,7 +302,7 @@ def _signal(document: object) -> Signal:
     if not fits:
         raise DecodeError("expected a signal's fields to have their types; see engine.signals")
     try:
-        values = {name: _measure(value) for name, value in measures.items()}
+        values = {name: _measure_of(value) for name, value in measures.items()}
     except (InvalidOperation, TypeError, ValueError) as error:
         raise DecodeError("expected a signal's measures as numbers, texts, lists or maps") from error
     return Signal(

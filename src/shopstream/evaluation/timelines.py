@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shopstream.detection.baseline import Baselines, SeriesProfile
+from shopstream.detection.wording import describe_key
 from shopstream.evaluation.results import FoundIncident, Timeline, Truth
 from shopstream.evaluation.run_events import RunEvents
 
@@ -26,7 +27,7 @@ def timeline_of_miss(
 ) -> Timeline:
     """Timeline of a missed attack; `marks` are incidents of its run."""
     return _draw(
-        f"missed: {truth.scenario}, {_words(truth.key)}",
+        f"missed: {truth.scenario}, {describe_key(truth.key)}",
         truth.key,
         (truth.from_ms, truth.until_ms),
         traffic,
@@ -41,7 +42,7 @@ def timeline_of_miss(
 def timeline_of_false(found: FoundIncident, traffic: RunEvents, baselines: Baselines, truth: Truth | None) -> Timeline:
     """Timeline of a false incident; `truth` is the attack of the run, if any."""
     return _draw(
-        f"false: {found.rule}, {_words(found.key)}",
+        f"false: {found.rule}, {describe_key(found.key)}",
         found.key,
         (found.first_ms, found.last_ms),
         traffic,
@@ -83,10 +84,6 @@ def _draw(
         note=note,
         missed=missed,
     )
-
-
-def _words(key: Mapping[str, str]) -> str:
-    return ", ".join(f"{column} {value}" for column, value in key.items()) or "whole site"
 
 
 HOUR_MS = 3_600_000

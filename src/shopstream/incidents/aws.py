@@ -24,9 +24,8 @@ from boto3.dynamodb.conditions import Attr, ConditionBase, Key
 from shopstream.aws.clients import explained
 from shopstream.aws.dynamodb import dynamodb_client, write_if
 from shopstream.clock import Clock, from_ms
-from shopstream.detection.detection import Severity
+from shopstream.detection.detection import SEVERITIES, Severity
 from shopstream.errors import BackpressureError, PermanentError, StateError
-from shopstream.incidents.episode import SEVERITIES
 from shopstream.incidents.incident import Actor, Incident, State, TriageStatus, state_of
 from shopstream.incidents.ports import (
     BEFORE_ALL,

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from shopstream.clock import Clock, from_ms
-from shopstream.detection.detection import Severity
+from shopstream.detection.detection import SEVERITIES, Severity
 from shopstream.errors import BackpressureError, RetryableError, ShopstreamError, StateError
-from shopstream.incidents.episode import SEVERITIES
 from shopstream.incidents.incident import Actor, Incident, State, TriageStatus, state_of
 from shopstream.incidents.ports import (
     BEFORE_ALL,

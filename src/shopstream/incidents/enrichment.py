@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
-from shopstream.incidents.episode import SEVERITIES
+from shopstream.detection.detection import SEVERITIES
 from shopstream.incidents.incident import Change, IncidentChange
 from shopstream.incidents.ports import IncidentStore
 

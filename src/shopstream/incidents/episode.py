@@ -24,12 +24,11 @@ from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import NamedTuple
 
-from shopstream.detection.detection import Detection, Nature, Severity
+from shopstream.detection.detection import SEVERITIES, Detection, Nature
 
 __all__ = [
     "NATURES",
     "NEVER_SETTLED",
-    "SEVERITIES",
     "UNSTATED_CONFIDENCE",
     "Episode",
     "Peak",
@@ -41,9 +40,6 @@ __all__ = [
 ]
 
 NEVER_SETTLED = -(1 << 62)
-
-SEVERITIES: tuple[Severity, ...] = tuple(Severity)
-"""From harmless to bad; the place is the rank that is stored."""
 
 _RANK = {severity: rank for rank, severity in enumerate(SEVERITIES)}
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from shopstream.detection.title import ACTORS, describe_length, fill_title, number, plural, subject
+from shopstream.detection.wording import ACTORS, describe_key, describe_length, fill_title, number, plural, subject
 from shopstream.incidents.incident import Incident
 
 __all__ = ["describe_time", "figures_of", "genuine_share", "lines_of", "title_of", "who_of"]
@@ -17,6 +17,15 @@ _SHARED = frozenset({"ip", "ip_net", "agent_hash", "user_agent"})
 
 _BUYING = frozenset({"owasp.oat-001", "owasp.oat-005", "owasp.oat-021"})
 """Attacks that buy or fill carts. Under any other label, an actor who buys counts as a shopper."""
+
+_SHARE_NAMES = {
+    "tail": "rarely viewed products",
+    "new_users": "first events of users",
+    "users": "users per event",
+    "buys": "carts and purchases",
+    "buyers": "users who buy",
+}
+"""Name of a share or sign → what people call it."""
 
 
 def title_of(incident: Incident) -> str:
@@ -44,17 +53,12 @@ def who_of(incident: Incident, *, keys: bool = True) -> str:
         return "campaign of " + ", ".join(f"{count:,} {plural(kind, count)}" for kind, count in kinds.items())
     if not keys and incident.keys:
         return f"one {' and '.join(ACTORS.get(name, name) for name in incident.keys)}"
-    return ", ".join(f"{name} {value}" for name, value in incident.keys.items()) or "the whole site"
+    return describe_key(incident.keys)
 
 
 def figures_of(incident: Incident) -> str:
     """Measures of the strongest window, and its length: `60 events, 40 products in 1 min`."""
-    figures = ", ".join(
-        f"{name.removesuffix('_seconds').replace('_', ' ')} {_figure(name, value)}"
-        if name.endswith(("share", "_seconds"))
-        else f"{number(value)} {name.replace('_', ' ')}"
-        for name, value in incident.peak.items()
-    )
+    figures = ", ".join(_figure(name, value) for name, value in incident.peak.items())
     return f"{figures} in {describe_length(incident.peak_end - incident.peak_start)}"
 
 
@@ -92,7 +96,7 @@ def lines_of(incident: Incident) -> dict[str, str]:
     genuine = genuine_share(incident)
     lines = {
         "difference": _difference(evidence.get("excess_events")),
-        "genuine traffic": "" if genuine is None else f"About {genuine:.0%} of the affected traffic is genuine.",
+        "genuine traffic": "" if genuine is None else f"{_portion(genuine)} of the affected traffic is genuine.",
         "composition": _composition(evidence.get("composition"), "normally"),
         "events": _events(context),
         "event types": _composition(context.get("composition"), "elsewhere"),
@@ -113,9 +117,12 @@ def describe_time(moment: datetime) -> str:
 
 
 def _figure(name: str, value: object) -> str:
+    words = name.replace("_", " ")
     if isinstance(value, int | float) and name.endswith("_seconds"):
-        return describe_length(timedelta(seconds=value))
-    return _share(value)
+        return f"{words.removesuffix(' seconds')} {describe_length(timedelta(seconds=value))}"
+    if isinstance(value, int | float) and name == "factor":
+        return f"{value:.1f}x"
+    return f"{words} {_share(value)}" if name.endswith("share") else f"{number(value)} {words}"
 
 
 def _difference(excess: object) -> str:
@@ -154,7 +161,9 @@ def _score(evidence: Mapping[str, object]) -> str:
         return ""
     shares = evidence.get("contributions")
     named = shares.items() if isinstance(shares, Mapping) else ()
-    return f"{number(evidence['score'])} standard deviations" + _parts(f"{name} {_share(part)}" for name, part in named)
+    return f"{number(evidence['score'])} standard deviations" + _parts(
+        f"{_share_name(name)} {_share(part)}" for name, part in named
+    )
 
 
 def _parts(texts: Iterable[str]) -> str:
@@ -185,12 +194,20 @@ def _composition(parts: object, against: str) -> str:
         if isinstance(pair, Sequence) and len(pair) == 2:  # noqa: PLR2004  observed and expected
             observed, expected = pair
             usual = "" if expected is None else f" ({against} {_share(expected)})"
-            texts.append(f"{name.replace('_', ' ')} {_share(observed)}{usual}")
+            texts.append(f"{_share_name(name)} {_share(observed)}{usual}")
     return ", ".join(texts)
 
 
+def _share_name(name: str) -> str:
+    return _SHARE_NAMES.get(name, name.replace("_", " "))
+
+
+def _portion(share: float) -> str:
+    return "Hardly any" if round(share, 2) == 0 else f"About {share:.0%}"
+
+
 def _share(value: object) -> str:
-    return f"{value:.1%}" if isinstance(value, int | float) and 0 <= value <= 1 else number(value)
+    return f"{value:.1%}" if isinstance(value, int | float) and abs(value) <= 1 else number(value)
 
 
 def _top(rows: object, names: tuple[str, ...]) -> str:

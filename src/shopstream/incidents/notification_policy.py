@@ -11,8 +11,7 @@ from datetime import timedelta
 from typing import Final
 
 from shopstream.clock import Clock
-from shopstream.detection.detection import Severity
-from shopstream.incidents.episode import SEVERITIES
+from shopstream.detection.detection import SEVERITIES, Severity
 from shopstream.incidents.incident import Change
 from shopstream.incidents.ports import NewNotification
 from shopstream.incidents.record import IncidentSummary

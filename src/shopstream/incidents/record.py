@@ -9,8 +9,9 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from shopstream.clock import from_ms
+from shopstream.detection.detection import SEVERITIES
 from shopstream.errors import StateError
-from shopstream.incidents.episode import NATURES, SEVERITIES, Episode, Peak, RuleSnapshot
+from shopstream.incidents.episode import NATURES, Episode, Peak, RuleSnapshot
 from shopstream.incidents.grouping import Member, Place, actor_of
 from shopstream.incidents.incident import Actor, Incident, Role, TriageStatus, incident_id
 

@@ -13,9 +13,9 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from shopstream.detection.detection import Detection
+from shopstream.detection.detection import SEVERITIES, Detection
 from shopstream.errors import StateError
-from shopstream.incidents.episode import SEVERITIES, Episode, gather, join, scope_of, settle
+from shopstream.incidents.episode import Episode, gather, join, scope_of, settle
 from shopstream.incidents.grouping import GroupingRules, Member, group
 from shopstream.incidents.incident import Change, IncidentChange
 from shopstream.incidents.ports import LastOrdinal

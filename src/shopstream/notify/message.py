@@ -5,9 +5,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from shopstream.detection.detection import Severity
-from shopstream.detection.title import describe_length
-from shopstream.incidents.episode import SEVERITIES
+from shopstream.detection.detection import SEVERITIES, Severity
+from shopstream.detection.wording import describe_length
 from shopstream.incidents.explanation import (
     describe_time,
     figures_of,

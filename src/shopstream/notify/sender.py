@@ -18,8 +18,8 @@ from datetime import timedelta
 from tenacity import RetryCallState, Retrying, wait_exponential_jitter
 
 from shopstream.clock import Clock
+from shopstream.detection.detection import SEVERITIES
 from shopstream.errors import RetryableError, ShopstreamError
-from shopstream.incidents.episode import SEVERITIES
 from shopstream.incidents.ports import DeliveryState, IncidentStore, Notification
 from shopstream.incidents.settings import AlertingSettings
 from shopstream.notify.message import Message, Notice, digest, notice_of

@@ -11,6 +11,7 @@ from sqlglot import exp
 
 from shopstream.clock import from_ms
 from shopstream.detection.rule import Rule
+from shopstream.detection.wording import describe_key
 from shopstream.engine.batch import BatchScan
 from shopstream.engine.compile import compile_window
 from shopstream.engine.derived_columns import DERIVED_FIELDS, derived_rows, stateful, stateless_rows
@@ -162,8 +163,8 @@ class _Run:
         events, first, last = self._one(f"SELECT count(*), min(event_time), max(event_time) FROM {_OWN}")
         if not events:
             raise PermanentError(
-                f"expected events of {_who(self._keys)} in that time, found none; check the value, --from and --to, "
-                "and that the lake has them (`shopstream lake status`)"
+                f"expected events of {describe_key(self._keys)} in that time, found none; check the value, --from and "
+                "--to, and that the lake has them (`shopstream lake status`)"
             )
         self._cut(progress)
         total, met, first_met_ms = self._one(f"""
@@ -276,7 +277,3 @@ def _nearness(conjunct: exp.Expr) -> str:
         value = f'CAST("{measure}" AS DOUBLE)'
         ratio = f"{value} / nullif({line}, 0)" if way == "up" else f"{line} / nullif({value}, 0)"
     return f"CASE WHEN {text} THEN 1 ELSE coalesce(least(greatest({ratio}, 0), {_ALMOST}), 0) END"
-
-
-def _who(keys: Mapping[str, str]) -> str:
-    return ", ".join(f"{column} {value}" for column, value in keys.items()) or "the whole site"

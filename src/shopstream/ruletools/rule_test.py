@@ -33,6 +33,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from shopstream.clock import from_ms, to_ms
 from shopstream.detection.rule import Rule, RuleStatus
 from shopstream.detection.rule_matcher import detect
+from shopstream.detection.wording import describe_key, describe_measures
 from shopstream.engine.compile import batch_sql
 from shopstream.engine.derived_columns import derived_rows
 from shopstream.engine.signals import Signal
@@ -78,8 +79,8 @@ class ExpectedIncident(BaseModel):
 
     def line(self) -> str:
         """The incident in one line."""
-        who = ", ".join(f"{column} {value}" for column, value in self.keys.items()) or "whole site"
-        peak = ", ".join(f"{name} {value}" for name, value in self.peak.items())
+        who = describe_key(self.keys)
+        peak = describe_measures(self.peak)
         return (
             f"{who}: {self.first_event_time:%Y-%m-%d %H:%M:%S} to {self.last_event_time:%H:%M:%S}, detected "
             f"{self.detected_at_event_time:%H:%M:%S}, {self.windows} windows, peak {peak}"

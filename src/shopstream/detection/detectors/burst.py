@@ -30,7 +30,7 @@ _TEMPLATE: Final = AlertTemplate(
     "Repeated short floods: {peaks} peaks in 5 minutes, {factor}x the level between them",
     ("owasp.oat-015", "attack.t1498", "attack.t1499"),
     Nature.ATTACK,
-    "burstiness of 10 s bins over 5 min > 4 and 3 peaks, twice",
+    "burstiness above 4 with 3 separate peaks in 5 min, twice",
     900_000,
 )
 

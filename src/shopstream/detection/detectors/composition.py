@@ -51,7 +51,7 @@ _TEMPLATE: Final = AlertTemplate(
     "Possible botnet: many ids that do not behave like shoppers",
     ("owasp.oat-011", "owasp.oat-015", "attack.t1595"),
     Nature.ATTACK,
-    "binomial CUSUM on shares of a minute",
+    "lasting shift in the shares of rarely viewed products, new ids, users and buyers (CUSUM)",
     1_800_000,
 )
 

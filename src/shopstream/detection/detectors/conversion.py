@@ -34,7 +34,7 @@ _TEMPLATE: Final = AlertTemplate(
     "{missing_purchases} purchases fewer than expected",
     (),
     Nature.FAULT,
-    "Poisson log-likelihood ratio CUSUM of purchases against views",
+    "purchases far below their usual share of events (log-likelihood ratio)",
     1_800_000,
 )
 

@@ -24,9 +24,8 @@ from shopstream.detection.detector import AlertTemplate, Detector, OpenAlert, in
 from shopstream.detection.detectors.site_state import numbers
 from shopstream.detection.share_quantiles import ShareQuantiles
 from shopstream.detection.space_saving import SpaceSaving
-from shopstream.detection.windows import SITE_60S
+from shopstream.detection.windows import SITE_60S, tumbling
 from shopstream.engine.signals import Signal
-from shopstream.engine.window import WindowDeclaration, WindowKind
 
 __all__ = ["AGENT_60S", "NET_60S", "PATH_300S", "CoordinationDetector"]
 
@@ -53,33 +52,21 @@ _ADOPT_MS: Final = DAY_MS
 _VERDICT_SHARE: Final = 0.1
 """A client or network gets the verdict bot only if at most this share of its events is estimated to be genuine."""
 _TAGS: Final = ("owasp.oat-011", "owasp.oat-015", "attack.t1498", "attack.t1583.005")
-_THRESHOLD: Final = "share > 1.5 x its 7-day p95, 8 sigma in a minute or 6 in ten"
+_THRESHOLD: Final = "1.5 times the usual share (95 % of 7 days), by 8 standard deviations in a minute or 6 in ten"
 
 
-def _minute(name: str, column: str) -> WindowDeclaration:
-    return WindowDeclaration(
-        name=name,
-        kind=WindowKind.TUMBLING,
-        key=(column,),
-        size_ms=_MINUTE_MS,
-        measures={
-            "events": "count(*)",
-            "actors": "count(distinct user_id)",
-            "new_ids": "count(*) filter (where new_user)",
-        },
-        condition="events >= 5",
-    )
-
-
-AGENT_60S: Final = _minute("detect_agent_60s", "agent_hash")
-NET_60S: Final = _minute("detect_net_60s", "ip_net")
-PATH_300S: Final = WindowDeclaration(
-    name="detect_path_300s",
-    kind=WindowKind.TUMBLING,
+_COUNTS: Final = {"events": "count(*)", "actors": "count(distinct user_id)"}
+_SOURCE_COUNTS: Final = {**_COUNTS, "new_ids": "count(*) filter (where new_user)"}
+AGENT_60S: Final = tumbling(
+    "detect_agent_60s", _MINUTE_MS, _SOURCE_COUNTS, key=("agent_hash",), condition="events >= 5"
+)
+NET_60S: Final = tumbling("detect_net_60s", _MINUTE_MS, _SOURCE_COUNTS, key=("ip_net",), condition="events >= 5")
+PATH_300S: Final = tumbling(
+    "detect_path_300s",
+    _PATH_MS,
+    _COUNTS,
     key=("previous_product_id", "product_id"),
-    size_ms=_PATH_MS,
-    filter="previous_product_id <> product_id",
-    measures={"events": "count(*)", "actors": "count(distinct user_id)"},
+    filter_="previous_product_id <> product_id",
     condition="events >= 4 and actors >= 4",
 )
 
@@ -96,7 +83,7 @@ _PATH: Final = AlertTemplate(
     "Many users visit the same {steps} products in the same order",
     _TAGS,
     Nature.ATTACK,
-    "8 products with one successor each, 6 sigma above the pair's 7-day p95, in five minutes",
+    "8 products with one successor each in five minutes, 6 standard deviations above the usual share",
     900_000,
 )
 

@@ -15,8 +15,8 @@ from shopstream.detection.baseline import Baselines
 from shopstream.detection.detection import Detection, Nature, Severity
 from shopstream.detection.detector import AlertTemplate, Detector, OpenAlert, interval
 from shopstream.detection.detectors.site_state import SiteState, numbers
+from shopstream.detection.windows import tumbling
 from shopstream.engine.signals import Signal
-from shopstream.engine.window import WindowDeclaration, WindowKind
 
 __all__ = ["KeyVolumeDetector"]
 
@@ -39,6 +39,11 @@ _MEMORY: Final = 24.0
 _STALE_MS: Final = 7 * 24 * _HOUR_MS
 _WARM_UP_HOURS: Final = 2
 
+_MEASURES: Final = {
+    "events": "count(*)",
+    "users": "count(distinct user_id)",
+    "buys": "count(*) filter (where event_type in ('cart', 'purchase'))",
+}
 _FLOODS: Final = {
     column: AlertTemplate(
         f"volume_{name}",
@@ -46,7 +51,7 @@ _FLOODS: Final = {
         f"Possible flood of {name} {{{column}}}: traffic {{factor}}x expected",
         ("owasp.oat-015", "attack.t1498"),
         Nature.ATTACK,
-        "minute > 9 sigma, or two > 5.5 sigma, and > 2.5 x",
+        "2.5 times the forecast, by 9 standard deviations in a minute or 5.5 in two",
         600_000,
     )
     for column, name in (("category_id", "category"), ("product_id", "product"))
@@ -82,25 +87,12 @@ class KeyVolumeDetector(Detector):
         known = baselines.keys.get(column, {}) if baselines else {}
         self._keys = {key: _Key(rate.share, max(rate.error, 0.1)) for key, rate in known.items()}
         self._hours = _WARM_UP_HOURS if known else 0
-        self._minute = WindowDeclaration(
-            name=f"detect_{column}_60s",
-            kind=WindowKind.TUMBLING,
-            key=(column,),
-            size_ms=_MINUTE_MS,
-            measures={
-                "events": "count(*)",
-                "users": "count(distinct user_id)",
-                "buys": "count(*) filter (where event_type in ('cart', 'purchase'))",
-            },
-            condition=f"events >= {_LEAST}",
+        self._minute = tumbling(
+            f"detect_{column}_60s", _MINUTE_MS, _MEASURES, key=(column,), condition=f"events >= {_LEAST}"
         )
-        self._hour = WindowDeclaration(
-            name=f"detect_{column}_1h",
-            kind=WindowKind.TUMBLING,
-            key=(column,),
-            size_ms=_HOUR_MS,
-            measures={"events": "count(*)"},
-            condition=f"events >= {_LEAST_HOUR}",
+        events = {"events": "count(*)"}
+        self._hour = tumbling(
+            f"detect_{column}_1h", _HOUR_MS, events, key=(column,), condition=f"events >= {_LEAST_HOUR}"
         )
         self.windows = (self._minute, self._hour)
         self._site_minute = 0.0

@@ -21,7 +21,7 @@ _STORM: Final = AlertTemplate(
     "Duplicate storm: {share} of incoming events were sent before",
     (),
     Nature.FAULT,
-    "2 bins > 8 sigma and > 8 % duplicates",
+    "twice more than 8 % duplicates, and 8 standard deviations above the usual share",
     600_000,
 )
 _STORM_SCORE, _STORM_SHARE, _STORM_LEAST, _STORM_BINS = 8.0, 0.08, 6.0, 2
@@ -98,7 +98,7 @@ _NULLS: Final = {
         f"{name} is empty in {{share}} of events, usually {{usual_share}}",
         (),
         Nature.FAULT,
-        "2 minutes > 8 sigma and 10 points",
+        "for two minutes 10 points and 8 standard deviations above the usual share",
         1_800_000,
     )
     for name in _FIELDS

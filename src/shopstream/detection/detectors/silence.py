@@ -15,7 +15,7 @@ from shopstream.engine.signals import Signal
 
 __all__ = ["SilenceDetector"]
 
-_THRESHOLD: Final = "Poisson P(0) < 1e-9"
+_THRESHOLD: Final = "so many events due that the chance of none is below 1e-9"
 _SITE: Final = AlertTemplate(
     "silence", "silence-1", "No data for {silence_seconds}", (), Nature.FAULT, _THRESHOLD, 300_000
 )

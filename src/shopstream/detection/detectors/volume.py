@@ -41,7 +41,7 @@ _WINDOW: Final = 30
 _MANY: Final = 2.0
 
 _TAGS: Final = ("owasp.oat-015", "attack.t1498", "attack.t1499")
-_THRESHOLD: Final = "2 bins > 6 sigma or CUSUM(drift 3 errors) > 60"
+_THRESHOLD: Final = "twice 6 standard deviations above the forecast, or a lasting drift above it"
 _FLOOD: Final = AlertTemplate(
     "volume",
     "volume-1",

@@ -1,11 +1,21 @@
-"""Fills titles with figures, as people say them."""
+"""Words for people: titles with figures, keys, measures, numbers, lengths of time."""
 
 import re
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Final
 
-__all__ = ["ACTORS", "TITLE_FIELD", "describe_length", "fill_title", "number", "plural", "subject"]
+__all__ = [
+    "ACTORS",
+    "TITLE_FIELD",
+    "describe_key",
+    "describe_length",
+    "describe_measures",
+    "fill_title",
+    "number",
+    "plural",
+    "subject",
+]
 
 ACTORS: Final = {
     "user_id": "user",
@@ -48,6 +58,16 @@ def subject(key_kind: str, key: Mapping[str, str], actors: int = 1) -> str:
         text = " and ".join(f"{name.removesuffix('_id').replace('_', ' ')} {value}" for name, value in key.items())
         return text[:1].upper() + text[1:] or "The site"
     return f"{_COUNTS[actors] if actors < len(_COUNTS) else f'{actors:,}'} {plural(kind, actors)}"
+
+
+def describe_key(key: Mapping[str, str]) -> str:
+    """A key for people: `user_id 7`, or `the whole site`."""
+    return describe_measures(key) or "the whole site"
+
+
+def describe_measures(measures: Mapping[str, object]) -> str:
+    """Names and values: `events 31, products 4`."""
+    return ", ".join(f"{name} {value}" for name, value in measures.items())
 
 
 def plural(kind: str, count: int) -> str:
