@@ -51,7 +51,7 @@ def test_the_same_attack_gives_the_same_result(job, tmp_path):
     assert first.actors
 
 
-def test_a_program_gets_the_figures_as_json(cache, tmp_path):
+def test_the_figures_are_printed_as_json(cache, tmp_path):
     result = evaluate(cache, tmp_path, "--scenario", "pulse", "--format", "json")
     assert json.loads(result.stdout)["rows"][0]["scenario"] == "pulse"
 

@@ -127,7 +127,7 @@ def test_the_command_of_an_example_shows_its_events(home):
     assert {str(row["user_id"]) for row in shown} == {example["keys"]["user_id"]}
 
 
-def test_known_attacks_are_found_or_named(day, home):
+def test_known_attacks_are_found_or_listed_as_missed(day, home):
     truth = ("--truth", day.truth_path, "--format", "json")
     by_user = as_json(run(home, "rules", "backtest", "user_burst", *truth))
     assert {attack["kind"]: attack["incidents"] for attack in by_user["attacks"]} == {"scraper": 2, "flood": 0}
@@ -153,7 +153,7 @@ def test_a_sweep_is_a_table_from_strict_to_loose(home):
     assert int(rows[1]["incidents"]) == alone["incidents"]
 
 
-def test_the_time_looked_at_is_limited(home):
+def test_the_time_range_is_limited(home):
     limits = ("--from", "2019-11-05T09:05", "--to", "2019-11-05T09:06", "--format", "json")
     tried = as_json(run(home, "rules", "backtest", "user_burst", *limits))
     assert tried["from"] >= "2019-11-05T09:05"
@@ -174,7 +174,7 @@ def test_a_file_of_events_needs_no_lake(day, tmp_path):
     assert list((tmp_path / "spill").iterdir()) == [], "nothing is left behind"
 
 
-def test_a_rule_file_that_is_not_in_force_can_be_tried(home, tmp_path):
+def test_a_rule_file_that_is_not_in_force_can_be_backtested(home, tmp_path):
     (tmp_path / "looker.yml").write_text(RULE)
     done = run(home, "rules", "backtest", tmp_path / "looker.yml", "--sweep", "views=20..40:10")
     for said in ("views > 20 AND purchases = 0", "would have fired", "Thresholds", "Days with incidents", "The first"):
@@ -194,7 +194,7 @@ def test_a_rule_file_that_is_not_in_force_can_be_tried(home, tmp_path):
         (("user_burst", "--events", "/nowhere.csv"), "found none"),
     ],
 )
-def test_what_cannot_be_tried_is_reported(home, arguments, said):
+def test_invalid_backtest_options_are_reported(home, arguments, said):
     done = run(home, "rules", "backtest", *arguments, code=1)
     assert said in str(done.exception)
 
@@ -206,7 +206,7 @@ def test_a_home_without_a_lake_is_reported(tmp_path):
 # explain
 
 
-def test_who_fired_is_explained_with_the_strongest_window(day, home):
+def test_a_key_that_fired_is_explained_with_its_strongest_window(day, home):
     found = as_json(run(home, "rules", "explain", "user_burst", "--actor", scrapers(day)[0], "--format", "json"))
     assert found["met"] > 50
     assert found["windows"] > found["met"]
@@ -265,7 +265,7 @@ def test_other_keys_and_the_whole_site_are_explained_too(home, tmp_path):
         (("site_rate", "--actor", "1"), "neither --actor nor --key"),
     ],
 )
-def test_what_cannot_be_explained_is_reported(home, arguments, said):
+def test_invalid_explain_options_are_reported(home, arguments, said):
     done = run(home, "rules", "explain", *arguments, code=1)
     assert said in str(done.exception)
 
@@ -324,7 +324,7 @@ def test_a_difference_is_printed_and_ends_with_1(own):
     assert "innocent, but found: exactly on the line" in run(own, "rules", "test", own, code=1).stdout
 
 
-def test_an_innocent_that_is_not_in_the_events_is_a_difference(own):
+def test_missing_harmless_events_are_a_difference(own):
     expected = own / "tests" / "looker" / "expected.yml"
     expected.write_text(expected.read_text().replace("events: 20", "events: 21"))
     (row,) = as_json(run(own, "rules", "test", own, "--format", "json", code=1))
@@ -349,7 +349,7 @@ def test_rules_without_a_test_and_tests_without_a_rule_are_named(own):
         ("events.csv", "view,3,7", "look,3,7", "expected events only, got 2 invalid rows"),
     ],
 )
-def test_a_test_that_cannot_be_read_is_reported_with_its_line(own, file, old, new, said):
+def test_an_invalid_test_is_reported_with_its_line(own, file, old, new, said):
     path = own / "tests" / "looker" / file
     text = path.read_text()
     assert old in text
@@ -360,7 +360,7 @@ def test_a_test_that_cannot_be_read_is_reported_with_its_line(own, file, old, ne
 # allow-lists in the running pipeline
 
 
-def test_what_is_allowed_is_kept_with_its_reason_and_opens_no_incident(day, tmp_path):
+def test_an_allowed_detection_is_kept_with_its_reason_and_opens_no_incident(day, tmp_path):
     allowed, other = scrapers(day)
     allow = tmp_path / "allow"
     allow.mkdir()

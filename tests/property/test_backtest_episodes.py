@@ -28,7 +28,7 @@ def detection(user, start_ms, end_ms):
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(window, max_size=30, unique_by=lambda drawn: drawn[:2]))
-def test_incidents_in_sql_are_those_of_the_algebra(windows):
+def test_incidents_in_sql_equal_the_episodes(windows):
     with duckdb.connect() as connection:
         connection.execute("CREATE TABLE w (user_id BIGINT, start_ms BIGINT, end_ms BIGINT)")
         if windows:

@@ -60,7 +60,7 @@ def test_a_slice_equals_the_filter_of_the_whole(seed, names, disorder, tracker, 
     assert part.truth()["events"] == wanted.num_rows
 
 
-def test_pieces_add_up_to_the_whole_and_so_does_their_truth():
+def test_events_and_truth_of_slices_add_up_to_the_whole():
     options = SynthesisSettings(days=2, events=20_000, products=1_000, seed=1_007)
     cases = tuple(_cases(["site_flood", "hoarding", "outage_recovery"], options.world(), 1_007))
     laid = SynthesisSettings(days=2, events=20_000, products=1_000, seed=1_007, scenarios=cases)
@@ -76,7 +76,7 @@ def test_pieces_add_up_to_the_whole_and_so_does_their_truth():
     assert events.tolist() == [truth.events for truth in whole.ground_truth()]
 
 
-def test_a_slice_is_made_without_the_rest(monkeypatch):
+def test_a_slice_does_not_generate_the_rest(monkeypatch):
     made = []
     options = SynthesisSettings(days=14, events=14 * 20_000, products=1_000, seed=1_001)
     synthesis = Synthesis(options, between=(START + timedelta(days=9, hours=10), START + timedelta(days=9, hours=11)))

@@ -89,7 +89,7 @@ def test_a_replay_killed_at_random_moments_loses_no_event_and_doubles_none_that_
     assert kept.total() - ROWS < KILLS * 8000  # what was sent twice is what lay behind the last bookmark
 
 
-def test_an_interrupted_command_says_so_and_the_same_command_continues(tmp_path):
+def test_an_interrupted_command_can_be_continued(tmp_path):
     source = tmp_path / "events.csv"
     source.write_text("".join(f"2019-11-01 00:00:{place:02} UTC,view,{place},1,,b,1.25,7,s\n" for place in range(60)))
     command = [sys.executable, "-c", "from shopstream.cli import main; main()", "--home", str(tmp_path / "home")]

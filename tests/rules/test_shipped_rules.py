@@ -19,19 +19,19 @@ RULES = load_rules()
 FOLDERS = sorted(folder.name for folder in HERE.iterdir() if (folder / "expected.yml").exists())
 
 
-def test_every_shipped_rule_has_events_to_prove_itself_on():
+def test_every_shipped_rule_has_a_test():
     assert sorted(RULES) == FOLDERS
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_a_rule_finds_what_it_must_and_nothing_else(name):
+def test_a_rule_finds_exactly_the_expected_incidents(name):
     result = run_rule_test(RULES[name], read_test(HERE / name))
     assert result.found == list(read_test(HERE / name).incidents)
     assert result.passed, result
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_the_incident_store_gives_what_the_trial_finds(name, tmp_path):
+def test_the_incident_store_has_the_incidents_of_the_rule_test(name, tmp_path):
     case, rule = read_test(HERE / name), RULES[name]
     running = {name: rule.model_copy(update={"status": "test"})}  # one that is switched off finds nothing
     with duckdb.connect() as connection:

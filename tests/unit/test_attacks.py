@@ -66,7 +66,7 @@ def calm():
 
 
 @pytest.mark.parametrize("name", sorted(name for name, file in SHIPPED.items() if file.hostile))
-def test_the_truth_of_every_attack_is_exact_and_genuine_events_stay_as_they_were(name, calm):
+def test_the_truth_of_every_attack_is_exact_and_genuine_events_do_not_change(name, calm):
     file = SHIPPED[name].model_copy(update={"min_rate": 0.0})
     if name == "distributed":  # a small shop takes longer for so many ids
         case = Crowd(_at(9), timedelta(hours=10), 2_000, 0.3)
@@ -90,7 +90,7 @@ def test_the_truth_of_every_attack_is_exact_and_genuine_events_stay_as_they_were
         assert str(_one(base, f"select any_value({column}) from mine")) == value
 
 
-def test_the_truth_beside_the_events_holds_scenario_figures_key_and_residents(tmp_path):
+def test_the_truth_file_has_scenario_parameters_key_and_residents(tmp_path):
     file = SHIPPED["carding_many_ids"]
     settings = SynthesisSettings(**SMALL)
     case = file.draw(file.chance(1_003), START, settings.world(), _at(13))
@@ -119,7 +119,7 @@ def test_a_category_flood_stays_in_its_category():
     assert _one(base, "select count(distinct product_id) from mine") > 3
 
 
-def test_a_ramp_grows_evenly():
+def test_a_ramp_grows_linearly():
     base, (truth,) = _laid(Flood(_at(12), timedelta(hours=2), 3, 500, shape="ramp"), events=300_000)
     quarter = f"floor(epoch(event_time - timestamptz '{_at(12)}') / 1800)"
     quarters = base.execute(f"select count(*) from mine group by {quarter} order by any_value({quarter})").fetchall()
@@ -127,7 +127,7 @@ def test_a_ramp_grows_evenly():
     assert shares == pytest.approx([1 / 16, 3 / 16, 5 / 16, 7 / 16], abs=0.03)
 
 
-def test_pulses_come_on_and_off():
+def test_pulses_alternate_with_usual_traffic():
     begin = _at(12) + timedelta(seconds=7)
     base, _ = _laid(Flood(begin, _minutes(30), 40, 500, shape="pulse", pulse_s=10, every_s=60))
     assert _one(base, f"select max(epoch(event_time - timestamptz '{begin}')::int % 60) from mine") < 10
@@ -138,7 +138,7 @@ def test_pulses_come_on_and_off():
 
 
 @pytest.mark.parametrize(("jitter", "least", "most"), [(0.0, 19, 21), (0.3, 13, 27), (0.5, 9, 31)])
-def test_even_gaps_stay_within_the_jitter(jitter, least, most):
+def test_uniform_gaps_stay_within_the_jitter(jitter, least, most):
     base, _ = _laid(Crawler(_at(9), timedelta(hours=2), 1, 20.0, jitter))
     gaps = "(select epoch(event_time - lag(event_time) over (order by place)) as gap from mine)"
     assert _one(base, f"select min(gap) from {gaps}") >= least
@@ -205,7 +205,7 @@ def test_scalpers_buy_one_product_each_within_five_seconds_of_the_cart():
 
 
 @pytest.mark.parametrize("ids", [1, 200])
-def test_carding_is_small_purchases_and_nothing_else(ids):
+def test_carding_makes_only_small_purchases(ids):
     base, (truth,) = _laid(Carding(_at(13), _minutes(20), ids, 12.0), tracker=True)
     assert truth.events == pytest.approx(240, rel=0.1)
     assert len(truth.actors) == min(ids, 200)
@@ -220,7 +220,7 @@ def test_carding_is_small_purchases_and_nothing_else(ids):
 # faults
 
 
-def test_one_event_type_falls_silent_alone(calm):
+def test_an_outage_of_one_event_type_keeps_the_others(calm):
     base, (truth,) = _laid(Outage(_at(13), _minutes(30), target=Target("event_type", "cart")))
     during = f"event_time >= '{_at(13)}' and event_time < '{_at(13, 30)}'"
     kinds = f"select event_type, count(*) from events where {during} group by all order by all"
@@ -315,7 +315,7 @@ def test_a_backlog_loses_nothing_and_arrives_after_the_outage(calm):
     assert truth[0].events == truth[1].events > 500
 
 
-def test_those_who_come_anyway_are_the_same_in_a_sale(calm):
+def test_a_sale_does_not_change_the_usual_visits(calm):
     base, (truth,) = _laid(FlashSale(_at(13), _minutes(60), 4))
     base.register("calm_rows", calm.sql("from events").to_arrow_table())
     missing = f"select count(*) from (select {COLUMNS} from calm_rows except all select {COLUMNS} from events)"
@@ -351,6 +351,6 @@ def test_a_promotion_day_is_busy_all_day(calm):
         (Scraper(START, _minutes(5), 0, 1), r"at least 1 bot for a scraper"),
     ],
 )
-def test_figures_that_do_not_fit_are_refused(scenario, message):
+def test_parameters_out_of_range_are_refused(scenario, message):
     with pytest.raises(ConfigurationError, match=message):
         Synthesis(SynthesisSettings(**SMALL, scenarios=(scenario,)))

@@ -100,7 +100,7 @@ def summary_of(*attacks, days=()):
     return summarise(results, ROWS)
 
 
-def test_seeds_for_tuning_and_reporting_have_none_in_common():
+def test_tuning_and_reporting_seeds_are_disjoint():
     assert set(REPORTING_SEEDS).isdisjoint(TUNING_SEEDS)
     assert seeds_of(2, tuning=True) == (1000, 1001)
     assert seeds_of(2, tuning=False) == (1, 2)
@@ -111,11 +111,11 @@ def test_more_seeds_than_there_are_is_an_error():
         seeds_of(100, tuning=False)
 
 
-def test_over_six_seeds_a_scenario_meets_every_part_of_the_day():
+def test_over_six_seeds_a_scenario_covers_every_stratum():
     assert {stratum_of("pulse", 0, seed) for seed in range(6)} == set(range(len(STRATA)))
 
 
-def test_attacks_begin_in_the_hours_that_they_are_drawn_for():
+def test_attacks_begin_in_the_hours_of_their_stratum():
     for seed in range(20):
         shop = Shop(seed)
         for moment, (low, high) in zip(shop.moments(), STRATA, strict=True):
@@ -146,12 +146,12 @@ def test_percentiles_lie_between_neighbours():
     assert percentile([1.0, 2.0, 10.0], 0.95) == pytest.approx(9.2)
 
 
-def test_nothing_found_bounds_the_rate_at_three_by_n():
+def test_a_count_of_zero_bounds_the_rate_at_three_by_n():
     assert rule_of_three(0, 3.0) == 1.0
     assert rule_of_three(4, 1.0) > 4
 
 
-def test_every_scenario_has_a_row_with_a_target():
+def test_every_scenario_has_an_evaluation_with_a_target():
     for row in ROWS.values():
         assert row.control == (row.recall is None)
         assert row.control == (row.within is None)
@@ -160,7 +160,7 @@ def test_every_scenario_has_a_row_with_a_target():
     assert ROWS["slow_ramp"].time_unit is TimeUnit.FACTOR
 
 
-def test_a_row_is_reached_when_recall_and_time_are():
+def test_a_scenario_meets_its_goal_if_recall_and_time_do():
     assert summary_of(attack("site_flood")).rows[0].reached
     assert not summary_of(attack("site_flood", after_s=31.0)).rows[0].reached
     assert not summary_of(attack("site_flood"), attack("site_flood", after_s=None)).rows[0].reached
@@ -190,7 +190,7 @@ def test_false_incidents_are_classified_and_scaled():
     assert figures.per_rule == {"volume": 1, "user_burst": 1}
 
 
-def test_precision_counts_attack_runs_and_genuine_days():
+def test_precision_counts_attack_runs_and_days_without_attacks():
     figures = summary_of(attack("site_flood", true=[brief()] * 3, false=[brief()]), days=[without_attack(brief())])
     assert (figures.true, figures.false, figures.precision) == (3, 2, 0.6)
 
@@ -214,7 +214,7 @@ def test_a_control_may_have_one_informational_incident(told, good):
     assert summary_of(attack("flash_sale", after_s=None, false=told)).controls[0].reached is good
 
 
-def test_a_folder_of_the_cache_is_made_once_for_each_digest(tmp_path):
+def test_a_cache_folder_is_made_once_per_digest(tmp_path):
     made = []
     cache = Cache(tmp_path, Shop(1000))
 
@@ -230,7 +230,7 @@ def test_a_folder_of_the_cache_is_made_once_for_each_digest(tmp_path):
     assert not first.exists()
 
 
-def test_a_report_needs_no_network_and_shows_what_it_was_given_as_text(tmp_path):
+def test_a_report_needs_no_network_and_escapes_text(tmp_path):
     runs = [attack("site_flood", after_s=None, false=[brief()]), attack("flash_sale", after_s=None)]
     results = RunResults([without_attack(brief())], {run.scenario: [run] for run in runs})
     write_report(tmp_path, results, summarise(results, ROWS), FACTS, tmp_path / "page.md")
@@ -243,7 +243,7 @@ def test_a_report_needs_no_network_and_shows_what_it_was_given_as_text(tmp_path)
     assert (tmp_path / "page.md").read_text() == (tmp_path / "summary.md").read_text()
 
 
-def test_the_summary_says_which_seeds_and_what_is_missed():
+def test_the_summary_names_seeds_and_missed_scenarios():
     results = RunResults([without_attack()], {"site_flood": [attack("site_flood", after_s=None)]})
     text = markdown(summarise(results, ROWS), FACTS)
     assert "missed: site flood" in text
@@ -251,7 +251,7 @@ def test_the_summary_says_which_seeds_and_what_is_missed():
     assert "These figures are no evidence" in text
 
 
-def test_on_a_calm_day_a_quieter_product_is_hit_and_the_parameters_state_it():
+def test_on_a_calm_day_the_target_is_a_quieter_product_and_the_parameters_state_it():
     row, eased = evaluated_scenarios()["product_flood"], 0
     for seed in range(1_000, 1_006):
         shop = Shop(seed)

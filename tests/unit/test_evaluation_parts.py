@@ -48,20 +48,20 @@ def pieces(tables, *seconds):
     return [(piece.num_rows, moment and (moment - START).seconds) for piece, moment in cut(tables, moments)]
 
 
-def test_tables_are_cut_at_moments_and_no_event_is_lost():
+def test_tables_are_cut_at_moments_without_losing_events():
     tables = [events(range(10)), events(range(10, 20))]
     assert pieces(tables, 4, 10, 15) == [(4, 4), (6, None), (0, 10), (5, 15), (5, None)]
 
 
-def test_a_moment_after_the_last_event_is_given_too():
+def test_a_moment_after_the_last_event_is_returned():
     assert pieces([events(range(3))], 100) == [(3, None), (0, 100)]
 
 
-def test_moments_in_one_gap_are_given_one_after_the_other():
+def test_moments_without_events_between_them_are_returned_in_order():
     assert pieces([events([0, 60])], 10, 20) == [(1, 10), (0, 20), (1, None)]
 
 
-def test_a_series_has_its_empty_bins():
+def test_a_series_includes_empty_bins():
     with closing(RunEvents([events([0, 1, 25]), events([2], user=BOT)], [BOT])) as traffic:
         times, counts, hostile = traffic.series({}, START_MS, START_MS + 40_000, 10_000)
     assert [time - START_MS for time in times] == [0, 10_000, 20_000, 30_000]
@@ -81,7 +81,7 @@ def test_habits_contain_no_user_ids():
     assert said == "60 events in 9 min, 1 products, 0 carts, 0 purchases"
 
 
-def test_a_forecast_that_is_right_has_no_error():
+def test_an_exact_forecast_has_no_error():
     counts = HourCounts({"site": dict.fromkeys(range(START_MS // HOUR_MS, START_MS // HOUR_MS + 8), 7_200)})
     assert forecast_errors(baselines(), counts)["site"] == pytest.approx(0, abs=1e-9)
 
@@ -119,7 +119,7 @@ def test_what_a_baseline_expects_depends_on_the_key(key, expected):
     assert expected_series(baselines(), key, times, 10_000, level=2.0) == pytest.approx(expected)
 
 
-def test_the_level_is_observed_against_expected():
+def test_the_level_is_observed_divided_by_expected():
     minutes = [(START_MS + minute * 60_000, 90) for minute in range(10)]
     assert level_of(baselines(), minutes) == pytest.approx(1.5)
     assert level_of(baselines(), []) == 1.0

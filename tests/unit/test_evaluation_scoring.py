@@ -81,7 +81,7 @@ def test_an_incident_of_the_baseline_run_finds_nothing():
     assert scored(attack(), [same], baseline=[same]).incidents == ()
 
 
-def test_an_incident_that_was_there_before_the_attack_finds_nothing():
+def test_an_incident_before_the_attack_finds_nothing():
     assert scored(attack(), [found(after_s=-1)]).incidents == ()
 
 
@@ -113,7 +113,7 @@ def test_half_of_the_actors_find_the_attack():
     assert result.detected_ms == START + (BOTS[1] - 800) * 1000
 
 
-def test_its_only_actor_finds_the_attack():
+def test_an_incident_about_its_only_actor_finds_the_attack():
     only = BOTS[:1]
     result = scored(attack(actors=frozenset(only)), [found(key={"user_id": str(only[0])})], bots=only)
     assert result.detected_ms == START + 60_000
@@ -125,20 +125,20 @@ def test_a_session_is_traced_to_its_user():
 
 
 @pytest.mark.parametrize(("members", "role"), [({901, 902, 1}, IncidentRole.TRUE), ({901, 1, 2}, IncidentRole.FALSE)])
-def test_a_campaign_is_what_most_of_its_members_are(members, role):
+def test_a_campaign_is_true_if_most_members_are_actors(members, role):
     whole = found(key={"user_id": "901"}, whole=True, members=frozenset(members), group_ms=START + 90_000)
     result = scored(attack(), [whole])
     assert roles(result) == [role]
     assert result.detected_ms == (START + 90_000 if role is IncidentRole.TRUE else None)
 
 
-def test_a_whole_takes_no_earlier_time_from_a_part_about_something_else():
+def test_an_incident_takes_no_earlier_time_from_an_unrelated_episode():
     whole = found(whole=True, after_s=10)
     site = found(top=False, after_s=120)
     assert scored(attack(), [whole, site]).detected_ms == START + 120_000
 
 
-def test_a_whole_is_true_when_a_part_says_what_is_hit():
+def test_an_incident_is_true_if_an_episode_names_the_target():
     truth = attack(key={"category_id": "8"})
     whole = found(key={"category_id": "9"}, whole=True)
     part = found(key={"category_id": "8"}, top=False, parent=whole.id)
@@ -147,12 +147,12 @@ def test_a_whole_is_true_when_a_part_says_what_is_hit():
     assert result.detected_ms == part.detected_ms
 
 
-def test_only_what_people_see_is_counted():
+def test_only_listed_incidents_are_counted():
     result = scored(attack(), [found(whole=True), found(top=False)])
     assert len(result.top(IncidentRole.TRUE)) == 1
 
 
-def test_the_category_hit_is_a_detection():
+def test_an_incident_about_the_attacked_category_finds_the_attack():
     truth = attack(key={"category_id": "8"})
     assert scored(truth, [found(key={"category_id": "8"})], category=8).detected_ms is not None
 
@@ -162,17 +162,17 @@ def test_another_category_is_false():
     assert roles(scored(truth, [found(key={"category_id": "7"})], category=8)) == [IncidentRole.FALSE]
 
 
-def test_the_site_is_true_of_an_attack_on_a_category_but_does_not_say_what_is_hit():
+def test_a_site_incident_is_true_of_an_attack_on_a_category_but_does_not_find_it():
     result = scored(attack(key={"category_id": "8"}), [found()], category=8)
     assert roles(result) == [IncidentRole.TRUE]
     assert result.detected_ms is None
 
 
-def test_a_part_of_the_site_that_the_attack_does_not_touch_is_false():
+def test_an_incident_about_an_unaffected_part_of_the_site_is_false():
     assert roles(scored(attack(), [found(key={"category_id": "9"})])) == [IncidentRole.FALSE]
 
 
-def test_a_fault_without_events_of_its_own_is_found_by_what_it_hits():
+def test_a_fault_without_events_is_found_by_its_target():
     truth = attack(nature=Nature.FAULT, actors=frozenset())
     assert scored(truth, [found(nature="fault")], bots=()).detected_ms is not None
 

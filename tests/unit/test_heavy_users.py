@@ -35,7 +35,7 @@ def test_resident_robots_are_part_of_the_genuine_traffic_and_named():
     assert synthesis.truth()["residents"] == residents
 
 
-def test_robots_are_as_many_and_as_slow_as_the_real_ones():
+def test_robots_have_the_number_and_pace_of_real_ones():
     visits, paces, views = 0, [], 0
     for ids, block in _days(range(1_000, 1_040)):
         robots = block.take(np.isin(block.user, ids[:_ROBOTS]))

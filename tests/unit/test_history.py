@@ -17,7 +17,7 @@ with load_file(sys.argv[1], Path(sys.argv[2]), SystemClock()):
 """
 
 
-def test_a_try_leaves_nothing_and_takes_away_what_a_killed_one_left(tmp_path):
+def test_temporary_folders_are_removed_also_those_of_killed_processes(tmp_path):
     source, folder = tmp_path / "events.csv", tmp_path / "spill"
     source.write_text("2019-11-01 00:00:01 UTC,view,1,1,,b,1.25,7,s\n")
     killed = subprocess.run([sys.executable, "-c", LOADER, str(source), str(folder)], check=False)

@@ -38,7 +38,7 @@ def test_a_small_shop_needs_one_shard_and_one_small_worker():
     assert (needed.windows.flink, needed.windows.vcpu, needed.windows.memory_gib) == (False, 1, 4)
 
 
-def test_without_a_peak_four_times_the_mean_is_planned_for():
+def test_the_default_peak_is_four_times_the_mean():
     assert Load.of(Decimal(20), None, 1).peak == 80
 
 
@@ -49,7 +49,7 @@ def test_a_category_that_fills_a_shard_asks_for_another_partition_key():
     assert plan_of(*load, changes=["hot_category_share=0.1"]).capacity.stream.key == "category_id"
 
 
-def test_producers_that_do_not_gather_send_more_bytes():
+def test_producers_without_batching_send_more_bytes():
     gathered = plan_of("20").capacity.stream
     single = plan_of("20", changes=["producer_seconds=0.01"]).capacity.stream
     assert (gathered.records, single.records) == (1, 20)
@@ -94,7 +94,7 @@ def test_signals_that_outgrow_their_shard_are_reported():
     assert any("one shard at the peak" in note for note in plan_of("10000", changes=["signal_bytes=2000"]).notes())
 
 
-def test_a_largest_category_that_must_be_alone_is_reported():
+def test_a_category_that_needs_its_own_shard_is_reported():
     plan = plan_of("7000", "26000")
     assert plan.capacity.stream.isolated
     assert any("until it is alone" in note for note in plan.notes())
@@ -103,7 +103,7 @@ def test_a_largest_category_that_must_be_alone_is_reported():
 # costs
 
 
-def test_the_lake_costs_what_its_bytes_cost():
+def test_the_cost_of_the_lake_follows_its_bytes():
     plan = plan_of("20", days=365)
     gigabytes = Decimal(20) * 86_400 * 365 * (58 + 3) / 10**9
     line = line_of(plan, "lake and marts, when full")
@@ -125,13 +125,13 @@ def test_records_kept_longer_cost_more():
     assert line_of(plan_of("20", changes=["stream_hours=72"]), "events: kept longer than 24 h").monthly > 0
 
 
-def test_a_worker_that_stands_by_costs_as_much_as_the_other():
+def test_a_standby_worker_costs_as_much_as_the_active_one():
     one, two = plan_of("20"), plan_of("20", changes=["workers=2"])
     for what in ("worker: processors", "worker: memory"):
         assert line_of(two, what).quantity == 2 * line_of(one, what).quantity
 
 
-def test_endpoints_can_stand_for_the_nat_gateway():
+def test_endpoints_can_replace_the_nat_gateway():
     plan = plan_of("20", changes=["nat_gateways=0", "endpoints=8"])
     assert line_of(plan, "interface endpoints").monthly == Decimal("116.80")
     assert not any("NAT" in line.what for line in plan.costs)
@@ -156,7 +156,7 @@ def test_unverified_prices_are_reported_only_where_they_count():
     assert any("quicksight_author" in note for note in plan_of("20", changes=["quicksight_authors=1"]).notes())
 
 
-def test_a_plan_says_what_the_stage_needs():
+def test_a_plan_has_the_settings_of_the_stage():
     assert plan_of("20").stage_settings() == {
         "events_mode": "provisioned",
         "events_shards": 1,
@@ -200,17 +200,17 @@ def test_a_wrong_assumption_is_refused(change, message):
         shipped_assumptions().with_changes([change])
 
 
-def test_a_changed_assumption_says_so():
+def test_a_changed_assumption_names_its_source():
     changed = shipped_assumptions().with_changes(["zones=3"]).root
     assert (changed["zones"].value, changed["zones"].source) == (3, "--assume")
 
 
-def test_every_assumption_says_unit_and_source():
+def test_every_assumption_has_unit_and_source():
     assert [name for name, one in shipped_assumptions().root.items() if not (one.unit and one.source)] == []
 
 
 @pytest.mark.parametrize(("events", "peak"), [("0", None), ("-1", None), ("NaN", None), ("20", "19"), ("20", "NaN")])
-def test_a_load_that_cannot_be_is_refused(events, peak):
+def test_an_invalid_load_is_refused(events, peak):
     with pytest.raises(ConfigurationError, match="expected"):
         Load.of(Decimal(events), None if peak is None else Decimal(peak), 1)
 
@@ -227,7 +227,7 @@ def test_the_packaged_list_has_a_price_for_everything_with_its_date_and_page():
     assert all(price.remark for price in prices.unverified().values())
 
 
-def test_an_own_price_counts_and_the_rest_stays(tmp_path):
+def test_own_prices_replace_packaged_ones(tmp_path):
     own = tmp_path / "own.yml"
     own.write_text(
         "as_of: 2027-01-31\ncurrency: USD\nregions:\n  us-east-1:\n    athena_scanned:\n"
@@ -239,7 +239,7 @@ def test_an_own_price_counts_and_the_rest_stays(tmp_path):
     assert (prices.as_of.isoformat(), prices.source) == ("2027-01-31", str(own))
 
 
-def test_another_region_needs_every_price(tmp_path):
+def test_a_list_for_another_region_needs_every_price(tmp_path):
     document = yaml.safe_load(packaged_prices())
     document["regions"] = {"eu-central-1": document["regions"]["us-east-1"]}
     own = tmp_path / "own.yml"
@@ -251,7 +251,7 @@ def test_another_region_needs_every_price(tmp_path):
         read_prices("eu-central-1", own)
 
 
-def test_a_region_without_prices_says_what_to_do():
+def test_a_region_without_prices_is_reported_with_a_remedy():
     with pytest.raises(ConfigurationError, match=r"us-east-1\), got 'eu-north-1'; give its prices with --prices"):
         read_prices("eu-north-1")
 
@@ -280,7 +280,7 @@ def test_a_region_without_prices_says_what_to_do():
         ),
     ],
 )
-def test_a_wrong_price_list_names_file_line_and_remedy(tmp_path, old, new, message):
+def test_an_invalid_price_list_is_reported_with_file_line_and_remedy(tmp_path, old, new, message):
     text = (
         "as_of: 2027-01-31\ncurrency: USD\nregions: {us-east-1: {\n  nat_data: {\n"
         '    price: "0.01",\n    unit: GB,\n    page: our contract,\n    read: 2027-01-31\n  }}}\n'
@@ -293,7 +293,7 @@ def test_a_wrong_price_list_names_file_line_and_remedy(tmp_path, old, new, messa
         read_prices("us-east-1", own)
 
 
-def test_a_price_list_that_is_not_there_says_how_to_begin_one(tmp_path):
+def test_a_missing_price_list_is_reported_with_how_to_create_one(tmp_path):
     with pytest.raises(ConfigurationError, match="--show-prices"):
         read_prices("us-east-1", tmp_path / "none.yml")
 

@@ -107,7 +107,7 @@ def test_parquet_of_other_types_gives_the_same_ids(tmp_path, price, time):
     assert sorted(plain.ids()) == sorted(other.ids())
 
 
-def test_rows_that_are_no_events_are_sent_as_they_came(tmp_path):
+def test_rows_that_are_not_events_are_sent_unchanged(tmp_path):
     path = csv_file(tmp_path, 100)
     bad = [b"half,a row", HEADER.encode(), row(1).replace(",view,", ",wish,").encode(), b"\xff\xfe", b'"']
     lines = path.read_bytes().splitlines()
@@ -119,7 +119,7 @@ def test_rows_that_are_no_events_are_sent_as_they_came(tmp_path):
     assert products(stream) == list(range(100))
 
 
-def test_bad_rows_of_parquet_are_sent_too(tmp_path):
+def test_invalid_rows_of_parquet_are_sent(tmp_path):
     path = tmp_path / "events.parquet"
     duckdb.sql(f"""COPY (SELECT TIMESTAMP '2019-11-01' AS event_time, 'view' AS event_type, i AS product_id,
         1 AS category_id, i - 3 AS price, 5 AS user_id, 'ignored' AS other FROM range(10) t(i)) TO '{path}'""")
@@ -233,7 +233,7 @@ def test_a_loop_at_a_speed_keeps_it_in_every_round(tmp_path):
     assert clock.now_ms() >= 14_900
 
 
-def test_a_loop_grows_in_event_time_and_in_new_ids(tmp_path):
+def test_each_round_of_a_loop_has_later_event_times_and_new_ids(tmp_path):
     source = str(csv_file(tmp_path, 50))
     stream = Kept(shards=1, break_at=4)
     with pytest.raises(KeyboardInterrupt):
@@ -253,7 +253,7 @@ def test_a_loop_gives_a_trackers_ids_a_suffix_per_round(tmp_path):
     assert stream.ids() == ["e-0", "e-1", "e-0 round 1", "e-1 round 1"]
 
 
-def test_a_loop_without_any_event_is_an_error_not_an_endless_run(tmp_path):
+def test_a_loop_without_events_is_an_error(tmp_path):
     path = tmp_path / "bad.csv"
     path.write_text("no,events,here\n")
     with pytest.raises(ConfigurationError, match="got none in a whole round"):
@@ -295,7 +295,7 @@ def test_a_complete_replay_sends_nothing_again_by_default(tmp_path):
     assert run(ReplaySettings(partition_key=PartitionKey.USER_ID)).events == 100
 
 
-def test_a_source_that_changed_since_is_refused(tmp_path):
+def test_a_changed_source_is_refused(tmp_path):
     source, marks = csv_file(tmp_path, 100), tmp_path / "marks"
     replay(str(source), Kept(), bookmarks=marks)
     csv_file(tmp_path, 101)
@@ -303,7 +303,7 @@ def test_a_source_that_changed_since_is_refused(tmp_path):
         replay(str(source), Kept(), bookmarks=marks)
 
 
-def test_a_damaged_bookmark_is_named(tmp_path):
+def test_a_damaged_bookmark_is_reported_with_its_path(tmp_path):
     source, marks = csv_file(tmp_path, 10), tmp_path / "marks"
     replay(str(source), Kept(), bookmarks=marks)
     (mark,) = marks.glob("*.json")
@@ -352,7 +352,7 @@ def test_speed_paces_by_event_time(tmp_path):
         ({"rebase": datetime(2020, 1, 1)}, "time zone"),  # noqa: DTZ001  naive on purpose
     ],
 )
-def test_settings_that_do_not_fit_are_reported(wrong, words):
+def test_invalid_settings_are_reported(wrong, words):
     with pytest.raises(ConfigurationError, match=words):
         ReplaySettings(**wrong)
 

@@ -70,7 +70,7 @@ def test_each_event_goes_to_the_shard_of_its_key_in_order(key):
     assert sorted(row["product_id"] for row in seen) == list(range(500))
 
 
-def test_random_deals_events_out_by_their_place_so_that_a_part_sent_again_goes_the_same_way():
+def test_the_random_key_selects_shards_by_position_so_that_a_resend_takes_the_same_shards():
     events, router = some_events(100), Router(even_shards(4))
     whole = packed(events, PartitionKey.RANDOM, router, np.arange(100))
     again = packed(events.slice(50), PartitionKey.RANDOM, router, np.arange(50, 100))
@@ -80,7 +80,7 @@ def test_random_deals_events_out_by_their_place_so_that_a_part_sent_again_goes_t
     assert {len(decoded(queue)) for queue in whole} == {25}
 
 
-def test_closed_shards_take_nothing():
+def test_closed_shards_get_no_events():
     left, right = even_shards(2)
     parent = Shard("parent", left.first_hash_key, right.last_hash_key, closed=True)
     assert Router([parent, left, right]).ids == {left.shard_id, right.shard_id}
@@ -88,7 +88,7 @@ def test_closed_shards_take_nothing():
         Router([parent])
 
 
-def test_a_session_less_event_goes_by_its_user():
+def test_an_event_without_session_is_routed_by_its_user():
     texts = key_texts(some_events(4), PartitionKey.USER_SESSION).to_pylist()
     assert texts == ["0", "1", "2", "3"]
 
@@ -108,7 +108,7 @@ def test_without_limit_everything_is_due_at_once():
     assert list(Pacer(ManualClock()).slices(np.array([5, 9, 7]))) == [(0, 3)]
 
 
-def test_speed_lets_events_go_when_their_own_time_has_come():
+def test_speed_sends_events_when_their_event_time_is_due():
     clock = ManualClock(1_000_000)
     times = np.array([0, 60, 120, 90, 600]) * 1_000_000
     went = [(low, high, clock.now_ms() - 1_000_000) for low, high in Pacer(clock, speed=60).slices(times)]
@@ -140,7 +140,7 @@ def test_a_rate_below_one_a_second_waits_between_events():
     assert 5900 <= clock.now_ms() <= 6060
 
 
-def test_a_replay_that_was_held_up_does_not_rush():
+def test_a_delayed_replay_does_not_rush():
     clock = ManualClock()
     pacer = Pacer(clock, rate=1000)
     slices = pacer.slices(np.zeros(100_000, dtype=np.int64))
@@ -191,7 +191,7 @@ def test_a_refused_record_holds_back_its_own_shard_and_nothing_overtakes_it():
     assert stream.taken == ["b1", "b2", "b3", "a1", "a2", "a3"]
 
 
-def test_records_without_order_share_a_put_and_only_the_refused_ones_go_again():
+def test_unordered_records_share_a_put_and_only_refused_ones_are_sent_again():
     stream = Flaky({1, 3})
     bad = [NewRecord(f"x{place}".encode(), "k") for place in range(MAX_PUT_RECORDS + 3)]
     sender = StreamSender(stream, ManualClock(), lambda *_: None)
@@ -211,14 +211,14 @@ def test_the_figures_of_a_sender_count_refused_and_repeated_records():
     assert clock.now_ms() > 0
 
 
-def test_a_shard_without_refusals_is_never_held_back():
+def test_a_shard_without_refusals_has_no_rate_limit():
     limit = RateLimit()
     for now in range(100):
         limit.taken(now, MAX_RECORD_BYTES)
     assert (limit.rate, limit.ready_ms) == (None, 0)
 
 
-def test_a_shard_that_refuses_is_sent_to_more_slowly_and_then_faster_again():
+def test_a_refusal_decreases_the_rate_of_a_shard_and_success_increases_it():
     limit = RateLimit()
     limit.refused(0)
     assert (limit.rate, limit.ready_ms) == (1 << 20, 100)
@@ -245,7 +245,7 @@ def test_pauses_grow_while_a_shard_refuses_and_are_short_again_after():
     assert limit.ready_ms - now == 100
 
 
-def test_a_delivery_finds_the_rate_that_a_shard_takes():
+def test_a_sender_finds_the_rate_of_a_shard():
     clock = ManualClock()
 
     class Limited:

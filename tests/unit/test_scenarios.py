@@ -73,7 +73,7 @@ def _written(tmp_path, text, name="two_bots.yml"):
     return scenarios.get(path.stem), problems
 
 
-def test_every_row_of_the_catalogue_ships_with_its_target():
+def test_every_scenario_ships_with_its_goal():
     targets = {
         name: (file.goal.recall, file.goal.describe().partition(", ")[2])
         for name, file in SHIPPED.items()
@@ -85,7 +85,7 @@ def test_every_row_of_the_catalogue_ships_with_its_target():
         assert SHIPPED[name].goal.describe() == "0 critical, ≤ 1 informational"
 
 
-def test_attacks_name_the_threat_that_they_are():
+def test_attacks_are_tagged_with_their_threat():
     for file in SHIPPED.values():
         assert bool(file.tags) == file.hostile == (file.nature is Nature.ATTACK), file.id
         assert all(tag.startswith(("oat-0", "attack.t")) for tag in file.tags)
@@ -96,7 +96,7 @@ def test_every_kind_is_used_and_the_files_are_packaged():
     assert (files("shopstream.simulation") / "scenarios" / "site_flood.yml").is_file()
 
 
-def test_the_page_names_each_scenario_with_its_target_and_each_kind_with_its_parameters(tmp_path):
+def test_the_page_has_each_scenario_with_its_goal_and_each_kind_with_its_parameters(tmp_path):
     page = (Path(__file__).resolve().parents[2] / "docs" / "scenarios.md").read_text(encoding="utf-8")
     cases, kinds = page.split("| kind | target | parameters |")
     for name, file in SHIPPED.items():
@@ -117,7 +117,7 @@ def test_the_page_names_each_scenario_with_its_target_and_each_kind_with_its_par
 
 
 @pytest.mark.parametrize("name", sorted(SHIPPED))
-def test_cases_lie_within_the_figures_and_the_day(name, world):
+def test_cases_lie_within_the_parameters_and_the_day(name, world):
     file = SHIPPED[name]
     lengths = [int(value) for value in file.duration.extremes()]
     for seed in range(1_000, 1_040):
@@ -137,7 +137,7 @@ def test_cases_lie_within_the_figures_and_the_day(name, world):
 
 
 @pytest.mark.parametrize("name", ["category_flood", "product_flood", "silence_type", "scalping"])
-def test_the_key_hit_is_as_busy_as_the_file_says(name, world):
+def test_the_target_has_at_least_the_minimum_rate(name, world):
     file = SHIPPED[name]
     keys = set()
     for seed in range(1_000, 1_020):
@@ -162,7 +162,7 @@ def test_every_hour_is_drawn_and_the_busiest_three_more_often(world):
     assert sum(hours[int(hour)] for hour in peak) / 2_000 == pytest.approx(0.25 + 0.75 * 3 / 24, abs=0.04)
 
 
-def test_the_same_chance_gives_the_same_case_and_scenarios_differ(world):
+def test_the_same_seed_gives_the_same_case_and_scenarios_differ(world):
     file = SHIPPED["site_flood"]
     one, two = (file.draw(file.chance(1_000), START, world) for _ in range(2))
     assert (one.start, one.parameters) == (two.start, two.parameters)
@@ -200,7 +200,7 @@ def test_a_day_long_case_begins_at_midnight_in_a_day_and_anywhere_in_two(world):
     assert len(starts) == 10
 
 
-def test_whole_figures_stay_whole_and_logarithmic_ones_spread_by_factor():
+def test_integers_stay_integers_and_a_log_scale_draws_by_factor():
     rng = np.random.default_rng(1_000)
     whole = Domain(between=(500, 50_000), scale="log")
     drawn = [whole.draw(rng) for _ in range(500)]
@@ -209,7 +209,7 @@ def test_whole_figures_stay_whole_and_logarithmic_ones_spread_by_factor():
     assert {Domain(between=(1, 3)).draw(rng) for _ in range(100)} == {1, 2, 3}
 
 
-def test_a_ramp_has_as_long_as_it_takes_to_reach_the_factor(world):
+def test_the_time_limit_of_a_ramp_is_when_it_reaches_the_factor(world):
     from shopstream.simulation.injection import GroundTruth  # noqa: PLC0415
 
     goal = SHIPPED["slow_ramp"].goal
@@ -260,7 +260,7 @@ def test_a_good_file_is_read(tmp_path):
         ("bots: 2", "bots: *x", 9, "anchors and aliases are not allowed"),
     ],
 )
-def test_a_wrong_file_is_answered_with_line_and_remedy(tmp_path, before, after, line, message):
+def test_an_invalid_file_is_reported_with_line_and_remedy(tmp_path, before, after, line, message):
     assert before in GOOD
     scenario, problems = _written(tmp_path, GOOD.replace(before, after))
     assert scenario is None
@@ -268,7 +268,7 @@ def test_a_wrong_file_is_answered_with_line_and_remedy(tmp_path, before, after, 
     assert all(str(problem).startswith(f"{tmp_path / 'two_bots.yml'}:") for problem in problems)
 
 
-def test_own_files_come_over_the_shipped_ones_and_wrong_ones_stop_all(tmp_path):
+def test_own_files_replace_shipped_ones_and_invalid_files_are_an_error(tmp_path):
     (tmp_path / "pulse.yml").write_text(GOOD.replace("two_bots", "pulse"))
     assert load_scenarios(tmp_path)["pulse"].kind == "scraper"
     (tmp_path / "late.yaml").write_text(GOOD)
@@ -292,7 +292,7 @@ def test_the_commands_list_and_show_scenarios():
     assert "10.0 to 60.0" in table.stdout
 
 
-def test_an_unknown_scenario_is_answered_with_the_known_ones():
+def test_an_unknown_scenario_is_an_error_that_lists_the_known_ones():
     result = CliRunner().invoke(app, ["scenarios", "show", "tsunami"])
     assert isinstance(result.exception, ConfigurationError)
     assert "site_flood" in str(result.exception)

@@ -40,7 +40,7 @@ def measured(path: Path, shards: int = 4):
     return {row.key: row for row in measure_skew(events_of_file(str(path)), even_shards(shards))}
 
 
-def test_shares_are_those_of_a_plain_count(tmp_path):
+def test_shares_equal_those_of_a_direct_count(tmp_path):
     rows = [(place % 37, place % 5, place % 101, f"s{place % 59}") for place in range(3000)]
     skew = measured(csv_file(tmp_path / "e.csv", rows))
     router = Router(even_shards(4))
@@ -71,7 +71,7 @@ def test_the_advice_names_a_value_that_no_number_of_shards_can_spread(tmp_path):
     assert skew[PartitionKey.USER_ID].advice.startswith("Even. Each user stays in one shard")
 
 
-def test_one_shard_is_never_hot(tmp_path):
+def test_a_single_shard_is_never_hot(tmp_path):
     skew = measured(csv_file(tmp_path / "e.csv", [(1, 1, 1, "s")] * 10), shards=1)
     assert all(row.advice.startswith("Even.") for row in skew.values())
 

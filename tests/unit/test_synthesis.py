@@ -43,7 +43,7 @@ def _one(base, query, *values):
     return base.execute(query, values).fetchone()[0]
 
 
-def test_a_file_looks_like_the_real_ones(tmp_path):
+def test_a_file_has_the_form_of_the_real_data_set(tmp_path):
     path = tmp_path / "day.csv"
     summary = Synthesis(SynthesisSettings(**SMALL)).write(path)
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -107,7 +107,7 @@ def test_events_of_the_tracker_have_ids_of_their_own_except_exact_duplicates():
     assert _one(base, "select count(*) from events where url not like '%' || product_id") == 0
 
 
-def test_the_same_settings_give_the_same_bytes_and_another_seed_others(tmp_path):
+def test_the_same_settings_give_the_same_bytes_and_another_seed_gives_others(tmp_path):
     texts = {}
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         Synthesis(SynthesisSettings(**SMALL | {"seed": seed})).write(tmp_path / f"{name}.csv")
@@ -235,7 +235,7 @@ def test_a_scenario_ends_with_the_period():
     assert truth.events == 60
 
 
-def test_one_category_may_lead_a_flash_sale():
+def test_half_of_the_additional_visits_of_a_sale_may_start_in_one_category():
     base, _ = _rows(events=100_000, scenarios=(FlashSale(_at(13), _minutes(60), 10, "electronics.video.tv"),))
     share = (
         "select avg(coalesce(category_code = 'electronics.video.tv', false)::int) from events "
@@ -245,7 +245,7 @@ def test_one_category_may_lead_a_flash_sale():
     assert _one(base, share, _at(9), _at(12)) < 0.1
 
 
-def test_late_arrival_moves_events_and_loses_none():
+def test_out_of_order_arrival_loses_no_events():
     calm, _ = _rows()
     base, _ = _rows(out_of_order=OutOfOrder(0.05, 30))
     columns = ", ".join(REES46_COLUMNS)
@@ -286,7 +286,7 @@ def test_a_flood_of_many_events_comes_minute_by_minute():
 
 @pytest.mark.parametrize("days", [1, 2])
 @pytest.mark.parametrize("events", [1, 50])
-def test_a_handful_of_events_is_possible(days, events, tmp_path):
+def test_a_synthesis_of_a_few_events_is_possible(days, events, tmp_path):
     summary = Synthesis(SynthesisSettings(days=days, events=events, products=1_000)).write(tmp_path / "a.csv")
     assert 0 <= summary.events < 300
 
@@ -310,12 +310,12 @@ def test_a_handful_of_events_is_possible(days, events, tmp_path):
         ({"scenarios": (FlashSale(_at(3), _minutes(5), 5, "no.such"),)}, r"category code of the shop"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_rule_value_and_remedy(options, message):
+def test_invalid_settings_are_refused_with_rule_value_and_remedy(options, message):
     with pytest.raises(ConfigurationError, match=message):
         Synthesis(SynthesisSettings(**(SMALL | options)))
 
 
-def test_out_of_order_figures_are_checked():
+def test_out_of_order_settings_are_checked():
     with pytest.raises(ConfigurationError, match=r"share of 0 to 1, got 2"):
         OutOfOrder(2, 30)
     with pytest.raises(ConfigurationError, match=r"delay of 0 to 86400 s, got 0"):

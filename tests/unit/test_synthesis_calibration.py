@@ -216,7 +216,7 @@ def _misfits(base: duckdb.DuckDBPyConnection) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("seed", [1, 20])
-def test_every_figure_of_the_calibration_is_met_within_its_tolerance(seed):
+def test_every_calibrated_figure_is_within_its_tolerance(seed):
     assert _misfits(_measured(seed)) == {}
 
 
@@ -245,7 +245,7 @@ def _rates(seed: int, days: int = 28) -> np.ndarray:
     return (intensity.rate_at(minutes) * 60).reshape(days, 1_440)
 
 
-def test_many_days_together_have_the_hours_of_the_real_ones():
+def test_many_days_have_the_hourly_profile_of_the_real_data():
     hours = sum(_rates(seed).reshape(-1, 24, 60).sum(axis=(0, 2)) for seed in range(1_000, 1_008))
     assert hours / hours.sum() == pytest.approx(SESSION_HOURS, rel=0.03)
 
@@ -261,7 +261,7 @@ def test_a_forecast_from_the_weeks_before_and_the_recent_level_misses_by_5_to_10
     assert 0.05 < np.mean(misses) < 0.10
 
 
-def test_a_day_has_the_same_ups_and_downs_in_every_period_that_holds_it():
+def test_a_day_has_the_same_drift_in_every_period():
     longer = _rates(1_000, 14)[:10]
     shorter = _rates(1_000, 10)
     assert (longer / longer.sum()).ravel() == pytest.approx((shorter / shorter.sum()).ravel(), rel=1e-9)

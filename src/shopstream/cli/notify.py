@@ -22,15 +22,15 @@ def send_test(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     a hundred more. They are secret, so targets are shown by service and a digest.
 
     Examples:
-      SHOPSTREAM_ALERTING__NOTIFY_URLS='["json://localhost:8080/alarm"]' \
+      SHOPSTREAM_NOTIFY__URLS='["json://localhost:8080/alarm"]' \
         shopstream notify test
       shopstream notify test --format json
     """
     channels = adapters_of(settings_of(ctx)).open_channels()
     if not channels:
         raise ConfigurationError(
-            "alerting.notify_urls is empty, so nobody is told; set it in shopstream.toml, or by "
-            "SHOPSTREAM_ALERTING__NOTIFY_URLS (in the AWS profile a topic will do: aws.dynamodb.topic_arn)"
+            "notify.urls is empty, so nobody is told; set it in shopstream.toml, or by "
+            "SHOPSTREAM_NOTIFY__URLS (in the AWS profile a topic will do: aws.dynamodb.topic_arn)"
         )
     rows: list[dict[str, object]] = []
     for channel in channels:
@@ -77,7 +77,7 @@ def list_notifications(
                 "finished": one.finished,
             }
         rows.append(row)
-    emit(rows, fmt, empty="No notifications: nothing happened, or alerting.notify_urls is empty.")
+    emit(rows, fmt, empty="No notifications: nothing happened, or notify.urls is empty.")
 
 
 def retry(ctx: typer.Context) -> None:

@@ -81,7 +81,7 @@ def export_blocklist(
 ) -> None:
     """Write a blocklist of the actors that rules call bots, each with an expiry.
 
-    Never one of whose traffic more than alerting.blocklist_genuine_share is estimated to be genuine, nor one that may
+    Never one of whose traffic more than incidents.blocklist_genuine_share is estimated to be genuine, nor one that may
     be shared and is not known well enough, nor one whose incident is resolved or a false positive. Time is that of the
     events: of a replay of last year, what was blocked then. nginx, AWS WAF and CrowdSec know addresses and networks;
     an event stream without `ip` gives user ids and sessions only, which are in the csv for the shop itself to block.
@@ -97,7 +97,7 @@ def export_blocklist(
     except ValueError as error:
         raise ConfigurationError(f"--ttl: {error}") from error
     with closing(adapters_of(settings).open_incidents()) as store:
-        found = read_blocklist(store, length, settings.alerting.blocklist_genuine_share)
+        found = read_blocklist(store, length, settings.incidents.blocklist_genuine_share)
     text, others = render(found, fmt)
     sys.stdout.write(text)
     reasons: dict[str, int] = {}

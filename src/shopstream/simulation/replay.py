@@ -133,8 +133,6 @@ class ReplaySummary:
         earlier_events: events of earlier runs, before the bookmark of this run.
         first_event_ms: earliest event time sent in this run, shifted; None without events.
         last_event_ms: latest, likewise.
-        shift_ms: shift of event times in the last round.
-        rounds: number of rounds of this run and earlier ones.
         seconds: duration of this run.
         complete: whether the source was read to its end.
     """
@@ -145,8 +143,6 @@ class ReplaySummary:
     earlier_events: int
     first_event_ms: int | None
     last_event_ms: int | None
-    shift_ms: int
-    rounds: int
     seconds: float
     complete: bool
 
@@ -272,8 +268,6 @@ class _Replay:
             earlier_events=begun.sent,
             first_event_ms=None if self._first_us is None else self._first_us // 1000,
             last_event_ms=None if self._last_us is None else self._last_us // 1000,
-            shift_ms=(mark.shift_us or 0) // 1000,
-            rounds=mark.round + 1,
             seconds=(self._clock.now_ms() - start_ms) / 1000,
             complete=mark.complete,
         )
