@@ -7,7 +7,7 @@ from dataclasses import replace
 from shopstream.clock import ManualClock
 from shopstream.incidents.embedded import EmbeddedIncidentStore
 from shopstream.incidents.recorder import IncidentRecorder
-from shopstream.incidents.settings import AlertingSettings
+from shopstream.incidents.settings import IncidentSettings, NotifySettings
 
 
 class Desk:
@@ -16,9 +16,10 @@ class Desk:
     `commit` makes a checkpoint, `restart` goes on from the last one in a process of its own.
     """
 
-    def __init__(self, open_store, settings=None, clock=None, targets=()):
+    def __init__(self, open_store, settings=None, clock=None, targets=(), notify=None):
         self._open = open_store
-        self.settings, self.clock, self._targets = settings or AlertingSettings(), clock or ManualClock(5_000), targets
+        self.settings, self.notify = settings or IncidentSettings(), notify or NotifySettings()
+        self.clock, self._targets = clock or ManualClock(5_000), targets
         self._saved = (None, 0)
         self._store = None
         self.restart()
@@ -30,7 +31,7 @@ class Desk:
         if self._store:
             self._store.close()
         self._store = self._open()
-        self._recorder = IncidentRecorder(self._store, self.settings, self.clock, self._targets)
+        self._recorder = IncidentRecorder(self._store, self.settings, self.notify, self.clock, self._targets)
         snapshot, generation = self._saved
         self._recorder.restore(None if snapshot is None else json.loads(snapshot), generation)
 
@@ -43,10 +44,10 @@ class Desk:
         self._recorder.begin(generation + 1)
 
 
-def sqlite_desk(path, settings=None, clock=None, targets=()):
+def sqlite_desk(path, settings=None, clock=None, targets=(), notify=None):
     """A desk over a SQLite file."""
     clock = clock or ManualClock(5_000)
-    return Desk(lambda: EmbeddedIncidentStore(path, clock), settings, clock, targets)
+    return Desk(lambda: EmbeddedIncidentStore(path, clock), settings, clock, targets, notify)
 
 
 def read_incidents(path):

@@ -41,7 +41,7 @@ _TASK_GIB = {
 """Sizes of Fargate tasks: processor units to memory."""
 _SPARK_WORKERS = 2
 _VARIABLE = re.compile(
-    r"SHOPSTREAM_((ENGINE|LAKEHOUSE|DETECTION|ALERTING|DASHBOARD)__(?!NOTIFY_URLS)[A-Z_]+"
+    r"SHOPSTREAM_((ENGINE|LAKEHOUSE|DETECTION|INCIDENTS|NOTIFY|DASHBOARD)__(?!URLS)[A-Z_]+"
     r"|AWS__KINESIS__(LEASE_TIME|POLL_INTERVAL|SKIP_GAPS))"
 )
 """Settings of the program that a stage may set; the stacks set the rest, and notification addresses are secrets."""

@@ -24,13 +24,13 @@ from shopstream.dashboard.settings import DashboardSettings
 from shopstream.detection.settings import DetectionSettings
 from shopstream.engine.settings import EngineSettings
 from shopstream.errors import ConfigurationError
-from shopstream.incidents.settings import AlertingSettings, DynamoSettings
+from shopstream.incidents.settings import DynamoSettings, IncidentSettings, NotifySettings
 from shopstream.lakehouse.settings import GlueSettings, LakehouseSettings
 from shopstream.stream.settings import KinesisSettings, StreamSettings
 
 __all__ = ["AwsSettings", "Settings", "load_settings"]
 
-_SECRETS = frozenset({"notify_urls"})
+_SECRETS = frozenset({"urls"})
 """Settings whose values no message repeats."""
 
 _toml_file: ContextVar[Path | None] = ContextVar("toml_file", default=None)
@@ -87,7 +87,8 @@ class Settings(BaseSettings):
     engine: EngineSettings = Field(default_factory=EngineSettings, description="Windows, watermarks and checkpoints.")
     lakehouse: LakehouseSettings = Field(default_factory=LakehouseSettings, description="The Iceberg tables.")
     detection: DetectionSettings = Field(default_factory=DetectionSettings, description="Rules.")
-    alerting: AlertingSettings = Field(default_factory=AlertingSettings, description="Incidents and notifications.")
+    incidents: IncidentSettings = Field(default_factory=IncidentSettings, description="Incidents.")
+    notify: NotifySettings = Field(default_factory=NotifySettings, description="Notifications.")
     dashboard: DashboardSettings = Field(default_factory=DashboardSettings, description="The web page.")
     aws: AwsSettings = Field(default_factory=AwsSettings, description="Names and places of the AWS profile.")
 

@@ -120,7 +120,7 @@ class AwsShop(Shop):
             SHOPSTREAM_AWS__CHECKPOINTS=f"s3://{self.bucket}/checkpoints",
             SHOPSTREAM_AWS__DELIVERY=self.delivery,
             SHOPSTREAM_AWS__METRICS=self.metrics,
-            SHOPSTREAM_ALERTING__NOTIFY_HOLD="PT0S",
+            SHOPSTREAM_NOTIFY__HOLD="PT0S",
         )
 
     def _make_streams(self):

@@ -14,13 +14,13 @@ from shopstream.clock import ManualClock, SystemClock
 from shopstream.errors import BackpressureError, ConfigurationError, RetryableError, StateError
 from shopstream.incidents.aws import DynamoIncidentStore, ItemTooLargeError
 from shopstream.incidents.incident import Change, State, TriageStatus
-from shopstream.incidents.settings import AlertingSettings, DynamoSettings
+from shopstream.incidents.settings import DynamoSettings, IncidentSettings, NotifySettings
 from shopstream.incidents.verdicts import read_verdicts
 from standins import faults
 
 pytestmark = pytest.mark.aws
 
-SETTINGS = AlertingSettings(notify_hold=timedelta(0))
+SETTINGS, NOTIFY = IncidentSettings(), NotifySettings(hold=timedelta(0))
 QUICK = SystemClock()
 
 
@@ -42,7 +42,9 @@ def open_desk(dynamo):
     opened = []
 
     def make(clock=QUICK, targets=("sns-a",)):
-        opened.append(Desk(lambda: DynamoIncidentStore(dynamo, SETTINGS.retention, clock), SETTINGS, clock, targets))
+        opened.append(
+            Desk(lambda: DynamoIncidentStore(dynamo, SETTINGS.retention, clock), SETTINGS, clock, targets, NOTIFY)
+        )
         return opened[-1]
 
     yield make
@@ -167,6 +169,22 @@ def test_open_incidents_and_notifications_due_are_listed_by_the_index(desk, dyna
     assert (still_open["status"], still_open["severity"], still_open["rules"]) == ("none", "high", ["user_burst"])
     assert len(indexed("HEADS#OVER")) == 1
     assert len(indexed("DUE#sns-a")) == len(desk.notifications()) >= 1
+
+
+def test_the_edge_asks_for_one_actor_and_hears_what_people_said(desk, dynamo):
+    def known(kind, actor):
+        where = {"TableName": dynamo.table, "KeyConditionExpression": Key("pk").eq(f"VERDICT#{kind}#{actor}")}
+        return sorted(query_all(dynamodb_client(), "to read", **where), key=lambda item: -item["until_ms"])
+
+    desk.apply([detection(0, verdict="bot"), detection(0, user=8, verdict="bot", tags=("owasp.oat-001",))], 0)
+    desk.apply([detection(300_000, verdict="bot")], 300_000)
+    newest, oldest = known("user_id", "7")
+    assert (newest["verdict"], newest["rule"], newest["until_ms"]) == ("bot", "user_burst", 309_901)
+    desk.set_status(oldest["incident_id"], TriageStatus.FALSE_POSITIVE, comment="a test of ours")
+    assert [one["verdict"] for one in known("user_id", "7")] == ["bot", "human"]
+    assert known("user_id", "none") == []
+    told = {(row["actor"], row["verdict"], row["from_time"].isoformat()) for row in read_verdicts(desk).to_pylist()}
+    assert told == {(actor, one["verdict"], one["from_time"]) for actor in "78" for one in known("user_id", actor)}
 
 
 def test_an_incident_of_many_windows_fits_into_an_item(desk, now):

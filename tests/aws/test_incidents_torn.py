@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from incident_desk import Desk, sqlite_desk
-from recovery.incident_writer import END, SETTINGS, TARGETS, detection, detections
+from recovery.incident_writer import END, NOTIFY, SETTINGS, TARGETS, detection, detections
 from shopstream.clock import SystemClock
 from shopstream.incidents.aws import DynamoIncidentStore
 from shopstream.incidents.settings import DynamoSettings
@@ -47,7 +47,7 @@ def open_torn(dynamodb_local, aws_env, make_table):
 
     def make():
         dynamo = DynamoSettings(table=make_table(indexed=True))
-        return Desk(lambda: Torn(dynamo, SETTINGS.retention, CLOCK), SETTINGS, CLOCK, TARGETS)
+        return Desk(lambda: Torn(dynamo, SETTINGS.retention, CLOCK), SETTINGS, CLOCK, TARGETS, NOTIFY)
 
     return make
 
@@ -71,7 +71,7 @@ def batches():
 
 
 def test_killed_before_any_write_and_begun_again(open_torn, tmp_path):
-    embedded = sqlite_desk(tmp_path / "embedded.db", SETTINGS, CLOCK, TARGETS)
+    embedded = sqlite_desk(tmp_path / "embedded.db", SETTINGS, CLOCK, TARGETS, NOTIFY)
     for batch, watermark in batches():
         embedded.apply(batch, watermark)
     expected = seen(embedded)
@@ -97,7 +97,7 @@ def test_killed_before_any_write_and_begun_again(open_torn, tmp_path):
 
 def test_any_batches_restarts_and_kills_give_what_the_embedded_store_gives(open_torn, tmp_path):
     stream = detections()
-    embedded = sqlite_desk(tmp_path / "embedded.db", SETTINGS, CLOCK, TARGETS)
+    embedded = sqlite_desk(tmp_path / "embedded.db", SETTINGS, CLOCK, TARGETS, NOTIFY)
     embedded.apply([made for _, made in stream], END)
     draw = random.Random(7)  # noqa: S311  no secret
     place = saved = starts = 0

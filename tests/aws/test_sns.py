@@ -13,7 +13,7 @@ from shopstream.clock import ManualClock
 from shopstream.detection.detection import Severity
 from shopstream.errors import RetryableError
 from shopstream.incidents.aws import DynamoIncidentStore
-from shopstream.incidents.settings import AlertingSettings, DynamoSettings
+from shopstream.incidents.settings import DynamoSettings, IncidentSettings, NotifySettings
 from shopstream.notify.aws import SnsChannel
 from shopstream.notify.message import Message
 from shopstream.notify.sender import DeliveryReport, Sender, targets_of
@@ -21,7 +21,7 @@ from standins import faults
 
 pytestmark = pytest.mark.aws
 
-SETTINGS = AlertingSettings(notify_hold=timedelta(0), notify_severity=Severity.LOW)
+SETTINGS = NotifySettings(hold=timedelta(0), severity=Severity.LOW)
 
 
 class Desk:
@@ -32,10 +32,10 @@ class Desk:
         self.topic = topic
         self.clock = ManualClock(1_795_000_000_000)
         self.targets = targets_of(SETTINGS, topic)
-        self.store = IncidentDesk(self.open_store, SETTINGS, self.clock, self.targets)
+        self.store = IncidentDesk(self.open_store, None, self.clock, self.targets, SETTINGS)
 
     def open_store(self):
-        return DynamoIncidentStore(self.dynamo, SETTINGS.retention, self.clock)
+        return DynamoIncidentStore(self.dynamo, IncidentSettings().retention, self.clock)
 
     def sender(self):
         return Sender(self.open_store(), [SnsChannel(self.topic)], SETTINGS, self.clock)
@@ -170,7 +170,7 @@ def test_what_was_given_up_is_tried_again_when_a_person_says_so(desk, proxy):
     proxy.on("Publish", faults.denied(), times=None)
     desk.store.apply([detection(0)], 20_000)
     with closing(desk.sender()) as sender:
-        for _ in range(SETTINGS.notify_attempts):
+        for _ in range(SETTINGS.attempts):
             sender.deliver_pending()
             desk.clock.advance(timedelta(hours=1))
         assert desk.told()[0].state == "failed"

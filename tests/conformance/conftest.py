@@ -12,7 +12,7 @@ from shopstream.clock import Clock, ManualClock, SystemClock
 from shopstream.incidents.aws import DynamoIncidentStore
 from shopstream.incidents.embedded import EmbeddedIncidentStore
 from shopstream.incidents.ports import IncidentStore
-from shopstream.incidents.settings import AlertingSettings, DynamoSettings
+from shopstream.incidents.settings import DynamoSettings, IncidentSettings
 from shopstream.lakehouse.aws import AwsLakehouse
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.ports import Lakehouse
@@ -128,7 +128,7 @@ def embedded_incidents(_request, folder, clock):
 def dynamo_incidents(request, _folder, clock):
     request.getfixturevalue("aws_env")(dynamodb=request.getfixturevalue("dynamodb_local"))
     table = DynamoSettings(table=request.getfixturevalue("make_table")(indexed=True))
-    return lambda: DynamoIncidentStore(table, AlertingSettings().retention, clock)
+    return lambda: DynamoIncidentStore(table, IncidentSettings().retention, clock)
 
 
 INCIDENTS: dict[str, IncidentsFactory] = {"embedded": embedded_incidents, "dynamodb": dynamo_incidents}

@@ -14,7 +14,7 @@ from shopstream.incidents.grouping import GroupingRules
 from shopstream.incidents.incident import Change, State, TriageStatus, split_id
 from shopstream.incidents.ports import DeliveryState, IncidentUpdate, LastOrdinal, NewNotification
 from shopstream.incidents.precision import read_precision
-from shopstream.incidents.settings import AlertingSettings
+from shopstream.incidents.settings import IncidentSettings, NotifySettings
 from shopstream.incidents.tracker import IncidentTracker
 from shopstream.incidents.verdicts import read_verdicts
 from shopstream.response.blocklist import read_blocklist
@@ -41,8 +41,8 @@ def changes_of(changes):
 def make_desk(open_incidents, incident_clock):
     made = []
 
-    def make(settings=None, targets=()):
-        made.append(Desk(open_incidents, settings, incident_clock, targets))
+    def make(settings=None, targets=(), notify=None):
+        made.append(Desk(open_incidents, settings, incident_clock, targets, notify))
         return made[-1]
 
     yield make
@@ -255,11 +255,11 @@ def test_context_is_kept(desk, other):
     assert other.get(change.incident_id).context == {"brands": [["a", 3]]}
 
 
-NOTIFY = AlertingSettings(notify_hold=timedelta(0))
+NOTIFY = NotifySettings(hold=timedelta(0))
 
 
 def test_each_target_hears_once_of_each_severity_across_a_crash(make_desk, other):
-    desk = make_desk(NOTIFY, ("json-a", "sns-b"))
+    desk = make_desk(None, ("json-a", "sns-b"), NOTIFY)
     for _ in range(2):
         desk.apply([detection(0)], 20_000)
         desk.apply([detection(1_000, severity=Severity.CRITICAL)], 20_000)
@@ -279,7 +279,7 @@ def test_a_pending_notification_is_sent_by_the_next_process(make_desk, other):
 
 
 def test_an_id_that_is_given_again_is_reported_again(make_desk, other):
-    desk = make_desk(NOTIFY.model_copy(update={"campaign_within": timedelta(0)}), ("json-a",))
+    desk = make_desk(IncidentSettings(campaign_within=timedelta(0)), ("json-a",), NOTIFY)
     desk.apply([detection(0), detection(SIZE + 2 * QUIET - 5_000)], 0)
     desk.apply([detection(QUIET)], 0)
     before = len(other.notifications())
@@ -288,7 +288,7 @@ def test_an_id_that_is_given_again_is_reported_again(make_desk, other):
 
 
 def test_resolved_incidents_are_not_notified(make_desk, other):
-    desk = make_desk(NOTIFY.model_copy(update={"notify_severity": Severity.MEDIUM}), ("json-a",))
+    desk = make_desk(None, ("json-a",), NOTIFY.model_copy(update={"severity": Severity.MEDIUM}))
     (opened,) = desk.apply([detection(0, severity=Severity.MEDIUM)], 20_000)
     other.set_status(opened.incident_id, TriageStatus.RESOLVED)
     desk.apply([detection(1_000, severity=Severity.CRITICAL)], 20_000)
@@ -319,7 +319,7 @@ def test_a_notification_waits_is_tried_again_and_ends(other, incident_clock):
 
 
 def test_notifications_of_an_incident_are_those_of_its_parts_too(make_desk, other):
-    desk = make_desk(NOTIFY, ("json-a",))
+    desk = make_desk(None, ("json-a",), NOTIFY)
     desk.apply([detection(0, user=3)], 20_000)
     desk.apply([detection(0, user=4, rule="another", tags=("owasp.oat-001",))], 20_000)
     desk.apply([detection(5_000, user=None, rule="site_rate")], 20_000)
@@ -329,7 +329,7 @@ def test_notifications_of_an_incident_are_those_of_its_parts_too(make_desk, othe
 
 
 def test_retention_forgets_the_closed_and_keeps_their_ids_from_coming_again(make_desk, other):
-    desk = make_desk(AlertingSettings(retention=timedelta(hours=1)))
+    desk = make_desk(IncidentSettings(retention=timedelta(hours=1)))
     desk.apply([detection(0)], 0)
     desk.apply([], HOUR // 2)
     first = other.list()[0].id

@@ -25,7 +25,7 @@ from shopstream.events.arrow_ipc import encode_arrow
 from shopstream.events.schema import WIRE_SCHEMA
 from shopstream.incidents.embedded import EmbeddedIncidentStore
 from shopstream.incidents.recorder import IncidentRecorder
-from shopstream.incidents.settings import AlertingSettings
+from shopstream.incidents.settings import IncidentSettings, NotifySettings
 from shopstream.pipeline import Pipeline
 from shopstream.stream.embedded import EmbeddedStream
 from shopstream.stream.ports import NewRecord
@@ -121,7 +121,7 @@ def opened(home, pace, clock):
             consumers=stream,
             engine=engine,
             runner=LocalDetectionRunner({}, bank, AllowList()),
-            incidents=IncidentRecorder(store, AlertingSettings(), clock),
+            incidents=IncidentRecorder(store, IncidentSettings(), NotifySettings(), clock),
             checkpoints=CheckpointStore(home / "checkpoint"),
             lakehouse=None,
             journeys=None,

@@ -69,7 +69,7 @@ def test_the_error_about_an_invalid_file_names_valid_values(overrides, text, tol
         {"timezone": "Berlin"},
         {"settings": {"SHOPSTREAM_PROFILE": "embedded"}},
         {"settings": {"SHOPSTREAM_AWS__GLUE__DATABASE": "other"}},
-        {"settings": {"SHOPSTREAM_ALERTING__NOTIFY_URLS": "json://example"}},
+        {"settings": {"SHOPSTREAM_NOTIFY__URLS": "json://example"}},
         {"settings": {"SHOPSTREAM_ENGINE__THREADS": 2}},
         {"flink_code": "s3://jobs/flink.zip", "detection": "worker"},
     ],

@@ -14,7 +14,7 @@ from shopstream.detection.settings import DetectionSettings
 from shopstream.errors import StateError
 from shopstream.incidents.embedded import EmbeddedIncidentStore
 from shopstream.incidents.recorder import IncidentRecorder
-from shopstream.incidents.settings import AlertingSettings
+from shopstream.incidents.settings import IncidentSettings, NotifySettings
 from shopstream.lambdas.signal_processor import SignalProcessor
 from shopstream.lambdas.state import SavedState
 
@@ -82,7 +82,7 @@ class Shop:
     def recorder(self):
         store = EmbeddedIncidentStore(self.path, ManualClock(START_MS))
         self.opened.append(store)
-        return IncidentRecorder(store, AlertingSettings(), ManualClock(START_MS))
+        return IncidentRecorder(store, IncidentSettings(), NotifySettings(), ManualClock(START_MS))
 
     def processor(self, **changed):
         bank = shipped_runner(DetectionSettings())

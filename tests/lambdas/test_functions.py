@@ -17,7 +17,7 @@ from lambdas.hour import START_MS, seen
 from shopstream.clock import ManualClock
 from shopstream.detection.baseline import Baselines
 from shopstream.incidents.aws import DynamoIncidentStore
-from shopstream.incidents.settings import AlertingSettings, DynamoSettings
+from shopstream.incidents.settings import DynamoSettings, IncidentSettings
 from shopstream.lakehouse.tables import DETECTION_FIELDS
 from standins import faults
 
@@ -57,7 +57,7 @@ def batches(records, size=40):
 
 def incidents_of(services):
     table = DynamoSettings(table=services.table)
-    with closing(DynamoIncidentStore(table, AlertingSettings().retention, ManualClock(START_MS))) as store:
+    with closing(DynamoIncidentStore(table, IncidentSettings().retention, ManualClock(START_MS))) as store:
         return seen(store.list())
 
 

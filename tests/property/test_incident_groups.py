@@ -11,10 +11,10 @@ from incident_desk import sqlite_desk
 from shopstream.detection.detection import Detection, Nature, Severity
 from shopstream.detection.rule_matcher import detection_id
 from shopstream.incidents.grouping import GroupingRules, Member, actor_of, group
-from shopstream.incidents.settings import AlertingSettings
+from shopstream.incidents.settings import IncidentSettings
 
 SIZE, QUIET, END = 10_000, 30_000, 1 << 50
-SETTINGS = AlertingSettings(
+SETTINGS = IncidentSettings(
     campaign_actors=2,
     campaign_within=timedelta(seconds=20),
     recovery=timedelta(seconds=40),

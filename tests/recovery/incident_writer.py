@@ -14,7 +14,7 @@ from shopstream.clock import SystemClock
 from shopstream.detection.detection import Detection, Nature, Severity
 from shopstream.incidents.embedded import EmbeddedIncidentStore
 from shopstream.incidents.recorder import IncidentRecorder
-from shopstream.incidents.settings import AlertingSettings
+from shopstream.incidents.settings import IncidentSettings, NotifySettings
 
 QUIET, SIZE, END = 20_000, 10_000, 2_000_000
 TARGETS = ("json-a", "slack-b")
@@ -27,12 +27,12 @@ SERIES = (
     ("hoarding", "owasp.oat-021", ("user_id", "product_id")),
     ("silence", "x", ()),
 )
-SETTINGS = AlertingSettings(
+SETTINGS = IncidentSettings(
     campaign_actors=2,
     campaign_within=timedelta(seconds=8),
     recovery=timedelta(seconds=30),
-    notify_hold=timedelta(seconds=10),
 )
+NOTIFY = NotifySettings(hold=timedelta(seconds=10))
 
 
 def detections():
@@ -79,7 +79,9 @@ def main(database: Path, checkpoint: Path, seed: int) -> None:
     stream = detections()
     saved = json.loads(checkpoint.read_text()) if checkpoint.exists() else {"place": 0, "generation": 0, "state": None}
     place, generation = saved["place"], saved["generation"]
-    recorder = IncidentRecorder(EmbeddedIncidentStore(database, SystemClock()), SETTINGS, SystemClock(), TARGETS)
+    recorder = IncidentRecorder(
+        EmbeddedIncidentStore(database, SystemClock()), SETTINGS, NOTIFY, SystemClock(), TARGETS
+    )
     recorder.restore(saved["state"], generation)
     print("ready", flush=True)  # noqa: T201  the test waits for it
     while place < len(stream):

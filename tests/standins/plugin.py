@@ -110,7 +110,7 @@ _PROJECTION = {
     "ProjectionType": "INCLUDE",
     "NonKeyAttributes": ["actor", "actor_kind", "closed", "expires_at", "rules", "severity", "status"],
 }
-"""As in infra/shopstream_infra/alerting.py."""
+"""As in infra/shopstream_infra/incidents.py."""
 
 
 def _keys(partition, sort):

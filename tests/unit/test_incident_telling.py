@@ -10,7 +10,7 @@ from shopstream.clock import ManualClock
 from shopstream.detection.detection import Detection, Nature, Severity, Suppression
 from shopstream.detection.rule_matcher import detection_id
 from shopstream.incidents.incident import TriageStatus
-from shopstream.incidents.settings import AlertingSettings
+from shopstream.incidents.settings import NotifySettings
 
 SIZE, MINUTE = 10_000, 60_000
 
@@ -42,9 +42,9 @@ def detection(start_ms, user=7, *, rule="user_burst", severity=Severity.HIGH, la
 class Notified:
     """A desk that nobody delivers from."""
 
-    def __init__(self, path, **settings):
+    def __init__(self, path, **notify):
         self.clock = ManualClock(1_000_000)
-        self.store = sqlite_desk(path / "incidents.db", AlertingSettings(**settings), self.clock, ("a", "b"))
+        self.store = sqlite_desk(path / "incidents.db", None, self.clock, ("a", "b"), NotifySettings(**notify))
 
     def told(self):
         return sorted((one.kind, str(one.severity)) for one in self.store.notifications() if one.target == "a")
@@ -97,7 +97,7 @@ def test_a_restart_keeps_waiting_incidents(desk):
 
 
 def test_a_long_waiting_incident_is_notified_after_it_closed(desk):
-    at = desk(notify_hold=timedelta(hours=2))
+    at = desk(hold=timedelta(hours=2))
     at.store.apply([detection(0)], SIZE)
     at.store.apply([], 90 * MINUTE)
     at.store.commit()
@@ -145,7 +145,7 @@ def test_two_actors_without_a_campaign_are_both_notified(desk):
 
 
 def test_each_higher_severity_is_notified_once(desk):
-    at = desk(notify_severity=Severity.MEDIUM)
+    at = desk(severity=Severity.MEDIUM)
     at.store.apply([detection(0, severity=Severity.MEDIUM)], SIZE + MINUTE)
     for start_ms in (1_000, 2_000):
         at.store.apply([detection(start_ms, severity=Severity.HIGH)], SIZE + MINUTE)
@@ -177,7 +177,7 @@ def test_a_sale_that_hides_an_attack_is_raised_to_it(desk):
 
 
 def test_a_false_positive_is_not_notified_again(desk):
-    at = desk(notify_severity=Severity.MEDIUM)
+    at = desk(severity=Severity.MEDIUM)
     at.store.apply([detection(0, severity=Severity.MEDIUM)], SIZE + MINUTE)
     at.store.set_status(at.store.list()[0].id, TriageStatus.FALSE_POSITIVE, comment="ours")
     at.store.apply([detection(1_000, severity=Severity.CRITICAL)], SIZE + MINUTE)

@@ -20,7 +20,7 @@ from shopstream.detection.rule_matcher import detection_id
 from shopstream.errors import ConfigurationError, RetryableError
 from shopstream.incidents.embedded import EmbeddedIncidentStore
 from shopstream.incidents.ports import DeliveryState
-from shopstream.incidents.settings import AlertingSettings
+from shopstream.incidents.settings import IncidentSettings, NotifySettings
 from shopstream.notify.channels import open_channels
 from shopstream.notify.message import Message
 from shopstream.notify.sender import BackgroundSender, DeliveryReport, Sender, targets_of
@@ -102,17 +102,16 @@ def detection(user, start_ms=0, severity=Severity.HIGH):
 class Office:
     """A store and its sender, under one clock."""
 
-    def __init__(self, path, urls, **settings):
+    def __init__(self, path, urls, incidents=None, **settings):
         self.path = path / "incidents.db"
         self.clock = ManualClock(1_000_000)
-        settings = {"notify_hold": timedelta(0), "campaign_within": timedelta(0)} | settings
-        self.settings = AlertingSettings(notify_urls=tuple(map(SecretStr, urls)), **settings)
-        targets = targets_of(self.settings)
-        self.store = sqlite_desk(self.path, self.settings, self.clock, targets)
+        self.settings = NotifySettings(urls=tuple(map(SecretStr, urls)), **{"hold": timedelta(0)} | settings)
+        incidents = IncidentSettings(**{"campaign_within": timedelta(0)} | (incidents or {}))
+        self.store = sqlite_desk(self.path, incidents, self.clock, targets_of(self.settings), self.settings)
         self.sender = self.new_sender()
 
     def new_sender(self):
-        channels = open_channels(self.settings.notify_urls, targets_of(self.settings))
+        channels = open_channels(self.settings.urls, targets_of(self.settings))
         return Sender(EmbeddedIncidentStore(self.path, self.clock), channels, self.settings, self.clock)
 
     def states(self):
@@ -137,7 +136,7 @@ def office(tmp_path):
 
 
 def sender_of(path, settings):
-    channels = open_channels(settings.notify_urls, targets_of(settings))
+    channels = open_channels(settings.urls, targets_of(settings))
     return Sender(EmbeddedIncidentStore(path, SystemClock()), channels, settings, SystemClock())
 
 
@@ -163,7 +162,7 @@ def test_the_actor_is_named_only_if_configured(tmp_path, office, receiver):
     desk.sender.deliver_pending()
     assert "987654" not in receiver.messages[0][1]
     (tmp_path / "b").mkdir()
-    other = Office(tmp_path / "b", [receiver.url], notify_keys=True)
+    other = Office(tmp_path / "b", [receiver.url], keys=True)
     other.store.apply([detection(987_654)], 0)
     other.sender.deliver_pending()
     other.close()
@@ -171,7 +170,7 @@ def test_the_actor_is_named_only_if_configured(tmp_path, office, receiver):
 
 
 def test_many_at_once_are_one_digest(office, receiver):
-    desk = office(receiver.url, campaign_actors=10_000)
+    desk = office(receiver.url, incidents={"campaign_actors": 10_000})
     desk.store.apply([detection(user) for user in range(1_000)], 0)
     desk.store.apply([detection(5_000, severity=Severity.CRITICAL)], 0)
     assert desk.sender.deliver_pending() == DeliveryReport(sent=1_001, messages=1)
@@ -195,7 +194,7 @@ def test_what_comes_within_the_interval_waits_for_a_digest(office, receiver):
 
 
 def test_incidents_below_the_least_severity_are_not_notified(office, receiver):
-    desk = office(receiver.url, notify_severity=Severity.HIGH)
+    desk = office(receiver.url, severity=Severity.HIGH)
     desk.store.apply([detection(1, severity=Severity.MEDIUM)], 0)
     assert desk.states() == []
     desk.store.apply([detection(1, 1_000, severity=Severity.HIGH)], 0)
@@ -203,7 +202,7 @@ def test_incidents_below_the_least_severity_are_not_notified(office, receiver):
 
 
 def test_closing_is_notified_if_configured(office, receiver):
-    desk = office(receiver.url, notify_closed=True)
+    desk = office(receiver.url, closed=True)
     desk.store.apply([detection(1)], 0)
     desk.sender.deliver_pending()
     desk.store.apply([], 1_000_000)
@@ -251,7 +250,7 @@ def test_a_refused_connection_is_a_failure_that_says_so(office, receiver):
 def test_attempts_survive_a_restart_and_end_in_a_visible_failure(office, caplog):
     receiver = Receiver(500, 500, 500)
     try:
-        desk = office(receiver.url, notify_attempts=3)
+        desk = office(receiver.url, attempts=3)
         desk.store.apply([detection(1)], 0)
         for expected in (DeliveryReport(retried=1), DeliveryReport(retried=1), DeliveryReport(given_up=1)):
             assert desk.sender.deliver_pending() == expected
@@ -319,9 +318,9 @@ def test_without_addresses_nothing_is_queued(office):
 def test_the_stream_does_not_wait_for_a_receiver_that_hangs(tmp_path):
     receiver = Receiver(None, None, None)
     try:
-        settings = AlertingSettings(notify_urls=(SecretStr(receiver.url.replace("0.5", "9")),))
+        settings = NotifySettings(urls=(SecretStr(receiver.url.replace("0.5", "9")),))
         path = tmp_path / "incidents.db"
-        store = sqlite_desk(path, settings, SystemClock(), targets_of(settings))
+        store = sqlite_desk(path, None, SystemClock(), targets_of(settings), settings)
         background = BackgroundSender(
             lambda: sender_of(path, settings),
             poll=timedelta(milliseconds=10),
@@ -343,9 +342,9 @@ def test_the_stream_does_not_wait_for_a_receiver_that_hangs(tmp_path):
 
 
 def test_the_background_sender_makes_a_last_pass(tmp_path, receiver):
-    settings = AlertingSettings(notify_urls=(SecretStr(receiver.url),), notify_hold=timedelta(0))
+    settings = NotifySettings(urls=(SecretStr(receiver.url),), hold=timedelta(0))
     path = tmp_path / "incidents.db"
-    store = sqlite_desk(path, settings, SystemClock(), targets_of(settings))
+    store = sqlite_desk(path, None, SystemClock(), targets_of(settings), settings)
     background = BackgroundSender(
         lambda: sender_of(path, settings),
         poll=timedelta(hours=1),
@@ -358,9 +357,9 @@ def test_the_background_sender_makes_a_last_pass(tmp_path, receiver):
 
 
 def test_the_background_sender_waits_for_what_it_cannot_reach_at_the_start(tmp_path, receiver):
-    settings = AlertingSettings(notify_urls=(SecretStr(receiver.url),), notify_hold=timedelta(0))
+    settings = NotifySettings(urls=(SecretStr(receiver.url),), hold=timedelta(0))
     path = tmp_path / "incidents.db"
-    store = sqlite_desk(path, settings, SystemClock(), targets_of(settings))
+    store = sqlite_desk(path, None, SystemClock(), targets_of(settings), settings)
     store.apply([detection(1)], 0)
     tried = []
 
@@ -384,12 +383,12 @@ def test_addresses_show_nowhere(tmp_path, office, receiver, caplog):
     caplog.set_level(logging.DEBUG)
     answers = Receiver(500)
     try:
-        desk = office(answers.url, notify_attempts=1)
+        desk = office(answers.url, attempts=1)
         desk.store.apply([detection(1)], 0)
         desk.sender.deliver_pending()
         seen = [caplog.text, repr(desk.settings), desk.settings.model_dump_json(), str(desk.store.notifications())]
         seen += [file.read_bytes().decode("latin-1") for file in tmp_path.iterdir()]
-        environment = {"SHOPSTREAM_ALERTING__NOTIFY_URLS": json.dumps([receiver.url])}
+        environment = {"SHOPSTREAM_NOTIFY__URLS": json.dumps([receiver.url])}
         for words in (["config"], ["config", "--format", "json"], ["notify", "test"], ["notify", "list"]):
             result = CliRunner().invoke(app, ["--home", str(tmp_path), *words], env=environment)
             assert result.exit_code == 0
@@ -404,7 +403,7 @@ def test_addresses_show_nowhere(tmp_path, office, receiver, caplog):
     "value", [f'["{TOKEN}"', f'{{"a": "{TOKEN}"}}', f'"json://{TOKEN}"', f'["json://{TOKEN}", 7, null]', TOKEN]
 )
 def test_addresses_that_do_not_fit_are_not_repeated_in_the_error(monkeypatch, value):
-    monkeypatch.setenv("SHOPSTREAM_ALERTING__NOTIFY_URLS", value)
+    monkeypatch.setenv("SHOPSTREAM_NOTIFY__URLS", value)
     assert TOKEN not in outcome_of(load_settings)
 
 
@@ -416,15 +415,15 @@ def outcome_of(call):
 
 
 def test_an_unknown_address_is_reported_by_its_target():
-    settings = AlertingSettings(notify_urls=(SecretStr(f"carrierpigeon://{TOKEN}"),))
+    settings = NotifySettings(urls=(SecretStr(f"carrierpigeon://{TOKEN}"),))
     with pytest.raises(ConfigurationError, match="notification target carrierpigeon-") as error:
-        open_channels(settings.notify_urls, targets_of(settings))
+        open_channels(settings.urls, targets_of(settings))
     assert TOKEN not in str(error.value)
 
 
 def test_the_test_message_reaches_the_receiver_or_fails_with_status_1(tmp_path, receiver):
     def run(*words):
-        environment = {"SHOPSTREAM_ALERTING__NOTIFY_URLS": json.dumps([receiver.url])}
+        environment = {"SHOPSTREAM_NOTIFY__URLS": json.dumps([receiver.url])}
         return CliRunner().invoke(app, ["--home", str(tmp_path), "notify", "test", *words], env=environment)
 
     assert json.loads(run("--format", "json").stdout)[0]["result"] == "sent"
@@ -434,8 +433,8 @@ def test_the_test_message_reaches_the_receiver_or_fails_with_status_1(tmp_path, 
 
 
 def test_a_channel_that_breaks_is_a_failure_to_retry(monkeypatch, receiver):
-    settings = AlertingSettings(notify_urls=(SecretStr(receiver.url),))
-    (channel,) = open_channels(settings.notify_urls, targets_of(settings))
+    settings = NotifySettings(urls=(SecretStr(receiver.url),))
+    (channel,) = open_channels(settings.urls, targets_of(settings))
 
     def explode(**_):
         raise OSError(TOKEN)

@@ -131,7 +131,7 @@ class AwsAdapters(Adapters):
 
     def open_incidents(self) -> DynamoIncidentStore:
         """DynamoDB."""
-        return DynamoIncidentStore(self.settings.aws.dynamodb, self.settings.alerting.retention, self.clock)
+        return DynamoIncidentStore(self.settings.aws.dynamodb, self.settings.incidents.retention, self.clock)
 
     def open_live(self) -> LiveStore:
         """Beside the checkpoints in S3; in `home` where no place is named."""
@@ -178,7 +178,7 @@ class AwsAdapters(Adapters):
 
     def notification_targets(self) -> tuple[str, ...]:
         """The addresses of the settings, then the SNS topic."""
-        return targets_of(self.settings.alerting, self.settings.aws.dynamodb.topic_arn)
+        return targets_of(self.settings.notify, self.settings.aws.dynamodb.topic_arn)
 
     @contextmanager
     def leadership(self, stop: Callable[[], bool], standing_by: Callable[[str], None]) -> Iterator[Callable[[], None]]:

@@ -138,9 +138,9 @@ def check_reports(settings: Settings) -> str:
 
 
 def _notifications(settings: Settings) -> str:
-    urls = settings.alerting.notify_urls
+    urls = settings.notify.urls
     if not urls:
-        return "nobody is notified; set alerting.notify_urls, then try `shopstream notify test`"
+        return "nobody is notified; set notify.urls, then try `shopstream notify test`"
     return f"{len(urls)} addresses"
 
 

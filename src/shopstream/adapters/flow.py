@@ -126,4 +126,6 @@ def _runner(
         stack.callback(sender.stop)
         sender.start()
     runner = LocalDetectionRunner(detection.rules, detection.bank, detection.allow_list)
-    return runner, IncidentRecorder(store, adapters.settings.alerting, adapters.clock, targets)
+    return runner, IncidentRecorder(
+        store, adapters.settings.incidents, adapters.settings.notify, adapters.clock, targets
+    )

@@ -195,31 +195,31 @@ class Adapters(ABC):
         """One channel for each notification target, in the order of `notification_targets`.
 
         Raises:
-            ConfigurationError: an address of alerting.notify_urls is not valid.
+            ConfigurationError: an address of notify.urls is not valid.
         """
-        alerting = self.settings.alerting
-        if not alerting.notify_urls:
+        notify = self.settings.notify
+        if not notify.urls:
             return []
         from shopstream.notify.channels import open_channels
         from shopstream.notify.sender import targets_of
 
-        return [*open_channels(alerting.notify_urls, targets_of(alerting))]
+        return [*open_channels(notify.urls, targets_of(notify))]
 
     def notification_targets(self) -> tuple[str, ...]:
         """A name for each channel, safe to show."""
         from shopstream.notify.sender import targets_of
 
-        return targets_of(self.settings.alerting)
+        return targets_of(self.settings.notify)
 
     def open_sender(self) -> Sender:
         """Delivers queued notifications to the channels.
 
         Raises:
-            ConfigurationError: an address of alerting.notify_urls is not valid.
+            ConfigurationError: an address of notify.urls is not valid.
         """
         from shopstream.notify.sender import Sender
 
-        return Sender(self.open_incidents(), self.open_channels(), self.settings.alerting, self.clock)
+        return Sender(self.open_incidents(), self.open_channels(), self.settings.notify, self.clock)
 
     def leadership(
         self,

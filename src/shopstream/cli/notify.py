@@ -18,19 +18,19 @@ __all__ = ["list_notifications", "retry", "send_test"]
 def send_test(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     r"""Send a test message to every notification target. Exits 1 if one fails.
 
-    Targets are the addresses in alerting.notify_urls, in Apprise's syntax (https://appriseit.com): json://host/path for
+    Targets are the addresses in notify.urls, in Apprise's syntax (https://appriseit.com): json://host/path for
     a webhook, slack://, mailto://, and many more. Addresses are secret, so output names the service and a digest.
 
     Examples:
-      SHOPSTREAM_ALERTING__NOTIFY_URLS='["json://localhost:8080/alarm"]' \
+      SHOPSTREAM_NOTIFY__URLS='["json://localhost:8080/alarm"]' \
         shopstream notify test
       shopstream notify test --format json
     """
     channels = adapters_of(settings_of(ctx)).open_channels()
     if not channels:
         raise ConfigurationError(
-            "alerting.notify_urls is empty, so nobody is notified; set it in shopstream.toml, or by "
-            "SHOPSTREAM_ALERTING__NOTIFY_URLS (in the AWS profile aws.dynamodb.topic_arn is enough)"
+            "notify.urls is empty, so nobody is notified; set it in shopstream.toml, or by "
+            "SHOPSTREAM_NOTIFY__URLS (in the AWS profile aws.dynamodb.topic_arn is enough)"
         )
     rows: list[dict[str, object]] = []
     for channel in channels:
@@ -79,7 +79,7 @@ def list_notifications(
                 "finished": one.finished,
             }
         rows.append(row)
-    emit(rows, fmt, empty="No notifications: no incident has opened, or alerting.notify_urls is empty.")
+    emit(rows, fmt, empty="No notifications: no incident has opened, or notify.urls is empty.")
 
 
 def retry(ctx: typer.Context) -> None:

@@ -76,7 +76,7 @@ def export_blocklist(
     """Write a blocklist of the actors that rules call bots, each with an expiry.
 
     The list goes to stdout. It never contains actors with an estimated genuine share of traffic above
-    alerting.blocklist_genuine_share, actors that many people may share, or actors of resolved and false-positive
+    incidents.blocklist_genuine_share, actors that many people may share, or actors of resolved and false-positive
     incidents. Expiry is in event time: a replay of last year lists what was blocked then. nginx, AWS WAF and CrowdSec
     block addresses and networks; without `ip` events have only user ids and sessions, which the csv format contains.
 
@@ -91,7 +91,7 @@ def export_blocklist(
     except ValueError as error:
         raise ConfigurationError(f"--ttl: {error}") from error
     with closing(adapters_of(settings).open_incidents()) as store:
-        found = read_blocklist(store, length, settings.alerting.blocklist_genuine_share)
+        found = read_blocklist(store, length, settings.incidents.blocklist_genuine_share)
     text, others = render(found, fmt)
     sys.stdout.write(text)
     reasons: dict[str, int] = {}

@@ -9,7 +9,7 @@ from shopstream.clock import SystemClock, to_ms
 from shopstream.detection.detection import Nature
 from shopstream.incidents.embedded import EmbeddedIncidentStore
 from shopstream.incidents.incident import Incident
-from shopstream.incidents.settings import AlertingSettings
+from shopstream.incidents.settings import IncidentSettings
 
 __all__ = [
     "ACTOR_COLUMNS",
@@ -103,7 +103,7 @@ class FoundIncident:
 def read_found(path: Path) -> list[FoundIncident]:
     """All incidents of a store, and the episodes of those with several, by time of detection."""
     found: list[FoundIncident] = []
-    enough = AlertingSettings().campaign_actors
+    enough = IncidentSettings().campaign_actors
     with closing(EmbeddedIncidentStore(path, SystemClock())) as store:
         incidents = [(incident, store.parts(incident.id)) for incident in store.list()]
     for incident, episodes in incidents:

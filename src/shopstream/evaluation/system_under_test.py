@@ -27,7 +27,7 @@ from shopstream.events.codec import REJECT_SCHEMA, Decoded
 from shopstream.events.schema import EVENT_ID_SQL
 from shopstream.incidents.embedded import EmbeddedIncidentStore
 from shopstream.incidents.recorder import IncidentRecorder
-from shopstream.incidents.settings import AlertingSettings
+from shopstream.incidents.settings import IncidentSettings, NotifySettings
 from shopstream.stream.ports import Record
 
 __all__ = ["INCIDENTS", "SystemUnderTest"]
@@ -59,7 +59,7 @@ class SystemUnderTest:
         self._bank = bank
         clock = ManualClock()
         self.store = EmbeddedIncidentStore(folder / INCIDENTS, clock)
-        self.incidents = IncidentRecorder(self.store, AlertingSettings(), clock, (_TARGET,))
+        self.incidents = IncidentRecorder(self.store, IncidentSettings(), NotifySettings(), clock, (_TARGET,))
         windows = [*(rule.window_declaration() for rule in rules.values()), *bank.declarations]
         self.engine = Engine(EngineSettings(threads=1), windows, folder / "spill")
         self.engine.connection.execute("SET enable_progress_bar = false")

@@ -9,11 +9,12 @@ items themselves; the engine never asks it.
 the heads, the ordinals, the notifications.
 """
 
+import hashlib
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import datetime, timedelta
 from heapq import merge
 from itertools import islice
 from typing import Any, Final
@@ -26,6 +27,7 @@ from shopstream.aws.dynamodb import dynamodb_client, write_if
 from shopstream.clock import Clock, from_ms
 from shopstream.detection.detection import SEVERITIES, Severity
 from shopstream.errors import BackpressureError, PermanentError, StateError
+from shopstream.incidents.explanation import verdict_of
 from shopstream.incidents.incident import Actor, Incident, State, TriageStatus, state_of
 from shopstream.incidents.ports import (
     BEFORE_ALL,
@@ -37,7 +39,15 @@ from shopstream.incidents.ports import (
     Notification,
     RowVersion,
 )
-from shopstream.incidents.record import IncidentRow, Triage, document_of, incident_of, record_of, summary_of
+from shopstream.incidents.record import (
+    EpisodeRecord,
+    IncidentRow,
+    Triage,
+    document_of,
+    incident_of,
+    record_of,
+    summary_of,
+)
 from shopstream.incidents.settings import DynamoSettings
 
 __all__ = ["MAX_BYTES", "DynamoIncidentStore", "ItemTooLargeError"]
@@ -49,6 +59,8 @@ _LARGE: Final = 50_000
 _WRITES_KEPT: Final = timedelta(days=30)
 _ORDINALS_KEPT: Final = 3
 """Ids are not given again for so many retentions."""
+_LONGEST_KEY: Final = 1_000
+"""Bytes of an actor's value in a key; DynamoDB takes 2,048 in all."""
 _INDEX: Final = "gsi1"
 _THREADS: Final = 8
 _SEGMENTS: Final = 4
@@ -101,8 +113,8 @@ class DynamoIncidentStore:
             key = _key(row.record.id, "HEAD")
             heads.append({"PutRequest": {"Item": self._head(row, status)}} if row.summary else _deletion(key))
         for absorbed, into in update.absorbed.items():
-            self._absorb(absorbed, into, update.generation)
-            heads.append(_deletion(_key(absorbed, "HEAD")))
+            heads += self._absorb(absorbed, into, update.generation)
+        heads += self._verdicts([(row.record, status) for (row, _), status in zip(rows, statuses, strict=True)])
         heads += [
             {"PutRequest": {"Item": {**_last_key(scope), **last._asdict(), "expires_at": self._expiry(_ORDINALS_KEPT)}}}
             for scope, last in update.ordinals.items()
@@ -174,10 +186,26 @@ class DynamoIncidentStore:
             **({"expires_at": self._expiry()} if summary.closed else {}),
         }
 
-    def _absorb(self, absorbed: str, into: str, generation: int) -> None:
+    def _verdicts(self, records: Iterable[tuple[EpisodeRecord, str]]) -> Sequence[_Item]:
+        """What episodes say of their actors, one item each, so that another program needs one read for an actor."""
+        found = [(record, status) for record, status in records if record.actor and record.episode.verdict]
+        roots = self.statuses({record.root for record, _ in found}) if found else {}
+        requests = []
+        for record, status in found:
+            parent = TriageStatus.NONE if record.root == record.id else roots.get(record.root, TriageStatus.NONE)
+            row = IncidentRow(record)
+            verdict = verdict_of(incident_of(row, Triage(TriageStatus(status)), parent_status=parent))
+            times = {name: value.isoformat() for name, value in verdict.items() if isinstance(value, datetime)}
+            expiry = {"expires_at": self._expiry()} if record.closed else {}
+            item = {**_verdict_key(record), **verdict, **times, "until_ms": record.episode.last_event_ms + 1, **expiry}
+            requests.append({"PutRequest": {"Item": item}})
+        return requests
+
+    def _absorb(self, absorbed: str, into: str, generation: int) -> Sequence[_Item]:
+        """Returns what else has to be deleted."""
         items = self._items([absorbed, into])
         if absorbed not in items:
-            return
+            return ()
         said = {name: items[absorbed][name] for name in _PEOPLES if name in items[absorbed]}
         if said and items.get(into, {}).get("status", TriageStatus.NONE) == TriageStatus.NONE:
             self._update(_key(into), said)
@@ -187,6 +215,7 @@ class DynamoIncidentStore:
             _key(absorbed),
             {"root": into, "absorbed": True, "generation": generation, "gsi1pk": f"ABSORBED#{into}", **gone},
         )
+        return _deletions(items[absorbed])
 
     def _enqueue(self, one: NewNotification) -> None:
         now_ms = self._clock.now_ms()
@@ -292,6 +321,8 @@ class DynamoIncidentStore:
         exists = Attr("pk").exists()
         list(self._pool.map(lambda one: self._update(_key(one), said, condition=exists), ids))
         self._update(_key(found.id, "HEAD"), {"status": str(status)}, condition=exists)
+        records = [record_of(_unpacked(item["document"])) for item in self._items(ids).values()]
+        self._write_all(self._verdicts([(record, str(status)) for record in records]))
         return self.get(found.id)
 
     def set_context(self, incident_id: str, context: Mapping[str, object]) -> None:
@@ -330,16 +361,26 @@ class DynamoIncidentStore:
             for item in self._query(Key("pk").eq("OUTBOX") & Key("sk").begins_with(f"{one}:"))
             if item["state"] == DeliveryState.PENDING
         ]
-        keys = [_key(one, kind) for one in gone for kind in ("INCIDENT", "HEAD")]
-        self._write_all([*map(_deletion, keys), *(_deletion(_key_of(item)) for item in waiting)])
+        items = self._items(gone).values()
+        self._write_all(
+            [
+                *(_deletion(_key_of(item)) for item in (*items, *waiting)),
+                *(request for item in items for request in _deletions(item)),
+            ]
+        )
 
     def forget(self, before_ms: int, ordinals_before_ms: int) -> None:  # noqa: ARG002  DynamoDB removes them
         """See `ports.IncidentStore.forget`."""
         for head in self._heads("OVER", Key("gsi1sk").lt(f"{max(before_ms, 0):016d}")):
             items = self._items(self._part_ids(head["sk"]))
             if all(item["closed"] and item["closes_ms"] < before_ms for item in items.values()):
-                keys = [_key(one, kind) for one in {head["sk"], *items} for kind in ("INCIDENT", "HEAD")]
-                self._write_all(list(map(_deletion, keys)))
+                self._write_all(
+                    [
+                        *([] if head["sk"] in items else [_deletion(_key_of(head))]),
+                        *(_deletion(_key_of(item)) for item in items.values()),
+                        *(request for item in items.values() for request in _deletions(item)),
+                    ]
+                )
 
     def pending(self, target: str, now_ms: int) -> Sequence[Notification]:
         """See `ports.IncidentStore.pending`."""
@@ -551,8 +592,24 @@ def _due(target: str, due_ms: int) -> _Item:
     return {"gsi1pk": f"DUE#{target}", "gsi1sk": f"{due_ms:016d}", "due_ms": due_ms}
 
 
+def _verdict_key(record: EpisodeRecord) -> _ItemKey:
+    """A digest stands for a value that is too long for a key: who attacks chooses the user agent."""
+    kind, actor = record.actor or ("", "")
+    if len(actor.encode()) > _LONGEST_KEY:
+        actor = f"sha256:{hashlib.sha256(actor.encode()).hexdigest()}"
+    return {"pk": f"VERDICT#{kind}#{actor}", "sk": record.id}
+
+
 def _deletion(key: _ItemKey) -> _Item:
     return {"DeleteRequest": {"Key": key}}
+
+
+def _deletions(item: Mapping[str, Any]) -> Sequence[_Item]:
+    """Of the items beside an episode's."""
+    keys = [_key(item["sk"], "HEAD")]
+    if "verdict" in item and "actor" in item:
+        keys.append(_verdict_key(record_of(_unpacked(item["document"]))))
+    return list(map(_deletion, keys))
 
 
 def _packed(text: str) -> str | bytes:

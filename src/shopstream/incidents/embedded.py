@@ -1,12 +1,14 @@
 """Incidents in one SQLite file: the embedded adapter of `ports.IncidentStore`."""
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
+from uuid import uuid4
 
 from shopstream.clock import Clock, from_ms
 from shopstream.detection.detection import SEVERITIES, Severity
@@ -33,6 +35,7 @@ from shopstream.incidents.record import (
 __all__ = ["EmbeddedIncidentStore"]
 
 _VERSION: Final = 3
+_PRAGMA: Final = f"PRAGMA user_version = {_VERSION}"
 _BUSY: Final = timedelta(seconds=10)
 
 _TABLES: Final = """
@@ -414,21 +417,13 @@ class EmbeddedIncidentStore:
     def _connection(self) -> sqlite3.Connection:
         if self._opened is not None:
             return self._opened
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._explained():
+            if not self._path.is_file():
+                self._create()
             connection = sqlite3.connect(self._path, isolation_level=None, timeout=_BUSY.total_seconds())
             connection.row_factory = sqlite3.Row
-            connection.execute("PRAGMA journal_mode = WAL")
             # What is applied survives power loss: the engine's checkpoint, written after it, must not be ahead of it.
             connection.execute("PRAGMA synchronous = FULL")
-            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-                connection.execute("BEGIN IMMEDIATE")
-                if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-                    for statement in _TABLES.split(";\n"):
-                        connection.execute(statement)
-                    connection.execute("INSERT INTO progress VALUES (?)", (BEFORE_ALL,))
-                    connection.execute(f"PRAGMA user_version = {_VERSION}")
-                connection.execute("COMMIT")
             if (version := connection.execute("PRAGMA user_version").fetchone()[0]) != _VERSION:
                 connection.close()
                 raise StateError(
@@ -437,6 +432,17 @@ class EmbeddedIncidentStore:
                 )
         self._opened = connection
         return connection
+
+    def _create(self) -> None:
+        """Make the file elsewhere and give it its name at once: who opens it finds it whole."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        new = self._path.with_name(f"{self._path.name}.{uuid4().hex}")
+        with closing(sqlite3.connect(new)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.executescript(f"{_TABLES}; INSERT INTO progress VALUES ({BEFORE_ALL}); {_PRAGMA}")
+        with suppress(FileExistsError):  # another process was faster
+            os.link(new, self._path)
+        new.unlink()
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

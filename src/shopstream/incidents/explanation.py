@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from shopstream.detection.wording import ACTORS, describe_key, describe_length, fill_title, number, plural, subject
 from shopstream.incidents.incident import Incident
 
-__all__ = ["describe_time", "figures_of", "genuine_share", "lines_of", "title_of", "who_of"]
+__all__ = ["describe_time", "figures_of", "genuine_share", "lines_of", "title_of", "verdict_of", "who_of"]
 
 _SHARED = frozenset({"ip", "ip_net", "agent_hash", "user_agent"})
 """Actor kinds that many people may share."""
@@ -60,6 +60,25 @@ def figures_of(incident: Incident) -> str:
     """Measures of the strongest window, and its length: `60 events, 40 products in 1 min`."""
     figures = ", ".join(_figure(name, value) for name, value in incident.peak.items())
     return f"{figures} in {describe_length(incident.peak_end - incident.peak_start)}"
+
+
+def verdict_of(episode: Incident) -> dict[str, object]:
+    """What an episode says of its actor, as a row of `queries.VERDICT_SCHEMA`.
+
+    The rule's verdict holds until a person calls the incident, or the actor's part in it, a false positive: then the
+    actor is human in that time.
+    """
+    (actor,) = episode.actors
+    return {
+        "actor_kind": actor.kind,
+        "actor": actor.value,
+        "verdict": "human" if episode.false_positive else episode.verdict,
+        "from_time": episode.first_event_time,
+        "until_time": episode.last_event_time + timedelta(milliseconds=1),
+        "why": title_of(episode),
+        "rule": episode.rule,
+        "incident_id": episode.parent or episode.id,
+    }
 
 
 def genuine_share(incident: Incident) -> float | None:

@@ -15,7 +15,7 @@ from shopstream.detection.detection import SEVERITIES, Severity
 from shopstream.incidents.incident import Change
 from shopstream.incidents.ports import NewNotification
 from shopstream.incidents.record import IncidentSummary
-from shopstream.incidents.settings import AlertingSettings
+from shopstream.incidents.settings import NotifySettings
 from shopstream.incidents.tracker import NEVER_MS, IncidentTracker
 
 __all__ = ["NotificationPolicy"]
@@ -29,17 +29,20 @@ class NotificationPolicy:
 
     Args:
         settings: of what people are notified, and when.
+        campaign_within: how long others may join what people were notified of.
         clock: processing time.
         targets: names of the channels; without any, nothing is decided.
     """
 
-    def __init__(self, settings: AlertingSettings, clock: Clock, targets: Sequence[str]) -> None:
+    def __init__(
+        self, settings: NotifySettings, campaign_within: timedelta, clock: Clock, targets: Sequence[str]
+    ) -> None:
         self._clock = clock
         self._targets = tuple(targets)
-        self._least = SEVERITIES.index(settings.notify_severity)
-        self._closed_too = settings.notify_closed
-        self._hold_ms = settings.notify_hold // _MS
-        self._chain_hold_ms = max(self._hold_ms, settings.campaign_within // _MS)
+        self._least = SEVERITIES.index(settings.severity)
+        self._closed_too = settings.closed
+        self._hold_ms = settings.hold // _MS
+        self._chain_hold_ms = max(self._hold_ms, campaign_within // _MS)
         self._held: dict[str, int] = {}  # root → processing time that is waited for at most
         self._next_watermark_ms = self._next_now_ms = NEVER_MS
 

@@ -22,7 +22,7 @@ from shopstream.incidents.grouping import GroupingRules
 from shopstream.incidents.incident import IncidentChange, TriageStatus, split_id
 from shopstream.incidents.notification_policy import NotificationPolicy
 from shopstream.incidents.ports import UNCOMMITTED, IncidentStore, IncidentUpdate, LastOrdinal, NewNotification
-from shopstream.incidents.settings import AlertingSettings
+from shopstream.incidents.settings import IncidentSettings, NotifySettings
 from shopstream.incidents.tracker import NEVER_MS, IncidentTracker
 
 __all__ = ["IncidentRecorder"]
@@ -43,18 +43,24 @@ class IncidentRecorder:
 
     Args:
         store: where people read incidents.
-        settings: grouping, retention, and of what people are notified.
+        settings: grouping and retention.
+        notify: of what people are notified, and when.
         clock: for the moments of notifications.
         targets: names of the channels that notifications are queued for.
     """
 
     def __init__(
-        self, store: IncidentStore, settings: AlertingSettings, clock: Clock, targets: Sequence[str] = ()
+        self,
+        store: IncidentStore,
+        settings: IncidentSettings,
+        notify: NotifySettings,
+        clock: Clock,
+        targets: Sequence[str] = (),
     ) -> None:
         rules = GroupingRules(settings.campaign_actors, settings.campaign_within // _MS, settings.recovery // _MS)
         self.store = store
-        self._tracker = IncidentTracker(rules, settings.notify_hold // _MS)
-        self._policy = NotificationPolicy(settings, clock, targets)
+        self._tracker = IncidentTracker(rules, notify.hold // _MS)
+        self._policy = NotificationPolicy(notify, settings.campaign_within, clock, targets)
         self._retention_ms = settings.retention // _MS
         self._next_purge_ms: int | None = None
         self._generation = 1

@@ -1,4 +1,4 @@
-"""Settings of incidents and notifications."""
+"""Settings of incidents, of notifications, and of their table on AWS."""
 
 from datetime import timedelta
 
@@ -6,18 +6,18 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from shopstream.detection.detection import Severity
 
-__all__ = ["AlertingSettings", "DynamoSettings"]
+__all__ = ["DynamoSettings", "IncidentSettings", "NotifySettings"]
 
 
-class AlertingSettings(BaseModel):
-    """Settings of incidents and notifications."""
+class IncidentSettings(BaseModel):
+    """Settings of incidents."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     retention: timedelta = Field(
         default=timedelta(days=90),
         ge=timedelta(hours=1),
-        description="Closed incidents are forgotten this long (event time) after their last window.",
+        description="Closed incidents are deleted this long (event time) after their last window.",
     )
     campaign_actors: int = Field(
         default=5, ge=2, description="So many actors with one signature (rule or label) are one campaign."
@@ -32,42 +32,49 @@ class AlertingSettings(BaseModel):
         ge=timedelta(0),
         description="For this long (event time) after a silence, more traffic than usual is its recovery, no flood.",
     )
-    notify_urls: tuple[SecretStr, ...] = Field(
-        default=(),
-        description="Where notifications go, as Apprise addresses (json://…, slack://…, mailto://…). Secret.",
-    )
     blocklist_genuine_share: float = Field(
         default=0.05,
         ge=0,
         le=1,
-        description="No actor goes into a blocklist of whose events more than this share is estimated to be genuine.",
+        description="Blocklists leave out actors of whose events more than this share is estimated to be genuine.",
     )
-    notify_severity: Severity = Field(
-        default=Severity.HIGH, description="The least severity of an incident that somebody is told of."
+
+
+class NotifySettings(BaseModel):
+    """Settings of notifications."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    urls: tuple[SecretStr, ...] = Field(
+        default=(),
+        description="Where notifications go, as Apprise addresses (json://…, slack://…, mailto://…). Secret.",
     )
-    notify_closed: bool = Field(default=False, description="Tell also when an incident closes, with its summary.")
-    notify_keys: bool = Field(
+    severity: Severity = Field(
+        default=Severity.HIGH, description="The lowest severity of an incident that sends a notification."
+    )
+    closed: bool = Field(default=False, description="Notify also when an incident closes, with its summary.")
+    keys: bool = Field(
         default=False,
         description="Put the user, address or session into notifications; they are personal data.",
     )
-    notify_hold: timedelta = Field(
+    hold: timedelta = Field(
         default=timedelta(minutes=1),
         ge=timedelta(0),
-        description="What is not critical is told this long after its detection, so that a campaign is told as one.",
+        description="Notifications below critical wait this long after the detection, so that a campaign sends one.",
     )
-    notify_interval: timedelta = Field(
+    interval: timedelta = Field(
         default=timedelta(seconds=10),
         ge=timedelta(0),
         description="At most one message per address in this time; what gathers meanwhile goes out as one digest.",
     )
-    notify_attempts: int = Field(
+    attempts: int = Field(
         default=20, ge=1, description="Attempts to deliver a notification before it is given up as failed."
     )
-    notify_backoff_max: timedelta = Field(
+    backoff_max: timedelta = Field(
         default=timedelta(minutes=15), gt=timedelta(0), description="The longest wait between two attempts."
     )
 
-    @field_validator("notify_urls", mode="before")
+    @field_validator("urls", mode="before")
     @classmethod
     def _one_or_many(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
@@ -79,8 +86,6 @@ class DynamoSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     table: str = Field(
-        default="shopstream", min_length=1, description="The table of incidents, verdicts and detector state."
+        default="shopstream", min_length=1, description="The table of incidents, verdicts and detection state."
     )
-    topic_arn: str | None = Field(
-        default=None, description="SNS topic that notifications go to, beside `alerting.notify_urls`."
-    )
+    topic_arn: str | None = Field(default=None, description="SNS topic that notifications go to, beside `notify.urls`.")

@@ -27,7 +27,7 @@ _HERE = Path(__file__).parent
 
 def open_store(settings: Settings, clock: Clock) -> DynamoIncidentStore:
     """The incidents of the table."""
-    return DynamoIncidentStore(settings.aws.dynamodb, settings.alerting.retention, clock)
+    return DynamoIncidentStore(settings.aws.dynamodb, settings.incidents.retention, clock)
 
 
 def open_sender(settings: Settings, clock: Clock, store: DynamoIncidentStore) -> Sender:
@@ -36,13 +36,12 @@ def open_sender(settings: Settings, clock: Clock, store: DynamoIncidentStore) ->
     Raises:
         ConfigurationError: addresses are set that a function cannot send to.
     """
-    if settings.alerting.notify_urls:
+    if settings.notify.urls:
         raise ConfigurationError(
-            "expected no alerting.notify_urls in a function, got some; subscribe them to the SNS topic "
-            "(aws.dynamodb.topic_arn)"
+            "expected no notify.urls in a function, got some; subscribe them to the SNS topic (aws.dynamodb.topic_arn)"
         )
     topic = settings.aws.dynamodb.topic_arn
-    return Sender(store, [SnsChannel(topic)] if topic else [], settings.alerting, clock)
+    return Sender(store, [SnsChannel(topic)] if topic else [], settings.notify, clock)
 
 
 def packed_rules() -> Rules:
@@ -70,10 +69,10 @@ def open_processor(settings: Settings, clock: Clock, logger: Logger, store: Dyna
     baselines = read_baselines(settings.aws.baselines) if settings.aws.baselines else None
     if settings.aws.baselines and baselines is None:
         logger.warning("no baselines yet: detectors learn as they go")
-    targets = targets_of(settings.alerting, settings.aws.dynamodb.topic_arn)
+    targets = targets_of(settings.notify, settings.aws.dynamodb.topic_arn)
     return SignalProcessor(
         runner=lambda: LocalDetectionRunner(rules, shipped_runner(settings.detection, baselines), allow_list),
-        recorder=lambda: IncidentRecorder(store, settings.alerting, clock, targets),
+        recorder=lambda: IncidentRecorder(store, settings.incidents, settings.notify, clock, targets),
         known=frozenset([*rules, *shipped_runner(settings.detection, baselines).reads]),
         states=DetectionState(settings.aws.dynamodb, clock),
         sink=FirehoseSink(settings.aws.delivery) if settings.aws.delivery else None,

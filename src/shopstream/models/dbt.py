@@ -245,7 +245,7 @@ def build(
         timezone: IANA name, for days and hours.
         select: models to build, with their parents and `report_scope`; other marts stay unchanged.
         progress: called with each finished step.
-        verdicts: on actors, see `incidents.queries`; None: no actor is a bot.
+        verdicts: on actors, see `incidents.verdicts`; None: no actor is a bot.
         memory_mib: DuckDB's memory limit; beyond it, DuckDB writes temporary files beside the reports.
         thorough: run the models' unit tests, and the tests that read all events again, too.
 

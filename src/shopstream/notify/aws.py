@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from shopstream.aws import clients as aws
 from shopstream.errors import RetryableError, ShopstreamError
-from shopstream.incidents.settings import AlertingSettings
+from shopstream.incidents.settings import NotifySettings
 from shopstream.notify.message import Message
 from shopstream.notify.sender import targets_of
 
@@ -33,7 +33,7 @@ class SnsChannel:
 
     def __init__(self, topic_arn: str, target: str | None = None) -> None:
         self._topic = topic_arn
-        self._target = target or targets_of(AlertingSettings(), topic_arn)[-1]
+        self._target = target or targets_of(NotifySettings(), topic_arn)[-1]
         self._client = aws.client("sns")
 
     @property

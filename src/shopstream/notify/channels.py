@@ -57,7 +57,7 @@ class AppriseChannel:
         if not self._apprise.add(address.get_secret_value()):
             raise ConfigurationError(
                 f"the address of notification target {target} is none that Apprise knows; correct it in "
-                "alerting.notify_urls (the address is not shown here because it is secret)"
+                "notify.urls (the address is not shown here because it is secret)"
             )
 
     @property

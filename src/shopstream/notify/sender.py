@@ -2,7 +2,7 @@
 
 1. The store queues a notification in the transaction that opened the incident.
 2. The sender takes what is due: one incident in detail, several in one digest, at most one message per target and
-   `notify_interval`. What has become part of another incident meanwhile is shown as that one.
+   `notify.interval`. What has become part of another incident meanwhile is shown as that one.
 3. The channel delivers it, or fails; then the next attempt waits exponentially longer, with jitter, across restarts.
 4. The delivery is noted. A crash between 3 and 4 sends the same message again, with the same reference.
 """
@@ -21,7 +21,7 @@ from shopstream.clock import Clock
 from shopstream.detection.detection import SEVERITIES
 from shopstream.errors import RetryableError, ShopstreamError
 from shopstream.incidents.ports import DeliveryState, IncidentStore, Notification
-from shopstream.incidents.settings import AlertingSettings
+from shopstream.incidents.settings import NotifySettings
 from shopstream.notify.message import Message, Notice, digest, notice_of
 from shopstream.notify.ports import NotificationChannel
 
@@ -35,7 +35,7 @@ _SCHEME = re.compile(r"([a-z][a-z0-9+]{0,20})://", re.ASCII)
 _LOGGER = logging.getLogger(__name__)
 
 
-def targets_of(settings: AlertingSettings, topic_arn: str | None = None) -> tuple[str, ...]:
+def targets_of(settings: NotifySettings, topic_arn: str | None = None) -> tuple[str, ...]:
     """A name for each address, safe to show and the same after a restart: service and a digest, `slack-3f9a1c`.
 
     Args:
@@ -43,7 +43,7 @@ def targets_of(settings: AlertingSettings, topic_arn: str | None = None) -> tupl
         topic_arn: an SNS topic that comes last, as `sns-…`.
     """
     targets = []
-    for secret in settings.notify_urls:
+    for secret in settings.urls:
         address = secret.get_secret_value()
         scheme = _SCHEME.match(address)
         targets.append(_target(scheme[1] if scheme else "unknown", address))
@@ -77,15 +77,13 @@ class Sender:
     """
 
     def __init__(
-        self, store: IncidentStore, channels: Sequence[NotificationChannel], settings: AlertingSettings, clock: Clock
+        self, store: IncidentStore, channels: Sequence[NotificationChannel], settings: NotifySettings, clock: Clock
     ) -> None:
         self._store = store
         self._channels = tuple(channels)
         self._settings = settings
         self._clock = clock
-        self._wait = wait_exponential_jitter(
-            multiplier=_FIRST_WAIT_S, max=settings.notify_backoff_max, jitter=_FIRST_WAIT_S
-        )
+        self._wait = wait_exponential_jitter(multiplier=_FIRST_WAIT_S, max=settings.backoff_max, jitter=_FIRST_WAIT_S)
         self._not_before_ms: dict[str, int] = {}
 
     def deliver_pending(self, *, at_once: bool = False) -> DeliveryReport:
@@ -123,11 +121,11 @@ class Sender:
             return self._failed(channel.target, waiting, str(error))
         now_ms = self._clock.now_ms()
         self._store.mark(references, channel.target, DeliveryState.SENT, now_ms)
-        self._not_before_ms[channel.target] = now_ms + self._settings.notify_interval // _MS
+        self._not_before_ms[channel.target] = now_ms + self._settings.interval // _MS
         return DeliveryReport(sent=len(waiting), messages=1)
 
     def _message(self, waiting: Sequence[Notification]) -> Message:
-        keys = self._settings.notify_keys
+        keys = self._settings.keys
         found: dict[str, Notice] = {}
         for one in waiting:
             incident = self._store.get(one.incident_id)
@@ -142,7 +140,7 @@ class Sender:
 
     def _failed(self, target: str, waiting: Sequence[Notification], error: str) -> DeliveryReport:
         now_ms = self._clock.now_ms()
-        last = self._settings.notify_attempts - 1
+        last = self._settings.attempts - 1
         over = [one.reference for one in waiting if one.attempts >= last]
         again = [one.reference for one in waiting if one.attempts < last]
         wait = self._wait_after(1 + max((one.attempts for one in waiting if one.attempts < last), default=0))
@@ -151,7 +149,7 @@ class Sender:
             self._store.mark(over, target, DeliveryState.FAILED, now_ms, error)
             _LOGGER.error(
                 "%d notifications to %s were given up after %d attempts: %s; see `shopstream notify list`",
-                len(over), target, self._settings.notify_attempts, error,
+                len(over), target, self._settings.attempts, error,
             )  # fmt: skip
         if again:
             self._store.mark(again, target, DeliveryState.PENDING, due_ms, error)
