@@ -136,8 +136,8 @@ class YamlFiles(Generic[T]):
     example: str
     error: type[PermanentError] = ConfigurationError
 
-    def load(self, *places: Path | Traversable) -> dict[str, T]:
-        """What files and folders hold, by stem in order; later ones replace earlier ones.
+    def load(self, *places: Path | Traversable | None) -> dict[str, T]:
+        """What files and folders (None: none) hold, by stem in order; later ones replace earlier ones.
 
         Raises:
             ConfigurationError: a place does not exist, or a file cannot be read.
@@ -145,7 +145,7 @@ class YamlFiles(Generic[T]):
         """
         found: dict[str, T] = {}
         problems: list[Problem] = []
-        for place in places:
+        for place in filter(None, places):
             good, wrong = self.read(place)
             found |= good
             problems += wrong

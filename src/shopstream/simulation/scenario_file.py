@@ -415,7 +415,7 @@ def load_scenarios(folder: Path | None = None) -> dict[str, ScenarioFile]:
     Raises:
         ConfigurationError: no such folder; or files that do not fit, one line each: `file:line: scenario id: problem`.
     """
-    return SCENARIO_FILES.load(shipped_scenarios(), *([folder] if folder else []))
+    return SCENARIO_FILES.load(shipped_scenarios(), folder)
 
 
 def _scenario(document: Document) -> ScenarioFile:
