@@ -28,7 +28,7 @@ from shopstream.config import Settings
 from shopstream.detection.rule import RULE_FILES, Rule, load_rules
 from shopstream.detection.wording import describe_key, describe_length, describe_measures
 from shopstream.errors import ConfigurationError
-from shopstream.ruletools.backtest import Backtest, Outcome, parse_sweep, run_backtest
+from shopstream.ruletools.backtest import Backtest, ConditionResult, parse_sweep, run_backtest
 from shopstream.ruletools.explanation import Explanation
 from shopstream.ruletools.explanation import explain as hold_against
 from shopstream.ruletools.history import History, load_file, open_history, read_truth
@@ -228,7 +228,7 @@ def _days(result: Backtest) -> float:
     return max(1.0, (result.last - result.first).total_seconds() / _DAY_S)
 
 
-def _row(outcome: Outcome, result: Backtest, sweep: str | None) -> dict[str, object]:
+def _row(outcome: ConditionResult, result: Backtest, sweep: str | None) -> dict[str, object]:
     row: dict[str, object] = {}
     if sweep:
         value = outcome.value
