@@ -11,9 +11,8 @@ from shopstream.clock import from_ms
 from shopstream.detection.detection import Nature, Severity, Suppression
 from shopstream.errors import StateError
 from shopstream.incidents.grouping import GroupingRules
-from shopstream.incidents.incident import Change, State, TriageStatus, split_id
+from shopstream.incidents.incident import Change, State, TriageStatus, read_precision, split_id
 from shopstream.incidents.ports import DeliveryState, IncidentUpdate, LastOrdinal, NewNotification
-from shopstream.incidents.precision import read_precision
 from shopstream.incidents.settings import IncidentSettings, NotifySettings
 from shopstream.incidents.tracker import IncidentTracker
 from shopstream.incidents.verdicts import read_verdicts

@@ -12,9 +12,8 @@ from typer.testing import CliRunner
 
 from shopstream.cli import app
 from shopstream.errors import ConfigurationError
-from shopstream.planning.assumptions import shipped_assumptions
+from shopstream.planning.assumptions import packaged_prices, read_prices, shipped_assumptions
 from shopstream.planning.plan import make_plan
-from shopstream.planning.prices import packaged_prices, read_prices
 from shopstream.planning.sizing import Load
 
 ROOT = Path(__file__).resolve().parents[2]

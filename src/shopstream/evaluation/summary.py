@@ -7,7 +7,7 @@ from shopstream.evaluation.plan import EvaluatedScenario, TimeUnit
 from shopstream.evaluation.results import AttackResult, BaselineResult, FoundIncident
 from shopstream.evaluation.runner import RunResults
 from shopstream.evaluation.scoring import Unit, percentile, rule_of_three
-from shopstream.incidents.precision import wilson
+from shopstream.incidents.incident import wilson
 
 __all__ = ["BaselineSummary", "ControlSummary", "RowSummary", "Summary", "summarise"]
 

@@ -21,7 +21,7 @@ from shopstream.detection.rule import Rule
 from shopstream.engine.batch import BatchScan
 from shopstream.engine.derived_columns import derived_rows, stateful
 from shopstream.errors import ConfigurationError, PermanentError
-from shopstream.incidents.event_query import events_command
+from shopstream.incidents.incident import events_command
 from shopstream.ruletools.history import EVENTS, History, KnownInjection
 
 __all__ = [

@@ -16,9 +16,8 @@ from typing import Annotated, Any, Literal, Self, get_type_hints
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from shopstream.clock import from_ms, to_ms
+from shopstream.clock import format_duration, from_ms, parse_duration, to_ms
 from shopstream.detection.detection import Nature
-from shopstream.detection.duration import format_duration, parse_duration
 from shopstream.errors import ConfigurationError
 from shopstream.simulation.attacks import Carding, Crawler, Crowd, Flood, Hoarding, Rotation, Scalping, Scraper
 from shopstream.simulation.faults_and_surges import DuplicateStorm, FlashSale, Outage, PriceError, PurchaseCollapse

@@ -12,8 +12,7 @@ from typing import Any, Final
 
 from boto3.dynamodb.conditions import Attr, Key
 
-from shopstream.aws.clients import explained
-from shopstream.aws.dynamodb import dynamodb_client, query_all, write_if
+from shopstream.aws.clients import dynamodb_client, explained, query_all, write_if
 from shopstream.clock import Clock
 from shopstream.errors import BackpressureError, PermanentError, RetryableError
 from shopstream.stream.leases import Lease

@@ -1,4 +1,11 @@
-"""Detector 9: many ids, one source.
+"""The most frequent keys of a stream, in bounded memory.
+
+Space-Saving: Metwally, Agrawal, El Abbadi, "Efficient computation of frequent and top-k elements in data streams",
+ICDT 2005; with weights as in Anderson et al., IMC 2017.
+
+Quantiles of the share of traffic that a key had over the last days, in little memory.
+
+Detector 9: many ids, one source.
 
 A botnet changes its ids, but not its client software, its networks, or the order in which it visits products.
 
@@ -22,12 +29,155 @@ from shopstream.detection.baseline import DAY_MS
 from shopstream.detection.detection import Detection, Nature, Severity
 from shopstream.detection.detector import AlertTemplate, Detector, OpenAlert, interval
 from shopstream.detection.detectors.site_state import numbers
-from shopstream.detection.share_quantiles import ShareQuantiles
-from shopstream.detection.space_saving import SpaceSaving
 from shopstream.detection.windows import SITE_60S, tumbling
 from shopstream.engine.signals import Signal
+from shopstream.errors import StateError
 
-__all__ = ["AGENT_60S", "NET_60S", "PATH_300S", "CoordinationDetector"]
+__all__ = ["AGENT_60S", "NET_60S", "PATH_300S", "CoordinationDetector", "ShareQuantiles", "SpaceSaving"]
+
+
+class SpaceSaving:
+    """Counts at most `capacity` keys; a new key takes the place, and the count, of the lightest.
+
+    For every key, kept or not: true weight <= `estimate(key)` <= true weight + `total` / `capacity`. So a key with more
+    than that share of the total is always kept. Of equally light keys, the first in order goes: deterministic.
+
+    Args:
+        capacity: keys kept, at least 1.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.total = 0.0
+        """Weight of all offered keys, faded like the counts."""
+        self._counts: dict[str, float] = {}
+
+    def __contains__(self, key: str) -> bool:
+        """Whether the key is kept."""
+        return key in self._counts
+
+    def __len__(self) -> int:
+        """Number of kept keys."""
+        return len(self._counts)
+
+    def offer(self, key: str, weight: float = 1.0) -> str | None:
+        """Count a key.
+
+        Returns:
+            The key that was evicted, if any.
+        """
+        self.total += weight
+        if key in self._counts or len(self._counts) < self.capacity:
+            self._counts[key] = self._counts.get(key, 0.0) + weight
+            return None
+        lightest = min(self._counts, key=lambda kept: (self._counts[kept], kept))
+        self._counts[key] = self._counts.pop(lightest) + weight
+        return lightest
+
+    def estimate(self, key: str) -> float:
+        """Upper bound of the key's weight."""
+        if key in self._counts or len(self._counts) < self.capacity:
+            return self._counts.get(key, 0.0)
+        return min(self._counts.values())
+
+    def fade(self, factor: float) -> None:
+        """Reduce the weight of the past: multiply all counts. The bounds hold for faded weights."""
+        self.total *= factor
+        self._counts = {key: count * factor for key, count in self._counts.items()}
+
+    def snapshot(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"total": self.total, "counts": dict(self._counts)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a snapshot.
+
+        Raises:
+            StateError: it holds more keys than fit.
+        """
+        if len(state["counts"]) > self.capacity:
+            raise StateError(f"expected at most {self.capacity} keys, got {len(state['counts'])}; drop the state")
+        self.total = state["total"]
+        self._counts = dict(state["counts"])
+
+
+_DAYS: Final = 7
+_PER_OCTAVE: Final = 4
+
+
+class ShareQuantiles:
+    """Shares of many keys, at most seven days back.
+
+    Shares are counted in geometric steps (four per octave), so a quantile is up to 19 % too high, never too low. A time
+    without a share of a key counts as zero.
+    """
+
+    def __init__(self) -> None:
+        self._times: dict[int, int] = {}  # day → times learned from
+        self._steps: dict[str, dict[int, dict[int, int]]] = {}  # key → day → step → times
+
+    @property
+    def times(self) -> int:
+        """Number of times learned from."""
+        return sum(self._times.values())
+
+    def learn(self, at_ms: int, shares: Mapping[str, float]) -> None:
+        """Learn from a normal time: the share, above zero, of every key that occurred."""
+        day = at_ms // DAY_MS
+        if day not in self._times:
+            self._forget(day - _DAYS)
+        self._times[day] = self._times.get(day, 0) + 1
+        for key, share in shares.items():
+            steps = self._steps.setdefault(key, {}).setdefault(day, {})
+            step = math.ceil(_PER_OCTAVE * math.log2(share))
+            steps[step] = steps.get(step, 0) + 1
+
+    def _forget(self, day: int) -> None:
+        self._times = {kept: count for kept, count in self._times.items() if kept > day}
+        for key in list(self._steps):
+            days = {kept: steps for kept, steps in self._steps[key].items() if kept > day}
+            if days:
+                self._steps[key] = days
+            else:
+                del self._steps[key]
+
+    def quantile(self, key: str, part: float) -> float:
+        """The share that the key exceeded in at most `1 - part` of the times."""
+        above = self.times * (1 - part)
+        counts: dict[int, int] = {}
+        for steps in self._steps.get(key, {}).values():
+            for step, count in steps.items():
+                counts[step] = counts.get(step, 0) + count
+        seen = 0
+        for step in sorted(counts, reverse=True):
+            seen += counts[step]
+            if seen > above:
+                return min(1.0, math.exp2(step / _PER_OCTAVE))
+        return 0.0
+
+    def drop(self, key: str) -> None:
+        """Forget a key."""
+        self._steps.pop(key, None)
+
+    def __len__(self) -> int:
+        """Number of keys."""
+        return len(self._steps)
+
+    def snapshot(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "times": sorted(self._times.items()),
+            "keys": [
+                [key, [[day, sorted(steps.items())] for day, steps in sorted(days.items())]]
+                for key, days in self._steps.items()
+            ],
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a snapshot."""
+        self._times = dict(map(tuple, state["times"]))
+        self._steps = {key: {day: dict(map(tuple, steps)) for day, steps in days} for key, days in state["keys"]}
+
 
 _MINUTE_MS: Final = 60_000
 _PATH_MS: Final = 300_000
