@@ -1,6 +1,6 @@
-"""Time as an argument: nothing below `bootstrap` asks the operating system what time it is.
+"""Time as an argument: nothing below `adapters` asks the operating system what time it is.
 
-Durations in YAML files and options: `500ms`, `10s`, `5m`, `2h`, `1d`.
+Durations in YAML files and options are written `500ms`, `10s`, `5m`, `2h` or `1d`.
 """
 
 import re

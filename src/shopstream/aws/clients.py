@@ -3,10 +3,9 @@
 boto3 finds account, region and endpoints: environment, `~/.aws/config`, the role of a task or function.
 `AWS_ENDPOINT_URL_KINESIS` and the like set another endpoint for a service.
 
-DynamoDB with plain Python values: what the tables of leases and of incidents share.
-
-boto3's resource layer converts values (numbers come back as Decimal) and takes conditions as `Attr("counter").eq(1)`;
-the client behind it does so too and, unlike a resource, may be used by several threads.
+DynamoDB takes and returns plain Python values: boto3's resource layer converts them (numbers come back as Decimal) and
+takes conditions as `Attr("counter").eq(1)`. The client behind it does so too and, unlike a resource, may be used by
+several threads.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -1,9 +1,8 @@
-"""The events of a shop, in time slices.
+"""The system under test: engine, all rules, all detectors and the incident store, fed with the events of a shop.
 
-The system under test: engine, all rules, all detectors and the incident store, in event time.
-
-Events come decoded, so the speed of the stream is not measured. Detections reach the incident store in steps of ten
-seconds of event time, as they do live, so the number of notifications does not depend on the size of batches.
+Events come decoded and in time slices, so the speed of the stream is not measured. Detections reach the incident store
+in steps of ten seconds of event time, as they do live, so the number of notifications does not depend on the size of
+batches.
 """
 
 import json

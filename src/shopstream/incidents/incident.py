@@ -1,8 +1,7 @@
-"""The one command that shows the events of a key and a time.
+"""Incidents as people see them: one per episode, not one alarm per window.
 
-What a person looks at: one incident per episode, not one alarm per window.
-
-Precision of rules: how often people found their incidents right.
+Also the command that shows an incident's events, and the precision of rules: how often people found their incidents
+right.
 """
 
 import math

@@ -1,9 +1,7 @@
-"""Live journeys: active sessions, the funnel, open carts, top lists.
+"""Live journeys: active sessions, the funnel, open carts, top lists; and the timeline of one shopper from the lake.
 
 All panels are computed from window state that the engine keeps anyway, never from single events. "Now" is the engine's
 watermark, so a replay of last year shows last year's afternoon.
-
-One shopper's events, in order.
 """
 
 from collections.abc import Mapping

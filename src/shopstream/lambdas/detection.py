@@ -1,6 +1,4 @@
-"""What Lambda hands over from a Kinesis stream, and what it wants to hear.
-
-The function behind the signals stream: `handler` gets records in order, from an event source mapping.
+"""The function behind the signals stream: `handler` gets records in order, from an event source mapping.
 
 Its deployment is described in `docs/lambda.md`.
 """

@@ -1,8 +1,7 @@
-"""Puts a function together from its settings: once in a process, when it starts.
+"""Builds the parts of a function from its settings, once in a process, and publishes its metrics.
 
-What functions say of themselves in figures: lines of the log (embedded metric format).
-
-Dimensions are `Service` and, of opened incidents, `Severity`: their number does not grow with traffic.
+Metrics are log lines in the embedded metric format. Dimensions are `Service` and, of opened incidents, `Severity`:
+their number does not grow with traffic.
 """
 
 from collections.abc import Mapping

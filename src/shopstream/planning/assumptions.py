@@ -1,6 +1,7 @@
-"""What a plan assumes: each figure with its unit and source, from `assumptions.yml`.
+"""What a plan assumes, and what AWS charges.
 
-Price lists: the packaged list with its date, and your own lists over it.
+Assumptions are figures with unit and source, from `assumptions.yml`. Prices come from the packaged list, which has a
+date, and from your own lists over it.
 """
 
 import difflib

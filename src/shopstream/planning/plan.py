@@ -1,7 +1,4 @@
-"""Monthly costs of a capacity.
-
-A plan: the AWS capacity for a load, its monthly costs, and notes on both.
-"""
+"""A plan: the AWS capacity for a load, its monthly costs, and notes on both."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

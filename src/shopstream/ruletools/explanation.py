@@ -1,6 +1,7 @@
-"""Explains why a rule did or did not fire on a key: every window against each part of the condition.
+"""Explains a rule: why it did or did not fire on a key, and the SQL of its window.
 
-SQL of a window declaration: streaming statements of DuckDB, one batch query, or Flink SQL.
+An explanation compares every window with each part of the condition. The SQL is that of DuckDB (streaming statements),
+one batch query, or Flink SQL.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,17 +1,13 @@
-"""Bookmarks of replays, kept in the data home, so that a stopped replay continues.
-
-A bookmark advances only after the stream has acknowledged what lies before it. So a killed replay sends again, at most,
-what it sent since the last bookmark; the same rows make the same events with the same ids.
-
-Paces events: at once, at a rate, or by event time.
-
-Replays a file of events into a stream: at once, at a rate, or as fast as it happened.
+"""Replays a file of events into a stream: at once, at a rate, or as fast as it happened.
 
     blocks of the file → decoded → shifted in time → due (pacing) → by shard → records → acknowledged → bookmark
 
 Memory holds two blocks, whatever the size of the file. Rows that are not events are sent as they are, so that the
-engine keeps them as dead letters. A killed replay continues from its bookmark; what it sends again has the same ids, so
-deduplication removes it.
+engine keeps them as dead letters.
+
+The data home keeps a bookmark for each replay. It advances only after the stream has acknowledged what lies before it.
+So a killed replay sends again, at most, what it sent since the last bookmark; the same rows make the same events with
+the same ids, and deduplication removes them.
 """
 
 import json

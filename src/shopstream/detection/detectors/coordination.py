@@ -1,11 +1,4 @@
-"""The most frequent keys of a stream, in bounded memory.
-
-Space-Saving: Metwally, Agrawal, El Abbadi, "Efficient computation of frequent and top-k elements in data streams",
-ICDT 2005; with weights as in Anderson et al., IMC 2017.
-
-Quantiles of the share of traffic that a key had over the last days, in little memory.
-
-Detector 9: many ids, one source.
+"""Detector 9: many ids, one source.
 
 A botnet changes its ids, but not its client software, its networks, or the order in which it visits products.
 
@@ -17,6 +10,8 @@ deviations. A busier shop has the same shares.
 *Paths* (pairs of a shopper's successive products): in five minutes, at least 8 products from each of which several
 shoppers went on to the same next one, 6 standard deviations above the pair's usual share. A sale has many pairs among
 few products; a list of addresses that is worked off has one successor for each product.
+
+`SpaceSaving` finds the most frequent keys, and `ShareQuantiles` keeps the shares that they had, both in bounded memory.
 """
 
 import math
@@ -41,6 +36,9 @@ class SpaceSaving:
 
     For every key, kept or not: true weight <= `estimate(key)` <= true weight + `total` / `capacity`. So a key with more
     than that share of the total is always kept. Of equally light keys, the first in order goes: deterministic.
+
+    Metwally, Agrawal, El Abbadi, "Efficient computation of frequent and top-k elements in data streams", ICDT 2005;
+    with weights as in Anderson et al., IMC 2017.
 
     Args:
         capacity: keys kept, at least 1.
