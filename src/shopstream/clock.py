@@ -9,7 +9,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 __all__ = [
+    "DAY_MS",
+    "HOUR_MS",
     "MAX_DURATION_MS",
+    "MILLISECOND",
+    "MINUTE_MS",
     "Clock",
     "ManualClock",
     "SystemClock",
@@ -18,6 +22,11 @@ __all__ = [
     "parse_duration",
     "to_ms",
 ]
+
+MILLISECOND = timedelta(milliseconds=1)
+MINUTE_MS = 60_000
+HOUR_MS = 3_600_000
+DAY_MS = 86_400_000
 
 
 def to_ms(moment: datetime) -> int:

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from shopstream.clock import MILLISECOND
 from shopstream.detection.detection import Nature
 from shopstream.errors import ConfigurationError
 from shopstream.evaluation.scoring import Unit
@@ -127,7 +128,6 @@ def seeds_of(count: int, *, tuning: bool) -> tuple[int, ...]:
 _ONE_BY_ONE = frozenset({"scraper", "crawler", "hoarding"})
 """Kinds whose actors must be found one by one; other attacks count as one, however many actors take part."""
 _WHOLE_DAY = timedelta(hours=12)
-_MS = timedelta(milliseconds=1)
 
 
 class TimeUnit(StrEnum):
@@ -210,6 +210,6 @@ def _row(file: ScenarioFile) -> EvaluatedScenario:
         time_unit=unit,
         critical=goal.critical or 0,
         informational=goal.informational or 0,
-        whole_day=min(int(length) for length in file.duration.extremes()) * _MS >= _WHOLE_DAY,
+        whole_day=min(int(length) for length in file.duration.extremes()) * MILLISECOND >= _WHOLE_DAY,
         file=file,
     )

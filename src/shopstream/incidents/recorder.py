@@ -13,10 +13,9 @@ come again that led to them, and are removed if they have not led to them this t
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
 from typing import Any, Final
 
-from shopstream.clock import Clock
+from shopstream.clock import MILLISECOND, Clock
 from shopstream.detection.detection import Detection
 from shopstream.incidents.grouping import GroupingRules
 from shopstream.incidents.incident import IncidentChange, TriageStatus, split_id
@@ -27,7 +26,6 @@ from shopstream.incidents.tracker import NEVER_MS, IncidentTracker
 
 __all__ = ["IncidentRecorder"]
 
-_MS: Final = timedelta(milliseconds=1)
 _PURGES: Final = 100
 """Retention is looked after this many times in its own length."""
 
@@ -57,11 +55,13 @@ class IncidentRecorder:
         clock: Clock,
         targets: Sequence[str] = (),
     ) -> None:
-        rules = GroupingRules(settings.campaign_actors, settings.campaign_within // _MS, settings.recovery // _MS)
+        rules = GroupingRules(
+            settings.campaign_actors, settings.campaign_within // MILLISECOND, settings.recovery // MILLISECOND
+        )
         self.store = store
-        self._tracker = IncidentTracker(rules, notify.hold // _MS)
+        self._tracker = IncidentTracker(rules, notify.hold // MILLISECOND)
         self._policy = NotificationPolicy(notify, settings.campaign_within, clock, targets)
-        self._retention_ms = settings.retention // _MS
+        self._retention_ms = settings.retention // MILLISECOND
         self._next_purge_ms: int | None = None
         self._generation = 1
         self._unsure: set[str] = set()  # rows that the restored tracker does not know

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
+from shopstream.clock import MINUTE_MS
 from shopstream.detection.baseline import DAY_MS
 from shopstream.detection.detection import Detection, Nature, Severity
 from shopstream.detection.detector import AlertTemplate, Detector, OpenAlert, interval
@@ -177,7 +178,6 @@ class ShareQuantiles:
         self._steps = {key: {day: dict(map(tuple, steps)) for day, steps in days} for key, days in state["keys"]}
 
 
-_MINUTE_MS: Final = 60_000
 _PATH_MS: Final = 300_000
 _CAPACITY: Final = 256
 """Keys of each kind whose history is kept: every key with more than 1/256 of the events."""
@@ -205,10 +205,8 @@ _THRESHOLD: Final = "1.5 times the usual share (95 % of 7 days), by 8 standard d
 
 _COUNTS: Final = {"events": "count(*)", "actors": "count(distinct user_id)"}
 _SOURCE_COUNTS: Final = {**_COUNTS, "new_ids": "count(*) filter (where new_user)"}
-AGENT_60S: Final = tumbling(
-    "detect_agent_60s", _MINUTE_MS, _SOURCE_COUNTS, key=("agent_hash",), condition="events >= 5"
-)
-NET_60S: Final = tumbling("detect_net_60s", _MINUTE_MS, _SOURCE_COUNTS, key=("ip_net",), condition="events >= 5")
+AGENT_60S: Final = tumbling("detect_agent_60s", MINUTE_MS, _SOURCE_COUNTS, key=("agent_hash",), condition="events >= 5")
+NET_60S: Final = tumbling("detect_net_60s", MINUTE_MS, _SOURCE_COUNTS, key=("ip_net",), condition="events >= 5")
 PATH_300S: Final = tumbling(
     "detect_path_300s",
     _PATH_MS,
@@ -327,7 +325,7 @@ class CoordinationDetector(Detector):
 
     def __init__(self) -> None:
         self._keys = {window.name: _Keys(window.size_ms) for window in self.windows[1:]}
-        self._totals: deque[tuple[int, float]] = deque(maxlen=_SLOW_MS // _MINUTE_MS)
+        self._totals: deque[tuple[int, float]] = deque(maxlen=_SLOW_MS // MINUTE_MS)
 
     def observe(self, end_ms: int, signals: Sequence[Signal]) -> list[Detection]:
         """See `Detector.observe`; only bins that end a minute matter."""
@@ -348,7 +346,7 @@ class CoordinationDetector(Detector):
         return sum(events for at_ms, events in self._totals if at_ms > end_ms - length_ms)
 
     def _sources(self, end_ms: int, signals: list[Signal], keys: _Keys, template: AlertTemplate) -> list[Detection]:
-        total = self._total(end_ms, _MINUTE_MS)
+        total = self._total(end_ms, MINUTE_MS)
         if not signals and not keys.history.times:  # events carry no address, or no client software
             return []
         minutes = {}
@@ -373,7 +371,7 @@ class CoordinationDetector(Detector):
         past = keys.minutes[key]
         slow = _Minute(minute.end_ms, *(sum(part[place] for part in past) for place in (1, 2, 3)))
         for length_ms, seen, ids, least, least_score in (
-            (_MINUTE_MS, minute, minute.actors, _FAST_IDS, _FAST_SCORE),
+            (MINUTE_MS, minute, minute.actors, _FAST_IDS, _FAST_SCORE),
             (_SLOW_MS, slow, slow.new_ids, _SLOW_NEW_IDS, _SLOW_SCORE),
         ):
             total = self._total(minute.end_ms, length_ms)
