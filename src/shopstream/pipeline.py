@@ -16,7 +16,7 @@ gathered durable, in this order:
    its positions: a process that another one has taken over from without its knowing.
 3. Append dead letters and final detections to the lake, each unless it has those of this checkpoint already.
 4. Promote the checkpoint.
-5. Tell the stream how far this consumer has come.
+5. Save the position of this consumer in the stream.
 
 Writing the checkpoint stops the line for a moment; all else goes on beside it, and the next commit waits for that.
 
@@ -95,7 +95,7 @@ class Pipeline:
         journeys: live panels; None has none.
         settings: batch sizes and intervals.
         clock: processing time.
-        guard: called before signals are judged and before the lake decides; raises where this process is no longer
+        guard: called before detection and before the lake decides; raises where this process is no longer
             the engine.
     """
 
@@ -164,7 +164,7 @@ class Pipeline:
                     break
                 self._clock.sleep(self._settings.poll_interval)
         if until_caught_up and not stop():
-            self._judge(self._engine.advance(to_the_end=True))
+            self._detect(self._engine.advance(to_the_end=True))
         self.commit()
         if self._journeys:
             self._journeys.publish()
@@ -181,7 +181,7 @@ class Pipeline:
             self._records += len(batch.records)
             self._counters.add(processed.counters)
             self._recent.keep(processed.events)
-            # Rejected rows and duplicates count, too: what is done is told, and what waits for the lake is bounded.
+            # Rejected rows and duplicates count, too: counters are current, and what waits for the lake is bounded.
             self._waiting += processed.counters.events_read
             if self._lakehouse:
                 self._events.append(processed.events)
@@ -189,7 +189,7 @@ class Pipeline:
                 self._dead_letters.append(processed.dead_letters)
         if not batch.records or self._clock.now_ms() >= self._advance_at_ms:
             started_ms = self._clock.now_ms()
-            self._judge(self._engine.advance())
+            self._detect(self._engine.advance())
             self._advance_at_ms = self._next(started_ms, 0, share=_ADVANCE_SHARE)
         self._commit_when_due()
         if self._journeys and self._clock.now_ms() >= self._publish_at_ms:
@@ -203,7 +203,7 @@ class Pipeline:
         now_ms = self._clock.now_ms()
         return now_ms + max(interval_ms, share * (now_ms - started_ms))
 
-    def _judge(self, signals: Sequence[Signal]) -> None:
+    def _detect(self, signals: Sequence[Signal]) -> None:
         self._guard()
         until_ms, quiet = self._engine.watermarks.current_ms, self._quiet()
         result = self._runner.run(signals, until_ms, quiet)
@@ -247,7 +247,7 @@ class Pipeline:
         """
         self.settle()
         started_ms = self._clock.now_ms()
-        # A shard's end is kept though nothing came: once retention has removed the shard, nobody can tell any more.
+        # A shard's end is kept though nothing came: once retention has removed the shard, nothing else knows it.
         if self._waiting or self._detections or self._source.ended != self._ended:
             manifest = self._stage()
             events = _together(self._events)
@@ -327,8 +327,8 @@ class Pipeline:
         self._checkpoints.promote(manifest)
         try:
             self._consumers.commit(CONSUMER, manifest.positions)
-        except RetryableError as error:  # nobody goes on from there; the next commit tells again
-            _LOGGER.warning("the stream was not told how far the engine is: %s", error)
+        except RetryableError as error:  # nobody continues from there; the next commit sends it again
+            _LOGGER.warning("the position of the engine was not saved in the stream: %s", error)
 
     def _begin(self) -> None:
         """Incidents from now on belong to the next checkpoint."""

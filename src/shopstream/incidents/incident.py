@@ -109,12 +109,12 @@ class Incident:
         episodes: how many detections' chains there are in it, itself included.
         actors: everyone it is about, in order of kind and value: all of a campaign, those under a site's incident too.
         campaign: many actors with one signature.
-        verdict: bot, human, unknown or None, as the rules say of the actor.
+        verdict: bot, human, unknown or None, by the rules, of the actor.
         confidence: 0 to 1 that it is what the rule says; independent rules add up.
         contributions: rule → its own confidence.
         evidence: what the detector knew of the peak, see `detection.Detection`.
         context: what the recent events said when it opened, see `engine.recent`; None where nobody asked.
-        notifications: how many times people were told, or wait to be told; several addresses count once.
+        notifications: how many were sent or are queued; several addresses count once.
     """
 
     id: str

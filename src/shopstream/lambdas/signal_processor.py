@@ -2,7 +2,7 @@
 
 Records come in order, any number of times, in any portions. A portion is done in this order:
 
-1. Records of which nothing can be made go to the queue of failed signals.
+1. Undecodable records go to the queue of failed signals.
 2. Detection runs; incidents and notifications are written. The same again changes nothing.
 3. Final detections go to the lake, at least once.
 4. The state of detectors and incidents is saved with the sequence number of the portion's last record, if nobody saved
@@ -28,7 +28,8 @@ from shopstream.errors import DecodeError, ShopstreamError, StateError
 from shopstream.incidents.aws import ItemTooLargeError
 from shopstream.incidents.incident import Change
 from shopstream.incidents.recorder import IncidentRecorder
-from shopstream.lambdas.ports import DetectionSink, DetectionStates, FailedSignals, SignalRecord
+from shopstream.lambdas.ports import DetectionSink, FailedSignals, SignalRecord
+from shopstream.lambdas.state import DetectionState
 from shopstream.stream.ports import TRIM_HORIZON
 
 __all__ = ["BatchResult", "PoisonedRecordError", "SignalProcessor"]
@@ -90,7 +91,7 @@ class SignalProcessor:
         runner: Callable[[], LocalDetectionRunner],
         recorder: Callable[[], IncidentRecorder],
         known: frozenset[str],
-        states: DetectionStates,
+        states: DetectionState,
         sink: DetectionSink | None,
         failed: FailedSignals | None,
         logger: Logger,
@@ -167,8 +168,8 @@ class SignalProcessor:
         except Exception as error:  # noqa: BLE001  whatever a record breaks
             reason = f"processing it broke ({type(error).__name__}); see the log of the function"
             # Where, and not the error's own words: they may name a user.
-            told = {"records": len(portion), "what": type(error).__name__, "at": format_tb(error.__traceback__)}
-            self._logger.error("processing broke", extra=told)  # noqa: TRY400  likewise
+            where = {"records": len(portion), "what": type(error).__name__, "at": format_tb(error.__traceback__)}
+            self._logger.error("processing broke", extra=where)  # noqa: TRY400  likewise
         else:
             return
         self._warm = None
@@ -192,8 +193,8 @@ class SignalProcessor:
         runner, recorder = self._warm
         moments, poisoned = self._read(portion, broken)
         signals = [signal for moment in moments for signal in moment.signals]
-        told = [moment.until_ms for moment in moments]
-        until_ms = max(told if self._until_ms is None else [*told, self._until_ms], default=None)
+        ends = [moment.until_ms for moment in moments]
+        until_ms = max(ends if self._until_ms is None else [*ends, self._until_ms], default=None)
         detections, opened, late = 0, Counter[Severity](), 0
         if moments and until_ms is not None:
             quiet = moments[-1].quiet
