@@ -213,10 +213,7 @@ class EmbeddedIncidentStore:
                 "json_array(i.status, i.summary_closed) IN (SELECT value FROM json_each(?))",
                 [json.dumps(one, separators=(",", ":")) for one in pairs],
             ),
-            (
-                "i.summary_severity IN (SELECT value FROM json_each(?))",
-                list(map(SEVERITIES.index, only.get("severities", ()))),
-            ),
+            ("i.summary_severity IN (SELECT value FROM json_each(?))", ranks),
             (_ANY_RULE, list(only.get("rules", ()))),
         )
         chosen = [(sql, json.dumps(values)) for sql, values in filters if values]
