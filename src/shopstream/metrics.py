@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final
 
 from shopstream.aws.clients import client, explained
 from shopstream.clock import Clock, from_ms
 from shopstream.errors import ShopstreamError
 
-__all__ = ["COUNTS", "STATISTICS", "CloudWatchSink", "Datum", "MetricSink", "StatisticSet", "WorkerMetrics"]
+__all__ = ["COUNTS", "STATISTICS", "CloudWatchSink", "Datum", "StatisticSet", "WorkerMetrics"]
 
 _LOGGER = logging.getLogger(__name__)
 _MS: Final = timedelta(milliseconds=1)
@@ -65,18 +65,6 @@ class Datum:
     at: datetime
 
 
-class MetricSink(Protocol):
-    """Publishes metrics."""
-
-    def put(self, data: Sequence[Datum]) -> None:
-        """Publish all data, or none.
-
-        Raises:
-            ShopstreamError: nothing was published.
-        """
-        ...
-
-
 class WorkerMetrics:
     """Collects observations and publishes them once a minute, in a separate thread.
 
@@ -86,7 +74,7 @@ class WorkerMetrics:
         interval: a minute, CloudWatch's standard resolution.
     """
 
-    def __init__(self, sink: MetricSink, clock: Clock, interval: timedelta = timedelta(minutes=1)) -> None:
+    def __init__(self, sink: "CloudWatchSink", clock: Clock, interval: timedelta = timedelta(minutes=1)) -> None:
         self._sink = sink
         self._clock = clock
         self._interval_ms = interval // _MS
@@ -172,12 +160,8 @@ def _merge(one: StatisticSet, other: StatisticSet) -> StatisticSet:
     )
 
 
-_PUT_METRICS: Final = 1_000
-"""Limit of PutMetricData."""
-
-
 class CloudWatchSink:
-    """A `MetricSink` on CloudWatch. Each metric has one dimension, `Service`, so the number of metrics is fixed.
+    """Publishes to CloudWatch. Each metric has one dimension, `Service`, so the number of metrics is fixed.
 
     Args:
         namespace: of all metrics of an installation.
@@ -190,7 +174,7 @@ class CloudWatchSink:
         self._cloudwatch = client("cloudwatch")
 
     def put(self, data: Sequence[Datum]) -> None:
-        """Publish all data, or none."""
+        """Publish all data, or raise a ShopstreamError."""
         metrics = [
             {
                 "MetricName": datum.name,
@@ -201,11 +185,8 @@ class CloudWatchSink:
             }
             for datum in data
         ]
-        for start in range(0, len(metrics), _PUT_METRICS):
-            with explained(f"to publish metrics in {self._namespace}"):
-                self._cloudwatch.put_metric_data(
-                    Namespace=self._namespace, MetricData=metrics[start : start + _PUT_METRICS]
-                )
+        with explained(f"to publish metrics in {self._namespace}"):
+            self._cloudwatch.put_metric_data(Namespace=self._namespace, MetricData=metrics)
 
 
 def _value(value: float | StatisticSet) -> dict[str, object]:

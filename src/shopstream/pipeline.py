@@ -48,8 +48,8 @@ from shopstream.events.schema import DEAD_LETTER_FIELDS, LAKE_FIELDS, arrow_sche
 from shopstream.incidents.enrichment import ContextEnricher
 from shopstream.incidents.recorder import IncidentRecorder
 from shopstream.journeys.live import LiveJourneys
-from shopstream.lakehouse.detections import detection_rows
 from shopstream.lakehouse.ports import Lakehouse, LakeTable
+from shopstream.lakehouse.tables import detection_rows
 from shopstream.stream.ports import ConsumerPositions
 
 __all__ = ["CONSUMER", "Pipeline", "Progress"]

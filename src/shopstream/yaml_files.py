@@ -6,18 +6,19 @@ and depth, and its loader is 12 times as slow as libyaml.
 
 import difflib
 import hashlib
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Generic, TypeVar, get_args
+from typing import Annotated, Generic, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from shopstream.errors import ConfigurationError, PermanentError
 
-__all__ = ["MAX_BYTES", "Document", "Problem", "YamlError", "YamlFiles", "unknown_word"]
+__all__ = ["MAX_BYTES", "Document", "Identifier", "Problem", "Text", "YamlError", "YamlFiles", "unknown_word"]
 
 MAX_BYTES = 64 << 10
 """Size of one file."""
@@ -29,6 +30,19 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 Place = tuple[str | int, ...]
 """Path to a part of a file: keys and list indexes."""
+
+_MAX_ID = 64
+_ID = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", re.ASCII)
+
+
+def _check_id(name: str) -> str:
+    if len(name) > _MAX_ID or not _ID.fullmatch(name):
+        raise ValueError(f"expected lower-case words joined by _, at most {_MAX_ID} characters, got {name!r}")
+    return name
+
+
+Identifier = Annotated[str, AfterValidator(_check_id)]
+Text = Annotated[str, Field(min_length=1, max_length=4_000)]
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -136,8 +150,8 @@ class YamlFiles(Generic[T]):
     example: str
     error: type[PermanentError] = ConfigurationError
 
-    def load(self, *places: Path | Traversable) -> dict[str, T]:
-        """What files and folders hold, by stem in order; later ones replace earlier ones.
+    def load(self, *places: Path | Traversable | None) -> dict[str, T]:
+        """What files and folders (None: none) hold, by stem in order; later ones replace earlier ones.
 
         Raises:
             ConfigurationError: a place does not exist, or a file cannot be read.
@@ -145,7 +159,7 @@ class YamlFiles(Generic[T]):
         """
         found: dict[str, T] = {}
         problems: list[Problem] = []
-        for place in places:
+        for place in filter(None, places):
             good, wrong = self.read(place)
             found |= good
             problems += wrong

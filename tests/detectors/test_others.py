@@ -1,5 +1,6 @@
 """Pulses, crowds, silence, collapses, bad data, floods of keys: each is found by its detector, and nothing else is."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +20,9 @@ from shopstream.detection.windows import DUPLICATE_SIGNAL, PRICE_SIGNAL
 def judge(shop):
     def judge(signals, baselines=None, off=()):
         detectors = shipped_detectors(DetectionSettings(detectors_off=off), baselines or shop.baselines())
-        return DetectorRunner(detectors).advance(signals, max(one.end_ms for one in signals))
+        found = DetectorRunner(detectors).advance(signals, max(one.end_ms for one in signals))
+        assert [one.headline for one in found if "{" in one.headline] == []
+        return found
 
     return judge
 
@@ -85,6 +88,7 @@ def test_silence_of_the_site_is_found_within_a_minute_and_said_once(shop, judge,
     assert 0 < after(found, shop, 3600)["silence"] <= 60
     assert found[0].nature is Nature.FAULT
     assert found[-1].measures["silence_seconds"] >= 900
+    assert re.fullmatch(r"No data for 1\d min( \d+ s)?", found[-1].headline)
 
 
 @pytest.mark.parametrize("kind", ["carts", "purchases"])

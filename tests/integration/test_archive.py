@@ -206,7 +206,7 @@ def test_a_worker_that_cannot_release_its_shards_reports_it_beside_its_error(pla
     monkeypatch.setattr(worker._shared, "release", unreachable)
     with pytest.raises(StateError, match="a rollback") as failed:
         worker.run(until_caught_up=True)
-    assert failed.value.__notes__ == ["its shards are free once their leases have run out: away"]
+    assert failed.value.__notes__ == ["its shards are free once their leases have expired: away"]
 
 
 def test_a_split_and_a_merge_lose_and_double_nothing(place):

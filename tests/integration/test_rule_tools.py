@@ -111,7 +111,7 @@ def test_a_backtest_counts_incidents_actors_and_buyers(day, home):
     assert tried["buyers"] == 0
     assert tried["windows"] > 100
     assert tried["events"] >= day.events - 1_000
-    assert tried["days_looked_at"] == 1.0
+    assert tried["days"] == 1.0
     assert tried["by_day"] == [{"day": "2019-11-05", "incidents": 2, "windows": tried["windows"], "actors": 2}]
     assert sorted(example["keys"]["user_id"] for example in tried["examples"]) == scrapers(day)
     assert all(example["peak"]["events"] > 15 for example in tried["examples"])
@@ -164,7 +164,7 @@ def test_the_time_range_is_limited(home):
         == 2
     )
     nothing = run(home, "rules", "backtest", "user_burst", "--from", "2020-01-01")
-    assert "There are no events in that time" in nothing.stdout
+    assert "There are no events in this period" in nothing.stdout
 
 
 def test_a_file_of_events_needs_no_lake(day, tmp_path):

@@ -8,11 +8,10 @@ from lambdas.hour import rules
 from shopstream.detection.rule_matcher import detect
 from shopstream.errors import RetryableError
 from shopstream.lakehouse.detection_row import detection_row
-from shopstream.lakehouse.detections import detection_rows
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.settings import LakehouseSettings
-from shopstream.lakehouse.tables import DETECTION_FIELDS, create_views
+from shopstream.lakehouse.tables import DETECTION_FIELDS, create_views, detection_rows
 from shopstream.lambdas.aws import FirehoseSink, _batches
 from standins import faults
 

@@ -12,7 +12,7 @@ from shopstream.engine.compile import batch_sql
 from shopstream.engine.derived_columns import DERIVED_FIELDS
 from shopstream.engine.engine import Engine
 from shopstream.engine.settings import EngineSettings
-from shopstream.engine.signals import Signal
+from shopstream.engine.signals import UNWATCHED, Signal
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.events.arrow_ipc import encode_arrow
 from shopstream.events.codec import decode
@@ -98,7 +98,7 @@ def rows(signals: list[Signal]) -> list[tuple]:
     return [
         (*s.key.values(), s.start_ms, s.end_ms, s.first_event_ms, s.last_event_ms, *s.measures.values())
         for s in signals
-        if s.final
+        if s.final and s.window != UNWATCHED  # the gap in history is no window
     ]
 
 

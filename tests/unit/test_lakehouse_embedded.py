@@ -15,13 +15,12 @@ from shopstream.clock import ManualClock, SystemClock
 from shopstream.errors import PermanentError, RetryableError, StateError
 from shopstream.lakehouse import catalog, maintenance
 from shopstream.lakehouse.catalog import CATALOG_NAME, POSITIONS_PROPERTY
-from shopstream.lakehouse.detections import detection_rows
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.files import by_day, conform
 from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.reader import LocalLakeReader
 from shopstream.lakehouse.settings import LakehouseSettings
-from shopstream.lakehouse.tables import TABLES, create_views
+from shopstream.lakehouse.tables import TABLES, create_views, detection_rows
 
 EVENTS = LakeTable.EVENTS
 DAY_MS = 86_400_000

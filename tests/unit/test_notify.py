@@ -427,7 +427,7 @@ def test_the_test_message_reaches_the_receiver_or_fails_with_status_1(tmp_path, 
         return CliRunner().invoke(app, ["--home", str(tmp_path), "notify", "test", *words], env=environment)
 
     assert json.loads(run("--format", "json").stdout)[0]["result"] == "sent"
-    assert receiver.messages == [("shopstream: a test", "Incidents will reach you here.")]
+    assert receiver.messages == [("shopstream: a test", "Notifications about incidents will arrive here.")]
     receiver.answers.append(500)
     assert run().exit_code == 1
 

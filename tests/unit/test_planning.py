@@ -304,7 +304,7 @@ def test_a_missing_price_list_is_reported_with_how_to_create_one(tmp_path):
 def test_the_command_prints_sizes_costs_notes_and_assumptions():
     result = CliRunner().invoke(app, ["plan", "--events-per-second", "20"], env={"COLUMNS": "120"})
     assert result.exit_code == 0
-    for shown in ("20 events/s, 80 at the peak", "US dollars a month", "gathered 2026-11-22", "hot_category_share"):
+    for shown in ("20 events/s, 80 at the peak", "US dollars per month", "gathered 2026-11-22", "hot_category_share"):
         assert shown in result.stdout
 
 

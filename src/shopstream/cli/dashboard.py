@@ -1,4 +1,4 @@
-"""`shopstream dashboard`."""
+"""`shopstream dashboard`: serves the web dashboard."""
 
 from typing import Annotated
 
@@ -19,15 +19,15 @@ def dashboard(
     ] = None,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     allow_remote: Annotated[
-        bool, typer.Option("--allow-remote", help="Listen on an address that other machines can connect to.")
+        bool, typer.Option("--allow-remote", help="Allow an address that other machines can reach.")
     ] = False,
 ) -> None:
     r"""Serve the dashboard: incidents, shoppers, reports, and pipeline health.
 
-    Reads what `run` and `build` write, from this home, while they write it; nothing is held up. In the AWS profile it
-    follows the engine, wherever that runs: incidents every five seconds, the rest every ten. The address that is
-    printed holds a token that lets people in; the page keeps it in a cookie for 30 days. Ends with Ctrl-C.
-    For Prometheus, /metrics takes the same token as `Authorization: Bearer`; it stands in dashboard.token in the home.
+    Reads what `run` and `build` write to this home, without slowing them down. In the AWS profile it follows the engine
+    wherever it runs: incidents every five seconds, the rest every ten. The printed address contains an access token;
+    the browser keeps it in a cookie for 30 days. Press Ctrl-C to stop.
+    For Prometheus, /metrics accepts the same token as `Authorization: Bearer`; it is in dashboard.token in the home.
 
     Examples:
       shopstream dashboard
@@ -41,15 +41,14 @@ def dashboard(
     if allow_remote and not is_loopback(page.host):
         err.print(
             f"[bold yellow]warning:[/] {page.host} can be reached from other machines, and nothing is encrypted, "
-            "the token neither; put a TLS proxy in front, or use an SSH tunnel to 127.0.0.1",
-            highlight=False,
+            "not even the token; put a TLS proxy in front, or use an SSH tunnel to 127.0.0.1",
             soft_wrap=True,
         )
     home = adapters_of(settings).dashboard_home()
 
     def ready(address: str) -> None:
-        err.print(f"The page is at [bold]{address}[/]", highlight=False, soft_wrap=True)
-        err.print("Ctrl-C ends it.", style="dim")
+        err.print(f"The page is at [bold]{address}[/]", soft_wrap=True)
+        err.print("Press Ctrl-C to stop.", style="dim")
         if open_browser:
             open_page(address, settings.home)
 

@@ -1,7 +1,4 @@
-"""`shopstream demo`: the whole flow on one shop day.
-
-What happened, on one screen: events, incidents with evidence, live shoppers, the four reports.
-"""
+"""`shopstream demo`: runs the whole pipeline on one shop day, and prints a summary on one screen."""
 
 import json
 import shutil
@@ -59,14 +56,14 @@ def demo(
     ] = None,
     serve: Annotated[bool, typer.Option(help="Serve the dashboard at the end.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of the synthetic day.")] = 1,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Empty a home that was used beyond a demo.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Empty the home, whatever it contains.")] = False,
 ) -> None:
     """Run one shop day through the whole pipeline, and show the results.
 
-    Synthesises about 500,000 events with a flood and a scraper among them, and the week before, from which detectors
-    learn what is normal (or takes your file, from which they learn as it goes). Replays the day through the stream,
-    processes it, builds lake and reports, prints a summary and serves the dashboard. A home that an earlier demo made
-    is emptied first; one that was used for more is not touched.
+    Synthesises about 500,000 events with a flood and a scraper, and the week before as history for the baselines; with
+    --events it uses your file, and detectors learn as they go. It replays the day into the stream, processes it, builds
+    lake and reports, prints a summary, and serves the dashboard. It first empties the home of an earlier demo, but
+    never a home that was used for more.
 
     Examples:
       shopstream demo
@@ -85,7 +82,7 @@ def demo(
     truth = None
     with _stages() as stage:
         if events is None:
-            with stage("Learning what is normal from a week") as show:
+            with stage("Learning baselines from a week") as show:
                 _learn(settings, seed, show)
             with stage("Synthesising one shop day") as show:
                 events, truth = _synthesise(settings, seed, show)
@@ -102,7 +99,7 @@ def demo(
 
 
 def _prepare_home(settings: Settings, *, fresh: bool) -> None:
-    """Start from nothing, but never throw away what is not a demo's."""
+    """Empty the home, but only if it contains nothing but a demo."""
     home = settings.home
     if home.exists() and any(home.iterdir()) and not fresh:
         mark = home / _MARK
@@ -110,7 +107,7 @@ def _prepare_home(settings: Settings, *, fresh: bool) -> None:
         processed = dict(current.counters) if current else None
         if not mark.is_file() or json.loads(mark.read_text()) not in ({"counters": processed}, {"counters": None}):
             raise ConfigurationError(
-                f"{home} holds more than a demo's data; give the demo another --home, or --fresh to empty this one"
+                f"{home} contains more than a demo's data; use another --home, or --fresh to empty this one"
             )
     if home.exists():
         for path in home.iterdir():
@@ -119,7 +116,7 @@ def _prepare_home(settings: Settings, *, fresh: bool) -> None:
 
 
 def _mark(settings: Settings, counters: dict[str, int] | None) -> None:
-    """Note that this home is a demo's, and how far the demo took it (None: it is under way)."""
+    """Mark the home as a demo's, with the engine's counters at its end; None while the demo runs."""
     settings.home.mkdir(parents=True, exist_ok=True)
     (settings.home / _MARK).write_text(json.dumps({"counters": counters}))
 
@@ -154,7 +151,7 @@ class _Stage:
 
 
 def _synthesis(seed: int, first_day: int, days: int) -> Synthesis:
-    """Days of one shop, which begins a week before the day that is shown; the attacks are in that day."""
+    """Days of one shop: a week of history, then the day of the demo with its attacks."""
     flood = Flood(DEFAULT_START + timedelta(hours=14), timedelta(minutes=5), 10, 2_000)
     scraper = Scraper(DEFAULT_START + timedelta(hours=9), timedelta(minutes=20), 1, 0.5)
     start, whole = DEFAULT_START - timedelta(days=_HISTORY_DAYS), _HISTORY_DAYS + 1
@@ -164,7 +161,6 @@ def _synthesis(seed: int, first_day: int, days: int) -> Synthesis:
 
 
 def _learn(settings: Settings, seed: int, show: Show) -> None:
-
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
         read = 0
@@ -189,7 +185,6 @@ def _synthesise(settings: Settings, seed: int, show: Show) -> tuple[str, Path]:
 
 
 def _replay(settings: Settings, source: str, show: Show) -> None:
-
     with adapters_of(settings).open_stream() as stream:
         replay(
             source,
@@ -200,7 +195,6 @@ def _replay(settings: Settings, source: str, show: Show) -> None:
 
 
 def _process(settings: Settings, show: Show) -> dict[str, int]:
-
     with EmbeddedStream.open(settings.stream_path, settings.stream, SystemClock()) as stream:
         records = stream.describe().records
 
@@ -223,11 +217,11 @@ _COLUMNS: Mapping[ReportName, tuple[str, ...]] = {
     ReportName.TOP_CATEGORIES: ("weekday", "hour", "rank", "category", "views", "purchases"),
     ReportName.BRAND_MARKETING: ("brand", "missed_revenue", "reason"),
 }
-"""What fits on a screen; `shopstream report` has the rest."""
+"""Columns that fit on a screen; `shopstream report` has the others."""
 
 
 def print_summary(settings: Settings, *, elapsed: timedelta, truth: Path | None) -> None:
-    """Print it. `truth` is the ground-truth file of a synthetic day, to compare incidents with; None without one."""
+    """Print events, incidents, live shoppers and reports; `truth` is the ground truth of a synthetic day."""
     manifest = adapters_of(settings).open_checkpoints().current()
     counters = dict(manifest.counters) if manifest else {}
     with closing(adapters_of(settings).open_incidents()) as store:
@@ -248,12 +242,12 @@ def _figures(counters: Mapping[str, int], incidents: list[Incident], elapsed: ti
     read = counters.get("events_read", 0)
     return [
         ("events in", f"{read:,}"),
-        ("kept", f"{counters.get('events_kept', 0):,}"),
+        ("stored", f"{counters.get('events_kept', 0):,}"),
         ("duplicates", f"{counters.get('duplicates', 0):,}"),
         ("late", f"{counters.get('late', 0):,}"),
         ("dead letters", f"{counters.get('dead_letters', 0):,}"),
         ("incidents", f"{len(incidents):,}"),
-        ("all of it took", f"{elapsed.total_seconds():.1f} s"),
+        ("total time", f"{elapsed.total_seconds():.1f} s"),
     ]
 
 
@@ -272,7 +266,6 @@ def _print_incidents(incidents: list[Incident], truth: Path | None) -> None:
             f"peak {escape(line['peak'].plain)} (rule {incident.rule}: {escape(incident.threshold)}), "
             f"{line['state']}, id {incident.id}",
             style="dim",
-            highlight=False,
         )
     if not shown:
         out.print("None.")
@@ -282,8 +275,8 @@ def _print_incidents(incidents: list[Incident], truth: Path | None) -> None:
         for episode in json.loads(truth.read_text())["injections"]:
             out.print(_verdict(episode, incidents), markup=False)
     if shown:
-        out.print("The events behind the first:", style="dim")
-        out.print(f"  {shown[0].evidence_command}", markup=False, highlight=False, soft_wrap=True, style="cyan")
+        out.print("Events behind the first incident:", style="dim")
+        out.print(f"  {shown[0].evidence_command}", markup=False, soft_wrap=True, style="cyan")
 
 
 def _rank(incident: Incident) -> int:
@@ -291,7 +284,7 @@ def _rank(incident: Incident) -> int:
 
 
 def _verdict(episode: Mapping[str, Any], incidents: list[Incident]) -> str:
-    """One planted attack against what was found."""
+    """One injected attack, and the incident that found it."""
     began, ended = datetime.fromisoformat(episode["from"]), datetime.fromisoformat(episode["until"])
     actors = {str(actor) for actor in episode["actors"]}
     found = [
@@ -301,7 +294,8 @@ def _verdict(episode: Mapping[str, Any], incidents: list[Incident]) -> str:
         and incident.first_event_time <= ended
         and (not incident.keys or actors.intersection(actor.value for actor in incident.actors))
     ]
-    what = f"Planted: {episode['kind']} at {began:%H:%M} UTC, {episode['events']:,} events of {len(actors):,} ids"
+    size = f"{episode['events']:,} events of {len(actors):,} ids"
+    what = f"Injected: {episode['kind']} at {began:%Y-%m-%d %H:%M} UTC, {size}"
     if not found:
         return f"{what} - not found"
     first = min(found, key=lambda incident: incident.detected_at_event_time)
@@ -319,7 +313,7 @@ def _print_live(panels: Mapping[str, Any]) -> None:
     table.add_row(
         f"[bold]{sessions['active']:,}[/] active sessions",
         f"[bold]{carts['lines']:,}[/] products in open carts, worth [bold]{float(carts['value']):,.2f}[/]",
-        f"last hour: [bold]{funnel['viewed']:,}[/] looked, [bold]{funnel['carted']:,}[/] put in the cart, "
+        f"last hour: [bold]{funnel['viewed']:,}[/] viewed, [bold]{funnel['carted']:,}[/] added to the cart, "
         f"[bold]{funnel['bought']:,}[/] bought",
     )
     out.print(table)
@@ -330,9 +324,9 @@ def _print_next(settings: Settings) -> None:
     out.print(Rule(align="left"))
     for command, meaning in (
         ("dashboard", "the same in the browser, live"),
-        ("incidents list", "all incidents; `incidents show ID` tells why"),
-        ("journeys", "what shoppers do at the moment"),
-        ('query "select event_type, count(*) from events group by all"', "your own question"),
+        ("incidents list", "all incidents; `incidents show ID` explains one"),
+        ("journeys", "what shoppers do now"),
+        ('query "select event_type, count(*) from events group by all"', "your own SQL"),
     ):
-        out.print(f"  shopstream {home}{command}", markup=False, highlight=False, style="cyan", end="")
+        out.print(f"  shopstream {home}{command}", markup=False, style="cyan", end="")
         out.print(f"   {meaning}", style="dim", markup=False)

@@ -101,9 +101,9 @@ def evaluate(
     write_report(folder, results, summary, facts, markdown)
     _print(summary, results, facts, fmt, explain=explain)
     if interrupted:
-        err.print("interrupted: some runs are missing in these figures", highlight=False)
-    err.print(verdict(summary), highlight=False, soft_wrap=True)
-    err.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+        err.print("interrupted: some runs are missing in these figures")
+    err.print(verdict(summary), soft_wrap=True)
+    err.print(f"report: {folder / 'report.html'}", soft_wrap=True)
     if interrupted:
         raise typer.Exit(130)
 
@@ -129,7 +129,6 @@ def _run(plan: RunPlan, folder: Path, results: RunResults) -> bool:
 
 
 def _facts(plan: RunPlan, results: RunResults, clock: Clock, started_ms: int, *, tuning: bool, partial: bool) -> Facts:
-
     now_ms = clock.now_ms()
     return Facts(
         seeds=sorted(
@@ -148,7 +147,6 @@ def _facts(plan: RunPlan, results: RunResults, clock: Clock, started_ms: int, *,
 
 
 def _print(summary: Summary, results: RunResults, facts: Facts, fmt: Format, *, explain: bool) -> None:
-
     rows = [(short_row_of if fmt is Format.TABLE else row_of)(row) for row in summary.rows]
     if fmt is Format.JSON:
         emit_object(asdict(summary), fmt)
@@ -170,7 +168,7 @@ def _explain(results: RunResults) -> None:
     """Print what detection saw of each miss, and each false incident."""
     for scenario, runs in results.attacks.items():
         for run in runs:
-            where = f"{scenario}, seed {run.seed}, {from_ms(run.from_ms):%a %H:%M}, {run.rate:.1f} ev/s"
+            where = f"{scenario}, seed {run.seed}, {from_ms(run.from_ms):%Y-%m-%d %H:%M}, {run.rate:.1f} ev/s"
             if run.nearest:
                 _say(f"missed: {where}, {_parameters(run.parameters)}: {run.nearest}")
             for one in [*run.false, *run.surges]:
@@ -178,12 +176,12 @@ def _explain(results: RunResults) -> None:
     for result in results.baseline:
         for one in result.incidents:
             kind = "resident" if one.resident else "surge" if one.nature == "surge" else "false"
-            when = f"{from_ms(one.detected_ms):%a %H:%M}"
+            when = f"{from_ms(one.detected_ms):%Y-%m-%d %H:%M}"
             _say(f"{kind}: without attack, seed {result.seed}, {when}: {one.severity} {one.rule}: {one.note}")
 
 
 def _say(line: str) -> None:
-    out.print(line, soft_wrap=True, markup=False, highlight=False)
+    out.print(line, soft_wrap=True, markup=False)
 
 
 def _parameters(parameters: Mapping[str, object]) -> str:

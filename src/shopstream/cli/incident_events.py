@@ -35,13 +35,13 @@ __all__ = ["context_from_lake", "events", "show"]
 
 _BEFORE = timedelta(minutes=10)
 _LONGEST = timedelta(hours=1)
-"""Of longer ones, the hour that ends with the strongest window."""
+"""For longer incidents, only the hour that ends with the strongest window."""
 
 _ALL = 1 << 50
 
 
 def context_from_lake(settings: Settings, incident: Incident) -> Mapping[str, object] | None:
-    """The same as `engine.recent.RecentEvents.describe`, over its time; None where the lake has nothing of it."""
+    """`engine.recent.RecentEvents.describe` over the time of an incident; None if the lake has none of its events."""
     if not adapters_of(settings).has_lake():
         return None
     first, last = incident.first_event_time, incident.last_event_time
@@ -71,9 +71,8 @@ _WORDS = {
 def show(ctx: typer.Context, incident_id: INCIDENT_ID, fmt: FormatOption = Format.TABLE) -> None:
     """Show one incident: evidence, parts, notifications, and the command that shows its events.
 
-    What the events were when it opened is remembered for the gravest few of each moment, and else read from the lake,
-    which the engine writes every few seconds; there, too, the events of its whole span are counted. The id of a part
-    shows that part.
+    The context of the events is stored with the most severe incidents and read from the lake for the others, as are the
+    event counts. The id of a part shows that part.
 
     Examples:
       shopstream incidents show 3fa9c1d2e4b70a55-1
@@ -88,11 +87,11 @@ def show(ctx: typer.Context, incident_id: INCIDENT_ID, fmt: FormatOption = Forma
         incident = replace(incident, context=context_from_lake(settings, incident))
     events = _events_of(settings, incident)
     if fmt is not Format.TABLE:
-        told = [
+        notified = [
             {"target": one.target, "kind": one.kind, "state": str(one.state), "attempts": one.attempts}
             for one in notifications
         ]
-        more = {"events": events, "parts": [part_record(part) for part in parts], "notified": told}
+        more = {"events": events, "parts": [part_record(part) for part in parts], "notified": notified}
         values = record(incident) | more
         emit_object(flat(values) if fmt is Format.CSV else values, fmt)
         return
@@ -105,12 +104,12 @@ def show(ctx: typer.Context, incident_id: INCIDENT_ID, fmt: FormatOption = Forma
     width = max(map(len, rows))
     for name, value in rows.items():
         if value:
-            out.print(f"  [bold]{name:<{width}}[/]  {escape(value)}", highlight=False, soft_wrap=True)
+            out.print(f"  [bold]{name:<{width}}[/]  {escape(value)}", soft_wrap=True)
     if incident.context is None:
-        out.print("  What the events were at the time is not known: the lake has none of them.")
+        out.print("  No context: the lake has none of its events.")
     _print_parts(parts)
-    out.print("\nThe events:", highlight=False)
-    out.print(f"  {escape(incident.evidence_command)}", highlight=False, soft_wrap=True)
+    out.print("\nEvents:")
+    out.print(f"  {escape(incident.evidence_command)}", soft_wrap=True)
 
 
 def _facts(
@@ -122,14 +121,14 @@ def _facts(
         "id": incident.id,
         "rule": f"{incident.rule}, version {incident.rule_version}",
         "who": who_of(incident),
-        "with it": also,
+        "contains": also,
         "began": describe_time(incident.first_event_time),
         "detected": f"{describe_time(incident.detected_at_event_time)}, "
         f"{describe_length(incident.detected_at_event_time - incident.first_event_time)} after its first event",
         "last event": f"{describe_time(incident.last_event_time)}"
-        + (", goes on" if incident.ongoing else f", lasted {describe_length(incident.duration)}"),
+        + (", ongoing" if incident.ongoing else f", lasted {describe_length(incident.duration)}"),
         "peak": f"{figures_of(incident)}, from {describe_time(incident.peak_start)}",
-        "line": f"{incident.threshold}; met by {incident.windows:,} {'window' if incident.windows == 1 else 'windows'}",
+        "condition": f"{incident.threshold}; met by {incident.windows:,} window{'' if incident.windows == 1 else 's'}",
         **lines_of(incident),
         "events": _composition(events) if events else "",
         "labels": ", ".join(incident.tags),
@@ -138,27 +137,27 @@ def _facts(
         else "",
         "owner": incident.owner,
         "comment": incident.comment,
-        "told": "; ".join(f"{one.target}: {one.kind}, {one.state}" for one in notifications),
+        "notified": "; ".join(f"{one.target}: {one.kind}, {one.state}" for one in notifications),
     }
 
 
 def _print_parts(parts: Sequence[Incident]) -> None:
     if not parts:
         return
-    out.print("\nIts parts:", highlight=False)
+    out.print("\nParts:")
     for part in parts[:_PARTS]:
         began = describe_time(part.first_event_time)
         line = f"  {part.short_id}  {part.rule}, {who_of(part)}: {figures_of(part)}, from {began}"
-        out.print(line, markup=False, highlight=False, soft_wrap=True)
+        out.print(line, markup=False, soft_wrap=True)
     if len(parts) > _PARTS:
-        out.print(f"  … and {len(parts) - _PARTS:,} more: --format json has all", highlight=False)
+        out.print(f"  … and {len(parts) - _PARTS:,} more: --format json has all")
 
 
 def events(
     ctx: typer.Context,
     incident_id: INCIDENT_ID,
     *,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 1_000,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of events.")] = 1_000,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
     """Show the events behind an incident, from the lake, in order of time.
@@ -177,11 +176,11 @@ def events(
             lakehouse,
             settings.reports_path,
         )
-    emit(result.rows, fmt, empty="The lake has none of its events yet; the engine writes it every few seconds.")
+    emit(result.rows, fmt, empty="The lake has none of its events yet; the engine writes to it every few seconds.")
 
 
 def _events_of(settings: Settings, incident: Incident) -> dict[str, int] | None:
-    """How many events of each kind the lake has of it; None where there is no lake."""
+    """Number of its events in the lake, by kind; None without a lake."""
     if not adapters_of(settings).has_lake():
         return None
     with adapters_of(settings).open_lake_reader() as lakehouse:

@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from shopstream.adapters.ports import adapters_of
-from shopstream.cli.output import Format, FormatOption, emit, emit_object, err, out, settings_of
+from shopstream.cli.output import Format, FormatOption, LimitOption, emit, emit_object, err, limit_of, out, settings_of
 from shopstream.detection.detection import Severity
 from shopstream.detection.wording import describe_length
 from shopstream.incidents.explanation import (
@@ -42,11 +42,11 @@ __all__ = [
     "resolve",
 ]
 
-INCIDENT_ID = Annotated[str, typer.Argument(metavar="ID", help="The incident's id; its beginning is enough.")]
+INCIDENT_ID = Annotated[str, typer.Argument(metavar="ID", help="Incident id, or its first characters.")]
 
 
 def record(incident: Incident) -> dict[str, object]:
-    """Every field."""
+    """All fields, for programs."""
     return {
         "id": incident.id,
         "rule": incident.rule,
@@ -89,7 +89,7 @@ def record(incident: Incident) -> dict[str, object]:
 
 
 def part_record(part: Incident) -> dict[str, object]:
-    """What an incident's own record says of one of its parts."""
+    """One part of an incident, for programs."""
     return {
         "id": part.id,
         "role": str(part.role),
@@ -104,7 +104,7 @@ def part_record(part: Incident) -> dict[str, object]:
 
 
 def flat(values: Mapping[str, object]) -> dict[str, object]:
-    """A CSV cell holds text or a number: `user_id=7`, `a b`; of what is nested deeper there is a count."""
+    """Values as CSV cells: `user_id=7`, `a b`; deeper nested lists become their length."""
     return {name: _cell(value) for name, value in values.items()}
 
 
@@ -116,7 +116,6 @@ def _cell(value: object) -> object:
     return value if not isinstance(value, Iterable) or isinstance(value, str) else str(value)
 
 
-_SHOWN = 50
 COLOURS = {
     Severity.CRITICAL: "bold red",
     Severity.HIGH: "red",
@@ -127,7 +126,7 @@ COLOURS = {
 
 
 def incident_line(incident: Incident) -> dict[str, object]:
-    """For people: one line."""
+    """Short fields, for people."""
     colour = COLOURS[incident.severity]
     return {
         "id": incident.short_id,
@@ -142,7 +141,7 @@ def incident_line(incident: Incident) -> dict[str, object]:
 
 
 def print_incident(incident: Incident) -> None:
-    """For people: what, who and when, in lines that fit a narrow terminal."""
+    """Print what, who and when, in lines that fit a narrow terminal."""
     line = {name: v if isinstance(v, Text) else Text(str(v)) for name, v in incident_line(incident).items()}
     out.print(Text.assemble(line["severity"], "  ", (who_of(incident), "bold"), f": {title_of(incident)}"))
     lasted = "so far" if incident.ongoing else "lasted"
@@ -173,27 +172,24 @@ def extent_text(incident: Incident) -> str:
 def list_incidents(
     ctx: typer.Context,
     *,
-    state: Annotated[list[State] | None, typer.Option(help="Only these states.")] = None,
-    severity: Annotated[list[Severity] | None, typer.Option(help="Only these severities.")] = None,
-    rule: Annotated[list[str] | None, typer.Option(help="Only these rules.")] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(min=0, help="At most so many, 0 for all.", show_default=f"{_SHOWN} for a table, else all"),
-    ] = None,
+    state: Annotated[list[State] | None, typer.Option(help="Show only these states; repeatable.")] = None,
+    severity: Annotated[list[Severity] | None, typer.Option(help="Show only these severities; repeatable.")] = None,
+    rule: Annotated[list[str] | None, typer.Option(help="Show only these rules; repeatable.")] = None,
+    limit: LimitOption = None,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
     """List incidents, those with the newest events first.
 
-    An incident is what has one cause: several rules on one actor, many actors with one signature (a campaign), a flood
-    of the site with the categories and actors in it. It is open until all of it has been quiet for the rules'
-    suppress_for, then closed; you can acknowledge it, resolve it, or call it a false positive.
+    An incident groups detections with one cause: several rules on one actor, many actors with one signature (a
+    campaign), or a flood of the site with its categories and actors. It closes once all of it has been quiet for the
+    rules' suppress_for. You can acknowledge it, resolve it, or mark it as a false positive.
 
     Examples:
       shopstream incidents list
       shopstream incidents list --state open --severity critical --severity high
       shopstream incidents list --rule user_burst --limit 20 --format json
     """
-    most = limit if limit is not None else _SHOWN if fmt is Format.TABLE else 0
+    most = limit_of(limit, fmt)
     with closing(adapters_of(settings_of(ctx)).open_incidents()) as store:
         incidents = store.list(
             states=state or (), severities=severity or (), rules=rule or (), limit=most + 1 if most else None
@@ -206,7 +202,7 @@ def list_incidents(
     for incident in shown:
         print_incident(incident)
     if not shown:
-        out.print("No incidents: nothing met a rule.")
+        out.print("No incidents: no rule has fired.")
     elif len(incidents) > len(shown):
         err.print(f"These are the newest {most:,}; --limit 0 shows all.")
 
@@ -245,13 +241,15 @@ def resolve(
 def false_positive(
     ctx: typer.Context,
     incident_id: INCIDENT_ID,
-    comment: Annotated[str, typer.Option("--comment", "-m", help="Why it is none; the next one asks for it.")],
+    comment: Annotated[
+        str, typer.Option("--comment", "-m", help="Why it is a false positive; the next person will want to know.")
+    ],
     fmt: FormatOption = Format.TABLE,
 ) -> None:
     """Mark the incident as a false positive. Its actors count as human again in reports and blocklists.
 
-    Counts against the precision of its rules. By the id of a part (one actor of a campaign) it holds for that part
-    alone. The events stay as they are; `shopstream build` brings the reports up to date.
+    It counts against the precision of its rules. The id of a part (one actor of a campaign) marks that part alone.
+    Events do not change; `shopstream build` updates the reports.
 
     Examples:
       shopstream incidents false-positive 3fa9 --comment "our own price check"
@@ -273,8 +271,8 @@ def reopen(
 def precision(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     """Show the precision of each rule, from resolved incidents and false positives.
 
-    Resolved incidents were right, false positives wrong; the others are not judged. The interval says where the true
-    figure lies with 95 %: few judgements say little.
+    Resolved incidents were right, false positives wrong; all others are not judged. The 95 % interval is wide while few
+    are judged.
 
     Examples:
       shopstream incidents precision
@@ -309,7 +307,7 @@ def _set_status(
         incident = store.set_status(incident_id, status, comment=comment, owner=owner)
     if fmt is Format.TABLE:
         state = incident.state if status is TriageStatus.NONE else _STATUS_WORDS[status]
-        out.print(f"Incident {incident.id} is {str(state).replace('_', ' ')}.", highlight=False)
+        out.print(f"Incident {incident.id} is {str(state).replace('_', ' ')}.")
     else:
         values = record(incident)
         emit_object(flat(values) if fmt is Format.CSV else values, fmt)
@@ -323,7 +321,7 @@ _STATUS_WORDS = {
 
 
 class ExportFormat(StrEnum):
-    """Whose words."""
+    """Schemas of other systems."""
 
     OCSF = "ocsf"
 
@@ -331,21 +329,21 @@ class ExportFormat(StrEnum):
 def export(
     ctx: typer.Context,
     *,
-    fmt: Annotated[ExportFormat, typer.Option("--format", help="Whose words.")] = ExportFormat.OCSF,
-    state: Annotated[list[State] | None, typer.Option(help="Only these states.")] = None,
-    severity: Annotated[list[Severity] | None, typer.Option(help="Only these severities.")] = None,
-    source: Annotated[str, typer.Option(help="Names this installation: a URI reference.")] = "urn:shopstream",
+    fmt: Annotated[ExportFormat, typer.Option("--format", help="Schema of the objects.")] = ExportFormat.OCSF,
+    state: Annotated[list[State] | None, typer.Option(help="Show only these states; repeatable.")] = None,
+    severity: Annotated[list[Severity] | None, typer.Option(help="Show only these severities; repeatable.")] = None,
+    source: Annotated[str, typer.Option(help="URI reference that names this installation.")] = "urn:shopstream",
 ) -> None:
     """Export incidents for other systems, one JSON object per line, newest first.
 
-    Each is an OCSF Detection Finding (class 2004) in a CloudEvents 1.0 envelope. The same state of an incident has the
-    same id, so a receiver may be given all of them again and again. User ids and addresses are among the fields.
+    Each is an OCSF Detection Finding (class 2004) in a CloudEvents 1.0 envelope. The id names the
+    state of an incident, so a receiver can drop what it already has. Fields include user ids and addresses.
 
     Examples:
       shopstream incidents export --format ocsf > findings.jsonl
       shopstream incidents export --state open --severity critical
     """
-    del fmt  # there is one as yet
+    del fmt  # there is only one yet
     with closing(adapters_of(settings_of(ctx)).open_incidents()) as store:
         incidents = store.list(states=state or (), severities=severity or ())
     for incident in incidents:

@@ -1,4 +1,4 @@
-"""`shopstream journeys`: what shoppers do, now and one by one."""
+"""`shopstream journeys`: live shopper journeys, and the timeline of one shopper."""
 
 import json
 import sys
@@ -35,7 +35,7 @@ def overview(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
         sys.stdout.write(json.dumps(panels, indent=2) + "\n")
         return
     if not panels:
-        err.print("Nothing live yet: start `shopstream run` and send events, e.g. with `shopstream simulate`.")
+        err.print("No live journeys yet: start `shopstream run` and send events, e.g. with `shopstream simulate`.")
         return
     if fmt is Format.CSV:
         emit(panels["funnel"], fmt)
@@ -55,7 +55,7 @@ def overview(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
-    """Ids are names and money is money, whatever JSON made of them."""
+    """Ids as text and money as decimals, which JSON does not keep."""
     kinds = {"product_id": str, "revenue": Decimal}
     return {name: kinds.get(name, lambda same: same)(value) for name, value in row.items()}
 
@@ -64,10 +64,10 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
 def show(
     ctx: typer.Context,
     user: Annotated[int, typer.Argument(help="The shopper's user_id.")],
-    limit: Annotated[int, typer.Option(min=1, help="Newest events to show.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of events, newest first.")] = 100,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
-    """Print one shopper's timeline from the lake, oldest first, with the time since the event before.
+    """Print one shopper's timeline from the lake, oldest first, with the time since the previous event.
 
     Examples:
       shopstream journeys show 512345678
@@ -76,4 +76,9 @@ def show(
     with adapters_of(settings_of(ctx)).open_lake_reader() as lakehouse, duckdb.connect() as connection:
         create_views(connection, lakehouse)
         rows = timeline(connection, user, limit)
-    emit(rows, fmt, title=f"Shopper {user}", empty=f"No event of {user} in the lake (the newest seconds come later).")
+    emit(
+        rows,
+        fmt,
+        title=f"Shopper {user}",
+        empty=f"No event of {user} in the lake (the last seconds are missing).",
+    )

@@ -1,7 +1,4 @@
-"""`shopstream lake`: the Iceberg tables.
-
-`shopstream deadletters`: what was rejected, why, and sending it again.
-"""
+"""`shopstream lake` and `shopstream deadletters`: the Iceberg tables, and the rejected records in them."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -33,7 +30,7 @@ __all__ = [
     "show_dead_letter",
 ]
 
-TableOption = Annotated[list[LakeTable] | None, typer.Option("--table", help="Only this table; repeat for several.")]
+TableOption = Annotated[list[LakeTable] | None, typer.Option("--table", help="Only this table; repeatable.")]
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _STEP = 1024
@@ -90,9 +87,8 @@ def ingest(
 ) -> None:
     """Load files straight into the lake: history for reports, no live windows, no incidents.
 
-    Each row becomes an event, is dropped as a duplicate, or goes to the dead letters with its reason: the summary adds
-    up. A load that was interrupted goes on where it stopped when the command is given again; a file that is there
-    already (the same content, whatever its name) is skipped.
+    Each row becomes an event, a dropped duplicate, or a dead letter with its reason. Run the command again to resume an
+    interrupted load. A file with content that is already loaded is skipped, whatever its name.
 
     Examples:
       shopstream lake ingest 2019-Oct.csv
@@ -112,7 +108,7 @@ def ingest(
 
             result = load(lakehouse, file, SystemClock(), show)
         if result.skipped:
-            err.print(f"{file} is in the lake already; nothing was done.", highlight=False)
+            err.print(f"{file} is already in the lake and was skipped.", soft_wrap=True)
         rows.append(
             {
                 "file": file,
@@ -130,7 +126,7 @@ def ingest(
 def compact(ctx: typer.Context, tables: TableOption = None, fmt: FormatOption = Format.TABLE) -> None:
     """Merge small files within each day, and sort rows by time. Readers and writers continue.
 
-    The merged files stay on the disk for older snapshots until `shopstream lake expire`.
+    Merged files stay on disk for older snapshots until `shopstream lake expire`.
 
     Examples:
       shopstream lake compact
@@ -170,7 +166,7 @@ def orphans(
 ) -> None:
     """List files that no snapshot references, e.g. those of an interrupted commit.
 
-    Younger files are left out: a commit under way may be about to name them.
+    Younger files are skipped: a running commit may still reference them.
 
     Examples:
       shopstream lake orphans
@@ -189,15 +185,13 @@ def orphans(
 
 
 _SHORT_ID = 10
-"""Characters that name a dead letter in practice; `show` and `replay` take them."""
+"""Characters that identify a dead letter in practice; `show` and `replay` accept them."""
 
-ReasonOption = Annotated[str | None, typer.Option(help="Only those that this rule rejected, e.g. bad_price.")]
+ReasonOption = Annotated[str | None, typer.Option(help="Only this reason, e.g. bad_price.")]
 
 
 def _dead_letters(ctx: typer.Context) -> DeadLetters:
-
-    settings = settings_of(ctx)
-    adapters = adapters_of(settings)
+    adapters = adapters_of(settings_of(ctx))
     adapters.replay_ledger.mkdir(parents=True, exist_ok=True)
     return DeadLetters(adapters.open_lakehouse(), adapters.replay_ledger, adapters.clock)
 
@@ -209,8 +203,8 @@ def _moment(ms: int | None) -> object:
 def list_dead_letters(
     ctx: typer.Context,
     reason: ReasonOption = None,
-    by_reason: Annotated[bool, typer.Option("--by-reason", help="One line a reason, with its count.")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="Newest dead letters to list.")] = 50,
+    by_reason: Annotated[bool, typer.Option("--by-reason", help="Count per reason.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of dead letters.")] = 50,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
     """List rejected records, newest first, with the reason.
@@ -238,7 +232,7 @@ def list_dead_letters(
         }
         for row in letters.newest(limit, reason)
     ]
-    if fmt is Format.TABLE:  # where it stood fills the screen; `show` tells
+    if fmt is Format.TABLE:  # `show` has the other columns
         rows = [
             {
                 "id": str(row["dead_letter_id"])[:_SHORT_ID],
@@ -254,7 +248,7 @@ def list_dead_letters(
 
 def show_dead_letter(
     ctx: typer.Context,
-    dead_letter_id: Annotated[str, typer.Argument(metavar="ID", help="Its id, or the first characters of it.")],
+    dead_letter_id: Annotated[str, typer.Argument(metavar="ID", help="Dead letter id, or its first characters.")],
     fmt: FormatOption = Format.TABLE,
 ) -> None:
     r"""Show one dead letter with its bytes; bytes that are not text appear as \xNN.
@@ -271,18 +265,20 @@ def show_dead_letter(
 
 def replay_dead_letters(
     ctx: typer.Context,
-    ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Ids, or the first characters of each.")] = None,
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="ID", help="Dead letter ids, or their first characters.")
+    ] = None,
     *,
-    all_: Annotated[bool, typer.Option("--all", help="All that were not sent again before.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Replay all that were not replayed before.")] = False,
     reason: ReasonOption = None,
     payload_file: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Corrected bytes to send for the one ID given.")
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Send these corrected bytes for the single ID.")
     ] = None,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
     """Replay dead letters into the stream, each once: after a fix, or with corrected bytes.
 
-    What was sent before is not sent again. What fails again becomes a new dead letter.
+    Dead letters that were replayed before are skipped. A record that fails again becomes a new dead letter.
 
     Examples:
       shopstream deadletters replay 4f2a91 77b0c3
@@ -290,7 +286,9 @@ def replay_dead_letters(
       shopstream deadletters replay 4f2a91 --payload-file corrected.csv
     """
     if bool(ids) == all_:
-        raise PermanentError("expected either ids or --all, got both or none; `shopstream deadletters list` shows ids")
+        raise PermanentError(
+            "expected either ids or --all, got both or neither; `shopstream deadletters list` shows ids"
+        )
     if reason is not None and not all_:
         raise PermanentError("expected --reason together with --all, got ids; drop one of them")
     if payload_file is not None and (all_ or len(ids or []) != 1):
@@ -306,9 +304,9 @@ def replay_dead_letters(
     }
     emit_object(counts, fmt, title="Replay of dead letters")
     if counts["sent_before"]:
-        err.print(f"{counts['sent_before']:,} had been sent before and were not sent again.")
+        err.print(f"{counts['sent_before']:,} were replayed before and were skipped.")
     for result in results:
         if result.status == "refused":
-            err.print(f"{result.dead_letter_id} was refused: {result.detail}", highlight=False)
+            err.print(f"{result.dead_letter_id} was refused: {result.detail}")
     if counts["refused"]:
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""`shopstream notify`."""
+"""`shopstream notify`: tests, lists and retries notifications."""
 
 from contextlib import closing
 from typing import Annotated
@@ -18,8 +18,8 @@ __all__ = ["list_notifications", "retry", "send_test"]
 def send_test(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     r"""Send a test message to every notification target. Exits 1 if one fails.
 
-    Addresses are those of Apprise (https://appriseit.com): json://host/path for a webhook, slack://, mailto://, and
-    a hundred more. They are secret, so targets are shown by service and a digest.
+    Targets are the addresses in notify.urls, in Apprise's syntax (https://appriseit.com): json://host/path for
+    a webhook, slack://, mailto://, and many more. Addresses are secret, so output names the service and a digest.
 
     Examples:
       SHOPSTREAM_NOTIFY__URLS='["json://localhost:8080/alarm"]' \
@@ -29,25 +29,27 @@ def send_test(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     channels = adapters_of(settings_of(ctx)).open_channels()
     if not channels:
         raise ConfigurationError(
-            "notify.urls is empty, so nobody is told; set it in shopstream.toml, or by "
-            "SHOPSTREAM_NOTIFY__URLS (in the AWS profile a topic will do: aws.dynamodb.topic_arn)"
+            "notify.urls is empty, so nobody is notified; set it in shopstream.toml, or by "
+            "SHOPSTREAM_NOTIFY__URLS (in the AWS profile aws.dynamodb.topic_arn is enough)"
         )
     rows: list[dict[str, object]] = []
     for channel in channels:
         try:
-            channel.send(Message("shopstream: a test", "Incidents will reach you here.", Severity.INFORMATIONAL))
+            channel.send(
+                Message("shopstream: a test", "Notifications about incidents will arrive here.", Severity.INFORMATIONAL)
+            )
             rows.append({"target": channel.target, "result": "sent", "error": None})
         except RetryableError as error:
             rows.append({"target": channel.target, "result": "failed", "error": str(error)})
     emit(rows, fmt)
     if any(row["result"] == "failed" for row in rows):
-        err.print("Check address, token and network; the incidents of failed targets wait and are tried again.")
+        err.print("Check address, token and network; notifications to failed targets are retried.")
         raise typer.Exit(1)
 
 
 def list_notifications(
     ctx: typer.Context,
-    limit: Annotated[int, typer.Option(min=0, help="At most so many; 0 shows all.")] = 50,
+    limit: Annotated[int, typer.Option(min=0, help="Maximum number of notifications; 0 shows all.")] = 50,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
     """List notifications, newest first: sent, pending, failed.
@@ -77,7 +79,7 @@ def list_notifications(
                 "finished": one.finished,
             }
         rows.append(row)
-    emit(rows, fmt, empty="No notifications: nothing happened, or notify.urls is empty.")
+    emit(rows, fmt, empty="No notifications: no incident has opened, or notify.urls is empty.")
 
 
 def retry(ctx: typer.Context) -> None:
@@ -88,4 +90,4 @@ def retry(ctx: typer.Context) -> None:
     """
     with closing(adapters_of(settings_of(ctx)).open_incidents()) as store:
         count = store.retry_failed(SystemClock().now_ms())
-    out.print(f"{count:,} {'notification is' if count == 1 else 'notifications are'} tried again.", highlight=False)
+    out.print(f"{count:,} {'notification is' if count == 1 else 'notifications are'} queued again.")

@@ -25,10 +25,21 @@ from shopstream.config import Settings, load_settings
 if TYPE_CHECKING:
     from shopstream.yaml_files import Problem
 
-__all__ = ["Format", "FormatOption", "emit", "emit_object", "emit_problems", "err", "out", "settings_of"]
+__all__ = [
+    "Format",
+    "FormatOption",
+    "LimitOption",
+    "emit",
+    "emit_object",
+    "emit_problems",
+    "err",
+    "limit_of",
+    "out",
+    "settings_of",
+]
 
-out = Console()
-err = Console(stderr=True)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
 
 
 class Format(StrEnum):
@@ -40,6 +51,13 @@ class Format(StrEnum):
 
 
 FormatOption = Annotated[Format, typer.Option("--format", help="table for people; csv or json for programs.")]
+TABLE_ROWS = 50
+LimitOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="Maximum number of rows; 0 shows all.", show_default=f"{TABLE_ROWS} for a table, else all"
+    ),
+]
 
 
 def settings_of(ctx: typer.Context) -> Settings:
@@ -49,6 +67,11 @@ def settings_of(ctx: typer.Context) -> Settings:
         home = root.params.get("home")
         root.obj = load_settings(root.params.get("config"), {"home": home} if home else None)
     return root.obj
+
+
+def limit_of(limit: int | None, fmt: Format, table_rows: int = TABLE_ROWS) -> int:
+    """Rows to show at most; 0 for all."""
+    return limit if limit is not None else table_rows if fmt is Format.TABLE else 0
 
 
 def _plain(value: object) -> object:
@@ -153,5 +176,5 @@ def emit_problems(problems: "Sequence[Problem]", fmt: Format, summary: str) -> N
         emit([asdict(problem) for problem in problems], fmt)
         return
     for problem in problems:
-        out.print(str(problem), highlight=False, markup=False, soft_wrap=True)
-    out.print(summary, highlight=False)
+        out.print(str(problem), markup=False, soft_wrap=True)
+    out.print(summary)

@@ -16,7 +16,7 @@ __all__ = ["app", "main"]
 _SCENARIOS = Group(
     "Attacks, faults and surges to inject into synthetic traffic.",
     {
-        "list": Command("synthesise:list_scenarios", "List scenarios with their detection targets."),
+        "list": Command("synthesise:list_scenarios", "List scenarios with their detection goals."),
         "show": Command(
             "synthesise:show_scenario", "Show one scenario: what happens, and the ranges its cases are drawn from."
         ),

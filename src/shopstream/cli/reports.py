@@ -1,9 +1,4 @@
-"""`shopstream build`: marts from the lake.
-
-`shopstream report`: the four reports.
-
-`shopstream query`: a user's own SQL.
-"""
+"""`shopstream build`, `report` and `query`: builds the marts, prints reports, and runs SQL."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -13,7 +8,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from shopstream.adapters.ports import adapters_of
-from shopstream.cli.output import Format, FormatOption, emit, emit_object, err, out, settings_of
+from shopstream.cli.output import Format, FormatOption, emit, emit_object, err, limit_of, out, settings_of
 from shopstream.models.names import Bots, ReportName
 from shopstream.models.query import query as run
 from shopstream.models.reports import report as read
@@ -32,13 +27,13 @@ def build(  # noqa: PLR0917  Typer passes by name
     ctx: typer.Context,
     select: Annotated[
         list[str] | None,
-        typer.Option(help="Build this model and what it is made from; the other marts stay. Repeat for several."),
+        typer.Option(help="Build only this model and its inputs; other marts stay unchanged. Repeatable."),
     ] = None,
     memory_mib: Annotated[
-        int, typer.Option("--memory-mib", min=256, help="Memory for the models; beyond it they use the disk.")
+        int, typer.Option("--memory-mib", min=256, help="Memory limit of the models; beyond it they spill to disk.")
     ] = 2048,
     thorough: Annotated[
-        bool, typer.Option("--thorough", help="Also test the models on made-up rows, and every event once more.")
+        bool, typer.Option("--thorough", help="Also run tests on example rows, and tests that read every event again.")
     ] = False,
     target: Annotated[
         Target | None,
@@ -48,12 +43,12 @@ def build(  # noqa: PLR0917  Typer passes by name
 ) -> None:
     """Build the reports from the lake.
 
-    dbt builds and tests every model into a new file, which then takes the place of the old one: whoever reads the
-    reports sees the old ones or the new ones, never half of them. When a test fails, the old stay. Days and hours are
-    the shop's (setting `timezone`). Events of actors that incidents call bots are counted apart (`report --bots`).
+    dbt builds and tests every model in a new file, which then replaces the old one: readers see old or new reports,
+    never a mixture. If a test fails, the old reports stay. Days and hours are in the shop's time zone (setting
+    `timezone`). Bot traffic is counted separately (`report --bots`).
 
-    In the AWS profile Athena builds the marts as Iceberg tables of the Glue database, one after the other, and they are
-    brought into the reports file of this machine; `--target duckdb` builds that file alone, here, from the lake on S3.
+    In the AWS profile, Athena builds the marts one by one as Iceberg tables of the Glue database, and a copy is loaded
+    into the local reports file. `--target duckdb` builds only the local file, from the lake on S3.
 
     Examples:
       shopstream build
@@ -77,7 +72,7 @@ def build(  # noqa: PLR0917  Typer passes by name
             thorough=thorough,
         )
     if not result.events:
-        err.print("The lake holds no events yet, so the reports are empty; `shopstream run` fills it.")
+        err.print("The lake has no events yet, so the reports are empty; `shopstream run` fills it.")
     summary: dict[str, object] = {
         "reports": str(result.reports_path),
         "timezone": settings.timezone,
@@ -93,9 +88,9 @@ def build(  # noqa: PLR0917  Typer passes by name
 
 def report(
     ctx: typer.Context,
-    name: Annotated[ReportName, typer.Argument(help="Which report.")],
+    name: Annotated[ReportName, typer.Argument(help="Name of the report.")],
     limit: Annotated[
-        int | None, typer.Option(min=0, help="Rows at most, 0 for all.", show_default="what fits the report")
+        int | None, typer.Option(min=0, help="Maximum number of rows; 0: all.", show_default="depends on the report")
     ] = None,
     bots: Annotated[Bots, typer.Option(help="Figures without bots, with them, or both side by side.")] = Bots.EXCLUDE,
     fmt: FormatOption = Format.TABLE,
@@ -103,13 +98,12 @@ def report(
     """Print one of the four reports, as of the last `shopstream build`.
 
     The reports:
-      unique_visitors   different shoppers each day, new and returning
-      abandoned_carts   what was put in the cart and not bought, with its value
-      top_categories    what shoppers look at, by hour and weekday
+      unique_visitors   unique shoppers per day, new and returning
+      abandoned_carts   products left in the cart, with their value
+      top_categories    what shoppers view, by hour and weekday
       brand_marketing   brands that need marketing, with the reason in numbers
 
-    A table shows the main columns; csv and json have all. Events that incidents call a bot's are left out, unless
-    --bots says otherwise.
+    Tables show the main columns; csv and json have all. Bot traffic is excluded unless --bots says otherwise.
 
     Examples:
       shopstream report brand_marketing
@@ -120,14 +114,14 @@ def report(
     found = read(name, adapters_of(settings_of(ctx)).reports_file(), limit, bots)
     rows = found.rows
     if fmt is Format.TABLE:
-        out.print(f"[bold]{found.title}[/]: {escape(found.headline)}.", highlight=False)
-        out.print(found.description, style="dim", highlight=False)
+        out.print(f"[bold]{found.title}[/]: {escape(found.headline)}.")
+        out.print(found.description, style="dim")
         if found.bots_note:
-            out.print(found.bots_note, style="dim", highlight=False)
+            out.print(found.bots_note, style="dim")
         rows = [{column: row[column] for column in found.main_columns} for row in rows]
     emit(rows, fmt, empty="There are no rows yet.")
     if len(rows) < found.total_rows:
-        err.print(f"{len(rows):,} of {found.total_rows:,} rows; --limit 0 prints all.", highlight=False)
+        err.print(f"{len(rows):,} of {found.total_rows:,} rows; --limit 0 shows all.")
 
 
 _TABLE_ROWS = 100
@@ -138,15 +132,17 @@ def query(
     sql: Annotated[str, typer.Argument(help="One SELECT in DuckDB's SQL.")],
     limit: Annotated[
         int | None,
-        typer.Option(min=0, help="Rows at most, 0 for all.", show_default=f"{_TABLE_ROWS} for a table, else all"),
+        typer.Option(
+            min=0, help="Maximum number of rows; 0: all.", show_default=f"{_TABLE_ROWS} for a table, else all"
+        ),
     ] = None,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
     """Query the marts and the lake in SQL.
 
-    As of the last `shopstream build`: unique_visitors, abandoned_carts, abandoned_carts_daily, top_categories,
-    brand_marketing, report_scope. As of now, from the lake: events, dead_letters, detections. Nothing can be written,
-    and no other file can be read.
+    Marts, as of the last `shopstream build`: unique_visitors, abandoned_carts, abandoned_carts_daily, top_categories,
+    brand_marketing, report_scope. Tables of the lake, as of now: events, dead_letters, detections. Queries can neither
+    write nor read other files.
 
     Examples:
       shopstream query "show tables"
@@ -155,7 +151,7 @@ def query(
       shopstream query "from brand_marketing" --format csv > brands.csv
     """
     settings = settings_of(ctx)
-    most = limit if limit is not None else _TABLE_ROWS if fmt is Format.TABLE else 0
+    most = limit_of(limit, fmt, _TABLE_ROWS)
     with adapters_of(settings).open_lake_reader() as lakehouse:
         result = run(sql, lakehouse, adapters_of(settings).reports_file(), most)
     rows = result.rows
@@ -163,6 +159,6 @@ def query(
         rows = [
             {name: str(v) if name.endswith("_id") and v is not None else v for name, v in row.items()} for row in rows
         ]
-    emit(rows, fmt, empty="The query gives no rows.")
+    emit(rows, fmt, empty="The query returns no rows.")
     if result.cut:
-        err.print(f"These are the first {most:,} rows; --limit 0 prints all.")
+        err.print(f"These are the first {most:,} rows; --limit 0 shows all.")

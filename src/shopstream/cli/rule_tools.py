@@ -1,19 +1,9 @@
-"""What commands that try rules have in common: which rule, which time, which events.
-
-`shopstream rules show`.
-
-`shopstream rules backtest`.
-
-`shopstream rules explain`.
-
-`shopstream rules test`.
-"""
+"""`shopstream rules`: shows the SQL of a rule, and tests, explains and backtests it on past events."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -28,9 +18,9 @@ from shopstream.config import Settings
 from shopstream.detection.rule import RULE_FILES, Rule, load_rules
 from shopstream.detection.wording import describe_key, describe_length, describe_measures
 from shopstream.errors import ConfigurationError
-from shopstream.ruletools.backtest import Backtest, Outcome, parse_sweep, run_backtest
+from shopstream.ruletools.backtest import Backtest, ConditionResult, parse_sweep, run_backtest
 from shopstream.ruletools.explanation import Explanation
-from shopstream.ruletools.explanation import explain as hold_against
+from shopstream.ruletools.explanation import explain as explain_rule
 from shopstream.ruletools.history import History, load_file, open_history, read_truth
 from shopstream.ruletools.rule_sql import SqlTarget, target_sql
 from shopstream.ruletools.rule_test import RuleTestResult, read_test, run_rule_test
@@ -50,22 +40,21 @@ __all__ = [
 ]
 
 RuleArgument = Annotated[str, typer.Argument(metavar="RULE", help="Id of a rule in force, or a rule file.")]
-FromOption = Annotated[
-    str | None, typer.Option("--from", metavar="TIME", help="Only events from this day or moment on (UTC).")
-]
+FromOption = Annotated[str | None, typer.Option("--from", metavar="TIME", help="Start, a day or time in UTC.")]
 ToOption = Annotated[
-    str | None, typer.Option("--to", metavar="TIME", help="Only events to the end of this day, or before this moment.")
+    str | None,
+    typer.Option("--to", metavar="TIME", help="End, a day (inclusive) or time in UTC."),
 ]
 EventsOption = Annotated[
     str | None,
-    typer.Option("--events", metavar="FILE", help="CSV, JSON lines or Parquet instead of the lake; path or URL."),
+    typer.Option("--events", metavar="FILE", help="Read a CSV, JSON Lines or Parquet file or URL instead of the lake."),
 ]
 
 _DATE = len("2019-11-05")
 
 
 def chosen_rule(settings: Settings, name: str) -> Rule:
-    """A rule by its id, or from a file that need not be in force.
+    """A rule by its id, or from a file, which need not be in force.
 
     Raises:
         ConfigurationError: there is no such rule.
@@ -83,7 +72,7 @@ def chosen_rule(settings: Settings, name: str) -> Rule:
 
 @contextmanager
 def past_events(settings: Settings, events: str | None, since: str | None, until: str | None) -> Iterator["History"]:
-    """Events of the lake, or of a file, that a rule can be tried on.
+    """Past events of the lake, or of a file.
 
     Raises:
         ConfigurationError: a time cannot be read, or there is no lake.
@@ -113,7 +102,7 @@ def past_events(settings: Settings, events: str | None, since: str | None, until
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr while the block lasts; told what is done, and all."""
+    """A progress bar on stderr while the block runs; the callable takes what is done and the total."""
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=err, transient=True
     ) as bar:
@@ -139,24 +128,16 @@ def _moment(option: str, text: str | None, *, to_the_end: bool = False) -> datet
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-class _Target(StrEnum):
-    """As `engine.target.SqlTarget`, which is too heavy to load for --help."""
-
-    DUCKDB = "duckdb"
-    BATCH = "batch"
-    FLINK = "flink"
-
-
 def show_rule(
     ctx: typer.Context,
     rule: RuleArgument,
-    sql: Annotated[_Target, typer.Option(help="Where it is to run.")] = _Target.BATCH,
+    sql: Annotated[SqlTarget, typer.Option(help="Dialect and purpose of the SQL.")] = SqlTarget.BATCH,
 ) -> None:
     """Show the SQL that a rule compiles to.
 
-    `batch` is one query over a table `events`; it gives what the stream gives. `duckdb` are the two statements that
-    the engine runs, as events come in and as the watermark moves. `flink` are statements for Apache Flink 2: the last
-    is the query, those before it make the derived columns.
+    `batch` is one query over a table `events`; its result equals the stream's. `duckdb` shows the two statements that
+    the engine runs: one for each batch of events, one when the watermark moves. `flink` shows statements for Apache
+    Flink 2: the last one is the query, the others create the derived columns.
 
     Examples:
       shopstream rules show user_burst
@@ -164,13 +145,13 @@ def show_rule(
       shopstream rules show my_rules/hot.yml --sql duckdb
     """
     chosen = chosen_rule(settings_of(ctx), rule)
-    typer.echo(target_sql(chosen.window_declaration(), SqlTarget(sql.value)), nl=False)
+    typer.echo(target_sql(chosen.window_declaration(), sql), nl=False)
 
 
 _DAY_S = 86_400
 _DAYS_SHOWN = 31
 _SHORT = {"in_force": "now", "incidents_a_day": "a_day", "attacks_found": "found", "unexplained": "others"}
-"""Heads of columns that fit a terminal."""
+"""Column titles that fit a terminal."""
 
 
 def backtest(
@@ -180,22 +161,23 @@ def backtest(
     since: FromOption = None,
     until: ToOption = None,
     sweep: Annotated[
-        str | None, typer.Option(metavar="MEASURE=A..B:STEP", help="Try other thresholds for a measure, too.")
+        str | None, typer.Option(metavar="MEASURE=A..B:STEP", help="Also try a range of thresholds for a measure.")
     ] = None,
     events: EventsOption = None,
     truth: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Truth file of synthetic events: which attacks would be found.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Ground truth of synthetic events: which attacks would be found."),
     ] = None,
-    examples: Annotated[int, typer.Option(min=0, help="First incidents to show.")] = 5,
+    examples: Annotated[int, typer.Option(min=0, help="Number of incidents to show.")] = 5,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
     r"""Count how often a rule would have fired on past events.
 
-    Counts windows, incidents (windows closer than suppress_for are one), actors, and how many of these are real
-    buyers: they bought something in the same time. Shows incidents by day and the first of them, each with the command
-    that shows its events. With --sweep, a table of other thresholds, from strict to loose.
+    Counts windows, incidents (windows closer than suppress_for are one), actors, and how many of the actors are buyers,
+    who bought something in that time. Lists incidents per day and shows the first ones, each with the command that
+    shows its events. --sweep adds a table of other thresholds, from strict to loose.
 
-    Late events and copies are left out, as they are in live windows and in the reports. Nothing is stored or sent.
+    Late events and duplicates are skipped, as in live windows and reports. Nothing is stored or sent.
 
     Examples:
       shopstream rules backtest user_burst
@@ -222,13 +204,13 @@ def backtest(
 
 
 def _days(result: Backtest) -> float:
-    """Length of the time looked at, a day at least."""
+    """Length of the period in days, at least 1."""
     if result.first is None or result.last is None:
         return 1.0
     return max(1.0, (result.last - result.first).total_seconds() / _DAY_S)
 
 
-def _row(outcome: Outcome, result: Backtest, sweep: str | None) -> dict[str, object]:
+def _row(outcome: ConditionResult, result: Backtest, sweep: str | None) -> dict[str, object]:
     row: dict[str, object] = {}
     if sweep:
         value = outcome.value
@@ -249,7 +231,7 @@ def _row(outcome: Outcome, result: Backtest, sweep: str | None) -> dict[str, obj
 
 
 def _record(result: Backtest, sweep: str | None) -> dict[str, object]:
-    """For programs: everything."""
+    """All fields, for programs."""
     record: dict[str, object] = {
         "rule": result.rule,
         "key_kind": result.key_kind,
@@ -257,7 +239,7 @@ def _record(result: Backtest, sweep: str | None) -> dict[str, object]:
         "events": result.events,
         "from": result.first,
         "to": result.last,
-        "days_looked_at": round(_days(result), 3),
+        "days": round(_days(result), 3),
         "seconds": round(result.elapsed_s, 2),
         **{name: value for name, value in _row(result.own, result, None).items() if name != "rule"},
         "by_day": [{**asdict(day), "day": day.day.date()} for day in result.days],
@@ -271,18 +253,17 @@ def _record(result: Backtest, sweep: str | None) -> dict[str, object]:
 
 def _print(result: Backtest, rule: Rule, sweep: str | None) -> None:
     own = result.own
-    out.print(f"[bold]{rule.id}[/]: {escape(rule.title)}", highlight=False)
-    out.print(f"  {escape(own.condition)}", highlight=False, soft_wrap=True)
+    out.print(f"[bold]{rule.id}[/]: {escape(rule.title)}")
+    out.print(f"  {escape(own.condition)}", soft_wrap=True)
     if result.first is None or result.last is None:
-        out.print("  There are no events in that time.")
+        out.print("  There are no events in this period.")
         return
     out.print(
-        f"  {result.events:,} events, {result.first:%Y-%m-%d %H:%M} to {result.last:%Y-%m-%d %H:%M} UTC, tried in "
+        f"  {result.events:,} events, {result.first:%Y-%m-%d %H:%M} to {result.last:%Y-%m-%d %H:%M} UTC, evaluated in "
         f"{result.elapsed_s:,.1f} s",
-        highlight=False,
         style="dim",
     )
-    out.print(f"  would have fired: [bold]{_summary(result)}[/]", highlight=False)
+    out.print(f"  would have fired: [bold]{_summary(result)}[/]")
     if sweep:
         rows = [
             {_SHORT.get(name, name): value for name, value in _row(outcome, result, sweep).items()}
@@ -303,7 +284,7 @@ def _print(result: Backtest, rule: Rule, sweep: str | None) -> None:
         ]
         emit(rows, Format.TABLE, title="Days with incidents")
         if len(shown) < len(result.days):
-            out.print(f"  and {len(result.days) - len(shown):,} more; --format json has all.", highlight=False)
+            out.print(f"  and {len(result.days) - len(shown):,} more; --format json has all.")
     if result.examples:
         out.print("[bold]The first incidents[/]")
     for example in result.examples:
@@ -313,10 +294,9 @@ def _print(result: Backtest, rule: Rule, sweep: str | None) -> None:
         out.print(
             f"  {escape(who)}, {example.first:%Y-%m-%d %H:%M:%S} UTC, {describe_length(example.last - example.first)}, "
             f"{_count(example.windows, 'window')}, peak {escape(peak)}{bought}",
-            highlight=False,
             soft_wrap=True,
         )
-        out.print(f"    {escape(example.command)}", highlight=False, soft_wrap=True, style="cyan")
+        out.print(f"    {escape(example.command)}", soft_wrap=True, style="cyan")
 
 
 def _summary(result: Backtest) -> str:
@@ -329,7 +309,7 @@ def _summary(result: Backtest) -> str:
         parts.append(f"{own.buyers:,} of them buyers")
     if own.attacks_found is not None:
         parts.append(f"{own.attacks_found} of {len(result.attacks)} known attacks found")
-        parts.append(f"{_count(own.unexplained or 0, 'incident')} that no attack explains")
+        parts.append(f"{_count(own.unexplained or 0, 'incident')} without a known attack")
     return ", ".join(parts)
 
 
@@ -342,21 +322,21 @@ def explain(
     rule: RuleArgument,
     *,
     actor: Annotated[
-        str | None, typer.Option(metavar="VALUE", help="Value of the rule's key, where it has one column.")
+        str | None, typer.Option(metavar="VALUE", help="Value of the rule's key, if the key is one column.")
     ] = None,
     key: Annotated[
-        list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Likewise, by name; once for each key column.")
+        list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Value of one key column; repeat for each column.")
     ] = None,
     since: FromOption = None,
     until: ToOption = None,
     events: EventsOption = None,
-    near: Annotated[int, typer.Option(min=0, help="Events to show in and around the closest window.")] = 20,
+    near: Annotated[int, typer.Option(min=0, help="Number of events to show in and around the closest window.")] = 20,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
     """Explain why a rule did or did not fire for an actor.
 
-    All windows of that user, address, product or whatever the rule's key is are held against the condition. The
-    closest window is the one in which its parts hold, or come nearest to it, taken together: the peak of one who fired.
+    Checks all windows of one key (a user, address, product, ...) against the condition. The closest window is the one
+    in which all parts of the condition together hold, or come nearest to holding; if the rule fired, it is the peak.
 
     Examples:
       shopstream rules explain user_burst --actor 512345678
@@ -368,13 +348,13 @@ def explain(
     tried = chosen_rule(settings, rule)
     keys = _keys(tried, actor, key or [])
     with past_events(settings, events, since, until) as history, progress_bar(f"explaining {tried.id}") as progress:
-        found = hold_against(tried, keys, history, near=near, progress=progress)
+        found = explain_rule(tried, keys, history, near=near, progress=progress)
     if fmt is Format.JSON:
         emit_object(asdict(found), fmt)
     elif fmt is Format.CSV:
         emit([asdict(part) for part in found.parts], fmt)
     else:
-        _print_explain(found, tried)
+        _print_explanation(found, tried)
 
 
 def _keys(rule: Rule, actor: str | None, pairs: list[str]) -> dict[str, str]:
@@ -392,38 +372,36 @@ def _keys(rule: Rule, actor: str | None, pairs: list[str]) -> dict[str, str]:
     return keys
 
 
-def _print_explain(found: Explanation, rule: Rule) -> None:
+def _print_explanation(found: Explanation, rule: Rule) -> None:
     who = describe_key(found.keys)
-    out.print(f"[bold]{rule.id}[/] on [bold]{escape(who)}[/]: {escape(rule.title)}", highlight=False)
-    out.print(f"  {escape(found.condition)}", highlight=False, soft_wrap=True)
+    out.print(f"[bold]{rule.id}[/] on [bold]{escape(who)}[/]: {escape(rule.title)}")
+    out.print(f"  {escape(found.condition)}", soft_wrap=True)
     looked = (
         f"{found.events:,} events, {_time_text(found.first)} to {_time_text(found.last)} UTC, {found.windows:,} windows"
     )
-    out.print(f"  {looked}", highlight=False, style="dim")
+    out.print(f"  {looked}", style="dim")
     if found.start is None or found.end is None:
-        out.print("  The rule's filter counts none of these events.")
+        out.print("  The rule's filter matches none of these events.")
         return
     if found.met and found.first_met:
         out.print(
             f"  [bold red]fires[/]: {found.met:,} windows met the condition, "
             f"the first ended {_time_text(found.first_met)}",
-            highlight=False,
         )
     else:
         missing = " and ".join(part.text for part in found.parts if not part.held)
-        out.print(f"  [bold green]does not fire[/]: the closest window fails {escape(missing)}", highlight=False)
+        out.print(f"  [bold green]does not fire[/]: the closest window fails {escape(missing)}")
     measures = describe_measures(found.measures)
     out.print(
         f"  closest window: {_time_text(found.start)} to {_time_text(found.end)}: {escape(measures)}",
-        highlight=False,
     )
     rows = [
         {
             "part": part.text,
-            "closest_window": "held" if part.held else "failed",
-            "value_there": _text(part.at_closest),
+            "closest_window": "holds" if part.held else "fails",
+            "value": _text(part.at_closest),
             "best_value": _text(part.best),
-            "windows_that_held": part.windows,
+            "windows_that_hold": part.windows,
         }
         for part in found.parts
     ]
@@ -453,12 +431,12 @@ def _time_text(moment: datetime) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """Rules to test, and the folder that has their tests."""
+    """Rules to test, and the folder of their tests."""
 
     rules: dict[str, Rule]
     tests: Path
     complete: bool
-    """Whether tests without a rule are a mistake: all rules of a folder are tested."""
+    """All rules of a folder are tested, so a test without a rule is an error."""
 
 
 def run_tests(
@@ -477,7 +455,8 @@ def run_tests(
 ) -> None:
     """Run rule tests. Exits 1 if a test fails.
 
-    The test of a rule is a folder tests/ID/ beside the rule, with events.csv and expected.yml.
+    A rule test is a folder tests/ID/ beside the rule, with events.csv and expected.yml: what the rule must find, and
+    which actors it must leave alone.
 
     Examples:
       shopstream rules test
@@ -491,31 +470,30 @@ def run_tests(
     for rule in plan.rules.values():
         folder = plan.tests / rule.id
         if not folder.is_dir():
-            rows.append(_row_rule_tests(rule.id, "no test"))
+            rows.append(_test_row(rule.id, "no test"))
             continue
         result = run_rule_test(rule, read_test(folder))
         results.append(result)
-        rows.append(_row_rule_tests(rule.id, "passed" if result.passed else "failed", result))
-    astray = [folder.name for folder in _folders(plan.tests) if plan.complete and folder.name not in plan.rules]
-    rows += [_row_rule_tests(name, "no rule") for name in astray]
+        rows.append(_test_row(rule.id, "passed" if result.passed else "failed", result))
+    orphaned = [folder.name for folder in _folders(plan.tests) if plan.complete and folder.name not in plan.rules]
+    rows += [_test_row(name, "no rule") for name in orphaned]
     if fmt is Format.TABLE:
         for result in results:
-            _print_rule_tests(result)
+            _print_test(result)
         rows = [{name: value for name, value in row.items() if name != "differences"} for row in rows]
     elif fmt is Format.CSV:
         rows = [{**row, "differences": "; ".join(map(str, _listed(row["differences"])))} for row in rows]
     emit(rows, fmt, empty=f"No rules to test in {plan.tests.parent}.")
-    if astray or not all(result.passed for result in results):
+    if orphaned or not all(result.passed for result in results):
         raise typer.Exit(1)
     if place is not None and plan.rules and not results:
         raise ConfigurationError(
-            f"expected a test of {', '.join(plan.rules)} in {plan.tests}, found none; make {plan.tests}/ID/events.csv "
-            "and expected.yml, or name the folder with --tests"
+            f"expected a test of {', '.join(plan.rules)} in {plan.tests}, found none; create "
+            f"{plan.tests}/ID/events.csv and expected.yml, or name the folder with --tests"
         )
 
 
 def _plan(settings: Settings, place: str | None, tests: Path | None) -> _Plan:
-
     own = settings.detection.rules_path
     if place is None and (tests is not None or own is None):
         if tests is None:
@@ -527,9 +505,7 @@ def _plan(settings: Settings, place: str | None, tests: Path | None) -> _Plan:
         rule = chosen_rule(settings, place)
         beside = Path(place).parent if place.endswith(".yml") else own
         if tests is None and beside is None:
-            raise ConfigurationError(
-                f"expected --tests FOLDER for {rule.id}: it is a shipped rule, without tests beside it"
-            )
+            raise ConfigurationError(f"expected --tests FOLDER for {rule.id}: shipped rules have no tests beside them")
         return _Plan({rule.id: rule}, tests or Path(beside or ".") / "tests", complete=False)
     folder = Path(place) if place is not None else Path(own or ".")
     return _Plan(RULE_FILES.load(folder), tests or folder / "tests", complete=True)
@@ -539,7 +515,7 @@ def _folders(tests: Path) -> list[Path]:
     return sorted(path for path in tests.iterdir() if (path / "expected.yml").exists()) if tests.is_dir() else []
 
 
-def _row_rule_tests(rule: str, outcome: str, result: RuleTestResult | None = None) -> dict[str, object]:
+def _test_row(rule: str, outcome: str, result: RuleTestResult | None = None) -> dict[str, object]:
     return {
         "rule": rule,
         "outcome": outcome,
@@ -559,20 +535,19 @@ def _differences(result: RuleTestResult) -> list[str]:
         *(f"not expected: {one.line()}" for one in result.unexpected),
         *(f"innocent, but found: {innocent.why}" for innocent in result.wrongly_detected),
         *(
-            f"innocent, but not in events.csv as said ({innocent.events} events expected, {count} there): "
-            f"{innocent.why}"
+            f"innocent, but events.csv differs ({innocent.events} events expected, {count} there): {innocent.why}"
             for innocent, count in result.absent
         ),
     ]
 
 
-def _print_rule_tests(result: RuleTestResult) -> None:
-    out.print(f"[bold]{result.rule}[/]", highlight=False)
+def _print_test(result: RuleTestResult) -> None:
+    out.print(f"[bold]{result.rule}[/]")
     for one in result.found:
         mark = "[green]as expected[/]" if one not in result.unexpected else "[red]not expected[/]"
-        out.print(f"  {mark}  {escape(one.line())}", highlight=False, soft_wrap=True)
+        out.print(f"  {mark}  {escape(one.line())}", soft_wrap=True)
     for text in _differences(result):
         if not text.startswith("not expected"):
-            out.print(f"  [red]{escape(text)}[/]", highlight=False, soft_wrap=True)
+            out.print(f"  [red]{escape(text)}[/]", soft_wrap=True)
     if not result.found and result.passed:
-        out.print("  nothing found, as expected", highlight=False)
+        out.print("  nothing found, as expected")

@@ -1,7 +1,4 @@
-"""`shopstream rules`.
-
-`shopstream rules allowlist`.
-"""
+"""`shopstream rules`: lists and checks rules and allow-lists."""
 
 from collections.abc import Mapping
 from contextlib import closing
@@ -30,10 +27,10 @@ __all__ = ["check_allow_lists", "check_rules", "expired_entries", "list_allow_li
 def list_rules(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     """List the rules and detectors in force.
 
-    Your own rules live in the folder that detection.rules_path names, one file a rule; a file with the id of a shipped
-    rule replaces it, and `status: unsupported` in it switches the rule off. Detectors are code: what their docstring
-    says is shown, and detection.detectors_off switches them off. Precision is the share of judged incidents that were
-    real, once somebody has judged some (`shopstream incidents resolve`, `incidents false-positive`).
+    Your own rules are files in the folder detection.rules_path, one rule per file. A file with the id of a shipped rule
+    replaces it; `status: unsupported` switches the rule off. Detectors are code; detection.detectors_off switches them
+    off. Precision is the share of judged incidents that were right (see `shopstream incidents resolve` and
+    `false-positive`).
 
     Examples:
       shopstream rules list
@@ -41,7 +38,10 @@ def list_rules(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     """
     settings = settings_of(ctx)
     judged = _judged(settings)
-    rules = [_rule_row(rule, judged.get(rule.id)) for rule in _rules(settings).values()]
+    rules = [
+        _rule_row(rule, judged.get(rule.id))
+        for rule in load_rules(settings.detection.rules_path, planned=False).values()
+    ]
     detectors = [_detector_row(one, on=on, judged=judged) for one, on in _detectors(settings)]
     if fmt is not Format.TABLE:
         emit([*rules, *({name: row.get(name) for name in rules[0]} for row in detectors)], fmt)
@@ -55,13 +55,8 @@ def list_rules(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     emit([{name: row[name] for name in ("id", "status", "title", *last)} for row in detectors], fmt, title="Detectors")
 
 
-def _rules(settings: Settings) -> dict[str, Rule]:
-    """The rules in force."""
-    return load_rules(settings.detection.rules_path, planned=False)
-
-
 def _judged(settings: Settings) -> dict[str, str]:
-    """Rule or detector → its precision in words, for those that people have judged."""
+    """Rule or detector → its precision as text, for those with judged incidents."""
     with closing(adapters_of(settings).open_incidents()) as store:
         judged = read_precision(store.list())
     return {
@@ -70,7 +65,6 @@ def _judged(settings: Settings) -> dict[str, str]:
 
 
 def _rule_row(rule: Rule, precision: str | None) -> dict[str, object]:
-
     window = rule.window
     lengths = (window.size, window.slide, window.gap)
     return {
@@ -97,7 +91,7 @@ def _rule_row(rule: Rule, precision: str | None) -> dict[str, object]:
 
 
 def _detectors(settings: Settings) -> list[tuple[Detector, bool]]:
-    """Each detector that there is, and whether it is on."""
+    """Every detector, and whether it is on."""
     off = settings.detection.detectors_off
     return [(one, one.id not in off) for one in shipped_detectors(DetectionSettings())]
 
@@ -118,13 +112,13 @@ def _detector_row(detector: Detector, *, on: bool, judged: Mapping[str, str]) ->
 def check_rules(
     ctx: typer.Context,
     path: Annotated[
-        Path | None, typer.Argument(help="A rule file or a folder of them.", show_default="detection.rules_path")
+        Path | None, typer.Argument(help="A rule file, or a folder of rule files.", show_default="detection.rules_path")
     ] = None,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
     """Check rule files. Exits 1 if a file is invalid.
 
-    Each problem is one line: file:line: rule: what was expected, what the file has, what to do.
+    Each problem is one line: file:line: rule: what was expected, what the file has, how to fix it.
 
     Examples:
       shopstream rules check
@@ -137,7 +131,6 @@ def check_rules(
         for entry in expired_entries(settings_of(ctx)):
             err.print(
                 f"{entry.file}:{entry.line}: warning: allow-list entry {entry.id} expired on {entry.expires:%Y-%m-%d}",
-                highlight=False,
                 markup=False,
                 soft_wrap=True,
             )
@@ -146,10 +139,10 @@ def check_rules(
 
 
 def expired_entries(settings: Settings) -> list[Entry]:
-    """Entries of the allow-lists in force that no longer suppress anything.
+    """Expired entries of the allow-lists in force.
 
     Raises:
-        RuleError: a file is wrong.
+        RuleError: a file is invalid.
     """
     now = datetime.now(UTC)
     return [entry for entry in load_allow_list(settings.detection.allow_lists_path).entries if entry.expires <= now]
@@ -158,7 +151,7 @@ def expired_entries(settings: Settings) -> list[Entry]:
 def list_allow_lists(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     """List allow-list entries: what each allows, why, and until when.
 
-    The files are in the folder that detection.allow_lists_path names. A running engine reads them when it starts.
+    The files are in the folder detection.allow_lists_path. The engine reads them when it starts.
 
     Examples:
       shopstream rules allowlist list
@@ -179,7 +172,7 @@ def list_allow_lists(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> No
         if fmt is not Format.TABLE:
             row |= {"file": entry.file, "line": entry.line}
         rows.append(row)
-    emit(rows, fmt, empty="Nothing is allowed; see detection.allow_lists_path.")
+    emit(rows, fmt, empty="No allow-list entries; see detection.allow_lists_path.")
 
 
 def _allows(entry: Entry, *, short: bool) -> str:
@@ -199,13 +192,13 @@ def check_allow_lists(
     ctx: typer.Context,
     path: Annotated[
         Path | None,
-        typer.Argument(help="An allow-list or a folder of them.", show_default="detection.allow_lists_path"),
+        typer.Argument(help="An allow-list file, or a folder of them.", show_default="detection.allow_lists_path"),
     ] = None,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
     """Check allow-list files, and list expired entries. Exits 1 if a file is invalid.
 
-    Each problem is one line: file:line: allow-list: what was expected, what the file has, what to do.
+    Each problem is one line: file:line: allow-list: what was expected, what the file has, how to fix it.
 
     Examples:
       shopstream rules allowlist check
@@ -225,7 +218,7 @@ def check_allow_lists(
             entry.file,
             entry.line,
             f"expired entry {entry.id}",
-            f"suppresses nothing since {entry.expires:%Y-%m-%d}; look again, renew or remove it",
+            f"suppresses nothing since {entry.expires:%Y-%m-%d}; review it, then renew or remove it",
         )
         for entry in entries
         if entry.expires <= now

@@ -1,11 +1,4 @@
-"""`shopstream run`.
-
-`shopstream archive`.
-
-Touches a file regularly, so that a container's health check can tell whether the process hangs.
-
-How programs that go on for ever are told to end.
-"""
+"""`shopstream run` and `shopstream archive`: processes that run until they are stopped."""
 
 import signal
 import time
@@ -24,29 +17,29 @@ from shopstream.archive import Archived
 from shopstream.cli.output import err, settings_of
 from shopstream.pipeline import Progress as Where
 
-__all__ = ["archive", "run", "told_to_stop", "with_heartbeat"]
+__all__ = ["archive", "run", "stop_on_signal", "with_heartbeat"]
 
 
 def run(
     ctx: typer.Context,
     until_caught_up: Annotated[
-        bool, typer.Option("--until-caught-up", help="End when the stream is read to its tip, instead of waiting.")
+        bool, typer.Option("--until-caught-up", help="Exit at the end of the stream instead of waiting.")
     ] = False,
-    lake: Annotated[bool, typer.Option(help="Keep events in the lake; off only to measure.")] = True,
-    journeys: Annotated[bool, typer.Option(help="Keep the live journeys.")] = True,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    lake: Annotated[bool, typer.Option(help="Store events in the lake; switch off only for measurements.")] = True,
+    journeys: Annotated[bool, typer.Option(help="Update the live journeys.")] = True,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
     """Process the stream: windows, incidents, live journeys, lake.
 
-    Runs until Ctrl-C or SIGTERM, then commits and ends; started again, it goes on where it stopped. Killed at any
-    moment, it still loses and doubles nothing.
+    Runs until Ctrl-C or SIGTERM, then commits and exits. The next start resumes there. Even a kill at any moment loses
+    and duplicates nothing.
 
     Examples:
-      shopstream run                      process for ever
-      shopstream run --until-caught-up    process what is there, then end
+      shopstream run                      process until stopped
+      shopstream run --until-caught-up    process what is there, then exit
     """
     settings = settings_of(ctx)
-    ended = with_heartbeat(adapters_of(settings).heartbeat_file, told_to_stop())
+    ended = with_heartbeat(adapters_of(settings).heartbeat_file, stop_on_signal())
     columns = (
         SpinnerColumn(),
         TextColumn("{task.fields[read]:>13,} events"),
@@ -85,34 +78,33 @@ def run(
     if not quiet:
         counters = last.counters
         err.print(
-            f"{counters['events_read']:,} events read: {counters['events_kept']:,} kept ({counters['late']:,} late), "
+            f"{counters['events_read']:,} events read: {counters['events_kept']:,} stored ({counters['late']:,} late), "
             f"{counters['duplicates']:,} duplicates, {counters['dead_letters']:,} dead letters"
         )
 
 
 def _standing_by(owner: str) -> None:
-    err.print(f"Standing by: {owner} is the engine of this stream.", highlight=False)
+    err.print(f"Standing by: {owner} is the engine of this stream.")
 
 
 def archive(
     ctx: typer.Context,
     until_caught_up: Annotated[
-        bool, typer.Option("--until-caught-up", help="End when each shard is at its tip, instead of waiting.")
+        bool, typer.Option("--until-caught-up", help="Exit at the end of all shards instead of waiting.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
     """Store the events of a Kinesis stream in the lake, while Flink runs the windows.
 
-    Start as many workers as you like: they share the shards by leases in DynamoDB, and take over those of a worker that
-    ended. Killed at any moment, they lose and double nothing. Not for a lake that `shopstream run` writes to, which
-    keeps the events there by itself.
+    Start any number of workers: they share the shards by leases in DynamoDB, and take over those of a stopped worker.
+    Even a kill at any moment loses and duplicates nothing. Do not use it with a lake that `shopstream run` writes to.
 
     Examples:
-      shopstream archive                      keep on until Ctrl-C or SIGTERM
-      shopstream archive --until-caught-up    archive what is there, then end
+      shopstream archive                      archive until Ctrl-C or SIGTERM
+      shopstream archive --until-caught-up    archive what is there, then exit
     """
     settings = settings_of(ctx)
-    ended = with_heartbeat(adapters_of(settings).heartbeat_file, told_to_stop())
+    ended = with_heartbeat(adapters_of(settings).heartbeat_file, stop_on_signal())
     columns = (
         SpinnerColumn(),
         TextColumn("{task.fields[shards]} shards"),
@@ -138,16 +130,16 @@ def archive(
 
         last = worker.run(until_caught_up=until_caught_up, stop=ended, progress=show)
     if not quiet:
-        err.print(f"{last.events:,} events and {last.dead_letters:,} dead letters kept")
+        err.print(f"{last.events:,} events and {last.dead_letters:,} dead letters stored")
 
 
 _EVERY_S = 10
 
 
 def with_heartbeat(path: Path | None, stopped: Callable[[], bool]) -> Callable[[], bool]:
-    """`stopped`, which also touches the file every ten seconds when it is called; None touches no file.
+    """`stopped`, which also touches the file when it is called, at most every ten seconds; None touches no file.
 
-    The engine calls it between batches, and while it waits for its lease: one that hangs does neither.
+    A container's health check reads the age of the file: an engine that hangs calls `stopped` no more.
     """
     if path is None:
         return stopped
@@ -164,8 +156,8 @@ def with_heartbeat(path: Path | None, stopped: Callable[[], bool]) -> Callable[[
     return check
 
 
-def told_to_stop() -> Callable[[], bool]:
-    """Whether Ctrl-C or SIGTERM has come; from now on neither ends the process by itself."""
+def stop_on_signal() -> Callable[[], bool]:
+    """Install handlers of SIGINT and SIGTERM; the callable returns whether one has arrived."""
     stopped = False
 
     def stop(_signum: int, _frame: FrameType | None) -> None:

@@ -1,7 +1,4 @@
-"""`shopstream simulate`: a file of events becomes a stream.
-
-`shopstream shards`: which partition key spreads the events best.
-"""
+"""`shopstream simulate` and `shopstream shards`: replays files into the stream, and compares partition keys."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -35,9 +32,9 @@ def simulate(
     *,
     speed: Annotated[
         float | None,
-        typer.Option(help="So many times real time: 60 plays an hour in a minute.", show_default="no limit"),
+        typer.Option(help="Speed-up factor: 60 replays an hour in a minute.", show_default="no limit"),
     ] = None,
-    rate: Annotated[float | None, typer.Option(help="Events a second.", show_default="no limit")] = None,
+    rate: Annotated[float | None, typer.Option(help="Events per second.", show_default="no limit")] = None,
     rebase: Annotated[
         str | None,
         typer.Option(
@@ -45,25 +42,24 @@ def simulate(
             help="Move event times so that the first event is now, or at TIME (ISO, UTC); for today: by whole days.",
         ),
     ] = None,
-    loop: Annotated[bool, typer.Option("--loop", help="Begin again at the end; event time goes on growing.")] = False,
+    loop: Annotated[bool, typer.Option("--loop", help="Start over at the end; event time keeps growing.")] = False,
     partition_key: Annotated[
-        PartitionKey, typer.Option(help="What decides on an event's shard; see `shopstream shards`.")
+        PartitionKey, typer.Option(help="Field that chooses the shard of an event; see `shopstream shards`.")
     ] = PartitionKey.CATEGORY_ID,
-    restart: Annotated[bool, typer.Option("--restart", help="Begin at the start, wherever it stopped before.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Start from the beginning instead of resuming.")] = False,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
     """Replay a file of events into the stream: at once, at a rate, or at its own pace.
 
-    The file is read as it is sent, never as a whole. Rows that are no events are sent too, as they came: the engine
-    keeps them as dead letters. A replay that was stopped or killed goes on where it stopped when the same command is
-    given again (another pace is allowed); what it sends twice then is taken out as duplicates. A replay that is
-    complete sends nothing more: use --restart.
+    The file is streamed, never loaded as a whole. Invalid rows are sent unchanged: the engine stores them as dead
+    letters. Run the same command again to resume a replay that was stopped or killed (at another pace, too); events
+    sent twice are dropped as duplicates. A complete replay sends nothing more unless you add --restart.
 
     A replay moved to the present never runs ahead of it: with --rebase now or today, an event is sent when the clock
     reaches its time. `today` keeps the time of day: the day so far is sent at once, the rest as it happens.
 
-    In the AWS profile the stream is one of Kinesis. A shard that refuses records is sent to more slowly while others
-    go on; what was refused goes again before anything behind it, and the summary tells how often.
+    In the AWS profile the target is a Kinesis stream. A throttled shard slows down without slowing the others; refused
+    records are retried in order, and the summary counts them.
 
     Examples:
       shopstream simulate 2019-Nov.csv
@@ -89,7 +85,7 @@ def simulate(
             run = partial(replay, source, stream, how, bookmarks=settings.home / "replays", stream=adapters.stream_name)
             summary = _with_progress(run, source)
         except KeyboardInterrupt:
-            err.print("Stopped. The same command goes on from here.")
+            err.print("Stopped. Run the same command again to resume.")
             raise typer.Exit(_INTERRUPTED) from None
     if not summary.events and not summary.rejected and summary.earlier_events:
         err.print("This replay is complete: nothing was sent. Use --restart to send it again.")
@@ -141,7 +137,7 @@ def _with_progress(run: Callable[..., ReplaySummary], source: str) -> ReplaySumm
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Remembers Ctrl-C: raised inside a callback of a library, the interpreter may drop it."""
+    """Remember Ctrl-C: the interpreter may drop the exception inside a library's callback."""
     noted = False
 
     def note(_signum: int, _frame: FrameType | None) -> None:
@@ -179,20 +175,20 @@ def _print(source: str, summary: ReplaySummary, fmt: Format) -> None:
 def shards(
     ctx: typer.Context,
     source: Annotated[
-        str | None, typer.Argument(help="A file as `shopstream simulate` takes it; leave it out with --stream.")
+        str | None, typer.Argument(help="A file, as for `shopstream simulate`; omit it with --stream.")
     ] = None,
     *,
-    stream: Annotated[bool, typer.Option("--stream", help="Measure what the stream holds now.")] = False,
+    stream: Annotated[bool, typer.Option("--stream", help="Measure the events that are in the stream.")] = False,
     count: Annotated[
         int | None,
-        typer.Option("--shards", min=1, max=1024, help="Shards to spread over.", show_default="as the stream has"),
+        typer.Option("--shards", min=1, max=1024, help="Number of shards.", show_default="as in the stream"),
     ] = None,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
     """Compare partition keys: how evenly each spreads events, how many users it splits.
 
-    A shard takes a fixed share of the stream's throughput, so the hottest one sets the pace. A user whose events lie
-    in several shards can only be judged by whoever sees all of them.
+    A shard has a fixed share of the stream's throughput, so the hottest shard limits the whole stream. A user whose
+    events are in several shards needs a re-key before per-user windows.
 
     Examples:
       shopstream shards 2019-Nov.csv --shards 8
@@ -201,7 +197,7 @@ def shards(
       shopstream shards --stream --shards 16 --format json
     """
     if (source is None) != stream:
-        raise ConfigurationError("expected a file or --stream, got both or none; see `shopstream shards --help`")
+        raise ConfigurationError("expected a file or --stream, got both or neither; see `shopstream shards --help`")
     settings = settings_of(ctx)
     with err.status("measuring"):
         if source is not None:
@@ -226,7 +222,7 @@ def shards(
             title=title,
         )
         for row in rows:
-            out.print(f"[bold]{row.key.value}[/]  {row.advice}", highlight=False)
+            out.print(f"[bold]{row.key.value}[/]  {row.advice}")
         return
     emit(
         [

@@ -1,9 +1,4 @@
-"""`shopstream status`.
-
-`shopstream config`.
-
-`shopstream doctor`.
-"""
+"""`shopstream status`, `config` and `doctor`: shows progress and settings, and checks the installation."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -27,7 +22,7 @@ __all__ = ["config", "doctor", "status"]
 def status(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     """Show events read and stored, consumer lag, and problems.
 
-    Figures are those of the last commit.
+    Figures are as of the last checkpoint.
 
     Examples:
       shopstream status
@@ -85,7 +80,7 @@ def _shown(value: object) -> str | None:
 def config(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     """Print every setting: value, environment variable, and meaning. Secrets are hidden.
 
-    Later wins: defaults, shopstream.toml (or --config FILE), SHOPSTREAM_* variables, flags.
+    Later sources override earlier ones: defaults, shopstream.toml (or --config FILE), SHOPSTREAM_* variables, flags.
 
     Examples:
       shopstream config
@@ -118,4 +113,4 @@ def _run(name: str, check: Check, settings: Settings) -> dict[str, object]:
     except ShopstreamError as error:
         return {"check": name, "ok": False, "finding": str(error)}
     except Exception as error:  # noqa: BLE001  a check that breaks is a finding too, and the others go on
-        return {"check": name, "ok": False, "finding": f"the check broke off with {type(error).__name__}: {error}"}
+        return {"check": name, "ok": False, "finding": f"the check failed with {type(error).__name__}: {error}"}

@@ -1,7 +1,4 @@
-"""`shopstream synthesise`: a file of synthetic traffic and the truth about it.
-
-`shopstream scenarios`.
-"""
+"""`shopstream synthesise` and `shopstream scenarios`: synthetic traffic with known ground truth."""
 
 import re
 from dataclasses import replace
@@ -33,21 +30,21 @@ def synthesise(
     events: Annotated[
         int | None,
         typer.Option(
-            help="Genuine events in the whole period, about; surges and attacks come on top.",
+            help="Approximate genuine events in the whole period, without surges and attacks.",
             show_default="1,770,000 a day, as in the real shop",
         ),
     ] = None,
     users: Annotated[
-        int | None, typer.Option(help="Shoppers who may come.", show_default="twice the events of a day")
+        int | None, typer.Option(help="Number of potential shoppers.", show_default="twice the events of a day")
     ] = None,
     products: Annotated[int, typer.Option(help="Products in the catalogue.")] = 166_794,
-    seed: Annotated[int, typer.Option(help="The same seed and options give the same file.")] = 1,
+    seed: Annotated[int, typer.Option(help="Same seed and options, same file.")] = 1,
     flash_sale: Annotated[
         list[str] | None,
-        typer.Option(metavar="START,DURATION,FACTOR[,CATEGORY]", help="More genuine shoppers; repeatable."),
+        typer.Option(metavar="START,DURATION,FACTOR[,CATEGORY]", help="FACTOR times the genuine shoppers; repeatable."),
     ] = None,
     outage: Annotated[
-        list[str] | None, typer.Option(metavar="START,DURATION", help="Nothing is recorded; repeatable.")
+        list[str] | None, typer.Option(metavar="START,DURATION", help="No events are recorded; repeatable.")
     ] = None,
     flood: Annotated[
         list[str] | None,
@@ -55,28 +52,26 @@ def synthesise(
     ] = None,
     scraper: Annotated[
         list[str] | None,
-        typer.Option(metavar="START,DURATION,BOTS,GAP", help="Bots with a page every GAP seconds; repeatable."),
+        typer.Option(metavar="START,DURATION,BOTS,GAP", help="Bots that open a page every GAP seconds; repeatable."),
     ] = None,
     scenario: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME[@START]", help="A case drawn from a scenario (or FILE.yml), at a random hour; repeatable."
-        ),
+        typer.Option(metavar="NAME[@START]", help="Inject a random case of a scenario (or FILE.yml); repeatable."),
     ] = None,
     out_of_order: Annotated[
-        str | None, typer.Option(metavar="SHARE,SECONDS", help="That share arrives up to SECONDS late.")
+        str | None, typer.Option(metavar="SHARE,SECONDS", help="This share of events arrives up to SECONDS late.")
     ] = None,
-    tracker: Annotated[bool, typer.Option("--tracker", help="Add event_id, ip, user_agent and url.")] = False,
+    tracker: Annotated[bool, typer.Option("--tracker", help="Add event_id, ip, user_agent and url to events.")] = False,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
     r"""Write realistic synthetic shop traffic, with attacks whose ground truth is known.
 
-    Genuine shoppers follow figures of a real multi-category shop: hours, weekdays, session lengths, pauses, funnel,
-    best sellers, prices, missing values, duplicates, and the few robots that real shops have. What was laid over them
-    stands in OUT.truth.json (kind, time, figures, key, actors, number of events), never in the events.
+    Genuine shoppers follow statistics of a real multi-category shop: hours, weekdays, session lengths, pauses, funnel,
+    best sellers, prices, missing values, duplicates, and a few robots. OUT.truth.json describes each injection (kind,
+    time, figures, key, actors, number of events); the events themselves contain no labels.
 
-    `shopstream scenarios list` shows the scenarios there are. START is a time of the first day (13:00) or a moment in
-    UTC (2019-11-06T13:00); DURATION is like 90s, 10m, 2h or 1d.
+    `shopstream scenarios list` lists the scenarios. START is a time on the first day (13:00) or a UTC time
+    (2019-11-06T13:00); DURATION is 90s, 10m, 2h or 1d, for example.
 
     Examples:
       shopstream synthesise --out day.csv
@@ -123,13 +118,13 @@ def synthesise(
 
 
 def _drawn(settings: SynthesisSettings, names: list[str]) -> list[Scenario]:
-    """A case of each scenario named; chance depends on the seed, the scenario and its place among those named."""
+    """One random case per named scenario; it depends on the seed, the scenario and its position in the list."""
     world = settings.world()
     cases: list[Scenario] = []
     for place, text in enumerate(names):
         name, at, when = text.partition("@")
         if at and not when:
-            raise ConfigurationError(f"expected --scenario NAME@START, got {text!r}; leave the @ out for a random hour")
+            raise ConfigurationError(f"expected --scenario NAME@START, got {text!r}; omit the @ for a random hour")
         file = find_scenario(name)
         moment = _moment(settings.start, when) if at else None
         cases.append(file.draw(file.chance(settings.seed, place), settings.start, world, moment))
@@ -233,21 +228,22 @@ def _whole(option: str, text: str) -> int:
 
 
 def _disorder(text: str | None) -> OutOfOrder | None:
-
     if text is None:
         return None
     share, seconds = _parts("--out-of-order", text, "SHARE,SECONDS", 2)
     return OutOfOrder(_number("--out-of-order", share), _number("--out-of-order", seconds))
 
 
-FolderOption = Annotated[Path | None, typer.Option("--folder", help="Your own scenario files, over the shipped ones.")]
+FolderOption = Annotated[
+    Path | None, typer.Option("--folder", help="Folder of your own scenario files; they override shipped ones.")
+]
 
 
 def find_scenario(name: str, folder: Path | None = None) -> ScenarioFile:
-    """A shipped scenario by name, one of a folder, or a file that ends in .yml.
+    """A scenario by name, shipped or from a folder, or from a .yml file.
 
     Raises:
-        ConfigurationError: there is none, or its file is wrong.
+        ConfigurationError: there is no such scenario, or its file is invalid.
     """
     if name.endswith((".yml", ".yaml")):
         return SCENARIO_FILES.load(Path(name)).popitem()[1]
@@ -258,10 +254,10 @@ def find_scenario(name: str, folder: Path | None = None) -> ScenarioFile:
 
 
 def list_scenarios(folder: FolderOption = None, fmt: FormatOption = Format.TABLE) -> None:
-    """List scenarios with their detection targets.
+    """List scenarios with their detection goals.
 
-    What detection owes each is its target: the share of cases to be found, and the median time or number of events
-    until then; of a surge, how many incidents it may have.
+    A goal is the share of cases that detection must find, and the median time or number of events until then; for a
+    surge it is the number of incidents it may open.
 
     Examples:
       shopstream scenarios list
@@ -277,7 +273,7 @@ def list_scenarios(folder: FolderOption = None, fmt: FormatOption = Format.TABLE
 
 
 def show_scenario(
-    name: Annotated[str, typer.Argument(help="A scenario's id, or FILE.yml.")],
+    name: Annotated[str, typer.Argument(help="Scenario id, or FILE.yml.")],
     folder: FolderOption = None,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
@@ -310,12 +306,12 @@ def show_scenario(
 
 
 def check_scenarios(
-    path: Annotated[Path, typer.Argument(help="A scenario file or a folder of them.")],
+    path: Annotated[Path, typer.Argument(help="A scenario file, or a folder of them.")],
     fmt: FormatOption = Format.TABLE,
 ) -> None:
     """Check scenario files. Exits 1 if a file is invalid.
 
-    Each problem is one line: file:line: scenario: what was expected, what the file has, what to do.
+    Each problem is one line: file:line: scenario: what was expected, what the file has, how to fix it.
 
     Examples:
       shopstream scenarios check my_scenarios/

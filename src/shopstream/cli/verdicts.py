@@ -1,7 +1,4 @@
-"""`shopstream verdicts`.
-
-`shopstream blocklist`.
-"""
+"""`shopstream verdicts` and `shopstream blocklist`: bots and humans, and blocklists for the edge."""
 
 import csv
 import sys
@@ -14,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from shopstream.adapters.ports import adapters_of
-from shopstream.cli.output import Format, FormatOption, emit, err, settings_of
+from shopstream.cli.output import Format, FormatOption, LimitOption, emit, err, limit_of, settings_of
 from shopstream.detection.duration import parse_duration
 from shopstream.errors import ConfigurationError
 from shopstream.incidents.verdicts import read_verdicts
@@ -22,11 +19,9 @@ from shopstream.response.blocklist import BlocklistFormat, read_blocklist, rende
 
 __all__ = ["export_blocklist", "list_verdicts"]
 
-_SHOWN = 50
-
 
 def _per_incident(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
-    """For people: what several rules of one incident say of an actor is one line."""
+    """One line per actor and incident, for people."""
     lines: dict[tuple[str, str, str], dict[str, Any]] = {}
     for row in rows:
         place = row["actor_kind"], row["actor"], row["incident_id"]
@@ -44,17 +39,14 @@ def _per_incident(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
 def list_verdicts(
     ctx: typer.Context,
     *,
-    actor: Annotated[str | None, typer.Option(help="Only of this user id, session, address …")] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(min=0, help="At most so many, 0 for all.", show_default=f"{_SHOWN} for a table, else all"),
-    ] = None,
+    actor: Annotated[str | None, typer.Option(help="Only this user id, session, address, ...")] = None,
+    limit: LimitOption = None,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
     """List verdicts on actors, newest first.
 
-    A verdict holds from the first to the last event of an incident. Where somebody called the incident a false
-    positive, the actor is human in that time.
+    A verdict is valid from the first to the last event of an incident. After a false positive, the actor counts as
+    human for that time. Reports exclude what bots did.
 
     Examples:
       shopstream verdicts list
@@ -66,8 +58,8 @@ def list_verdicts(
     rows.reverse()
     if fmt is Format.TABLE:
         rows = _per_incident(rows)
-    most = limit if limit is not None else _SHOWN if fmt is Format.TABLE else 0
-    emit(rows[:most] if most else rows, fmt, empty="No verdicts: no rule has called anybody a bot.")
+    most = limit_of(limit, fmt)
+    emit(rows[:most] if most else rows, fmt, empty="No verdicts: no rule has called an actor a bot.")
     if most and len(rows) > most:
         err.print(f"These are the newest {most:,} of {len(rows):,}; --limit 0 shows all.")
 
@@ -75,16 +67,18 @@ def list_verdicts(
 def export_blocklist(
     ctx: typer.Context,
     *,
-    fmt: Annotated[BlocklistFormat, typer.Option("--format", help="Who is to read it.")],
-    ttl: Annotated[str, typer.Option(help="Block this long after the last event, e.g. 30m, 24h, 7d.")] = "24h",
-    left_out: Annotated[Path | None, typer.Option(help="CSV file for those left out, each with its reason.")] = None,
+    fmt: Annotated[BlocklistFormat, typer.Option("--format", help="Consumer of the list.")],
+    ttl: Annotated[str, typer.Option(help="How long to block after the last event, e.g. 30m, 24h, 7d.")] = "24h",
+    left_out: Annotated[
+        Path | None, typer.Option(help="CSV file for actors that are not blocked, with reasons.")
+    ] = None,
 ) -> None:
     """Write a blocklist of the actors that rules call bots, each with an expiry.
 
-    Never one of whose traffic more than incidents.blocklist_genuine_share is estimated to be genuine, nor one that may
-    be shared and is not known well enough, nor one whose incident is resolved or a false positive. Time is that of the
-    events: of a replay of last year, what was blocked then. nginx, AWS WAF and CrowdSec know addresses and networks;
-    an event stream without `ip` gives user ids and sessions only, which are in the csv for the shop itself to block.
+    The list goes to stdout. It never contains actors with an estimated genuine share of traffic above
+    incidents.blocklist_genuine_share, actors that many people may share, or actors of resolved and false-positive
+    incidents. Expiry is in event time: a replay of last year lists what was blocked then. nginx, AWS WAF and CrowdSec
+    block addresses and networks; without `ip` events have only user ids and sessions, which the csv format contains.
 
     Examples:
       shopstream blocklist export --format nginx > shopstream-blocked.conf
@@ -104,15 +98,13 @@ def export_blocklist(
     for one in others:
         reasons[one.reason] = reasons.get(one.reason, 0) + 1
     kept = len(found.blocked) - (len(others) - len(found.left_out))
-    err.print(
-        f"{kept:,} to block as of {found.as_of:%Y-%m-%d %H:%M:%S} UTC, {len(others):,} left out.", highlight=False
-    )
+    err.print(f"{kept:,} to block as of {found.as_of:%Y-%m-%d %H:%M:%S} UTC, {len(others):,} left out.")
     for reason, count in sorted(reasons.items(), key=lambda item: -item[1]):
-        err.print(f"  {count:,}: {reason}", highlight=False, soft_wrap=True)
+        err.print(f"  {count:,}: {reason}", soft_wrap=True)
     if left_out is not None:
         with left_out.open("w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(("kind", "actor", "incident", "reason"))
             writer.writerows((*one.actor, one.incident_id, one.reason) for one in others)
     elif others:
-        err.print("--left-out FILE names them.")
+        err.print("--left-out FILE lists them.")

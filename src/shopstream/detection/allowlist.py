@@ -12,7 +12,6 @@ An entry holds for event time before its `expires`, so a replay of old events gi
 """
 
 import hashlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
@@ -21,19 +20,17 @@ from ipaddress import AddressValueError, IPv4Network, IPv6Network, NetmaskValueE
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, IPvAnyAddress
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, IPvAnyAddress
 from pydantic import model_validator as check_model
 
 from shopstream.clock import from_ms, to_ms
 from shopstream.detection.detection import Detection, Suppression
 from shopstream.engine.window import WindowDeclaration
 from shopstream.errors import RuleError
-from shopstream.yaml_files import Document, YamlError, YamlFiles
+from shopstream.yaml_files import Document, Identifier, Text, YamlError, YamlFiles
 
 __all__ = ["ALLOWED", "ALLOW_LIST_FILES", "Actors", "AllowList", "Entry", "Sale", "load_allow_list"]
 
-_ID = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", re.ASCII)
-_MAX_ID = 64
 _GROUP_BITS, _GROUPS_BITS = 16, 48
 
 _REMEDIES = {
@@ -72,15 +69,8 @@ def _network(value: object) -> IPv4Network | IPv6Network:
     return network
 
 
-def _id(name: str) -> str:
-    if len(name) > _MAX_ID or not _ID.fullmatch(name):
-        raise ValueError(f"expected lower-case words joined by _, at most {_MAX_ID} characters, got {name!r}")
-    return name
-
-
 Moment = Annotated[datetime, BeforeValidator(_utc_time)]
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
-Text = Annotated[str, Field(min_length=1, max_length=4_000)]
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -127,7 +117,7 @@ class Sale(BaseModel):
 class _EntryFields(BaseModel):
     model_config = _STRICT
 
-    id: Annotated[str, AfterValidator(_id)]
+    id: Identifier
     reason: Text
     expires: Moment
     rules: tuple[Text, ...] = ()

@@ -96,7 +96,6 @@ class Baselines:
         series: `site`, or an event type → its profile.
         shares: name of a measure of the composition → its share of the site's events.
         keys: `category_id` or `product_id` → value as text → rate, busiest first.
-        tail: facts about genuine actors, e.g. `events_60s_p999` → value.
         products: usual prices, and which products are rarely viewed (`product_reference.PRODUCT_SCHEMA`); None if
             unknown.
     """
@@ -107,12 +106,7 @@ class Baselines:
     series: Mapping[str, SeriesProfile] = field(default_factory=dict)
     shares: Mapping[str, Share] = field(default_factory=dict)
     keys: Mapping[str, Mapping[str, KeyRate]] = field(default_factory=dict)
-    tail: Mapping[str, float] = field(default_factory=dict)
     products: "pa.Table | None" = field(default=None, compare=False, repr=False)
-
-    def age_ms(self, at_ms: int) -> int:
-        """Time since the end of their history, in event time."""
-        return max(0, at_ms - self.until_ms)
 
     def save(self, path: Path) -> None:
         """Write a JSON file, and a Parquet file of the products beside it, each atomically."""

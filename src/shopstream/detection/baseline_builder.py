@@ -58,7 +58,6 @@ def build_baselines(connection: duckdb.DuckDBPyConnection, events: str) -> Basel
         products=history.products(),
         shares=history.shares(),
         keys={column: history.keys(column, most) for column, most in _KEYS.items()},
-        tail=history.tail(),
     )
 
 
@@ -192,16 +191,6 @@ class _History:
             ]
             rates[key] = KeyRate(share, math.sqrt(max(0.0, statistics.fmean(beyond))))
         return dict(sorted(rates.items(), key=lambda item: (-item[1].share, item[0])))
-
-    def tail(self) -> dict[str, float]:
-        """Events per minute of the busiest users."""
-        row = self._rows(f"""
-            SELECT quantile_disc(n, 0.99), quantile_disc(n, 0.999), max(n)
-            FROM (SELECT count(*) AS n FROM {self._events}
-                  WHERE epoch_ms(event_time) // 60000 % {_SAMPLE} = {_PICK}
-                  GROUP BY user_id, epoch_ms(event_time) // 60000)""")[0]
-        names = ("events_60s_p99", "events_60s_p999", "events_60s_max")
-        return {name: float(value or 0) for name, value in zip(names, row, strict=True)}
 
 
 def _profile(values: Mapping[int, float]) -> SeriesProfile:

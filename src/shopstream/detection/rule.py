@@ -21,17 +21,14 @@ from shopstream.detection.wording import ACTORS, TITLE_FIELD
 from shopstream.engine.derived_columns import COLUMNS
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.errors import RuleError
-from shopstream.yaml_files import Document, YamlError, YamlFiles
+from shopstream.yaml_files import Document, Identifier, Text, YamlError, YamlFiles
 
-__all__ = ["MEASURE_NAME", "RULE_FILES", "RULE_ID", "Rule", "RuleStatus", "Window", "load_rules", "shipped_rules"]
+__all__ = ["MEASURE_NAME", "RULE_FILES", "Rule", "RuleStatus", "Window", "load_rules", "shipped_rules"]
 
-RULE_ID = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", re.ASCII)
 MEASURE_NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
-_MAX_ID = 64
 _NOT_KEYS = frozenset({"event_time", "event_id", "price", "gap_ms", "previous_gap_ms"})
 
 DurationMs = Annotated[int, BeforeValidator(parse_duration)]
-Text = Annotated[str, Field(min_length=1, max_length=4_000)]
 
 
 class RuleStatus(StrEnum):
@@ -53,12 +50,6 @@ class Window(BaseModel):
     size: DurationMs = 0
     slide: DurationMs = 0
     gap: DurationMs = 0
-
-
-def _check_id(name: str) -> str:
-    if len(name) > _MAX_ID or not RULE_ID.fullmatch(name):
-        raise ValueError(f"expected lower-case words joined by _, at most {_MAX_ID} characters, got {name!r}")
-    return name
 
 
 def _check_key(columns: tuple[str, ...]) -> tuple[str, ...]:
@@ -89,7 +80,7 @@ class Rule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
-    id: Annotated[str, AfterValidator(_check_id)]
+    id: Identifier
     title: Annotated[str, Field(min_length=1, max_length=120)]
     status: RuleStatus = RuleStatus.EXPERIMENTAL
     description: Text

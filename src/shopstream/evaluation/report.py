@@ -291,6 +291,8 @@ def _chart(data: Sequence[Mapping[str, Any]], **layout: Any) -> Chart:  # noqa: 
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "hovermode": "closest",
+        "yaxis": {"automargin": True},
+        "legend": {"orientation": "h", "y": 1, "yanchor": "bottom"},
     }
     return {"data": list(data), "layout": usual | layout}
 
@@ -320,22 +322,24 @@ def recall_chart(summary: Summary) -> Chart:
         },
         "hovertext": [f"{row.found} of {row.trials} {row.unit}" for row in rows],
     }
-    target = {
-        "type": "scatter",
-        "mode": "markers",
-        "name": "target",
-        "x": [row.target_recall for row in rows],
-        "y": names,
-        "marker": {"symbol": "line-ns-open", "size": 18, "color": _PLAIN, "line": {"width": 2}},
-        "hoverinfo": "x+name",
-    }
     return _chart(
-        [found, target],
+        [found, _targets("target", names, [row.target_recall for row in rows])],
         height=110 + _ROW_PX * len(rows),
         xaxis={"range": [-0.02, 1.03], "title": {"text": "share found"}, "zeroline": False},
-        yaxis={"automargin": True},
-        legend={"orientation": "h", "y": 1, "yanchor": "bottom"},
     )
+
+
+def _targets(name: str, titles: Sequence[str], values: Sequence[float | None]) -> Mapping[str, Any]:
+    marker = {"symbol": "line-ns-open", "size": 18, "color": _PLAIN, "line": {"width": 2}}
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": values,
+        "y": titles,
+        "marker": marker,
+        "hoverinfo": "x+name",
+    }
 
 
 def delay_chart(results: RunResults, summary: Summary) -> Chart:
@@ -357,22 +361,11 @@ def delay_chart(results: RunResults, summary: Summary) -> Chart:
             }
         )
     timed = [row for row in summary.rows if row.time_unit is TimeUnit.SECONDS and row.target_time]
-    data.append(
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "name": "target for the median",
-            "x": [row.target_time for row in timed],
-            "y": [row.title for row in timed],
-            "marker": {"symbol": "line-ns-open", "size": 18, "color": _PLAIN, "line": {"width": 2}},
-        }
-    )
+    data.append(_targets("target for the median", [row.title for row in timed], [row.target_time for row in timed]))
     return _chart(
         data,
         height=110 + _ROW_PX * len(summary.rows),
         xaxis={"type": "log", "title": {"text": "seconds from the first event to the detection"}},
-        yaxis={"automargin": True},
-        legend={"orientation": "h", "y": 1, "yanchor": "bottom"},
     )
 
 
@@ -396,7 +389,6 @@ def false_chart(summary: Summary) -> Chart:
         [bars],
         height=90 + _ROW_PX * len(rules),
         xaxis={"title": {"text": "false incidents on days without attacks"}},
-        yaxis={"automargin": True},
     )
 
 
@@ -438,7 +430,6 @@ def timeline_chart(timeline: Timeline) -> Chart:
         yaxis={"title": {"text": "events per second"}, "rangemode": "tozero"},
         shapes=shapes,
         annotations=notes,
-        legend={"orientation": "h", "y": 1, "yanchor": "bottom"},
     )
 
 

@@ -178,7 +178,7 @@ class LiveJourneys:
         newest = self._rows(
             f"""SELECT user_id, user_session, start_ms, last_event_ms, events, views, carts, purchases,
                        coalesce(spent, 0) AS spent,
-                       CASE WHEN purchases > 0 THEN 'bought' WHEN carts > 0 THEN 'cart' ELSE 'looking' END AS stage
+                       CASE WHEN purchases > 0 THEN 'bought' WHEN carts > 0 THEN 'cart' ELSE 'browsing' END AS stage
                 {active} ORDER BY last_event_ms DESC, user_id LIMIT {_SHOWN}""",
             {"now": now_ms},
         )

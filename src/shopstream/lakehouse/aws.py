@@ -75,16 +75,14 @@ class S3Storage:
         """A new temporary file."""
         return Path(tempfile.gettempdir()) / f"shopstream-{uuid4().hex}.parquet"
 
-    def keep(self, draft: Path, location: str) -> int:
-        """Put a finished draft to S3 and delete it locally; returns its size in bytes."""
+    def keep(self, draft: Path, location: str) -> None:
+        """Put a finished draft to S3 and delete it locally."""
         bucket, key = split_url(location)
-        size = draft.stat().st_size
         try:
             with draft.open("rb") as body, explained(f"to write to bucket {bucket}"):
                 self._s3.upload_fileobj(body, bucket, key)
         finally:
             draft.unlink()
-        return size
 
     def remove(self, locations: Iterable[str]) -> int:
         """Delete files; returns how many were requested (S3 does not report which existed)."""

@@ -98,12 +98,11 @@ class LocalStorage:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def keep(self, draft: Path, location: str) -> int:  # noqa: ARG002  the draft is written where it stays
-        """Force a finished file to the disk; returns its size in bytes."""
+    def keep(self, draft: Path, location: str) -> None:  # noqa: ARG002  the draft is written where it stays
+        """Force a finished file to the disk."""
         if self._durable:
             sync(draft)
             sync(draft.parent)
-        return draft.stat().st_size
 
     def remove(self, locations: Iterable[str]) -> int:
         """Delete files; returns how many existed. Folders stay: a writer may be about to use one."""

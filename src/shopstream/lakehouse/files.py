@@ -33,8 +33,8 @@ class Storage(Protocol):
         """Local path to write a file to before `keep`; its folder exists."""
         ...
 
-    def keep(self, draft: Path, location: str) -> int:
-        """Store a finished draft at that location, whole and durable; returns its size in bytes."""
+    def keep(self, draft: Path, location: str) -> None:
+        """Store a finished draft at that location, whole and durable."""
         ...
 
     def remove(self, locations: Iterable[str]) -> int:
@@ -180,10 +180,10 @@ class ParquetFile:
         """Add rows."""
         self._writer.write_table(rows, row_group_size=ROW_GROUP)
 
-    def close(self) -> int:
-        """Finish and store the file; returns its size in bytes."""
+    def close(self) -> None:
+        """Finish and store the file."""
         self._writer.close()
-        return self._storage.keep(self._draft, self.location)
+        self._storage.keep(self._draft, self.location)
 
     def abandon(self) -> None:
         """Drop the unfinished file."""

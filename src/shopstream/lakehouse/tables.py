@@ -25,7 +25,9 @@ from pyiceberg.types import (
     TimestamptzType,
 )
 
-from shopstream.events.schema import DEAD_LETTER_FIELDS, LAKE_FIELDS, Field
+from shopstream.detection.detection import Detection
+from shopstream.events.schema import DEAD_LETTER_FIELDS, LAKE_FIELDS, Field, arrow_schema
+from shopstream.lakehouse.detection_row import detection_row
 from shopstream.lakehouse.ports import LakeReader, LakeTable
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "TABLES",
     "TableDeclaration",
     "create_views",
+    "detection_rows",
     "register_storage",
     "view_sql",
 ]
@@ -184,6 +187,11 @@ TABLES: dict[LakeTable, TableDeclaration] = {
 
 _LATEST = "QUALIFY row_number() OVER (PARTITION BY detection_id ORDER BY final DESC, last_event_time DESC) = 1"
 """Delivery from a function is at least once: a repeated id is the same detection."""
+
+
+def detection_rows(detections: Iterable[Detection]) -> pa.Table:
+    """One row per detection, with the columns of DETECTION_FIELDS."""
+    return pa.Table.from_pylist(list(map(detection_row, detections)), schema=arrow_schema(DETECTION_FIELDS))
 
 
 def create_views(

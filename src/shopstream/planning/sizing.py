@@ -6,7 +6,17 @@ from decimal import ROUND_CEILING, Decimal
 from shopstream.errors import ConfigurationError
 from shopstream.planning.assumptions import Assumptions
 
-__all__ = ["Capacity", "Function", "Lake", "Load", "Stream", "Table", "Windows", "required_capacity", "round_up"]
+__all__ = [
+    "Capacity",
+    "FunctionCapacity",
+    "LakeCapacity",
+    "Load",
+    "StreamCapacity",
+    "TableCapacity",
+    "WindowCapacity",
+    "required_capacity",
+    "round_up",
+]
 
 _DAY_S = 86_400
 _HOUR_S = 3_600
@@ -64,7 +74,7 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
+class StreamCapacity:
     """The events stream.
 
     Attributes:
@@ -91,7 +101,7 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True)
-class Windows:
+class WindowCapacity:
     """What computes the windows.
 
     Attributes:
@@ -112,7 +122,7 @@ class Windows:
 
 
 @dataclass(frozen=True, slots=True)
-class Function:
+class FunctionCapacity:
     """The detection function.
 
     Attributes:
@@ -133,7 +143,7 @@ class Function:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class TableCapacity:
     """The DynamoDB tables: request units a month, and gigabytes."""
 
     writes: Decimal
@@ -142,7 +152,7 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class Lake:
+class LakeCapacity:
     """S3, Glue and Athena: gigabytes when it is full, the rest a month."""
 
     gigabytes: Decimal
@@ -158,11 +168,11 @@ class Capacity:
     """The capacity that a load requires."""
 
     load: Load
-    stream: Stream
-    windows: Windows
-    function: Function
-    table: Table
-    lake: Lake
+    stream: StreamCapacity
+    windows: WindowCapacity
+    function: FunctionCapacity
+    table: TableCapacity
+    lake: LakeCapacity
 
 
 def required_capacity(load: Load, given: Assumptions) -> Capacity:
@@ -178,7 +188,7 @@ def round_up(value: Decimal) -> int:
     return int(value.to_integral_value(ROUND_CEILING))
 
 
-def _stream(load: Load, given: Assumptions) -> Stream:
+def _stream(load: Load, given: Assumptions) -> StreamCapacity:
     """Shards by bytes and records; a category is one key, so it never exceeds one shard."""
     room = given["shard_bytes"] * given["shard_load"]
     sends = given["producers"] / given["producer_seconds"]  # records a second and shard, at most
@@ -212,7 +222,7 @@ def _stream(load: Load, given: Assumptions) -> Stream:
     mean = records * given["record_bytes"] + load.events_per_second * event
     peak_records = min(load.peak, shards * sends)
     each = mean / records
-    return Stream(
+    return StreamCapacity(
         shards=shards,
         key=key,
         isolated=isolated,
@@ -225,7 +235,7 @@ def _stream(load: Load, given: Assumptions) -> Stream:
     )
 
 
-def _windows(load: Load, given: Assumptions) -> Windows:
+def _windows(load: Load, given: Assumptions) -> WindowCapacity:
     wall_us = (given["engine_wall_us"] + given["lake_wall_us"]) * given["aws_factor"]
     limit = _MILLION / wall_us * given["worker_load"]
     actors = load.events_per_second * _DAY_S * given["actors_per_event"]
@@ -236,12 +246,12 @@ def _windows(load: Load, given: Assumptions) -> Windows:
     task = next(fitting, None)
     if load.peak > limit or memory > given["worker_memory_limit"] or task is None:
         kpus = round_up(load.peak * given["flink_cpu_us"] / _MILLION / given["flink_load"])
-        return Windows(True, limit, memory, Decimal(0), Decimal(0), kpus)
+        return WindowCapacity(True, limit, memory, Decimal(0), Decimal(0), kpus)
     vcpu, least, _, step = task
-    return Windows(False, limit, memory, vcpu, Decimal(max(least, round_up(memory / step) * step)), 0)
+    return WindowCapacity(False, limit, memory, vcpu, Decimal(max(least, round_up(memory / step) * step)), 0)
 
 
-def _function(load: Load, given: Assumptions) -> Function:
+def _function(load: Load, given: Assumptions) -> FunctionCapacity:
     window = given["function_seconds"]
     calls = given["hours"] * _HOUR_S / window
 
@@ -250,7 +260,7 @@ def _function(load: Load, given: Assumptions) -> Function:
         return given["function_base_ms"] / 1000 + signals * given["signal_us"] / _MILLION
 
     mean = seconds(load.events_per_second)
-    return Function(
+    return FunctionCapacity(
         calls=calls,
         seconds=mean,
         gb_seconds=calls * mean * given["function_gb"],
@@ -260,23 +270,23 @@ def _function(load: Load, given: Assumptions) -> Function:
     )
 
 
-def _table(load: Load, given: Assumptions, stream: Stream) -> Table:
+def _table(load: Load, given: Assumptions, stream: StreamCapacity) -> TableCapacity:
     calls = given["hours"] * _HOUR_S / given["function_seconds"]
     renewals = (stream.shards + 1) * given["hours"] * _HOUR_S / given["lease_seconds"]
     incidents = load.events(given["incident_days"] * 24) / _MILLION * given["incidents_per_million"]
-    return Table(
+    return TableCapacity(
         writes=calls * given["writes_per_call"] + renewals,
         reads=calls * given["reads_per_call"] + renewals,
         gigabytes=incidents * given["incident_bytes"] / _GB,
     )
 
 
-def _lake(load: Load, given: Assumptions) -> Lake:
+def _lake(load: Load, given: Assumptions) -> LakeCapacity:
     commits = given["hours"] * _HOUR_S / given["commit_seconds"]
     days = given["hours"] / 24
     held = load.events(Decimal(load.days_kept * 24)) * given["lake_bytes"] / _GB
     queries = days * given["queries_per_day"] * given["query_gb"]
-    return Lake(
+    return LakeCapacity(
         gigabytes=held * (1 + given["marts_bytes"] / given["lake_bytes"]),
         puts=commits * given["puts_per_commit"] + given["hours"] * _HOUR_S / given["live_seconds"],
         gets=commits * given["gets_per_commit"],

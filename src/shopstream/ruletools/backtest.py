@@ -29,9 +29,9 @@ __all__ = [
     "MAX_VALUES",
     "Attack",
     "Backtest",
+    "ConditionResult",
     "Day",
     "Example",
-    "Outcome",
     "Sweep",
     "episodes_sql",
     "parse_sweep",
@@ -137,7 +137,7 @@ _WINDOWS, _EPISODES, _BUYERS = "backtest_windows", "backtest_episodes", "backtes
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ConditionResult:
     """The result of one condition.
 
     Args:
@@ -231,14 +231,14 @@ class Backtest:
     events: int
     first: datetime | None
     last: datetime | None
-    outcomes: Sequence[Outcome]
+    outcomes: Sequence[ConditionResult]
     days: Sequence[Day]
     examples: Sequence[Example]
     attacks: Sequence[Attack] = field(default_factory=tuple)
     elapsed_s: float = 0.0
 
     @property
-    def own(self) -> Outcome:
+    def own(self) -> ConditionResult:
         """The result of the rule's own condition."""
         return next(outcome for outcome in self.outcomes if outcome.in_force)
 
@@ -361,7 +361,7 @@ class _Run:
             SELECT DISTINCT {self._quoted} FROM ({derived_rows(bought, self._keys)})
             SEMI JOIN {_WINDOWS} USING ({self._quoted})""")
 
-    def _outcome(self, value: float | None, condition: str) -> Outcome:
+    def _outcome(self, value: float | None, condition: str) -> ConditionResult:
         self._find_incidents(condition)
         keys = f"SELECT DISTINCT {self._quoted} FROM {_EPISODES}"
         found = unexplained = None
@@ -371,13 +371,13 @@ class _Run:
             found = len({id(attack) for attacks in causes for attack in attacks})
             unexplained = sum(not attacks for attacks in causes)
         windows, incidents_count = self._all(f"SELECT coalesce(sum(windows), 0), count(*) FROM {_EPISODES}")[0]
-        return Outcome(
+        return ConditionResult(
             value=value,
             in_force=value is None or (self._sweep is not None and value == float(self._sweep.now)),
             condition=condition,
-            windows=_whole(windows),
-            incidents=_whole(incidents_count),
-            actors=_whole(self._all(f"SELECT count(*) FROM ({keys})")[0][0]) if self._keys else None,
+            windows=int(windows),
+            incidents=int(incidents_count),
+            actors=int(self._all(f"SELECT count(*) FROM ({keys})")[0][0]) if self._keys else None,
             buyers=self._count_buyers(keys) if self._buys else None,
             attacks_found=found,
             unexplained=unexplained,
@@ -385,14 +385,14 @@ class _Run:
 
     def _count_buyers(self, keys: str) -> int:
         joined = f"SELECT count(*) FROM ({keys}) SEMI JOIN {_BUYERS} USING ({self._quoted})"
-        return _whole(self._all(joined)[0][0])
+        return int(self._all(joined)[0][0])
 
     def _incidents(self) -> list[tuple[dict[str, str], int, int, int]]:
         """(keys, first event, last event, detection) of all incidents of the current condition."""
         comma = ", " if self._keys else ""
         rows = self._all(f"SELECT {self._quoted}{comma}first_event_ms, last_event_ms, detected_ms FROM {_EPISODES}")
         width = len(self._keys)
-        return [(self._named(row), _whole(row[width]), _whole(row[width + 1]), _whole(row[width + 2])) for row in rows]
+        return [(self._named(row), int(row[width]), int(row[width + 1]), int(row[width + 2])) for row in rows]
 
     def _named(self, row: Sequence[object]) -> dict[str, str]:
         return {key: str(value) for key, value in zip(self._keys, row, strict=False)}
@@ -404,10 +404,10 @@ class _Run:
             FROM {_EPISODES} GROUP BY 1 ORDER BY 1""")
         return [
             Day(
-                datetime.fromtimestamp(_whole(day) * 86_400, UTC),
-                _whole(incidents),
-                _whole(windows),
-                None if actors is None else _whole(actors),
+                datetime.fromtimestamp(int(day) * 86_400, UTC),
+                int(incidents),
+                int(windows),
+                None if actors is None else int(actors),
             )
             for day, incidents, windows, actors in rows
         ]
@@ -433,15 +433,15 @@ class _Run:
             for row in rows
         ]
 
-    def _example(self, key: Sequence[object], row: Sequence[object], peak: Mapping[str, object]) -> Example:
+    def _example(self, key: Sequence[object], row: Sequence[Any], peak: Mapping[str, object]) -> Example:
         keys, (first_ms, last_ms, detected_ms, windows, buyer) = self._named(key), row
-        first, last = from_ms(_whole(first_ms)), from_ms(_whole(last_ms))
+        first, last = from_ms(int(first_ms)), from_ms(int(last_ms))
         return Example(
             keys=keys,
             first=first,
             last=last,
-            detected=from_ms(_whole(detected_ms)),
-            windows=_whole(windows),
+            detected=from_ms(int(detected_ms)),
+            windows=int(windows),
             peak=peak,
             buyer=None if buyer is None else bool(buyer),
             command=events_command(keys, first, last),
@@ -456,7 +456,3 @@ class _Run:
             after_s = None if soonest is None else (soonest - attack.from_ms) / 1000
             attacks.append(Attack(attack.kind, from_ms(attack.from_ms), from_ms(attack.until_ms), len(hits), after_s))
         return attacks
-
-
-def _whole(value: object) -> int:
-    return int(str(value))

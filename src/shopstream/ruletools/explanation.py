@@ -19,7 +19,7 @@ from shopstream.errors import ConfigurationError, PermanentError
 from shopstream.events.schema import EVENT_FIELDS
 from shopstream.ruletools.history import EVENTS, History
 
-__all__ = ["Explanation", "NearEvent", "Part", "explain"]
+__all__ = ["ConditionPart", "Explanation", "NearEvent", "explain"]
 
 _WINDOWS, _OWN = "explained_windows", "explained_events"
 _TYPES = {field.name: field.duckdb for field in EVENT_FIELDS} | {field.name: field.duckdb for field in DERIVED_FIELDS}
@@ -28,7 +28,7 @@ _COMPARISONS: dict[type[exp.Expr], str] = {exp.GT: "up", exp.GTE: "up", exp.LT: 
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ConditionPart:
     """One part of the condition, which is their conjunction.
 
     Args:
@@ -86,7 +86,7 @@ class Explanation:
     start: datetime | None
     end: datetime | None
     measures: Mapping[str, object]
-    parts: Sequence[Part]
+    parts: Sequence[ConditionPart]
     near: Sequence[NearEvent]
 
 
@@ -224,14 +224,14 @@ class _Run:
         names = [column[0] for column in cursor.description or []]
         return dict(zip(names, cursor.fetchall()[0], strict=True))
 
-    def _part(self, conjunct: exp.Expr, closest: Mapping[str, Any]) -> Part:
+    def _part(self, conjunct: exp.Expr, closest: Mapping[str, Any]) -> ConditionPart:
         text = conjunct.sql(dialect="duckdb")
         measure, way = _compared(conjunct)
         best = {"up": f'max("{measure}")', "down": f'min("{measure}")'}.get(way, "NULL")
         held, best_value = self._one(f"SELECT count(*) FILTER (WHERE {text}), {best} FROM {_WINDOWS}")
         same = f"start_ms = ? AND {self._is_key}"
         now = self._one(f"SELECT bool_or({text}) FROM {_WINDOWS} WHERE {same}", [closest["start_ms"], *self._values])
-        return Part(text, held, bool(now[0]), best_value, closest.get(measure))
+        return ConditionPart(text, held, bool(now[0]), best_value, closest.get(measure))
 
     def _near(self, start_ms: int, end_ms: int, count: int) -> list[NearEvent]:
         """Events in the window, then the nearest around it."""

@@ -4,10 +4,9 @@
 """
 
 import math
-import re
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from datetime import datetime, timedelta
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_type_hints
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from shopstream.clock import from_ms, to_ms
 from shopstream.detection.detection import Nature
@@ -24,7 +23,7 @@ from shopstream.errors import ConfigurationError
 from shopstream.simulation.attacks import Carding, Crawler, Crowd, Flood, Hoarding, Rotation, Scalping, Scraper
 from shopstream.simulation.faults_and_surges import DuplicateStorm, FlashSale, Outage, PriceError, PurchaseCollapse
 from shopstream.simulation.injection import SITE, GroundTruth, Injection, Scenario, Target, World, busy_targets
-from shopstream.yaml_files import Document, YamlError, YamlFiles
+from shopstream.yaml_files import Document, Identifier, Text, YamlError, YamlFiles
 
 __all__ = [
     "KINDS",
@@ -44,8 +43,6 @@ _CLASSES = (
 KINDS: Mapping[str, Any] = {kind.KIND: kind for kind in _CLASSES}
 """Name in scenario files → class."""
 
-_ID = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", re.ASCII)
-_MAX_ID = 64
 _NOT_PARAMETERS = frozenset({"start", "duration", "target"})
 _HOUR_MS, _DAY_MS = 3_600_000, 86_400_000
 _PEAK_SHARE, _PEAK_HOURS = 0.25, 3
@@ -54,7 +51,6 @@ _TRIES = 2_000
 _SHAPES = {int: "a whole number", float: "a number"}
 
 Scalar = int | float | str
-Text = Annotated[str, Field(min_length=1, max_length=4_000)]
 DurationMs = Annotated[int, BeforeValidator(parse_duration)]
 
 
@@ -131,12 +127,6 @@ def _durations(value: object) -> object:
             for word, part in value.items()
         }
     return parse_duration(value)
-
-
-def _check_id(name: str) -> str:
-    if len(name) > _MAX_ID or not _ID.fullmatch(name):
-        raise ValueError(f"expected lower-case words joined by _, at most {_MAX_ID} characters, got {name!r}")
-    return name
 
 
 class DetectionGoal(BaseModel):
@@ -229,7 +219,7 @@ class ScenarioFile(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    id: Annotated[str, AfterValidator(_check_id)]
+    id: Identifier
     title: Text
     description: Text
     nature: Nature
@@ -344,7 +334,7 @@ class ScenarioFile(BaseModel):
                 (("target",), f"target: expected {' or '.join(kind.TARGETS)} for {self.kind}, got {self.target!r}")
             )
         known = {field.name: field for field in fields(kind) if field.name not in _NOT_PARAMETERS}
-        needed = {name for name, field in known.items() if repr(field.default).startswith("<dataclasses._MISSING")}
+        needed = {name for name, field in known.items() if field.default is MISSING}
         types = get_type_hints(kind)
         for name, domain in self.parameters.items():
             if name not in known:
@@ -415,7 +405,7 @@ def load_scenarios(folder: Path | None = None) -> dict[str, ScenarioFile]:
     Raises:
         ConfigurationError: no such folder; or files that do not fit, one line each: `file:line: scenario id: problem`.
     """
-    return SCENARIO_FILES.load(shipped_scenarios(), *([folder] if folder else []))
+    return SCENARIO_FILES.load(shipped_scenarios(), folder)
 
 
 def _scenario(document: Document) -> ScenarioFile:
