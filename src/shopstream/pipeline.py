@@ -95,7 +95,7 @@ class Pipeline:
         journeys: live panels; None has none.
         settings: batch sizes and intervals.
         clock: processing time.
-        guard: called before detection and before the lake decides; raises where this process is no longer
+        guard: called before detection runs and before the lake decides; raises where this process is no longer
             the engine.
     """
 
@@ -153,7 +153,7 @@ class Pipeline:
         stop: Callable[[], bool] = lambda: False,
         progress: Callable[[Progress], None] | None = None,
     ) -> Progress:
-        """Step until told to stop, or (`until_caught_up`) until every shard is read to its tip; then commit."""
+        """Step until asked to stop, or (`until_caught_up`) until every shard is read to its tip; then commit."""
         self._until_caught_up = until_caught_up
         while not stop():
             moved = self.step()
@@ -181,7 +181,7 @@ class Pipeline:
             self._records += len(batch.records)
             self._counters.add(processed.counters)
             self._recent.keep(processed.events)
-            # Rejected rows and duplicates count, too: counters are current, and what waits for the lake is bounded.
+            # Rejected rows and duplicates count, too: progress is reported, and what waits for the lake is bounded.
             self._waiting += processed.counters.events_read
             if self._lakehouse:
                 self._events.append(processed.events)
@@ -250,7 +250,7 @@ class Pipeline:
         # A shard's end is kept though nothing came: once retention has removed the shard, nothing else knows it.
         if self._waiting or self._detections or self._source.ended != self._ended:
             manifest = self._stage()
-            events = _together(self._events)
+            events = _concatenated(self._events)
             for gathered in (self._events, self._dead_letters, self._detections):
                 gathered.clear()
             self._waiting = 0
@@ -328,7 +328,7 @@ class Pipeline:
         try:
             self._consumers.commit(CONSUMER, manifest.positions)
         except RetryableError as error:  # nobody continues from there; the next commit sends it again
-            _LOGGER.warning("the position of the engine was not saved in the stream: %s", error)
+            _LOGGER.warning("the stream did not accept the positions of the engine: %s", error)
 
     def _begin(self) -> None:
         """Incidents from now on belong to the next checkpoint."""
@@ -364,11 +364,11 @@ class Pipeline:
         fresh = self._engine.restore(self._checkpoints.state_file(held), held.tables, held.watermark_ms, held.newest_ms)
         if fresh:
             _LOGGER.warning(
-                "these windows begin afresh, since their rules are new or have changed: %s", ", ".join(fresh)
+                "these windows start afresh, since their rules are new or have changed: %s", ", ".join(fresh)
             )
         detectors = self._checkpoints.document(held, _DETECTORS)
         if detectors and (fresh := self._runner.restore(detectors)):
-            _LOGGER.warning("these detectors begin afresh, since they are new or have changed: %s", ", ".join(fresh))
+            _LOGGER.warning("these detectors start afresh, since they are new or have changed: %s", ", ".join(fresh))
         self._engine.going_live.history_ms = held.history_ms
         if self._incidents:
             self._incidents.restore(self._checkpoints.document(held, _INCIDENTS), held.mark)
@@ -380,7 +380,7 @@ class Pipeline:
         self._counters = Counters(**held.counters)
 
 
-def _together(tables: Sequence[pa.Table]) -> pa.Table:
+def _concatenated(tables: Sequence[pa.Table]) -> pa.Table:
     """One table. Text is dictionary-encoded or not, as it came; where both came, the dictionaries are given up."""
     schema = arrow_schema(LAKE_FIELDS)
     if any(table.schema.types != tables[0].schema.types for table in tables):

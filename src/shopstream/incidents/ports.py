@@ -57,7 +57,7 @@ class NewNotification(NamedTuple):
 
     @property
     def reference(self) -> str:
-        """The unique key: people are notified of an incident once in each severity, and once when it closes."""
+        """Identifies repetitions: an incident is notified of once in each severity, and once when it closes."""
         return f"{self.incident_id}:{'closed' if self.kind == 'closed' else self.severity}"
 
 

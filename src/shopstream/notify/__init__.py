@@ -1,1 +1,1 @@
-"""Sends notifications about incidents: messages, channels and the sender."""
+"""Sends notifications about incidents: messages and channels."""
