@@ -9,8 +9,8 @@ from typing import Any, Final
 import duckdb
 import pyarrow as pa
 
-from shopstream.clock import HOUR_MS
-from shopstream.detection.baseline import DAY_MS, SLOT_MS, SLOTS, Baselines, KeyRate, SeriesProfile, Share
+from shopstream.clock import DAY_MS, HOUR_MS
+from shopstream.detection.baseline import SLOT_MS, SLOTS, Baselines, KeyRate, SeriesProfile, Share
 from shopstream.detection.product_reference import PRODUCT_SCHEMA, tail_sql
 from shopstream.errors import StateError
 from shopstream.events.columns import EventType

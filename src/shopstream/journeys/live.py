@@ -201,7 +201,8 @@ class LiveJourneys:
     def _top(self, now_ms: int, span: timedelta) -> dict[str, object]:
         self._connection.execute(
             f"""CREATE OR REPLACE TEMP TABLE live_products AS
-                SELECT * FROM ({self._products.current(span // MILLISECOND, now_ms)}) JOIN product_names USING (product_id)"""
+                SELECT * FROM ({self._products.current(span // MILLISECOND, now_ms)})
+                JOIN product_names USING (product_id)"""
         )
         sums = """sum(views)::BIGINT AS views, sum(carts)::BIGINT AS carts, sum(purchases)::BIGINT AS purchases,
                   coalesce(sum(revenue), 0) AS revenue"""

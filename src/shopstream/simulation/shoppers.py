@@ -13,12 +13,12 @@ from datetime import timedelta
 import numpy as np
 import numpy.typing as npt
 
-from shopstream.clock import DAY_MS
+from shopstream.clock import DAY_MS, MINUTE_MS
 from shopstream.errors import ConfigurationError
 from shopstream.simulation import calibration as real
 from shopstream.simulation.catalogue import Catalogue
 from shopstream.simulation.event_batch import EventBatch, Ints
-from shopstream.simulation.intensity import MINUTE_MS, TimeRange, TrafficIntensity
+from shopstream.simulation.intensity import TimeRange, TrafficIntensity
 
 __all__ = ["CART", "HEAVY_USER_IDS", "PURCHASE", "VIEW", "CategoryBias", "HeavyUsers", "Population", "Shoppers"]
 

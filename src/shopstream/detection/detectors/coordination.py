@@ -20,8 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
-from shopstream.clock import MINUTE_MS
-from shopstream.detection.baseline import DAY_MS
+from shopstream.clock import DAY_MS, MINUTE_MS
 from shopstream.detection.detection import Detection, Nature, Severity
 from shopstream.detection.detector import AlertTemplate, Detector, OpenAlert, interval
 from shopstream.detection.detectors.site_state import numbers
