@@ -17,10 +17,10 @@ import jinja2
 import plotly
 
 from shopstream.clock import MINUTE_MS
-from shopstream.evaluation.plan import REPORTING_SEEDS, STRATA, TUNING_SEEDS, TimeUnit
+from shopstream.evaluation.plan import REPORTING_SEEDS, STRATA, TUNING_SEEDS
 from shopstream.evaluation.results import AttackResult, Timeline
 from shopstream.evaluation.runner import EVERY, RunResults
-from shopstream.evaluation.scoring import GRACE_MS
+from shopstream.evaluation.scoring import GRACE_MS, TimeUnit
 from shopstream.evaluation.summary import BaselineSummary, ControlSummary, RowSummary, Summary
 
 __all__ = [

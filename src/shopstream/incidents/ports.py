@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple, Protocol, TypedDict, Unpack
+from typing import Any, NamedTuple, Protocol, TypedDict, Unpack
 
+from shopstream.clock import from_ms
 from shopstream.detection.detection import Severity
 from shopstream.incidents.incident import Incident, State, TriageStatus
 from shopstream.incidents.record import IncidentRow
@@ -25,6 +26,7 @@ __all__ = [
     "NewNotification",
     "Notification",
     "RowVersion",
+    "notification_of",
 ]
 
 BEFORE_ALL = -(1 << 62)
@@ -120,6 +122,24 @@ class IncidentUpdate:
     absorbed: Mapping[str, str] = field(default_factory=dict)
     ordinals: Mapping[str, LastOrdinal] = field(default_factory=dict)
     notifications: Sequence[NewNotification] = ()
+
+
+def notification_of(row: Mapping[str, Any]) -> Notification:
+    """The notification of a store's row."""
+    finished_ms, state = row.get("finished_ms"), DeliveryState(row["state"])
+    return Notification(
+        reference=row["reference"],
+        target=row["target"],
+        incident_id=row["incident_id"],
+        kind=row["kind"],
+        severity=Severity(row["severity"]),
+        state=state,
+        attempts=int(row["attempts"]),
+        created=from_ms(int(row["created_ms"])),
+        due=from_ms(int(row["due_ms"])) if state is DeliveryState.PENDING else None,
+        finished=None if finished_ms is None else from_ms(int(finished_ms)),
+        error=row.get("error"),
+    )
 
 
 class IncidentStore(Protocol):

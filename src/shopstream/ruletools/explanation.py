@@ -10,7 +10,6 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-import duckdb
 import sqlglot
 from sqlglot import exp
 
@@ -27,7 +26,7 @@ from shopstream.engine.settings import EngineSettings
 from shopstream.engine.window import WindowDeclaration
 from shopstream.errors import ConfigurationError, PermanentError
 from shopstream.events.schema import EVENT_FIELDS
-from shopstream.ruletools.history import EVENTS, History
+from shopstream.ruletools.history import EVENTS, History, scanning
 
 __all__ = ["ConditionPart", "Explanation", "NearEvent", "SqlTarget", "explain", "target_sql"]
 
@@ -125,13 +124,8 @@ def explain(
         PermanentError: there are no such events, or DuckDB fails.
     """
     values = _values(rule, keys)
-    try:
+    with scanning(f"rule {rule.id} cannot be explained"):
         return _Run(rule, keys, values, history).result(near, progress)
-    except duckdb.Error as error:
-        raise PermanentError(
-            f"rule {rule.id} cannot be explained: {error}; shorten the time with --from and --to, or raise "
-            "engine.memory_limit"
-        ) from error
 
 
 def _values(rule: Rule, keys: Mapping[str, str]) -> list[object]:
