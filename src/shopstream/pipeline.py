@@ -44,8 +44,7 @@ from shopstream.engine.source import SourceReader
 from shopstream.engine.watermark import BEGINNING, LIVE_MS
 from shopstream.errors import RetryableError, StateError
 from shopstream.events.schema import DEAD_LETTER_FIELDS, LAKE_FIELDS, arrow_schema
-from shopstream.incidents.enrichment import ContextEnricher
-from shopstream.incidents.recorder import IncidentRecorder
+from shopstream.incidents.recorder import ContextEnricher, IncidentRecorder
 from shopstream.journeys.live import LiveJourneys
 from shopstream.lakehouse.ports import Lakehouse, LakeTable
 from shopstream.lakehouse.tables import detection_rows
