@@ -88,7 +88,7 @@ def _show(baselines: Baselines, fmt: Format) -> None:
     if fmt is not Format.TABLE:
         return
     days = (baselines.until_ms - baselines.from_ms) / _DAY_MS
-    age = baselines.age_ms(SystemClock().now_ms()) / _DAY_MS
+    age = max(0, SystemClock().now_ms() - baselines.until_ms) / _DAY_MS
     categories, products = (len(baselines.keys.get(key, {})) for key in ("category_id", "product_id"))
     prices = baselines.products.num_rows if baselines.products is not None else 0
     out.print(
