@@ -46,7 +46,7 @@ class DataSet:
         return [name for name in self.columns if f"{name}{_TWIN}" in self.columns]
 
 
-def _plain(mart: str, title: str, single: Mapping[str, str], twins: Mapping[str, str]) -> DataSet:
+def _data_set(mart: str, title: str, single: Mapping[str, str], twins: Mapping[str, str]) -> DataSet:
     columns = {**single, **twins, **{f"{name}{_TWIN}": kind for name, kind in twins.items()}}
     return DataSet(mart, title, MappingProxyType(columns), f"select {', '.join(columns)} from {mart}")
 
@@ -66,13 +66,13 @@ group by shop_date, category, brand"""
 
 DATA_SETS: Mapping[str, DataSet] = MappingProxyType(
     {
-        "visitors": _plain(
+        "visitors": _data_set(
             "unique_visitors",
             "Visitors per day",
             {"shop_date": "DATETIME"},
             {"visitors": "INTEGER", "buyers": "INTEGER", "sessions": "INTEGER", "revenue": "DECIMAL"},
         ),
-        "carts_daily": _plain(
+        "carts_daily": _data_set(
             "abandoned_carts_daily",
             "Carts per day",
             {"shop_date": "DATETIME"},
@@ -94,7 +94,7 @@ DATA_SETS: Mapping[str, DataSet] = MappingProxyType(
             ),
             _CARTS,
         ),
-        "categories": _plain(
+        "categories": _data_set(
             "top_categories",
             "Categories per weekday and hour",
             {
@@ -106,7 +106,7 @@ DATA_SETS: Mapping[str, DataSet] = MappingProxyType(
             },
             {"rank": "INTEGER", "views": "INTEGER", "visitors": "INTEGER", "purchases": "INTEGER"},
         ),
-        "brands": _plain(
+        "brands": _data_set(
             "brand_marketing",
             "Brands that need marketing",
             {"brand": "STRING"},

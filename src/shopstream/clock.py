@@ -48,7 +48,7 @@ class SystemClock:
 
 
 class ManualClock:
-    """A clock for tests: moves only when told to, or when somebody sleeps."""
+    """A clock for tests: moves only on request, or when somebody sleeps."""
 
     def __init__(self, start_ms: int = 0) -> None:
         self._now_ms = start_ms

@@ -95,7 +95,7 @@ class Pipeline:
         journeys: live panels; None has none.
         settings: batch sizes and intervals.
         clock: processing time.
-        guard: called before signals are judged and before the lake decides; raises where this process is no longer
+        guard: called before detection runs and before the lake decides; raises where this process is no longer
             the engine.
     """
 
@@ -153,7 +153,7 @@ class Pipeline:
         stop: Callable[[], bool] = lambda: False,
         progress: Callable[[Progress], None] | None = None,
     ) -> Progress:
-        """Step until told to stop, or (`until_caught_up`) until every shard is read to its tip; then commit."""
+        """Step until asked to stop, or (`until_caught_up`) until every shard is read to its tip; then commit."""
         self._until_caught_up = until_caught_up
         while not stop():
             moved = self.step()
@@ -164,7 +164,7 @@ class Pipeline:
                     break
                 self._clock.sleep(self._settings.poll_interval)
         if until_caught_up and not stop():
-            self._judge(self._engine.advance(to_the_end=True))
+            self._detect(self._engine.advance(to_the_end=True))
         self.commit()
         if self._journeys:
             self._journeys.publish()
@@ -181,7 +181,7 @@ class Pipeline:
             self._records += len(batch.records)
             self._counters.add(processed.counters)
             self._recent.keep(processed.events)
-            # Rejected rows and duplicates count, too: what is done is told, and what waits for the lake is bounded.
+            # Rejected rows and duplicates count, too: progress is reported, and what waits for the lake is bounded.
             self._waiting += processed.counters.events_read
             if self._lakehouse:
                 self._events.append(processed.events)
@@ -189,7 +189,7 @@ class Pipeline:
                 self._dead_letters.append(processed.dead_letters)
         if not batch.records or self._clock.now_ms() >= self._advance_at_ms:
             started_ms = self._clock.now_ms()
-            self._judge(self._engine.advance())
+            self._detect(self._engine.advance())
             self._advance_at_ms = self._next(started_ms, 0, share=_ADVANCE_SHARE)
         self._commit_when_due()
         if self._journeys and self._clock.now_ms() >= self._publish_at_ms:
@@ -203,7 +203,7 @@ class Pipeline:
         now_ms = self._clock.now_ms()
         return now_ms + max(interval_ms, share * (now_ms - started_ms))
 
-    def _judge(self, signals: Sequence[Signal]) -> None:
+    def _detect(self, signals: Sequence[Signal]) -> None:
         self._guard()
         until_ms, quiet = self._engine.watermarks.current_ms, self._quiet()
         result = self._runner.run(signals, until_ms, quiet)
@@ -250,7 +250,7 @@ class Pipeline:
         # A shard's end is kept though nothing came: once retention has removed the shard, nobody can tell any more.
         if self._waiting or self._detections or self._source.ended != self._ended:
             manifest = self._stage()
-            events = _together(self._events)
+            events = _concatenated(self._events)
             for gathered in (self._events, self._dead_letters, self._detections):
                 gathered.clear()
             self._waiting = 0
@@ -328,7 +328,7 @@ class Pipeline:
         try:
             self._consumers.commit(CONSUMER, manifest.positions)
         except RetryableError as error:  # nobody goes on from there; the next commit tells again
-            _LOGGER.warning("the stream was not told how far the engine is: %s", error)
+            _LOGGER.warning("the stream did not accept the positions of the engine: %s", error)
 
     def _begin(self) -> None:
         """Incidents from now on belong to the next checkpoint."""
@@ -364,11 +364,11 @@ class Pipeline:
         fresh = self._engine.restore(self._checkpoints.state_file(held), held.tables, held.watermark_ms, held.newest_ms)
         if fresh:
             _LOGGER.warning(
-                "these windows begin afresh, since their rules are new or have changed: %s", ", ".join(fresh)
+                "these windows start afresh, since their rules are new or have changed: %s", ", ".join(fresh)
             )
         detectors = self._checkpoints.document(held, _DETECTORS)
         if detectors and (fresh := self._runner.restore(detectors)):
-            _LOGGER.warning("these detectors begin afresh, since they are new or have changed: %s", ", ".join(fresh))
+            _LOGGER.warning("these detectors start afresh, since they are new or have changed: %s", ", ".join(fresh))
         self._engine.going_live.history_ms = held.history_ms
         if self._incidents:
             self._incidents.restore(self._checkpoints.document(held, _INCIDENTS), held.mark)
@@ -380,7 +380,7 @@ class Pipeline:
         self._counters = Counters(**held.counters)
 
 
-def _together(tables: Sequence[pa.Table]) -> pa.Table:
+def _concatenated(tables: Sequence[pa.Table]) -> pa.Table:
     """One table. Text is dictionary-encoded or not, as it came; where both came, the dictionaries are given up."""
     schema = arrow_schema(LAKE_FIELDS)
     if any(table.schema.types != tables[0].schema.types for table in tables):

@@ -226,7 +226,7 @@ def _parse(file: Path | Traversable, stem: str, kind: str, example: str) -> Docu
         raise YamlError((1, text)) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        what = getattr(error, "problem", None) or "unreadable"
+        what = getattr(error, "problem", None) or "invalid YAML"
         raise YamlError((mark.line + 1 if mark else 1, f"no YAML: {what}; check indentation and quotes")) from error
     except ValueError as error:  # a date that no calendar has
         raise YamlError((1, f"a value cannot be read: {error}; put it in quotes")) from error

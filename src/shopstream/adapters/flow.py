@@ -55,7 +55,7 @@ def open_pipeline(
         with_lake: keep events in the lake.
         with_journeys: keep the live journeys.
         stop: asked while another engine is waited for; gives that up.
-        standing_by: told the name of each engine that is waited for.
+        standing_by: gets the name of each engine that is waited for.
 
     Raises:
         RetryableError: another process runs this home's pipeline; or `stop` said so.

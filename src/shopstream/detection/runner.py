@@ -49,7 +49,7 @@ class DetectionRunner(Protocol):
         ...
 
     def restore(self, state: Mapping[str, object]) -> list[str]:
-        """Go on from a snapshot; returns what begins afresh."""
+        """Go on from a snapshot; returns what starts afresh."""
         ...
 
 
@@ -78,7 +78,7 @@ class LocalDetectionRunner:
         return self._bank.snapshot()
 
     def restore(self, state: Mapping[str, object]) -> list[str]:
-        """Ids of detectors that begin afresh.
+        """Ids of detectors that start afresh.
 
         Raises:
             StateError: it is no such state.

@@ -32,7 +32,7 @@ class SignalPublisher:
 
     def __init__(self, writer: StreamWriter, clock: Clock) -> None:
         self._writer = writer
-        self._told: tuple[int, int] | None = None
+        self._sent: tuple[int, int] | None = None
         self._retrying = Retrying(
             retry=retry_if_exception_type(RetryableError),
             wait=_pause,
@@ -48,12 +48,12 @@ class SignalPublisher:
             RetryableError: the stream did not take them for two minutes.
         """
         bins = until_ms // BIN_MS, quiet.until_ms // BIN_MS if quiet else 0
-        if not signals and bins == self._told:
+        if not signals and bins == self._sent:
             return DetectionResult()
         for payload in encode_signals(signals, until_ms, quiet):
             # One at a time: a put of several keeps no order when a part of it is refused.
             self._retrying(self._put, NewRecord(payload, _PARTITION_KEY))
-        self._told = bins
+        self._sent = bins
         return DetectionResult()
 
     def _put(self, record: NewRecord) -> None:
@@ -66,7 +66,7 @@ class SignalPublisher:
         return
 
     def restore(self, state: Mapping[str, object]) -> list[str]:  # noqa: ARG002  a checkpoint of a worker that ran detection itself
-        """The state of detectors stays in the checkpoint: they begin afresh where detection runs now."""
+        """The state of detectors stays in the checkpoint: they start afresh where detection runs now."""
         return []
 
 

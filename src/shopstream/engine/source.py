@@ -64,7 +64,7 @@ class SourceReader:
 
     Args:
         stream: has the records.
-        watermarks: know each shard's progress, and are told which shards are at their tip.
+        watermarks: track each shard's progress, and which shards are at their tip.
         settings: sizes and the allowed drift.
         clock: time of the reads.
         readers: shards to read at once; more than one pays off if reads wait for a network.

@@ -114,7 +114,7 @@ class Incident:
         contributions: rule → its own confidence.
         evidence: what the detector knew of the peak, see `detection.Detection`.
         context: what the recent events said when it opened, see `engine.recent`; None where nobody asked.
-        notifications: how many times people were told, or wait to be told; several addresses count once.
+        notifications: number of sent and pending notifications; several addresses count once.
     """
 
     id: str

@@ -59,7 +59,7 @@ class NotificationPolicy:
 
         Args:
             tracker: knows the incidents; learns of what people were notified.
-            watermark_ms: event time up to which all is judged.
+            watermark_ms: event time up to which detection has run.
             settled: which of these incidents people have resolved or called a false positive: they know of those.
         """
         waiting = {summary.id: summary for summary in tracker.summaries()}

@@ -56,7 +56,7 @@ class NewNotification(NamedTuple):
 
     @property
     def reference(self) -> str:
-        """What repetitions are told by: an incident is notified of once in each severity, and once when it closes."""
+        """Identifies repetitions: an incident is notified of once in each severity, and once when it closes."""
         return f"{self.incident_id}:{'closed' if self.kind == 'closed' else self.severity}"
 
 
@@ -98,7 +98,7 @@ class IncidentUpdate:
 
     Args:
         generation: of the checkpoint that will hold it.
-        as_of_ms: event time up to which all is judged, but never later than the end of the newest incident.
+        as_of_ms: event time up to which detection has run, but never later than the end of the newest incident.
         rows: episodes as they are now.
         absorbed: id of an episode → id of the one that it is part of now.
         ordinals: scope → its newest incident.

@@ -146,7 +146,7 @@ class SignalProcessor:
         if state.detectors is not None:
             assembly.restore(state.waiting)
             if fresh := runner.restore(state.detectors):
-                self._logger.warning("detectors begin afresh: new, or of another version", extra={"detectors": fresh})
+                self._logger.warning("detectors start afresh: new, or of another version", extra={"detectors": fresh})
         self._generation = generation
         self._positions = dict(saved.positions) if saved else {}
         self._until_ms = saved.until_ms if saved else None
@@ -167,8 +167,8 @@ class SignalProcessor:
         except Exception as error:  # noqa: BLE001  whatever a record breaks
             reason = f"processing it broke ({type(error).__name__}); see the log of the function"
             # Where, and not the error's own words: they may name a user.
-            told = {"records": len(portion), "what": type(error).__name__, "at": format_tb(error.__traceback__)}
-            self._logger.error("processing broke", extra=told)  # noqa: TRY400  likewise
+            facts = {"records": len(portion), "what": type(error).__name__, "at": format_tb(error.__traceback__)}
+            self._logger.error("processing broke", extra=facts)  # noqa: TRY400  likewise
         else:
             return
         self._warm = None
@@ -192,8 +192,8 @@ class SignalProcessor:
         runner, recorder = self._warm
         moments, poisoned = self._read(portion, broken)
         signals = [signal for moment in moments for signal in moment.signals]
-        told = [moment.until_ms for moment in moments]
-        until_ms = max(told if self._until_ms is None else [*told, self._until_ms], default=None)
+        until = [moment.until_ms for moment in moments]
+        until_ms = max(until if self._until_ms is None else [*until, self._until_ms], default=None)
         detections, opened, late = 0, Counter[Severity](), 0
         if moments and until_ms is not None:
             quiet = moments[-1].quiet
@@ -281,5 +281,5 @@ class _State(NamedTuple):
             case _:
                 raise StateError(
                     "expected the state of detection in format 1; upgrade the function, or delete the item "
-                    "DETECTION/HEAD: detectors then begin afresh"
+                    "DETECTION/HEAD: detectors then start afresh"
                 )

@@ -76,7 +76,7 @@ class DetectionState:
             if (found := int(head["format"])) != _FORMAT:
                 raise StateError(
                     f"expected the state of detection in format {_FORMAT}, got {found}; use the shopstream that wrote "
-                    "it, or delete the item DETECTION/HEAD: detectors then begin afresh"
+                    "it, or delete the item DETECTION/HEAD: detectors then start afresh"
                 )
             parts = [bytes(part["data"]) for part in self._parts(head)]
             if len(parts) == head["parts"]:
@@ -174,6 +174,6 @@ def _unpacked(data: bytes) -> Mapping[str, Any]:
         state: Mapping[str, Any] = json.loads(zlib.decompress(data))
     except (zlib.error, ValueError) as error:
         raise StateError(
-            "the state of detection is damaged; delete the item DETECTION/HEAD: detectors then begin afresh"
+            "the state of detection is damaged; delete the item DETECTION/HEAD: detectors then start afresh"
         ) from error
     return state

@@ -1,1 +1,1 @@
-"""Who is told: notification policy, messages and channels."""
+"""Sends notifications about incidents: messages and channels."""

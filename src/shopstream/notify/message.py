@@ -65,13 +65,15 @@ def notice_of(notice: Notice, *, keys: bool) -> Message:
     ongoing = "ongoing" if incident.ongoing else f"over after {describe_length(incident.duration)}"
     change = "" if notice.kind == "opened" else f"{notice.kind}: "
     other_rules = f" and {len(incident.rules) - 1} more" if len(incident.rules) > 1 else ""
+    others = incident.episodes - 1
+    related = f", {others:,} related episode{'' if others == 1 else 's'}" if others else ""
     lines = [
         f"Who: {who_of(incident, keys=keys)}",
         f"Peak: {figures_of(incident)}",
         f"First event: {describe_time(incident.first_event_time)}",
         f"Last event: {describe_time(incident.last_event_time)}, {ongoing}",
         f"Rule {incident.rule}{other_rules}: {incident.threshold}",
-        f"Confidence {incident.confidence:.0%}, {incident.nature}, {incident.episodes - 1:,} related episodes",
+        f"Confidence {incident.confidence:.0%}, {incident.nature}{related}",
         f"Details: shopstream incidents show {incident.id}",
         f"Reference: {notice.reference}",
     ]

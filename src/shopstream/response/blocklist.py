@@ -90,7 +90,7 @@ def read_blocklist(store: IncidentStore, ttl: timedelta, limit: float, now: date
         store: the incidents.
         ttl: each is blocked this long after its last event in an incident.
         limit: most estimated share of genuine events, 0 to 1.
-        now: in event time; None takes the moment up to which the engine has judged.
+        now: in event time; None takes the moment up to which detection has run.
     """
     if now is None:
         now = from_ms(store.as_of_ms() or 0)

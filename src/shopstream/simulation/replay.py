@@ -177,7 +177,7 @@ def replay(
         progress: called after each part that was acknowledged, and before each wait for the stream.
 
     Raises:
-        PermanentError: the source is missing or unreadable.
+        PermanentError: the source is missing or cannot be read.
         StateError: the source changed since an earlier run stopped inside it.
         ConfigurationError: another process runs the same replay.
     """
