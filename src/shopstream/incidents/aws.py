@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from heapq import merge
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, Unpack
 from uuid import uuid4
 
 from boto3.dynamodb.conditions import Attr, ConditionBase, Key
@@ -33,6 +33,7 @@ from shopstream.incidents.ports import (
     BEFORE_ALL,
     UNCOMMITTED,
     DeliveryState,
+    IncidentFilter,
     IncidentUpdate,
     LastOrdinal,
     NewNotification,
@@ -251,16 +252,10 @@ class DynamoIncidentStore:
             )
         return self.get(found[0]["root"]) if "absorbed" in found[0] else self._incidents(found)[0]
 
-    def list(
-        self,
-        *,
-        states: Iterable[State] = (),
-        severities: Iterable[Severity] = (),
-        rules: Iterable[str] = (),
-        limit: int | None = None,
-    ) -> list[Incident]:
+    def list(self, *, limit: int | None = None, **only: Unpack[IncidentFilter]) -> list[Incident]:
         """See `ports.IncidentStore.list`."""
-        wanted, grave, named = set(states), set(map(str, severities)), set(rules)
+        wanted, named = set(only.get("states", ())), set(only.get("rules", ()))
+        grave = set(map(str, only.get("severities", ())))
         heads = merge(*map(self._heads, ("ONGOING", "OVER")), key=lambda head: head["gsi1sk"], reverse=True)
         chosen = (
             head["sk"]
