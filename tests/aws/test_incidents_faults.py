@@ -162,7 +162,7 @@ def test_a_table_of_another_format_is_refused(desk, dynamo):
     desk.apply([detection(0)], 0)
     item = {"pk": {"S": "PROGRESS"}, "sk": {"S": "PROGRESS"}, "format": {"N": "9"}, "as_of_ms": {"N": "0"}}
     boto3.client("dynamodb").put_item(TableName=dynamo.table, Item=item)
-    with pytest.raises(StateError, match="format 1 in table .* got 9"):
+    with pytest.raises(StateError, match=r"format 1 in table .* got 9"):
         desk.restart()
 
 
