@@ -264,8 +264,6 @@ class SharedShards:
                 self._leases.change(lease, replace(lease, owner=None, counter=lease.counter + 1))
 
 
-"""Renewals per lease time."""
-
 _POLLS: Final = 10
 """Attempts of a standby per lease time."""
 
