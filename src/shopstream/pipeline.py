@@ -16,7 +16,7 @@ gathered durable, in this order:
    its positions: a process that another one has taken over from without its knowing.
 3. Append dead letters and final detections to the lake, each unless it has those of this checkpoint already.
 4. Promote the checkpoint.
-5. Tell the stream how far this consumer has come.
+5. Save the position of this consumer in the stream.
 
 Writing the checkpoint stops the line for a moment; all else goes on beside it, and the next commit waits for that.
 
@@ -247,7 +247,7 @@ class Pipeline:
         """
         self.settle()
         started_ms = self._clock.now_ms()
-        # A shard's end is kept though nothing came: once retention has removed the shard, nobody can tell any more.
+        # A shard's end is kept though nothing came: once retention has removed the shard, nothing else knows it.
         if self._waiting or self._detections or self._source.ended != self._ended:
             manifest = self._stage()
             events = _concatenated(self._events)
@@ -327,7 +327,7 @@ class Pipeline:
         self._checkpoints.promote(manifest)
         try:
             self._consumers.commit(CONSUMER, manifest.positions)
-        except RetryableError as error:  # nobody goes on from there; the next commit tells again
+        except RetryableError as error:  # nobody continues from there; the next commit sends it again
             _LOGGER.warning("the stream did not accept the positions of the engine: %s", error)
 
     def _begin(self) -> None:

@@ -52,7 +52,7 @@ def test_a_moment_that_lost_a_part_is_put_aside_and_the_next_one_is_processed(sh
     assert done.failed is None
     assert done.poisoned == len(shop.failed) >= 2
     assert "if it was a part of signals" not in shop.failed[0][1]
-    assert "those before it were lost" in shop.failed[1][1]
+    assert "earlier parts were lost" in shop.failed[1][1]
     assert done.signals > 0
 
 

@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -29,7 +29,6 @@ __all__ = [
     "CheckFailedError",
     "check_detection",
     "check_reports",
-    "late_signals",
 ]
 
 Check = Callable[[Settings], str]
@@ -144,21 +143,9 @@ def _notifications(settings: Settings) -> str:
     return f"{len(urls)} addresses"
 
 
-def late_signals(counters: Mapping[str, int]) -> str | None:
-    """What to do about signals that detectors left out; None if they received all of them."""
-    count = counters.get("late_signals", 0)
-    if not count:
-        return None
-    return (
-        f"{count} signals arrived after detectors had processed their time, so incidents may be missing: the log of "
-        "`shopstream run` says which and when; a new home that reads the stream from its start finds what they hold"
-    )
-
-
 def check_detection(settings: Settings) -> str:
     """Did detectors receive every signal in time?"""
-    manifest = adapters_of(settings).last_checkpoint()
-    if manifest and (finding := late_signals(manifest.counters)):
+    if finding := adapters_of(settings).late_signals():
         raise CheckFailedError(finding)
     return "no signal came too late for detectors"
 

@@ -180,6 +180,17 @@ class Adapters(ABC):
         """The current checkpoint; None before the first."""
         return self.open_checkpoints().current()
 
+    def late_signals(self) -> str | None:
+        """What to do about signals that detectors left out; None if they received all of them."""
+        manifest = self.last_checkpoint()
+        count = manifest.counters.get("late_signals", 0) if manifest else 0
+        if not count:
+            return None
+        return (
+            f"{count} signals arrived after detectors had processed their time, so incidents may be missing: the log "
+            "of `shopstream run` says which and when; a new home that reads the stream from its start finds what they hold"
+        )
+
     def load_baselines(self) -> Baselines | None:
         """The baselines that `shopstream baselines build` learned; None before that."""
         from shopstream.detection.baseline import Baselines

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from pydantic import BaseModel
 
-from shopstream.adapters.checks import Check, late_signals
 from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, emit_object, err, settings_of
 from shopstream.clock import SystemClock, from_ms
@@ -15,6 +14,9 @@ from shopstream.config import Settings
 from shopstream.engine.engine import Counters
 from shopstream.errors import ShopstreamError
 from shopstream.stream.ports import lag
+
+if TYPE_CHECKING:
+    from shopstream.adapters.checks import Check
 
 __all__ = ["config", "doctor", "status"]
 
@@ -50,7 +52,7 @@ def status(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
         fmt,
         title="shopstream",
     )
-    if manifest and (finding := late_signals(manifest.counters)):
+    if finding := adapters_of(settings).late_signals():
         err.print(finding)
 
 
@@ -107,7 +109,7 @@ def doctor(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
         raise typer.Exit(1)
 
 
-def _run(name: str, check: Check, settings: Settings) -> dict[str, object]:
+def _run(name: str, check: "Check", settings: Settings) -> dict[str, object]:
     try:
         return {"check": name, "ok": True, "finding": check(settings)}
     except ShopstreamError as error:

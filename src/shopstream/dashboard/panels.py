@@ -186,7 +186,7 @@ class Panels:
             if self._texts.get(name) != text:
                 _log.warning("the panel %s cannot be read: %s", name, error)
             return text
-        return json.dumps(body, default=_plain, separators=(",", ":"))
+        return json.dumps(body, default=_json_value, separators=(",", ":"))
 
 
 def incidents_panel(home: DataHome) -> dict[str, object]:
@@ -271,7 +271,7 @@ def _signature(path: Path) -> tuple[int, int, int] | None:
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
-def _plain(value: object) -> object:
+def _json_value(value: object) -> object:
     if isinstance(value, datetime):
         return value.isoformat(timespec="seconds").replace("+00:00", "Z")
     if isinstance(value, date):

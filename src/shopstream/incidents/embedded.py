@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Final
+from typing import Final, Unpack
 from uuid import uuid4
 
 from shopstream.clock import Clock, from_ms
@@ -18,6 +18,7 @@ from shopstream.incidents.ports import (
     BEFORE_ALL,
     UNCOMMITTED,
     DeliveryState,
+    IncidentFilter,
     IncidentUpdate,
     LastOrdinal,
     Notification,
@@ -197,29 +198,23 @@ class EmbeddedIncidentStore:
                 return self._incidents(connection, rows)[0]
         return self.get(rows[0]["root"])
 
-    def list(
-        self,
-        *,
-        states: Iterable[State] = (),
-        severities: Iterable[Severity] = (),
-        rules: Iterable[str] = (),
-        limit: int | None = None,
-    ) -> list[Incident]:
+    def list(self, *, limit: int | None = None, **only: Unpack[IncidentFilter]) -> list[Incident]:
         """See `ports.IncidentStore.list`."""
-        wanted = set(states)
+        wanted = set(only.get("states", ()))
         pairs = [
             [status, int(closed)]
             for status in TriageStatus
             for closed in (False, True)
             if state_of(status, closed=closed) in wanted
         ]
+        ranks = [SEVERITIES.index(severity) for severity in only.get("severities", ())]
         filters = (
             (
                 "json_array(i.status, i.summary_closed) IN (SELECT value FROM json_each(?))",
                 [json.dumps(one, separators=(",", ":")) for one in pairs],
             ),
-            ("i.summary_severity IN (SELECT value FROM json_each(?))", list(map(SEVERITIES.index, severities))),
-            (_ANY_RULE, list(rules)),
+            ("i.summary_severity IN (SELECT value FROM json_each(?))", ranks),
+            (_ANY_RULE, list(only.get("rules", ()))),
         )
         chosen = [(sql, json.dumps(values)) for sql, values in filters if values]
         with self._reading() as connection:

@@ -109,7 +109,7 @@ class Incident:
         episodes: how many detections' chains there are in it, itself included.
         actors: everyone it is about, in order of kind and value: all of a campaign, those under a site's incident too.
         campaign: many actors with one signature.
-        verdict: bot, human, unknown or None, as the rules say of the actor.
+        verdict: bot, human, unknown or None, by the rules, of the actor.
         confidence: 0 to 1 that it is what the rule says; independent rules add up.
         contributions: rule → its own confidence.
         evidence: what the detector knew of the peak, see `detection.Detection`.

@@ -1,4 +1,4 @@
-"""The port of incident stores: one writer puts what the tracker gives, everybody else reads and says what people did.
+"""The port of incident stores: the engine puts what the tracker gives, everybody else reads and sets the status.
 
 A store is a projection: the tracker's state lies in the engine's checkpoint, and each row carries the generation of the
 checkpoint that it will be part of. Status, owner, comment and context lie in the store alone, and so do notifications.
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypedDict, Unpack
 
 from shopstream.detection.detection import Severity
 from shopstream.incidents.incident import Incident, State, TriageStatus
@@ -18,6 +18,7 @@ __all__ = [
     "BEFORE_ALL",
     "UNCOMMITTED",
     "DeliveryState",
+    "IncidentFilter",
     "IncidentStore",
     "IncidentUpdate",
     "LastOrdinal",
@@ -60,6 +61,14 @@ class NewNotification(NamedTuple):
         return f"{self.incident_id}:{'closed' if self.kind == 'closed' else self.severity}"
 
 
+class IncidentFilter(TypedDict, total=False):
+    """Which incidents to list; what is left out or empty takes all. `rules`: that contributed to the incident."""
+
+    states: Iterable[State]
+    severities: Iterable[Severity]
+    rules: Iterable[str]
+
+
 class DeliveryState(StrEnum):
     """What became of a notification."""
 
@@ -73,7 +82,7 @@ class Notification:
     """One notification to one target, as people see it.
 
     Args:
-        reference: what a receiver tells repetitions by.
+        reference: the same whenever it is sent again, so that receivers recognise repetitions.
         target: the channel's name; addresses are secret.
         due: when the next attempt is made; None once it is sent or given up.
         error: why the last attempt failed.
@@ -123,8 +132,8 @@ class IncidentStore(Protocol):
     def put(self, update: IncidentUpdate) -> None:
         """Write rows and queue notifications; the same update again changes nothing.
 
-        What people did stays; an episode that was absorbed leaves it to the one that took it in, if nobody said
-        anything of that one, and from then on its id leads there. A notification that is known is not queued again.
+        What people set stays. An episode that was absorbed passes it on to the one that took it in, unless that one has
+        a status of its own; from then on its id leads there. A notification that is known is not queued again.
 
         Raises:
             StateError: another process goes on from a later checkpoint: a row is of one that this process cannot make.
@@ -142,21 +151,12 @@ class IncidentStore(Protocol):
         """
         ...
 
-    def list(
-        self,
-        *,
-        states: Iterable[State] = (),
-        severities: Iterable[Severity] = (),
-        rules: Iterable[str] = (),
-        limit: int | None = None,
-    ) -> list[Incident]:
+    def list(self, *, limit: int | None = None, **only: Unpack[IncidentFilter]) -> list[Incident]:
         """Incidents as people see them, those with the newest events first; what is part of another is left out.
 
         Args:
-            states: take only these; empty takes all.
-            severities: likewise.
-            rules: take only those that one of these contributed to; empty takes all.
             limit: at most so many; None takes all.
+            only: which ones.
         """
         ...
 
@@ -183,7 +183,7 @@ class IncidentStore(Protocol):
     def set_status(
         self, id_or_prefix: str, status: TriageStatus, *, comment: str | None = None, owner: str | None = None
     ) -> Incident:
-        """Note what a person did; what is said of an incident is said of all its parts.
+        """Set the status that a person gave; that of an incident is that of all its parts.
 
         Args:
             id_or_prefix: see `get`.

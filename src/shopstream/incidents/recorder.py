@@ -2,14 +2,14 @@
 
 The order of one call, and what a crash after each step leaves:
 
-1. The store says which incidents rules and keys had that the tracker does not remember. Nothing has changed.
+1. The store looks up the last incident of each rule and key that the tracker does not remember. Nothing has changed.
 2. The tracker takes the detections; the policy decides of what people are notified. Only memory has changed.
 3. The store gets rows and notifications, marked with the generation of the checkpoint that will hold this state.
 4. Whoever writes the checkpoint (`pipeline`, or the function's state) puts `snapshot()` into it.
 
 A crash after step 3 leaves rows that are newer than the checkpoint. A restart reconciles them (`restore`): rows that
 the restored tracker knows are written again as it has them; those that it does not know stand until the detections have
-come again that led to them, and are removed if they have not led to them this time. People's words stay with the id.
+come again that led to them, and are removed if they have not led to them this time. What people set stays with the id.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -26,7 +26,7 @@ def detection_row(detection: Detection) -> dict[str, object]:
         "end_time": detection.end_ms * 1000,
         "first_event_time": detection.first_event_ms * 1000,
         "last_event_time": detection.last_event_ms * 1000,
-        "measures": json.dumps(dict(detection.measures), ensure_ascii=False, default=_plain),
+        "measures": json.dumps(dict(detection.measures), ensure_ascii=False, default=_decimal_text),
         "threshold": detection.threshold,
         "final": detection.final,
         "suppress_for_ms": detection.suppress_for_ms,
@@ -35,7 +35,7 @@ def detection_row(detection: Detection) -> dict[str, object]:
     }
 
 
-def _plain(value: object) -> str:
+def _decimal_text(value: object) -> str:
     if isinstance(value, Decimal):
         return str(value)
     raise TypeError(f"expected JSON-ready measures, got {type(value).__name__}; make it text or a number")

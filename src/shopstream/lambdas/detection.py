@@ -45,7 +45,7 @@ def _function() -> _Function:
 
 @_logger.inject_lambda_context
 def handler(event: Mapping[str, Any], context: LambdaContext) -> dict[str, list[dict[str, str]]]:
-    """Process signals; a partial batch response says from which record on they have to come again."""
+    """Process signals; a partial batch response names the first record that Lambda has to send again."""
     records = records_of(event)
     try:
         function = _function()

@@ -1,4 +1,4 @@
-"""What Lambda hands over from a Kinesis stream, and what it wants to hear."""
+"""The event that Lambda passes for a Kinesis stream, and the response it expects."""
 
 import base64
 from collections.abc import Mapping

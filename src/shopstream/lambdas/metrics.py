@@ -1,4 +1,4 @@
-"""What functions say of themselves in figures: lines of the log (embedded metric format).
+"""Metrics of the functions, as lines of the log (embedded metric format).
 
 Dimensions are `Service` and, of opened incidents, `Severity`: their number does not grow with traffic.
 """

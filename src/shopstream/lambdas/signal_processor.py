@@ -2,7 +2,7 @@
 
 Records come in order, any number of times, in any portions. A portion is done in this order:
 
-1. Records of which nothing can be made go to the queue of failed signals.
+1. Undecodable records go to the queue of failed signals.
 2. Detection runs; incidents and notifications are written. The same again changes nothing.
 3. Final detections go to the lake, at least once.
 4. The state of detectors and incidents is saved with the sequence number of the portion's last record, if nobody saved
@@ -28,7 +28,8 @@ from shopstream.errors import DecodeError, ShopstreamError, StateError
 from shopstream.incidents.aws import ItemTooLargeError
 from shopstream.incidents.incident import Change
 from shopstream.incidents.recorder import IncidentRecorder
-from shopstream.lambdas.ports import DetectionSink, DetectionStates, FailedSignals, SignalRecord
+from shopstream.lambdas.ports import DetectionSink, FailedSignals, SignalRecord
+from shopstream.lambdas.state import DetectionState
 from shopstream.stream.ports import TRIM_HORIZON
 
 __all__ = ["BatchResult", "PoisonedRecordError", "SignalProcessor"]
@@ -90,7 +91,7 @@ class SignalProcessor:
         runner: Callable[[], LocalDetectionRunner],
         recorder: Callable[[], IncidentRecorder],
         known: frozenset[str],
-        states: DetectionStates,
+        states: DetectionState,
         sink: DetectionSink | None,
         failed: FailedSignals | None,
         logger: Logger,

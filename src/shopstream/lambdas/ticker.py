@@ -34,7 +34,7 @@ def _function() -> tuple[IncidentStore, Sender, DetectionState, Metrics]:
 def handler(event: Mapping[str, Any], context: LambdaContext) -> dict[str, int]:  # noqa: ARG001  Lambda gives both
     """Send what waits, publish how many incidents are open, and keep the state of detection from expiring.
 
-    Incidents close by event time, which the engine tells even in a silence: nothing closes here by the clock.
+    Incidents close by event time, which the engine publishes even in a silence: nothing closes here by the clock.
 
     Raises:
         ShopstreamError: the table cannot be read; the next minute comes anyway.

@@ -16,7 +16,7 @@ from shopstream.models.reports import open_reports
 __all__ = ["QueryResult", "query"]
 
 _READS = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
-_PLAIN = (bool, int, str, Decimal, datetime, date, bytes)
+_OUTPUT_TYPES = (bool, int, str, Decimal, datetime, date, bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def query(sql: str, lakehouse: LakeReader, reports_path: Path, limit: int = 0) -
         except duckdb.Error as error:
             raise ConfigurationError(f"the query cannot run: {error}{_hint(error, reports_path)}") from error
     kept = found[:limit] if limit else found
-    rows = [{name: _plain(value) for name, value in zip(columns, row, strict=True)} for row in kept]
+    rows = [{name: _output_value(value) for name, value in zip(columns, row, strict=True)} for row in kept]
     return QueryResult(rows, cut=len(kept) < len(found))
 
 
@@ -103,14 +103,14 @@ def _distinct(names: list[str]) -> list[str]:
     return result
 
 
-def _plain(value: object) -> object:
+def _output_value(value: object) -> object:
     """Values that every output format supports; DuckDB's own types become text."""
-    if value is None or isinstance(value, _PLAIN):
+    if value is None or isinstance(value, _OUTPUT_TYPES):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_output_value(item) for item in value]
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _output_value(item) for key, item in value.items()}
     return str(value)

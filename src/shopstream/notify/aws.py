@@ -44,7 +44,7 @@ class SnsChannel:
     def send(self, message: Message) -> None:
         """See `ports.NotificationChannel.send`; what SNS refuses is tried again, too: a right may be granted later."""
         try:
-            with aws.explained("to tell people (sns:Publish)"):
+            with aws.explained("to send a notification (sns:Publish)"):
                 self._client.publish(
                     TopicArn=self._topic,
                     Subject=_subject(message.title),
