@@ -108,8 +108,9 @@ def test_commands_of_containers_exist(stages, variant):
     for line in lines:
         words = line.split()
         assert words[0] == "shopstream"
-        path = "".join(rf'"{word}": (?:Group|Command)\(.*?' for word in words[1:3] if not word.startswith("-"))
-        found = re.search(rf'{path}"(\w+):\w+"', table, re.DOTALL)
+        path = [word for word in words[1:3] if not word.startswith("-")]
+        assert all(f'"{word}": ' in table for word in path), line
+        found = re.search(rf'"{path[-1]}": Command\(\s*"(\w+):', table)
         assert found, line
         for option in (word for word in words if word.startswith("--")):
             assert f'"{option}"' in (_COMMANDS / f"{found[1]}.py").read_text(encoding="utf-8"), line
