@@ -158,6 +158,14 @@ def test_a_missing_table_says_its_name(aws_env, dynamodb_local):
         DynamoIncidentStore(DynamoSettings(table="nowhere"), SETTINGS.retention, QUICK).list()
 
 
+def test_a_table_of_another_format_is_refused(desk, dynamo):
+    desk.apply([detection(0)], 0)
+    item = {"pk": {"S": "PROGRESS"}, "sk": {"S": "PROGRESS"}, "format": {"N": "9"}, "as_of_ms": {"N": "0"}}
+    boto3.client("dynamodb").put_item(TableName=dynamo.table, Item=item)
+    with pytest.raises(StateError, match=r"format 1 in table .* got 9"):
+        desk.restart()
+
+
 def test_open_incidents_and_notifications_due_are_listed_by_the_index(desk, dynamo):
     desk.apply([detection(0), detection(400_000, user=8)], 100_000)
 

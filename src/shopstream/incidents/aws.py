@@ -57,6 +57,8 @@ MAX_BYTES: Final = 400 << 10
 """Of an item, names and values, says DynamoDB."""
 _LARGE: Final = 50_000
 """Characters of a text from which on it is compressed."""
+_FORMAT: Final = 1
+_PROGRESS: Final = {"pk": "PROGRESS", "sk": "PROGRESS"}
 _WRITES_KEPT: Final = timedelta(days=30)
 _ORDINALS_KEPT: Final = 3
 """Ids are not given again for so many retentions."""
@@ -122,8 +124,7 @@ class DynamoIncidentStore:
         ]
         self._write_all(heads)
         list(self._pool.map(self._enqueue, update.notifications))
-        progress = {"pk": "PROGRESS", "sk": "PROGRESS", "as_of_ms": update.as_of_ms}
-        self._call("put_item", "to write to", Item=progress)
+        self._call("put_item", "to write to", Item={**_PROGRESS, "format": _FORMAT, "as_of_ms": update.as_of_ms})
 
     def _row(self, row: IncidentRow, generation: int) -> _Item:
         """What the engine knows of a row, as attributes; None removes one."""
@@ -297,8 +298,12 @@ class DynamoIncidentStore:
 
     def as_of_ms(self) -> int | None:
         """See `ports.IncidentStore.as_of_ms`."""
-        key = {"pk": "PROGRESS", "sk": "PROGRESS"}
-        found = self._call("get_item", "to read from", Key=key, ConsistentRead=True).get("Item")
+        found = self._call("get_item", "to read from", Key=_PROGRESS, ConsistentRead=True).get("Item")
+        if found and found["format"] != _FORMAT:
+            raise StateError(
+                f"expected incidents of format {_FORMAT} in table {self._name}, got {found['format']}; use the "
+                "shopstream that wrote them, or another table"
+            )
         return int(found["as_of_ms"]) if found else None
 
     def set_status(
@@ -339,6 +344,7 @@ class DynamoIncidentStore:
 
     def written_after(self, generation: int) -> Sequence[RowVersion]:
         """See `ports.IncidentStore.written_after`."""
+        self.as_of_ms()  # of this format
         logged = self._query(Key("pk").eq("WRITES") & Key("sk").gt(f"{generation:020d}~"))
         items = self._items({one for entry in logged for one in entry["ids"]})
         return [
