@@ -6,13 +6,7 @@ from pathlib import Path
 import pytest
 
 _REPOSITORY = Path(__file__).parents[2]
-_CLI = _REPOSITORY / "src" / "shopstream" / "cli"
-_COMMAND = re.compile(r'"([\w-]+)": Command\(\s*"(\w+):(\w+)"')
-_COMMANDS = {
-    name: (module, function)
-    for name, module, function in _COMMAND.findall((_CLI / "program.py").read_text(encoding="utf-8"))
-}
-"""Last word of a command → module and function; the commands of containers have last words of their own."""
+_COMMANDS = _REPOSITORY / "src" / "shopstream" / "cli"
 
 
 def tasks(stage):
@@ -110,15 +104,16 @@ def test_commands_of_containers_exist(stages, variant):
                 if "EntryPoint" not in container
                 else [line for command in container["Command"] for line in command.split(" && ")]
             )
+    table = (_COMMANDS / "program.py").read_text(encoding="utf-8")
     for line in lines:
         words = line.split()
         assert words[0] == "shopstream"
-        name = words[2] if words[2:] and not words[2].startswith("-") else words[1]
-        module, function = _COMMANDS[name]
-        source = (_CLI / f"{module}.py").read_text(encoding="utf-8")
-        assert f"def {function}(" in source, line
+        path = [word for word in words[1:3] if not word.startswith("-")]
+        assert all(f'"{word}": ' in table for word in path), line
+        found = re.search(rf'"{path[-1]}": Command\(\s*"(\w+):', table)
+        assert found, line
         for option in (word for word in words if word.startswith("--")):
-            assert f'"{option}"' in source, line
+            assert f'"{option}"' in (_COMMANDS / f"{found[1]}.py").read_text(encoding="utf-8"), line
 
 
 def test_a_configured_image_is_used(variant):

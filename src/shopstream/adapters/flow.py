@@ -45,22 +45,22 @@ def open_pipeline(
     stop: Callable[[], bool] = lambda: False,
     standing_by: Callable[[str], None] = lambda _owner: None,
 ) -> Iterator[Pipeline]:
-    """The whole flow over one data home, recovered to where it stopped.
+    """The whole pipeline over one data home, resumed from its last checkpoint.
 
-    In the AWS profile one process at a time is the engine of a stream, wherever it runs: this waits until it is.
+    In the AWS profile only one process at a time is the engine of a stream; this waits to become it.
 
     Args:
         settings: the profile, and everything else.
         clock: processing time.
-        with_lake: keep events in the lake.
-        with_journeys: keep the live journeys.
-        stop: asked while another engine is waited for; gives that up.
+        with_lake: store events in the lake.
+        with_journeys: update the live journeys.
+        stop: checked while waiting for another engine; true gives up.
         standing_by: gets the name of each engine that is waited for.
 
     Raises:
-        RetryableError: another process runs this home's pipeline; or `stop` said so.
+        RetryableError: another process runs this home's pipeline; or `stop` returned true.
         StateError: checkpoint and lake do not belong together.
-        RuleError: a rule file or an allow-list is wrong, or a rule has the name of a detector's window.
+        RuleError: a rule file or an allow-list is invalid, or a rule has the name of a detector's window.
     """
     clock = clock or SystemClock()
     settings.home.mkdir(parents=True, exist_ok=True)
