@@ -1,4 +1,4 @@
-"""Time as an argument: nothing below `adapters` asks the operating system what time it is.
+"""Clocks and durations: code takes the time from a clock that it is given, so tests control it.
 
 Durations in YAML files and options are written `500ms`, `10s`, `5m`, `2h` or `1d`.
 """
@@ -46,14 +46,14 @@ def from_ms(ms: int) -> datetime:
 
 
 class Clock(Protocol):
-    """Where processing time comes from."""
+    """Source of processing time."""
 
     def now_ms(self) -> int:
         """Milliseconds since the epoch."""
         ...
 
     def sleep(self, duration: timedelta) -> None:
-        """Let time pass."""
+        """Wait."""
         ...
 
 
@@ -80,7 +80,7 @@ class ManualClock:
         return self._now_ms
 
     def sleep(self, duration: timedelta) -> None:
-        """Advance at once."""
+        """Advance without waiting."""
         self.advance(duration)
 
     def advance(self, duration: timedelta) -> None:

@@ -1,8 +1,8 @@
-"""Every setting, in one frozen tree.
+"""All settings, in one frozen tree.
 
-Later wins: defaults, `shopstream.toml` (in the working directory, or the file named by SHOPSTREAM_CONFIG or
-`--config`), environment variables (`SHOPSTREAM_STREAM__SHARDS=8` sets `stream.shards`), flags. `shopstream config`
-prints the result.
+Later sources override earlier ones: defaults, `shopstream.toml` (in the working directory, or the file named by
+SHOPSTREAM_CONFIG or `--config`), environment variables (`SHOPSTREAM_STREAM__SHARDS=8` sets `stream.shards`), flags.
+`shopstream config` prints the result.
 """
 
 import os
@@ -31,13 +31,13 @@ from shopstream.stream.settings import KinesisSettings, StreamSettings
 __all__ = ["AwsSettings", "Settings", "load_settings"]
 
 _SECRETS = frozenset({"urls"})
-"""Settings whose values no message repeats."""
+"""Settings whose values messages never contain."""
 
 _toml_file: ContextVar[Path | None] = ContextVar("toml_file", default=None)
 
 
 class AwsSettings(BaseModel):
-    """What the AWS profile uses; account and region come from where AWS tools look for them."""
+    """AWS resources; account and region come from the usual AWS configuration."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -72,7 +72,7 @@ class AwsSettings(BaseModel):
 
 
 class Settings(BaseSettings):
-    """The settings tree; one branch per stage."""
+    """The settings tree, one branch per stage."""
 
     model_config = SettingsConfigDict(
         env_prefix="SHOPSTREAM_", env_nested_delimiter="__", frozen=True, extra="forbid", validate_default=True
@@ -120,7 +120,7 @@ class Settings(BaseSettings):
 
     @property
     def baselines_path(self) -> Path:
-        """What is normal, as `shopstream baselines build` learned it."""
+        """Baselines, written by `shopstream baselines build`."""
         return self.home / "baselines.json"
 
     @property
@@ -157,7 +157,7 @@ def load_settings(config: Path | None = None, flags: Mapping[str, object] | None
         flags: values given on the command line, as a nested mapping.
 
     Raises:
-        ConfigurationError: the file is missing, or a value does not fit (the message names setting, value and remedy).
+        ConfigurationError: the file is missing, or a value is invalid (the message names setting, value and remedy).
     """
     named = config or (Path(os.environ["SHOPSTREAM_CONFIG"]) if os.environ.get("SHOPSTREAM_CONFIG") else None)
     if named is not None and not named.is_file():
@@ -180,5 +180,5 @@ def load_settings(config: Path | None = None, flags: Mapping[str, object] | None
 
 
 def _shown(item: Mapping[str, Any]) -> str:
-    """The value that does not fit, unless it may hold a token."""
+    """The invalid value, unless it may contain a token."""
     return "(secret)" if _SECRETS.intersection(item["loc"]) else repr(item.get("input"))

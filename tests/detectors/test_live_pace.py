@@ -107,9 +107,9 @@ def opened(home, pace, clock):
     """A stream, and a pipeline with the detectors of volume and silence."""
     profile = SeriesProfile((float(pace),) * SLOTS, (1.0,) * 7, 0.05, 28.0)
     traffic = SiteState(Baselines(START_MS - 1, START_MS, 1, series={"site": profile, "event_type=view": profile}))
-    bank = DetectorRunner([VolumeDetector(traffic), SilenceDetector(traffic)])
+    detectors = DetectorRunner([VolumeDetector(traffic), SilenceDetector(traffic)])
     settings = EngineSettings(threads=1)
-    engine = Engine(settings, bank.declarations)
+    engine = Engine(settings, detectors.declarations)
     with (
         EmbeddedStream.open(home / "stream.db", StreamSettings(shards=2), clock) as stream,
         closing(engine.connection),
@@ -120,7 +120,7 @@ def opened(home, pace, clock):
             source=source,
             consumers=stream,
             engine=engine,
-            runner=LocalDetectionRunner({}, bank, AllowList()),
+            runner=LocalDetectionRunner({}, detectors, AllowList()),
             incidents=IncidentRecorder(store, IncidentSettings(), NotifySettings(), clock),
             checkpoints=CheckpointStore(home / "checkpoint"),
             lakehouse=None,

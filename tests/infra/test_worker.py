@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 _REPOSITORY = Path(__file__).parents[2]
-_PROGRAM = (Path(__file__).parents[2] / "src" / "shopstream" / "cli" / "program.py").read_text(encoding="utf-8")
+_COMMANDS = _REPOSITORY / "src" / "shopstream" / "cli"
 
 
 def tasks(stage):
@@ -104,14 +104,16 @@ def test_commands_of_containers_exist(stages, variant):
                 if "EntryPoint" not in container
                 else [line for command in container["Command"] for line in command.split(" && ")]
             )
+    table = (_COMMANDS / "program.py").read_text(encoding="utf-8")
     for line in lines:
         words = line.split()
         assert words[0] == "shopstream"
-        assert f'"{words[1]}": Command(' in _PROGRAM, line
-        if words[2:] and not words[2].startswith("-"):
-            assert f"def {words[2]}(" in (_COMMANDS / f"{words[1]}.py").read_text(), line
+        path = [word for word in words[1:3] if not word.startswith("-")]
+        assert all(f'"{word}": ' in table for word in path), line
+        found = re.search(rf'"{path[-1]}": Command\(\s*"(\w+):', table)
+        assert found, line
         for option in (word for word in words if word.startswith("--")):
-            assert f'"{option}"' in (_COMMANDS / f"{words[1]}.py").read_text(), line
+            assert f'"{option}"' in (_COMMANDS / f"{found[1]}.py").read_text(encoding="utf-8"), line
 
 
 def test_a_configured_image_is_used(variant):

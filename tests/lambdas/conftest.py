@@ -47,10 +47,10 @@ def moments(tmp_path_factory):
 
 
 def steps():
-    bank = shipped_runner(DetectionSettings())
-    windows = [*(rule.window_declaration() for rule in rules().values()), *bank.declarations]
+    detectors = shipped_runner(DetectionSettings())
+    windows = [*(rule.window_declaration() for rule in rules().values()), *detectors.declarations]
     engine = Engine(EngineSettings(threads=1), windows)
-    bank.attach(engine)
+    detectors.attach(engine)
     rows = events()
     pause = next(
         place for place, ((before, *_), (after, *_)) in enumerate(pairwise(rows), 1) if after - before > 60_000

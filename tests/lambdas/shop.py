@@ -85,11 +85,11 @@ class Shop:
         return IncidentRecorder(store, IncidentSettings(), NotifySettings(), ManualClock(START_MS))
 
     def processor(self, **changed):
-        bank = shipped_runner(DetectionSettings())
+        detectors = shipped_runner(DetectionSettings())
         parts = {
             "runner": self.runner,
             "recorder": self.recorder,
-            "known": frozenset([*self.rules, *bank.reads]),
+            "known": frozenset([*self.rules, *detectors.reads]),
             "states": self.states,
             "sink": self.delivered,
             "failed": self.failed,

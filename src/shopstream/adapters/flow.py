@@ -30,7 +30,7 @@ class _Detection:
     """Rules, detectors and what they ignore."""
 
     rules: dict[str, Rule]
-    bank: DetectorRunner
+    detectors: DetectorRunner
     allow_list: AllowList
 
 
@@ -44,22 +44,22 @@ def open_pipeline(
     stop: Callable[[], bool] = lambda: False,
     standing_by: Callable[[str], None] = lambda _owner: None,
 ) -> Iterator[Pipeline]:
-    """The whole flow over one data home, recovered to where it stopped.
+    """The whole pipeline over one data home, resumed from its last checkpoint.
 
-    In the AWS profile one process at a time is the engine of a stream, wherever it runs: this waits until it is.
+    In the AWS profile only one process at a time is the engine of a stream; this waits to become it.
 
     Args:
         settings: the profile, and everything else.
         clock: processing time.
-        with_lake: keep events in the lake.
-        with_journeys: keep the live journeys.
-        stop: asked while another engine is waited for; gives that up.
+        with_lake: store events in the lake.
+        with_journeys: update the live journeys.
+        stop: checked while waiting for another engine; true gives up.
         standing_by: gets the name of each engine that is waited for.
 
     Raises:
-        RetryableError: another process runs this home's pipeline; or `stop` said so.
+        RetryableError: another process runs this home's pipeline; or `stop` returned true.
         StateError: checkpoint and lake do not belong together.
-        RuleError: a rule file or an allow-list is wrong, or a rule has the name of a detector's window.
+        RuleError: a rule file or an allow-list is invalid, or a rule has the name of a detector's window.
     """
     clock = clock or SystemClock()
     settings.home.mkdir(parents=True, exist_ok=True)
@@ -77,10 +77,10 @@ def open_pipeline(
         stream = stack.enter_context(adapters.open_stream())
         runner, incidents = _runner(adapters, detection, stack)
         windows = [detection.allow_list.watch(rule.window_declaration(), rule.id) for rule in detection.rules.values()]
-        windows += detection.bank.declarations
+        windows += detection.detectors.declarations
         engine = Engine(settings.engine, windows, spill_path=settings.home / "spill")
         stack.enter_context(closing(engine.connection))
-        detection.bank.attach(engine)
+        detection.detectors.attach(engine)
         source = stack.enter_context(
             closing(SourceReader(stream, engine.watermarks, settings.engine, clock, readers=adapters.readers))
         )
@@ -105,10 +105,10 @@ def open_pipeline(
 def _detection(adapters: Adapters) -> _Detection:
     settings = adapters.settings
     rules = {rule_id: rule for rule_id, rule in load_rules(settings.detection.rules_path).items() if rule.enabled}
-    bank = shipped_runner(settings.detection, adapters.load_baselines())
-    if clash := rules.keys() & {declaration.name for declaration in bank.declarations}:
+    detectors = shipped_runner(settings.detection, adapters.load_baselines())
+    if clash := rules.keys() & {declaration.name for declaration in detectors.declarations}:
         raise RuleError(f"a detector's window has the name of a rule, {', '.join(sorted(clash))}; rename the rule")
-    return _Detection(rules, bank, load_allow_list(settings.detection.allow_lists_path))
+    return _Detection(rules, detectors, load_allow_list(settings.detection.allow_lists_path))
 
 
 def _runner(
@@ -124,7 +124,7 @@ def _runner(
         sender = BackgroundSender(adapters.open_sender)
         stack.callback(sender.stop)
         sender.start()
-    runner = LocalDetectionRunner(detection.rules, detection.bank, detection.allow_list)
+    runner = LocalDetectionRunner(detection.rules, detection.detectors, detection.allow_list)
     return runner, IncidentRecorder(
         store, adapters.settings.incidents, adapters.settings.notify, adapters.clock, targets
     )

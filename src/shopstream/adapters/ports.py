@@ -188,7 +188,7 @@ class Adapters(ABC):
             return None
         return (
             f"{count} signals arrived after detectors had processed their time, so incidents may be missing: the log "
-            "of `shopstream run` says which and when; a new home that reads the stream from its start finds what they hold"
+            "of `shopstream run` says which and when; a new home that reads the stream from its start detects them"
         )
 
     def load_baselines(self) -> Baselines | None:

@@ -69,24 +69,24 @@ class LocalDetectionRunner:
 
     Args:
         rules: rule id → rule, those that are switched on.
-        bank: the detectors.
+        detectors: all detectors, run per bin.
         allow_list: marks what it covers.
     """
 
-    def __init__(self, rules: Rules, bank: DetectorRunner, allow_list: AllowList) -> None:
+    def __init__(self, rules: Rules, detectors: DetectorRunner, allow_list: AllowList) -> None:
         self._rules = rules
-        self._bank = bank
+        self._detectors = detectors
         self._allow_list = allow_list
 
     def run(self, signals: Sequence[Signal], until_ms: int, quiet: Quiet | None = None) -> DetectionResult:
         """See `DetectionRunner.run`."""
-        late = self._bank.late_signals
-        found = [*detect(signals, self._rules), *self._bank.advance(signals, until_ms, quiet)]
-        return DetectionResult(self._allow_list.mark(found), self._bank.late_signals - late)
+        late = self._detectors.late_signals
+        found = [*detect(signals, self._rules), *self._detectors.advance(signals, until_ms, quiet)]
+        return DetectionResult(self._allow_list.mark(found), self._detectors.late_signals - late)
 
     def snapshot(self) -> dict[str, object]:
         """The detectors' state."""
-        return self._bank.snapshot()
+        return self._detectors.snapshot()
 
     def restore(self, state: Mapping[str, object]) -> list[str]:
         """Ids of detectors that start afresh.
@@ -94,7 +94,7 @@ class LocalDetectionRunner:
         Raises:
             StateError: it is no such state.
         """
-        return self._bank.restore(state)
+        return self._detectors.restore(state)
 
 
 _PARTITION_KEY: Final = "signals"

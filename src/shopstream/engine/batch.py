@@ -1,15 +1,15 @@
 """Computes a window declaration over a long history, faster than one plain query.
 
 `engine.compile.batch_sql` cuts all windows of all keys and then tests the condition. `BatchScan` gives the same
-windows, one stretch of event time after the other, with cheap tests first. Each test is necessary, never sufficient:
+windows, one slice of event time after the other, with cheap tests first. Each test is necessary, never sufficient:
 
-1. Which keys have enough events in the stretch? This counts over a column or two, and leaves few of a month's shoppers.
+1. Which keys have enough events in the slice? This counts over a column or two, and leaves few of a month's shoppers.
 2. A window of `size` overlaps two neighbouring blocks of that size. If it counts m, one of the blocks counts at least
    m/2. Which keys have such a block?
 3. Where do m counted events of a key lie close enough for one window?
 4. Only the events of those keys are read with all columns, and windows are cut only around those places.
 
-Events are summed into panes, one slide long, before windows are built from them. Sessions may continue from one stretch
+Events are summed into panes, one slide long, before windows are built from them. Sessions may continue from one slice
 to the next. Duplicates (the same event_time and event_id) are left out, as in the reports.
 """
 
@@ -45,7 +45,7 @@ class Prefilter:
     """Necessary conditions on aggregates of one key's events, for windows that meet the declaration's condition.
 
     Args:
-        total: condition on all events of a stretch that contains the window; None for none.
+        total: condition on all events of a slice that contains the window; None for none.
         halves: conditions on blocks as long as the window: of the two blocks that a window overlaps, at least one meets
             the first condition, at least one the second, and so on.
         run: the largest number of events that a window must contain; None if that is one or unknown.
@@ -169,7 +169,7 @@ def _parse(text: str) -> exp.Expr:
 
 
 _STRETCH: Final = 4
-"""A stretch is at least this many times as long as a window plus the time that derived columns look back: longer ones
+"""A slice is at least this many times as long as a window plus the time that derived columns look back: longer ones
 would read fewer rows twice, but need more memory."""
 
 _DUPLICATE_ORDER: Final = ("arrival_time", "event_type", "product_id", "user_id", "price")
@@ -220,20 +220,20 @@ class BatchScan:
         connection.execute(
             f"CREATE OR REPLACE TABLE {into} AS SELECT * FROM ({batch_sql(declaration, source)}) LIMIT 0"
         )
-        self._stretches = self._plan(from_ms, until_ms)
+        self._slices = self._plan(from_ms, until_ms)
 
     def __len__(self) -> int:
-        """Number of stretches."""
-        return len(self._stretches)
+        """Number of slices."""
+        return len(self._slices)
 
     def run(self, progress: Callable[[int], None] = lambda _done: None) -> None:
-        """Fill the table; `progress` receives the number of finished stretches."""
+        """Fill the table; `progress` receives the number of finished slices."""
         session = self._declaration.kind is WindowKind.SESSION
-        if session and self._stretches:
+        if session and self._slices:
             self._begin_sessions()
-        for place, (start_ms, end_ms) in enumerate(self._stretches):
+        for place, (start_ms, end_ms) in enumerate(self._slices):
             if session:
-                self._sessions(start_ms, end_ms, last=place == len(self._stretches) - 1)
+                self._sessions(start_ms, end_ms, last=place == len(self._slices) - 1)
             else:
                 self._windows(start_ms, end_ms)
             progress(place + 1)
@@ -384,7 +384,7 @@ class BatchScan:
             GROUP BY {self._keys}start_ms""")
 
     def _begin_sessions(self) -> None:
-        """Start without open sessions. Keys are filtered once, because sessions may continue in the next stretch."""
+        """Start without open sessions. Keys are filtered once, because sessions may continue in the next slice."""
         columns = ", ".join(f'"{column}"' for column in self._parts.columns)
         empty = derived_rows(f"(SELECT * FROM {self._source} WHERE FALSE)", self._parts.columns)
         self._make("batch_open", f"SELECT t{', ' if columns else ''}{columns} FROM ({empty})")

@@ -69,9 +69,9 @@ def run_attack(job: AttackJob) -> AttackResult:
     baselines = load_baselines(baseline_run)
     synthesis = synthesis_of(shop, (moment, from_ms(until_ms)), [scenario])
     with tempfile.TemporaryDirectory(dir=job.work) as folder:
-        bank = shipped_runner(DetectionSettings(), baselines)
+        detectors = shipped_runner(DetectionSettings(), baselines)
         system = SystemUnderTest.restored(
-            state_folder(baseline_run, to_ms(moment)), Path(folder), enabled_rules(), bank
+            state_folder(baseline_run, to_ms(moment)), Path(folder), enabled_rules(), detectors
         )
         tables = []
         for table in batches(synthesis):

@@ -142,21 +142,21 @@ class SystemUnderTest:
     Args:
         folder: holds the incident store; made if it is missing.
         rules: rule id → enabled rule.
-        bank: the detectors.
+        detectors: all detectors, run per bin.
     """
 
-    def __init__(self, folder: Path, rules: Mapping[str, Rule], bank: DetectorRunner) -> None:
+    def __init__(self, folder: Path, rules: Mapping[str, Rule], detectors: DetectorRunner) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._rules = rules
-        self._bank = bank
+        self._detectors = detectors
         clock = ManualClock()
         self.store = EmbeddedIncidentStore(folder / INCIDENTS, clock)
         self.incidents = IncidentRecorder(self.store, IncidentSettings(), NotifySettings(), clock, (_TARGET,))
-        windows = [*(rule.window_declaration() for rule in rules.values()), *bank.declarations]
+        windows = [*(rule.window_declaration() for rule in rules.values()), *detectors.declarations]
         self.engine = Engine(EngineSettings(threads=1), windows, folder / "spill")
         self.engine.connection.execute("SET enable_progress_bar = false")
-        bank.attach(self.engine)
+        detectors.attach(self.engine)
         self._identities = duckdb.connect()
         self._identities.execute("SET TimeZone = 'UTC'; SET threads = 1; SET enable_progress_bar = false")
         self._records = 0
@@ -170,7 +170,7 @@ class SystemUnderTest:
         self.engine.process(*self._decoded(events))
         signals = self.engine.advance()
         watermark_ms = self.engine.watermarks.current_ms
-        self._apply([*detect(signals, self._rules), *self._bank.advance(signals, watermark_ms)], watermark_ms)
+        self._apply([*detect(signals, self._rules), *self._detectors.advance(signals, watermark_ms)], watermark_ms)
 
     def _decoded(self, events: pa.Table) -> tuple[list[Record], Decoded]:
         column = events.schema.get_field_index("event_id")
@@ -202,23 +202,23 @@ class SystemUnderTest:
             "tables": self.engine.state_tables(),
             "watermark_ms": watermarks.current_ms,
             "newest_ms": watermarks.newest(),
-            "detectors": self._bank.snapshot(),
+            "detectors": self._detectors.snapshot(),
             "incidents": self.incidents.snapshot(),
         }
         (folder / "manifest.json").write_text(json.dumps(manifest))
         _copy(self.folder / INCIDENTS, folder / INCIDENTS)
 
     @classmethod
-    def restored(cls, saved: Path, folder: Path, rules: Mapping[str, Rule], bank: DetectorRunner) -> Self:
+    def restored(cls, saved: Path, folder: Path, rules: Mapping[str, Rule], detectors: DetectorRunner) -> Self:
         """A new run from a saved state."""
         folder.mkdir(parents=True, exist_ok=True)
         _copy(saved / INCIDENTS, folder / INCIDENTS)
-        system = cls(folder, rules, bank)
+        system = cls(folder, rules, detectors)
         manifest = json.loads((saved / "manifest.json").read_text())
         system.engine.restore(
             saved / "state.duckdb", manifest["tables"], manifest["watermark_ms"], manifest["newest_ms"]
         )
-        bank.restore(manifest["detectors"])
+        detectors.restore(manifest["detectors"])
         system.incidents.restore(manifest["incidents"], _GENERATION)
         return system
 

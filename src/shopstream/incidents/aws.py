@@ -396,7 +396,7 @@ class DynamoIncidentStore:
             and self._update(_key_of(item), later, condition=Attr("due_ms").eq(item["due_ms"])) is not None
         ]
         waiting.sort(key=lambda item: (item["created_ms"], item["reference"]))
-        return [notification_of(item) for item in waiting]
+        return list(map(notification_of, waiting))
 
     def mark(
         self, references: Sequence[str], target: str, state: DeliveryState, at_ms: int, error: str | None = None
@@ -424,7 +424,7 @@ class DynamoIncidentStore:
         ids = None if incident_id is None else {incident_id, *self._part_ids(incident_id, absorbed=True)}
         found = [item for item in self._outbox() if ids is None or item["incident_id"] in ids]
         found.sort(key=lambda item: (-item["created_ms"], item["reference"], item["target"]))
-        return [notification_of(item) for item in found[:limit]]
+        return list(map(notification_of, found[:limit]))
 
     def close(self) -> None:
         """See `ports.IncidentStore.close`."""

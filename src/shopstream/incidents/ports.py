@@ -103,6 +103,24 @@ class Notification:
     error: str | None
 
 
+def notification_of(row: Mapping[str, Any]) -> Notification:
+    """A notification as stores keep it; what is not known may be missing."""
+    finished_ms = row.get("finished_ms")
+    return Notification(
+        reference=row["reference"],
+        target=row["target"],
+        incident_id=row["incident_id"],
+        kind=row["kind"],
+        severity=Severity(row["severity"]),
+        state=DeliveryState(row["state"]),
+        attempts=int(row["attempts"]),
+        created=from_ms(int(row["created_ms"])),
+        due=from_ms(int(row["due_ms"])) if row["state"] == DeliveryState.PENDING else None,
+        finished=None if finished_ms is None else from_ms(int(finished_ms)),
+        error=row.get("error"),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class IncidentUpdate:
     """What one call of the tracker changed.
@@ -122,24 +140,6 @@ class IncidentUpdate:
     absorbed: Mapping[str, str] = field(default_factory=dict)
     ordinals: Mapping[str, LastOrdinal] = field(default_factory=dict)
     notifications: Sequence[NewNotification] = ()
-
-
-def notification_of(row: Mapping[str, Any]) -> Notification:
-    """The notification of a store's row."""
-    finished_ms, state = row.get("finished_ms"), DeliveryState(row["state"])
-    return Notification(
-        reference=row["reference"],
-        target=row["target"],
-        incident_id=row["incident_id"],
-        kind=row["kind"],
-        severity=Severity(row["severity"]),
-        state=state,
-        attempts=int(row["attempts"]),
-        created=from_ms(int(row["created_ms"])),
-        due=from_ms(int(row["due_ms"])) if state is DeliveryState.PENDING else None,
-        finished=None if finished_ms is None else from_ms(int(finished_ms)),
-        error=row.get("error"),
-    )
 
 
 class IncidentStore(Protocol):

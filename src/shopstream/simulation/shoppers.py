@@ -217,9 +217,9 @@ class Shoppers:
         base, length, pays = first[active], lengths[active], buys[active]
         twice = (length >= _LONG) & (rng.random(len(active)) < real.SECOND_CYCLE_SHARES[0])
         half = np.where(twice, length // 2, 0)
-        _fill_cart(rng, kind, product, stretches=(base + half, length - half), pays=pays)
+        _fill_cart(rng, kind, product, runs=(base + half, length - half), pays=pays)
         pays_early = pays[twice] & (rng.random(twice.sum()) < real.SECOND_CYCLE_SHARES[1])
-        _fill_cart(rng, kind, product, stretches=(base[twice], half[twice]), pays=pays_early)
+        _fill_cart(rng, kind, product, runs=(base[twice], half[twice]), pays=pays_early)
         kind[self._catalogue.price[product] == 0] = VIEW
         return kind
 
@@ -283,11 +283,11 @@ def _fill_cart(
     kind: npt.NDArray[np.uint8],
     product: npt.NDArray[np.int32],
     *,
-    stretches: tuple[Ints, Ints],
+    runs: tuple[Ints, Ints],
     pays: npt.NDArray[np.bool_],
 ) -> None:
-    """One cart per stretch (first event, number of events), and its purchase for those who pay."""
-    base, length = stretches
+    """One cart per run (first event, number of events), and its purchase for those who pay."""
+    base, length = runs
     room = length - 1 - pays
     cart = base + 1 + (rng.random(len(base)) * room).astype(np.int64)
     _follow(kind, product, cart, CART)

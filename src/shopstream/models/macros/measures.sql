@@ -17,7 +17,7 @@
 {%- endmacro %}
 
 {# One end of the 99 % Wilson score interval of hits out of trials: a rate from few trials gets a wide interval.
-   99 % and not 95 %, because thousands of brands are judged at once. #}
+   99 % and not 95 %, because thousands of brands are tested at once. #}
 {% macro wilson_bound(hits, trials, sign) -%}
     {%- set z = 2.575829 -%}
     {%- set p = ratio(hits, trials) -%}

@@ -93,7 +93,7 @@ medians as (
     group by with_bots
 ),
 
-judged as (
+compared as (
     select
         rated.*,
         medians.median_conversion,
@@ -109,7 +109,7 @@ judged as (
     left join medians on medians.with_bots = rated.with_bots
 ),
 
-told as (
+explained as (
     select
         with_bots,
         brand,
@@ -151,7 +151,7 @@ told as (
         purchases,
         {{ ratio('purchases', 'sum(purchases) over (partition by with_bots)') }} as purchases_share,
         revenue
-    from judged
+    from compared
 )
 
 {%- set figures = [
@@ -168,6 +168,6 @@ select
     {%- for figure in figures %},
     including.{{ figure }} as {{ figure }}_with_bots
     {%- endfor %}
-from told as excluding
-inner join told as including on including.brand = excluding.brand
+from explained as excluding
+inner join explained as including on including.brand = excluding.brand
 where not excluding.with_bots and including.with_bots
