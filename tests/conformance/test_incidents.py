@@ -410,6 +410,19 @@ def test_what_a_crash_left_and_never_comes_again_is_removed(desk, other):
     assert other.list()[0].id.endswith("-1"), "the id was never somebody's"
 
 
+def test_what_one_crash_left_comes_again_though_another_follows(desk, other):
+    first, second = detection(0), detection(0, user=8)
+    desk.apply([first, second], 1_000)
+    desk.restart()
+    desk.apply([first], 500)
+    desk.commit()
+    desk.restart()
+    assert changes_of(desk.apply([second], 1_000)) == [Change.OPENED]
+    assert sorted(split_id(one.id)[1] for one in other.list()) == [1, 1]
+    desk.apply([], HOUR)
+    assert len(other.list()) == 2
+
+
 def test_rows_say_which_checkpoint_holds_them(desk, other):
     desk.apply([detection(0)], 0)
     assert [row.generation for row in other.written_after(0)] == [1]

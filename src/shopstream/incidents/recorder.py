@@ -104,8 +104,8 @@ class IncidentRecorder:
         return changes
 
     def snapshot(self) -> dict[str, object]:
-        """The tracker's state."""
-        return self._tracker.snapshot()
+        """The tracker's state, and the rows that are not sure yet: the next crash may come before they are."""
+        return self._tracker.snapshot() | {"unsure": sorted(self._unsure), "sure_ms": self._sure_ms}
 
     def restore(self, snapshot: Mapping[str, Any] | None, generation: int) -> None:
         """Go on from a checkpoint, and reconcile what was written after it; for a new recorder only.
@@ -122,13 +122,18 @@ class IncidentRecorder:
         """
         if snapshot is not None:
             self._tracker.restore(snapshot)
+            self._unsure, self._sure_ms = set(snapshot["unsure"]), snapshot["sure_ms"]
         self._restored = True
         self.begin(generation + 1)
         newer = self.store.written_after(generation)
         if any((row.generation & _GENERATION) > (generation & _GENERATION) + UNCOMMITTED for row in newer):
             return
-        self._unsure = self._tracker.rewrite(row.id for row in newer)
-        self._sure_ms = max((row.closes_ms for row in newer if row.id in self._unsure), default=NEVER_MS)
+        unknown = self._tracker.rewrite(row.id for row in newer)
+        closes_ms = [row.closes_ms for row in newer if row.id in unknown]
+        if self._unsure:
+            closes_ms.append(self._sure_ms)
+        self._unsure |= unknown
+        self._sure_ms = max(closes_ms, default=NEVER_MS)
 
     def _put(self, watermark_ms: int, notifications: Sequence[NewNotification], *, first: bool) -> None:
         written = self._tracker.drain()
