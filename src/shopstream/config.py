@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -26,6 +26,7 @@ from shopstream.engine.settings import EngineSettings
 from shopstream.errors import ConfigurationError
 from shopstream.incidents.settings import DynamoSettings, IncidentSettings, NotifySettings
 from shopstream.lakehouse.settings import GlueSettings, LakehouseSettings
+from shopstream.settings_section import SettingsSection
 from shopstream.stream.settings import KinesisSettings, StreamSettings
 
 __all__ = ["AwsSettings", "Settings", "load_settings"]
@@ -36,10 +37,8 @@ _SECRETS = frozenset({"urls"})
 _toml_file: ContextVar[Path | None] = ContextVar("toml_file", default=None)
 
 
-class AwsSettings(BaseModel):
+class AwsSettings(SettingsSection):
     """AWS resources; account and region come from the usual AWS configuration."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kinesis: KinesisSettings = Field(default_factory=KinesisSettings, description="Kinesis Data Streams.")
     dynamodb: DynamoSettings = Field(default_factory=DynamoSettings, description="DynamoDB and SNS.")

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from shopstream.settings_section import SettingsSection
 
 __all__ = ["DetectionSettings"]
 
 
-class DetectionSettings(BaseModel):
+class DetectionSettings(SettingsSection):
     """Settings of rules and detectors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rules_path: Path | None = Field(
         default=None,

@@ -2,17 +2,16 @@
 
 from datetime import timedelta
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import ConfigDict, Field, SecretStr, field_validator
 
 from shopstream.detection.detection import Severity
+from shopstream.settings_section import Duration, PositiveDuration, SettingsSection
 
 __all__ = ["DynamoSettings", "IncidentSettings", "NotifySettings"]
 
 
-class IncidentSettings(BaseModel):
+class IncidentSettings(SettingsSection):
     """Settings of incidents."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     retention: timedelta = Field(
         default=timedelta(days=90),
@@ -22,14 +21,12 @@ class IncidentSettings(BaseModel):
     campaign_actors: int = Field(
         default=5, ge=2, description="So many actors with one signature (rule or label) are one campaign."
     )
-    campaign_within: timedelta = Field(
+    campaign_within: Duration = Field(
         default=timedelta(minutes=10),
-        ge=timedelta(0),
         description="Each actor of a campaign is detected at most this long (event time) after the one before.",
     )
-    recovery: timedelta = Field(
+    recovery: Duration = Field(
         default=timedelta(minutes=30),
-        ge=timedelta(0),
         description="For this long (event time) after a silence, more traffic than usual is its recovery, no flood.",
     )
     blocklist_genuine_share: float = Field(
@@ -40,10 +37,10 @@ class IncidentSettings(BaseModel):
     )
 
 
-class NotifySettings(BaseModel):
+class NotifySettings(SettingsSection):
     """Settings of notifications."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     urls: tuple[SecretStr, ...] = Field(
         default=(),
@@ -57,21 +54,19 @@ class NotifySettings(BaseModel):
         default=False,
         description="Put the user, address or session into notifications; they are personal data.",
     )
-    hold: timedelta = Field(
+    hold: Duration = Field(
         default=timedelta(minutes=1),
-        ge=timedelta(0),
         description="Notifications below critical wait this long after the detection, so that a campaign sends one.",
     )
-    interval: timedelta = Field(
+    interval: Duration = Field(
         default=timedelta(seconds=10),
-        ge=timedelta(0),
         description="At most one message per address in this time; what gathers meanwhile goes out as one digest.",
     )
     attempts: int = Field(
         default=20, ge=1, description="Attempts to deliver a notification before it is given up as failed."
     )
-    backoff_max: timedelta = Field(
-        default=timedelta(minutes=15), gt=timedelta(0), description="The longest wait between two attempts."
+    backoff_max: PositiveDuration = Field(
+        default=timedelta(minutes=15), description="The longest wait between two attempts."
     )
 
     @field_validator("urls", mode="before")
@@ -80,10 +75,8 @@ class NotifySettings(BaseModel):
         return (value,) if isinstance(value, str) else value
 
 
-class DynamoSettings(BaseModel):
+class DynamoSettings(SettingsSection):
     """Settings of incidents on DynamoDB and notifications through SNS."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     table: str = Field(
         default="shopstream", min_length=1, description="The table of incidents, verdicts and detection state."

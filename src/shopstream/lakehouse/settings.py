@@ -3,15 +3,15 @@
 from datetime import timedelta
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from shopstream.settings_section import SettingsSection
 
 __all__ = ["GlueSettings", "LakehouseSettings"]
 
 
-class LakehouseSettings(BaseModel):
+class LakehouseSettings(SettingsSection):
     """Settings of the Iceberg tables."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     compression: Literal["zstd", "snappy", "none"] = Field(
         default="zstd",
@@ -36,10 +36,8 @@ class LakehouseSettings(BaseModel):
     )
 
 
-class GlueSettings(BaseModel):
+class GlueSettings(SettingsSection):
     """Settings of the Iceberg tables in the Glue Data Catalog, and of Athena over them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     database: str = Field(
         default="shopstream", pattern=r"^[a-z0-9_]{1,255}$", description="Glue database of the tables and marts."

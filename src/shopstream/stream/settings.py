@@ -3,20 +3,19 @@
 from datetime import timedelta
 from typing import Literal
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field
+from pydantic import ByteSize, Field
+
+from shopstream.settings_section import PositiveDuration, SettingsSection
 
 __all__ = ["KinesisSettings", "StreamSettings"]
 
 
-class StreamSettings(BaseModel):
+class StreamSettings(SettingsSection):
     """Settings of the embedded stream."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     shards: int = Field(default=4, ge=1, le=1024, description="Shards of a new stream.")
-    retention: timedelta = Field(
+    retention: PositiveDuration = Field(
         default=timedelta(hours=24),
-        gt=timedelta(0),
         description="Records older than this are dropped, whether they were read or not.",
     )
     max_bytes: ByteSize = Field(
@@ -32,10 +31,8 @@ class StreamSettings(BaseModel):
     )
 
 
-class KinesisSettings(BaseModel):
+class KinesisSettings(SettingsSection):
     """Settings of the streams on Kinesis; the default names are those of the stacks in `infra/`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     events: str = Field(default="shopstream-events", min_length=1, description="Stream of events.")
     signals: str = Field(
@@ -53,9 +50,8 @@ class KinesisSettings(BaseModel):
         ge=timedelta(seconds=1),
         description="A worker that has not renewed its leases for this long counts as dead.",
     )
-    poll_interval: timedelta = Field(
+    poll_interval: PositiveDuration = Field(
         default=timedelta(milliseconds=500),
-        gt=timedelta(0),
         description="Pause between two reads of a shard at its tip; Kinesis allows five a second and shard, for all "
         "consumers together.",
     )
