@@ -24,8 +24,8 @@ from boto3.dynamodb.conditions import Attr, ConditionBase, Key
 
 from shopstream.aws.clients import explained
 from shopstream.aws.dynamodb import dynamodb_client, write_if
-from shopstream.clock import Clock, from_ms
-from shopstream.detection.detection import SEVERITIES, Severity
+from shopstream.clock import Clock
+from shopstream.detection.detection import SEVERITIES
 from shopstream.errors import BackpressureError, PermanentError, StateError
 from shopstream.incidents.explanation import verdict_of
 from shopstream.incidents.incident import Actor, Incident, State, TriageStatus, state_of
@@ -39,6 +39,7 @@ from shopstream.incidents.ports import (
     NewNotification,
     Notification,
     RowVersion,
+    notification_of,
 )
 from shopstream.incidents.record import (
     EpisodeRecord,
@@ -395,7 +396,8 @@ class DynamoIncidentStore:
             and item["due_ms"] <= now_ms
             and self._update(_key_of(item), later, condition=Attr("due_ms").eq(item["due_ms"])) is not None
         ]
-        return _notifications(sorted(waiting, key=lambda item: (item["created_ms"], item["reference"])))
+        waiting.sort(key=lambda item: (item["created_ms"], item["reference"]))
+        return list(map(notification_of, waiting))
 
     def mark(
         self, references: Sequence[str], target: str, state: DeliveryState, at_ms: int, error: str | None = None
@@ -423,7 +425,7 @@ class DynamoIncidentStore:
         ids = None if incident_id is None else {incident_id, *self._part_ids(incident_id, absorbed=True)}
         found = [item for item in self._outbox() if ids is None or item["incident_id"] in ids]
         found.sort(key=lambda item: (-item["created_ms"], item["reference"], item["target"]))
-        return _notifications(found[:limit])
+        return list(map(notification_of, found[:limit]))
 
     def close(self) -> None:
         """See `ports.IncidentStore.close`."""
@@ -640,22 +642,3 @@ def _incident(
         context=_unpacked(item["context"]) if "context" in item else None,
         parent_status=TriageStatus(parent.get("status", "none") if parent and part else "none"),
     )
-
-
-def _notifications(items: Iterable[Mapping[str, Any]]) -> Sequence[Notification]:
-    return [
-        Notification(
-            reference=item["reference"],
-            target=item["target"],
-            incident_id=item["incident_id"],
-            kind=item["kind"],
-            severity=Severity(item["severity"]),
-            state=DeliveryState(item["state"]),
-            attempts=int(item["attempts"]),
-            created=from_ms(int(item["created_ms"])),
-            due=from_ms(int(item["due_ms"])) if item["state"] == DeliveryState.PENDING else None,
-            finished=from_ms(int(item["finished_ms"])) if "finished_ms" in item else None,
-            error=item.get("error"),
-        )
-        for item in items
-    ]

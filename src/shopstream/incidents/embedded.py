@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final, Unpack
 from uuid import uuid4
 
-from shopstream.clock import Clock, from_ms
-from shopstream.detection.detection import SEVERITIES, Severity
+from shopstream.clock import Clock
+from shopstream.detection.detection import SEVERITIES
 from shopstream.errors import BackpressureError, RetryableError, ShopstreamError, StateError
 from shopstream.incidents.incident import Actor, Incident, State, TriageStatus, state_of
 from shopstream.incidents.ports import (
@@ -23,6 +23,7 @@ from shopstream.incidents.ports import (
     LastOrdinal,
     Notification,
     RowVersion,
+    notification_of,
 )
 from shopstream.incidents.record import (
     IncidentRow,
@@ -369,22 +370,7 @@ class EmbeddedIncidentStore:
 
     def _notifications(self, condition: str, *values: object) -> Sequence[Notification]:
         rows = self._rows(f"SELECT * FROM notifications WHERE {condition}", *values)
-        return [
-            Notification(
-                reference=row["reference"],
-                target=row["target"],
-                incident_id=row["incident_id"],
-                kind=row["kind"],
-                severity=Severity(row["severity"]),
-                state=DeliveryState(row["state"]),
-                attempts=row["attempts"],
-                created=from_ms(row["created_ms"]),
-                due=from_ms(row["due_ms"]) if row["state"] == DeliveryState.PENDING else None,
-                finished=None if row["finished_ms"] is None else from_ms(row["finished_ms"]),
-                error=row["error"],
-            )
-            for row in rows
-        ]
+        return [notification_of(dict(row)) for row in rows]
 
     def _rows(self, sql: str, *values: object) -> Sequence[sqlite3.Row]:
         with self._reading() as connection:

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple, Protocol, TypedDict, Unpack
+from typing import Any, NamedTuple, Protocol, TypedDict, Unpack
 
+from shopstream.clock import from_ms
 from shopstream.detection.detection import Severity
 from shopstream.incidents.incident import Incident, State, TriageStatus
 from shopstream.incidents.record import IncidentRow
@@ -25,6 +26,7 @@ __all__ = [
     "NewNotification",
     "Notification",
     "RowVersion",
+    "notification_of",
 ]
 
 BEFORE_ALL = -(1 << 62)
@@ -99,6 +101,24 @@ class Notification:
     due: datetime | None
     finished: datetime | None
     error: str | None
+
+
+def notification_of(row: Mapping[str, Any]) -> Notification:
+    """A notification as stores keep it; what is not known may be missing."""
+    finished_ms = row.get("finished_ms")
+    return Notification(
+        reference=row["reference"],
+        target=row["target"],
+        incident_id=row["incident_id"],
+        kind=row["kind"],
+        severity=Severity(row["severity"]),
+        state=DeliveryState(row["state"]),
+        attempts=int(row["attempts"]),
+        created=from_ms(int(row["created_ms"])),
+        due=from_ms(int(row["due_ms"])) if row["state"] == DeliveryState.PENDING else None,
+        finished=None if finished_ms is None else from_ms(int(finished_ms)),
+        error=row.get("error"),
+    )
 
 
 @dataclass(frozen=True, slots=True)
