@@ -17,14 +17,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shopstream.clock import Clock
+from shopstream.clock import MILLISECOND, Clock
 from shopstream.engine.lake_rows import dead_letter_rows, event_rows
 from shopstream.engine.settings import EngineSettings
 from shopstream.errors import ConfigurationError, RetryableError, ShopstreamError, StateError
@@ -40,7 +39,6 @@ __all__ = ["Archive", "Archived"]
 _CHECKPOINT: Final = "checkpoint"
 """A lake with this key beside the shards' positions belongs to the engine (see `pipeline`)."""
 
-_MS: Final = timedelta(milliseconds=1)
 _SHARE_OF_TIME: Final = 10
 """Commits take at most a tenth of the time: the next one waits ten times as long as the last one took."""
 
@@ -123,7 +121,7 @@ class Archive:
         self._rows = 0
         self._events = self._dead_letters = 0
         self._balance_at_ms = 0
-        self._commit_at_ms = clock.now_ms() + settings.commit_interval // _MS
+        self._commit_at_ms = clock.now_ms() + settings.commit_interval // MILLISECOND
         self._again_at_ms = 0
         self._lost: ShopstreamError | None = None
 
@@ -212,7 +210,7 @@ class Archive:
         started_ms = self._clock.now_ms()
         self._forget(self._shards.keys() - set(self._shared.held()))
         waiting = {shard_id: shard for shard_id, shard in self._shards.items() if shard.waiting}
-        wait_ms = self._settings.commit_interval // _MS
+        wait_ms = self._settings.commit_interval // MILLISECOND
         try:
             self._append(waiting)
         except (StateError, OutcomeUnknownError) as error:

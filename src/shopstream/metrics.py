@@ -11,13 +11,12 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from shopstream.aws.clients import client, explained
-from shopstream.clock import Clock, from_ms
+from shopstream.clock import MILLISECOND, Clock, from_ms
 from shopstream.errors import ShopstreamError
 
 __all__ = ["COUNTS", "STATISTICS", "CloudWatchSink", "Datum", "StatisticSet", "WorkerMetrics"]
 
 _LOGGER = logging.getLogger(__name__)
-_MS: Final = timedelta(milliseconds=1)
 _LAST_PUT: Final = timedelta(seconds=10)
 
 COUNTS: Final[Mapping[str, str]] = {
@@ -77,7 +76,7 @@ class WorkerMetrics:
     def __init__(self, sink: "CloudWatchSink", clock: Clock, interval: timedelta = timedelta(minutes=1)) -> None:
         self._sink = sink
         self._clock = clock
-        self._interval_ms = interval // _MS
+        self._interval_ms = interval // MILLISECOND
         self._due_ms = clock.now_ms() + self._interval_ms
         self._published: dict[str, int] | None = None
         self._counters: dict[str, int] = {}

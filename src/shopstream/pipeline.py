@@ -29,11 +29,10 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import timedelta
 
 import pyarrow as pa
 
-from shopstream.clock import Clock
+from shopstream.clock import MILLISECOND, Clock
 from shopstream.detection.detection import Detection
 from shopstream.detection.runner import DetectionRunner
 from shopstream.engine.checkpoint import CheckpointStore, Manifest, describe_mark, mark_of
@@ -45,8 +44,7 @@ from shopstream.engine.source import SourceReader
 from shopstream.engine.watermark import BEGINNING, LIVE_MS
 from shopstream.errors import RetryableError, StateError
 from shopstream.events.schema import DEAD_LETTER_FIELDS, LAKE_FIELDS, arrow_schema
-from shopstream.incidents.enrichment import ContextEnricher
-from shopstream.incidents.recorder import IncidentRecorder
+from shopstream.incidents.recorder import ContextEnricher, IncidentRecorder
 from shopstream.journeys.live import LiveJourneys
 from shopstream.lakehouse.ports import Lakehouse, LakeTable
 from shopstream.lakehouse.tables import detection_rows
@@ -63,7 +61,6 @@ _INCIDENTS = "incidents"
 """The detectors' state and the open incidents in a checkpoint."""
 
 _LOGGER = logging.getLogger(__name__)
-_MS = timedelta(milliseconds=1)
 _PUBLISH_MS = 1_000
 _SHARE_OF_TIME = 10
 """Publishing and committing on time take at most a tenth of it: each waits ten times as long as it last took."""
@@ -141,7 +138,7 @@ class Pipeline:
         self._behind_ms = 0
         self._records = 0
         self._until_caught_up = False
-        self._commit_at_ms = clock.now_ms() + settings.commit_interval // _MS
+        self._commit_at_ms = clock.now_ms() + settings.commit_interval // MILLISECOND
         self._publish_at_ms = 0
         self._advance_at_ms = 0
         self._recover()
@@ -225,7 +222,7 @@ class Pipeline:
         if quiet is None or newest_ms == BEGINNING or self._until_caught_up:
             return None
         since_ms, lasted_ms = quiet
-        lasted_ms -= self._settings.idle_timeout // _MS
+        lasted_ms -= self._settings.idle_timeout // MILLISECOND
         if lasted_ms <= 0 or abs(since_ms - newest_ms) > LIVE_MS:
             return None
         return Quiet(newest_ms, newest_ms + lasted_ms)
@@ -255,7 +252,7 @@ class Pipeline:
                 gathered.clear()
             self._waiting = 0
             self._committing = self._thread.submit(self._write, manifest, events)
-        self._commit_at_ms = self._next(started_ms, self._settings.commit_interval // _MS)
+        self._commit_at_ms = self._next(started_ms, self._settings.commit_interval // MILLISECOND)
 
     def settle(self) -> None:
         """Wait until the commit under way is whole.

@@ -9,7 +9,7 @@ from boto3.dynamodb.conditions import Key
 
 from conformance.test_incidents import detection
 from incident_desk import Desk
-from shopstream.aws.dynamodb import dynamodb_client, query_all
+from shopstream.aws.clients import dynamodb_client, query_all
 from shopstream.clock import ManualClock, SystemClock
 from shopstream.errors import BackpressureError, ConfigurationError, RetryableError, StateError
 from shopstream.incidents.aws import DynamoIncidentStore, ItemTooLargeError

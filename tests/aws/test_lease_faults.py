@@ -8,8 +8,8 @@ import pytest
 
 from shopstream.clock import SystemClock
 from shopstream.errors import BackpressureError, ConfigurationError, RetryableError
-from shopstream.stream.leader import LeaderLease
 from shopstream.stream.lease_table import LeaseTable
+from shopstream.stream.leases import LeaderLease
 from shopstream.stream.settings import KinesisSettings
 from standins import faults
 

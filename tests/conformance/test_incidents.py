@@ -11,9 +11,8 @@ from shopstream.clock import from_ms
 from shopstream.detection.detection import Nature, Severity, Suppression
 from shopstream.errors import StateError
 from shopstream.incidents.grouping import GroupingRules
-from shopstream.incidents.incident import Change, State, TriageStatus, split_id
+from shopstream.incidents.incident import Change, State, TriageStatus, read_precision, split_id
 from shopstream.incidents.ports import DeliveryState, IncidentUpdate, LastOrdinal, NewNotification
-from shopstream.incidents.precision import read_precision
 from shopstream.incidents.settings import IncidentSettings, NotifySettings
 from shopstream.incidents.tracker import IncidentTracker
 from shopstream.incidents.verdicts import read_verdicts
@@ -409,6 +408,19 @@ def test_what_a_crash_left_and_never_comes_again_is_removed(desk, other):
     assert kept.keys == {"user_id": "7"}
     assert changes_of(desk.apply([detection(2 * HOUR, user=8)], 2 * HOUR)) == [Change.OPENED]
     assert other.list()[0].id.endswith("-1"), "the id was never somebody's"
+
+
+def test_what_one_crash_left_comes_again_though_another_follows(desk, other):
+    first, second = detection(0), detection(0, user=8)
+    desk.apply([first, second], 1_000)
+    desk.restart()
+    desk.apply([first], 500)
+    desk.commit()
+    desk.restart()
+    assert changes_of(desk.apply([second], 1_000)) == [Change.OPENED]
+    assert sorted(split_id(one.id)[1] for one in other.list()) == [1, 1]
+    desk.apply([], HOUR)
+    assert len(other.list()) == 2
 
 
 def test_rows_say_which_checkpoint_holds_them(desk, other):

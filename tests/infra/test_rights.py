@@ -137,5 +137,5 @@ def calls():
 def test_every_call_of_the_service_is_granted(stage):
     granted = {action for _, statement in statements(stage) for action in listed(statement["Action"])}
     called = set(calls()) & set(_NEEDED)
-    assert {"put_records", "get_records", "transact_write_items", "put_metric_data"} <= called
+    assert {"put_records", "get_records", "update_item", "put_metric_data"} <= called
     assert not {action for method in called for action in _NEEDED[method]} - granted

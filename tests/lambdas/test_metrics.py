@@ -11,7 +11,7 @@ import pytest
 from lambdas.emf import sums
 from shopstream.clock import ManualClock
 from shopstream.errors import RetryableError
-from shopstream.lambdas.metrics import Metrics
+from shopstream.lambdas.setup import Metrics
 from shopstream.metrics import CloudWatchSink, StatisticSet, WorkerMetrics
 
 NOW_MS = 1_763_845_200_000

@@ -6,8 +6,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shopstream.detection.share_quantiles import ShareQuantiles
-from shopstream.detection.space_saving import SpaceSaving
+from shopstream.detection.detectors.coordination import ShareQuantiles, SpaceSaving
 
 KEYS = st.sampled_from("abcdefghijklmnop")
 OFFERS = st.lists(st.tuples(KEYS, st.integers(1, 50)), max_size=200)

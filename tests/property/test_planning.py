@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shopstream.planning.assumptions import shipped_assumptions
+from shopstream.planning.assumptions import read_prices, shipped_assumptions
 from shopstream.planning.plan import make_plan
-from shopstream.planning.prices import read_prices
 from shopstream.planning.sizing import Load
 
 PRICES = read_prices()

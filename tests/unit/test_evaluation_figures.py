@@ -26,7 +26,7 @@ from shopstream.evaluation.results import AttackResult, BaselineResult, FoundInc
 from shopstream.evaluation.runner import RunResults
 from shopstream.evaluation.scoring import Unit, percentile, rule_of_three
 from shopstream.evaluation.summary import summarise
-from shopstream.incidents.precision import wilson
+from shopstream.incidents.incident import wilson
 
 ROWS = evaluated_scenarios()
 FACTS = Facts(

@@ -11,7 +11,7 @@ from shopstream.detection.baseline import SLOTS, Baselines, KeyRate, SeriesProfi
 from shopstream.detection.detection import Nature
 from shopstream.evaluation.results import FoundIncident, Truth
 from shopstream.evaluation.run_events import RunEvents
-from shopstream.evaluation.slices import cut
+from shopstream.evaluation.system_under_test import cut
 from shopstream.evaluation.timelines import (
     HOUR_MS,
     HourCounts,

@@ -14,8 +14,7 @@ from incident_desk import sqlite_desk
 from shopstream.cli import app
 from shopstream.detection.detection import Nature
 from shopstream.incidents.explanation import genuine_share, lines_of, title_of
-from shopstream.incidents.incident import State, TriageStatus
-from shopstream.incidents.precision import RulePrecision, read_precision
+from shopstream.incidents.incident import RulePrecision, State, TriageStatus, read_precision
 from shopstream.incidents.verdicts import read_verdicts
 from shopstream.response.blocklist import BlocklistFormat, read_blocklist, render
 from shopstream.response.ocsf import cloud_event

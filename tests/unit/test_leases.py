@@ -7,8 +7,7 @@ import pytest
 
 from shopstream.clock import ManualClock
 from shopstream.errors import ConfigurationError, RetryableError
-from shopstream.stream.leader import LeaderLease
-from shopstream.stream.leases import HeartbeatMonitor, Lease, SharedShards
+from shopstream.stream.leases import HeartbeatMonitor, LeaderLease, Lease, SharedShards
 from shopstream.stream.ports import Shard
 from standins.memory_leases import MemoryLeases, Seconds
 

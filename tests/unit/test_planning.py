@@ -12,9 +12,8 @@ from typer.testing import CliRunner
 
 from shopstream.cli import app
 from shopstream.errors import ConfigurationError
-from shopstream.planning.assumptions import shipped_assumptions
+from shopstream.planning.assumptions import packaged_prices, read_prices, shipped_assumptions
 from shopstream.planning.plan import make_plan
-from shopstream.planning.prices import packaged_prices, read_prices
 from shopstream.planning.sizing import Load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -220,7 +219,7 @@ def test_an_invalid_load_is_refused(events, peak):
 
 def test_the_packaged_list_has_a_price_for_everything_with_its_date_and_page():
     prices = read_prices()
-    source = (ROOT / "src" / "shopstream" / "planning" / "cost.py").read_text(encoding="utf-8")
+    source = (ROOT / "src" / "shopstream" / "planning" / "plan.py").read_text(encoding="utf-8")
     used = set(re.findall(r'_Use\(\s*"[^"]+", "[^"]+", "(\w+)"', source))
     assert set(prices.prices) == used
     assert all(price.page and price.read <= prices.as_of for price in prices.prices.values())

@@ -15,8 +15,8 @@ from shopstream.config import load_settings
 from shopstream.detection.detection import Severity
 from shopstream.engine.recent import RecentEvents
 from shopstream.events.schema import LAKE_FIELDS, arrow_schema
-from shopstream.incidents.enrichment import ContextEnricher
 from shopstream.incidents.incident import Change, IncidentChange
+from shopstream.incidents.recorder import ContextEnricher
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.ports import LakeTable
 

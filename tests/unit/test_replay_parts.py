@@ -11,9 +11,8 @@ from shopstream.clock import ManualClock, from_ms
 from shopstream.errors import BackpressureError, PermanentError, RetryableError, StateError
 from shopstream.events.codec import Decoder
 from shopstream.events.schema import WIRE_SCHEMA
-from shopstream.simulation.pacing import Pacer
 from shopstream.simulation.partitioning import PartitionKey, Router, even_shards, key_texts, packed
-from shopstream.simulation.replay import reject_records
+from shopstream.simulation.replay import Pacer, reject_records
 from shopstream.simulation.stream_sender import Lane, RateLimit, SendStatistics, StreamSender
 from shopstream.stream.ports import (
     MAX_PUT_BYTES,

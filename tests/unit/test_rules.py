@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from factories import make_signal
 from shopstream.cli import app
+from shopstream.clock import format_duration, parse_duration
 from shopstream.detection.detection import Severity
-from shopstream.detection.duration import format_duration, parse_duration
 from shopstream.detection.expression import check_condition, check_filter, check_measure
 from shopstream.detection.rule import RULE_FILES, Rule, load_rules
 from shopstream.detection.rule_matcher import detect, detection_id

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shopstream.clock import ManualClock
-from shopstream.detection.signal_publisher import SignalPublisher
+from shopstream.detection.runner import SignalPublisher
 from shopstream.engine.signals import Quiet, Signal, SignalAssembler, SignalBatch, decode_signals, encode_signals
 from shopstream.errors import BackpressureError, DecodeError, PermanentError, RetryableError, StateError
 from shopstream.stream.ports import PutOutcome

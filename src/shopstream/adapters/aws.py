@@ -23,9 +23,8 @@ from shopstream.journeys.store import LiveFile, LiveObject
 from shopstream.notify.aws import SnsChannel
 from shopstream.notify.sender import targets_of
 from shopstream.stream.aws import KinesisStream
-from shopstream.stream.leader import LeaderLease
 from shopstream.stream.lease_table import LeaseTable
-from shopstream.stream.leases import HeartbeatMonitor, SharedShards
+from shopstream.stream.leases import HeartbeatMonitor, LeaderLease, SharedShards
 from shopstream.stream.ports import lag
 
 if TYPE_CHECKING:

@@ -45,9 +45,13 @@ def _clock(_: Settings) -> str:
 def _stream(name: str) -> dict[str, Any]:
     with explained(f"to describe stream {name} (kinesis:DescribeStreamSummary)"):
         found: dict[str, Any] = client("kinesis").describe_stream_summary(StreamName=name)["StreamDescriptionSummary"]
-    if found["StreamStatus"] not in {"ACTIVE", "UPDATING"}:
-        raise CheckFailedError(f"stream {name} is {found['StreamStatus']}; wait until it is active, or deploy it again")
+    _check_active(f"stream {name}", found["StreamStatus"])
     return found
+
+
+def _check_active(what: str, status: str) -> None:
+    if status not in {"ACTIVE", "UPDATING"}:
+        raise CheckFailedError(f"{what} is {status}; wait until it is active, or deploy it again")
 
 
 def _events(settings: Settings) -> str:
@@ -74,8 +78,7 @@ def _signals(settings: Settings) -> str:
 def _table(name: str) -> dict[str, Any]:
     with explained(f"to describe table {name} (dynamodb:DescribeTable)"):
         found: dict[str, Any] = client("dynamodb").describe_table(TableName=name)["Table"]
-    if found["TableStatus"] not in {"ACTIVE", "UPDATING"}:
-        raise CheckFailedError(f"table {name} is {found['TableStatus']}; wait until it is active, or deploy it again")
+    _check_active(f"table {name}", found["TableStatus"])
     _check_keys(f"table {name}", found, _KEYS)
     return found
 

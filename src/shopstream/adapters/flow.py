@@ -13,8 +13,7 @@ from shopstream.detection.allowlist import AllowList, load_allow_list
 from shopstream.detection.detector_runner import DetectorRunner
 from shopstream.detection.detectors.shipped import shipped_runner
 from shopstream.detection.rule import Rule, load_rules
-from shopstream.detection.runner import DetectionRunner, LocalDetectionRunner
-from shopstream.detection.signal_publisher import SignalPublisher
+from shopstream.detection.runner import DetectionRunner, LocalDetectionRunner, SignalPublisher
 from shopstream.engine.engine import Engine
 from shopstream.engine.source import SourceReader
 from shopstream.errors import RetryableError, RuleError

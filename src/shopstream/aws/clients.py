@@ -2,9 +2,13 @@
 
 boto3 finds account, region and endpoints: environment, `~/.aws/config`, the role of a task or function.
 `AWS_ENDPOINT_URL_KINESIS` and the like set another endpoint for a service.
+
+DynamoDB takes and returns plain Python values: boto3's resource layer converts them (numbers come back as Decimal) and
+takes conditions as `Attr("counter").eq(1)`. The client behind it does so too and, unlike a resource, may be used by
+several threads.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -31,7 +35,7 @@ from shopstream.errors import (
     StateError,
 )
 
-__all__ = ["client", "config_of", "error_code", "explained"]
+__all__ = ["client", "config_of", "dynamodb_client", "error_code", "explained", "query_all", "write_if"]
 
 _CONNECT_S = 5
 _READ_S = 60
@@ -168,3 +172,43 @@ def _of_service(error: ClientError, action: str) -> ShopstreamError:
     if status >= _SERVER_ERROR or code in _FAILED:
         return RetryableError(f"AWS failed on its side ({code}, HTTP {status}) {action}; try again")
     return PermanentError(f"AWS refuses ({code}) {action}: {message}")
+
+
+def dynamodb_client() -> Any:  # noqa: ANN401  boto3 makes its clients at run time
+    """A client that takes and returns plain Python values.
+
+    Raises:
+        ConfigurationError: no region is set, or the profile is unknown.
+    """
+    with explained("to use dynamodb"):
+        return boto3.resource("dynamodb", config=config_of("dynamodb")).meta.client
+
+
+def query_all(dynamodb: Any, action: str, **query: object) -> list[dict[str, Any]]:  # noqa: ANN401  boto3's client
+    """All items of a Query, however many pages it has.
+
+    Args:
+        dynamodb: the client.
+        action: for error messages, see `clients.explained`.
+        query: as boto3 takes it.
+    """
+    with explained(action):
+        return [item for page in dynamodb.get_paginator("query").paginate(**query) for item in page["Items"]]
+
+
+def write_if(write: Callable[..., Mapping[str, Any]], action: str, **arguments: object) -> bool:
+    """Make a conditional write; returns whether its condition held.
+
+    Args:
+        write: the client's `put_item`, `update_item` or `delete_item`.
+        action: for error messages, see `clients.explained`.
+        arguments: as boto3 takes them, `ConditionExpression` among them.
+    """
+    with explained(action):
+        try:
+            write(**arguments)
+        except ClientError as error:
+            if error_code(error) == "ConditionalCheckFailedException":
+                return False
+            raise
+    return True

@@ -4,7 +4,7 @@ boto3 does the work, and not a library of object stores: obstore 0.12 reports th
 missing bucket as one error without a code, and its local store has no conditional update.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -42,25 +42,22 @@ class S3Objects:
     def read(self, key: str) -> tuple[bytes, str] | None:
         """Content and version of a small object; None when there is none."""
         with explained(f"to read {self.place}/{key} (s3:GetObject)"):
-            try:
-                answer = self._client.get_object(**self._object(key))
-            except ClientError as error:
-                if error_code(error) in _NO_OBJECT:
-                    return None
-                raise
-            return answer["Body"].read(), answer["ETag"]
+            answer = self._unless_missing(self._client.get_object, key)
+            return (answer["Body"].read(), answer["ETag"]) if answer else None
 
     def written_at(self, key: str) -> datetime | None:
         """When it was last written; None when there is none."""
         with explained(f"to read the time of {self.place}/{key} (s3:GetObject)"):
-            try:
-                answer = self._client.head_object(**self._object(key))
-            except ClientError as error:
-                if error_code(error) in _NO_OBJECT:
-                    return None
-                raise
-        moment: datetime = answer["LastModified"]
-        return moment
+            answer = self._unless_missing(self._client.head_object, key)
+        return answer["LastModified"] if answer else None
+
+    def _unless_missing(self, call: Callable[..., dict[str, Any]], key: str) -> dict[str, Any] | None:
+        try:
+            return call(**self._object(key))
+        except ClientError as error:
+            if error_code(error) in _NO_OBJECT:
+                return None
+            raise
 
     def replace(self, key: str, content: bytes, version: str | None) -> str | None:
         """Write if it still has this version; None when another process wrote it."""

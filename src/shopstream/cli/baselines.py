@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, err, out, settings_of
 from shopstream.cli.rule_tools import EventsOption, FromOption, ToOption, past_events
-from shopstream.clock import SystemClock, from_ms
+from shopstream.clock import DAY_MS, SystemClock, from_ms
 from shopstream.detection.baseline import Baselines, SeriesProfile, Share
 from shopstream.detection.baseline_builder import build_baselines
 from shopstream.errors import ConfigurationError
@@ -18,7 +18,6 @@ from shopstream.errors import ConfigurationError
 __all__ = ["build", "show"]
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_DAY_MS = 86_400_000
 _WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
@@ -87,8 +86,8 @@ def _show(baselines: Baselines, fmt: Format) -> None:
     emit(rows, fmt)
     if fmt is not Format.TABLE:
         return
-    days = (baselines.until_ms - baselines.from_ms) / _DAY_MS
-    age = max(0, SystemClock().now_ms() - baselines.until_ms) / _DAY_MS
+    days = (baselines.until_ms - baselines.from_ms) / DAY_MS
+    age = max(0, SystemClock().now_ms() - baselines.until_ms) / DAY_MS
     categories, products = (len(baselines.keys.get(key, {})) for key in ("category_id", "product_id"))
     prices = baselines.products.num_rows if baselines.products is not None else 0
     out.print(

@@ -10,7 +10,7 @@ import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from shopstream.cli.output import Format, FormatOption, emit, emit_object, err, out, settings_of
-from shopstream.clock import Clock, SystemClock, from_ms
+from shopstream.clock import MINUTE_MS, Clock, SystemClock, from_ms
 from shopstream.errors import ConfigurationError
 from shopstream.evaluation.baseline_run import default_cache
 from shopstream.evaluation.plan import Shop, evaluated_scenarios, seeds_of
@@ -30,8 +30,6 @@ from shopstream.evaluation.summary import Summary, summarise
 from shopstream.simulation.calibration import DAILY_EVENTS
 
 __all__ = ["evaluate"]
-
-_MINUTE_MS = 60_000
 
 
 def evaluate(
@@ -139,7 +137,7 @@ def _facts(plan: RunPlan, results: RunResults, clock: Clock, started_ms: int, *,
         commit=commit_of_code(),
         machine=machine(),
         finished=from_ms(now_ms),
-        minutes=(now_ms - started_ms) / _MINUTE_MS,
+        minutes=(now_ms - started_ms) / MINUTE_MS,
         partial=partial,
         tracker=plan.shops[0].tracker,
         history_days=plan.shops[0].history_days,

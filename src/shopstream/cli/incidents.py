@@ -21,8 +21,7 @@ from shopstream.incidents.explanation import (
     title_of,
     who_of,
 )
-from shopstream.incidents.incident import Incident, State, TriageStatus
-from shopstream.incidents.precision import read_precision
+from shopstream.incidents.incident import Incident, State, TriageStatus, read_precision
 from shopstream.response.ocsf import cloud_event
 
 __all__ = [

@@ -11,7 +11,7 @@ import typer
 from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, err, out, settings_of
 from shopstream.clock import from_ms
-from shopstream.journeys.timeline import timeline
+from shopstream.journeys.live import timeline
 from shopstream.lakehouse.tables import create_views
 
 __all__ = ["app"]

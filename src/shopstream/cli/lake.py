@@ -10,8 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, emit_object, err, settings_of
-from shopstream.clock import SystemClock, from_ms
-from shopstream.detection.duration import parse_duration
+from shopstream.clock import SystemClock, from_ms, parse_duration
 from shopstream.errors import PermanentError
 from shopstream.lakehouse.deadletters import DeadLetters
 from shopstream.lakehouse.iceberg import IcebergLakehouse

@@ -10,9 +10,8 @@ import typer
 
 from shopstream.cli.output import Format, FormatOption, emit, emit_object, out
 from shopstream.errors import ConfigurationError
-from shopstream.planning.assumptions import shipped_assumptions
+from shopstream.planning.assumptions import DEFAULT_REGION, packaged_prices, read_prices, shipped_assumptions
 from shopstream.planning.plan import Plan, make_plan
-from shopstream.planning.prices import DEFAULT_REGION, packaged_prices, read_prices
 from shopstream.planning.sizing import Load
 
 __all__ = ["plan"]

@@ -19,10 +19,9 @@ from shopstream.detection.rule import RULE_FILES, Rule, load_rules
 from shopstream.detection.wording import describe_key, describe_length, describe_measures
 from shopstream.errors import ConfigurationError
 from shopstream.ruletools.backtest import Backtest, ConditionResult, parse_sweep, run_backtest
-from shopstream.ruletools.explanation import Explanation
+from shopstream.ruletools.explanation import Explanation, SqlTarget, target_sql
 from shopstream.ruletools.explanation import explain as explain_rule
 from shopstream.ruletools.history import History, load_file, open_history, read_truth
-from shopstream.ruletools.rule_sql import SqlTarget, target_sql
 from shopstream.ruletools.rule_test import RuleTestResult, read_test, run_rule_test
 
 __all__ = [

@@ -10,15 +10,15 @@ import typer
 
 from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, emit_problems, err, settings_of
+from shopstream.clock import format_duration
 from shopstream.config import Settings
 from shopstream.detection.allowlist import ALLOW_LIST_FILES, Entry, load_allow_list
 from shopstream.detection.detector import Detector
 from shopstream.detection.detectors.shipped import shipped_detectors
-from shopstream.detection.duration import format_duration
 from shopstream.detection.rule import RULE_FILES, Rule, load_rules, shipped_rules
 from shopstream.detection.settings import DetectionSettings
 from shopstream.errors import ConfigurationError
-from shopstream.incidents.precision import read_precision
+from shopstream.incidents.incident import read_precision
 from shopstream.yaml_files import Problem
 
 __all__ = ["check_allow_lists", "check_rules", "expired_entries", "list_allow_lists", "list_rules"]

@@ -12,7 +12,7 @@ import typer
 
 from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, LimitOption, emit, err, limit_of, settings_of
-from shopstream.detection.duration import parse_duration
+from shopstream.clock import parse_duration
 from shopstream.errors import ConfigurationError
 from shopstream.incidents.verdicts import read_verdicts
 from shopstream.response.blocklist import BlocklistFormat, read_blocklist, render

@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from shopstream.clock import DAY_MS
 from shopstream.errors import StateError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["DAY_MS", "SLOTS", "SLOT_MS", "Baselines", "KeyRate", "SeriesProfile", "Share"]
+__all__ = ["SLOTS", "SLOT_MS", "Baselines", "KeyRate", "SeriesProfile", "Share"]
 
-DAY_MS: Final = 86_400_000
 SLOT_MS: Final = 900_000
 SLOTS: Final = DAY_MS // SLOT_MS
 _FORMAT: Final = 1

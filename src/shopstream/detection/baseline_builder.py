@@ -9,7 +9,8 @@ from typing import Any, Final
 import duckdb
 import pyarrow as pa
 
-from shopstream.detection.baseline import DAY_MS, SLOT_MS, SLOTS, Baselines, KeyRate, SeriesProfile, Share
+from shopstream.clock import DAY_MS, HOUR_MS
+from shopstream.detection.baseline import SLOT_MS, SLOTS, Baselines, KeyRate, SeriesProfile, Share
 from shopstream.detection.product_reference import PRODUCT_SCHEMA, tail_sql
 from shopstream.errors import StateError
 from shopstream.events.columns import EventType
@@ -21,7 +22,6 @@ _HEAD_SHARE: Final = 0.93
 _SAMPLE: Final = 10
 """Shares are measured in every tenth minute."""
 _PICK: Final = 3
-_HOUR_MS: Final = 3_600_000
 _HELD_OUT: Final = 7
 """Every seventh hour does not help to choose the tail, and alone measures its share. A visit views the same product
 repeatedly, so minutes between those that choose would measure too small a share."""
@@ -100,7 +100,7 @@ class _History:
         table: pa.Table = self._connection.sql(f"""
             WITH points AS (
                 SELECT product_id, price, count(*) AS n,
-                       count(*) FILTER (epoch_ms(event_time) // {_HOUR_MS} % {_HELD_OUT} <> {_PICK}) AS ranked
+                       count(*) FILTER (epoch_ms(event_time) // {HOUR_MS} % {_HELD_OUT} <> {_PICK}) AS ranked
                 FROM {self._events} GROUP BY product_id, price),
             totals AS (SELECT *, sum(n) OVER (PARTITION BY product_id) AS whole FROM points),
             known AS (
@@ -150,7 +150,7 @@ class _History:
                          count(*) FILTER (user_session IS NULL) AS no_session
                   FROM baseline_sample GROUP BY w)
             LEFT JOIN ({tail}) USING (w) ORDER BY w""")
-        held_out = [r for r in rows if r[0] // _HOUR_MS % _HELD_OUT == _PICK]
+        held_out = [r for r in rows if r[0] // HOUR_MS % _HELD_OUT == _PICK]
         of_events = {"users": 2, "purchases": 5, "no_brand": 6, "no_category_code": 7, "no_session": 8}
         if suffix == "10s":
             of_events = {"users": 2, "buys": 3}

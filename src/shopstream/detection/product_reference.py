@@ -10,6 +10,7 @@ from typing import Final
 import duckdb
 import pyarrow as pa
 
+from shopstream.clock import MINUTE_MS
 from shopstream.detection.windows import (
     DUPLICATE_SIGNAL,
     PRICE_FACTOR,
@@ -30,8 +31,7 @@ PRODUCT_SCHEMA: Final = pa.schema(
 """One row per product."""
 
 _TEN_MS: Final = 10_000
-_MINUTE_MS: Final = 60_000
-_PRUNE_MS: Final = 5 * _MINUTE_MS
+_PRUNE_MS: Final = 5 * MINUTE_MS
 _KNOWN: Final = "detect_products"
 _LEARNED: Final = "detect_products_learned"
 _TAIL: Final = "detect_tail_events"
@@ -68,7 +68,7 @@ class ProductReference:
     columns: tuple[str, ...] = ("category_id", "price", "product_id", "user_id")
     ordered: bool = False
     declaration = WindowDeclaration(
-        name="detect_reference", kind=WindowKind.TUMBLING, key=(), size_ms=_MINUTE_MS, measures={"events": "count(*)"}
+        name="detect_reference", kind=WindowKind.TUMBLING, key=(), size_ms=MINUTE_MS, measures={"events": "count(*)"}
     )
     """Identifies the form of the state, so that a changed one is not restored."""
 
@@ -117,7 +117,7 @@ class ProductReference:
         closed_ms, self._watermark_ms = self._watermark_ms, max(watermark_ms, self._watermark_ms)
         until_ms = self._watermark_ms // _TEN_MS * _TEN_MS
         signals = [*self._price_signals(until_ms), *self._duplicate_signals(until_ms)]
-        for name, length_ms in ((TAIL_10S, _TEN_MS), (TAIL_60S, _MINUTE_MS)):
+        for name, length_ms in ((TAIL_10S, _TEN_MS), (TAIL_60S, MINUTE_MS)):
             until_ms = self._watermark_ms // length_ms * length_ms
             if self._tails and until_ms > closed_ms // length_ms * length_ms:
                 signals += self._tail_signals(name, length_ms, until_ms, closed_ms // length_ms * length_ms)
@@ -182,7 +182,7 @@ class ProductReference:
     def forget(self, watermark_ms: int) -> None:
         """Drop rows older than any open minute, some minutes at a time."""
         self._watermark_ms = max(watermark_ms, self._watermark_ms)
-        limit_ms = self._watermark_ms // _MINUTE_MS * _MINUTE_MS
+        limit_ms = self._watermark_ms // MINUTE_MS * MINUTE_MS
         if self._tails and limit_ms - self._pruned_ms >= _PRUNE_MS:
             self._pruned_ms = limit_ms
             for table in (_TAIL, _PANES):

@@ -14,8 +14,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
+from shopstream.clock import parse_duration
 from shopstream.detection.detection import Severity
-from shopstream.detection.duration import parse_duration
 from shopstream.detection.expression import check_condition, check_filter, check_measure
 from shopstream.detection.wording import ACTORS, TITLE_FIELD
 from shopstream.engine.derived_columns import COLUMNS

@@ -22,7 +22,7 @@ import duckdb
 import sqlglot
 from sqlglot import exp
 
-from shopstream.clock import from_ms
+from shopstream.clock import DAY_MS, from_ms
 from shopstream.engine.compile import batch_sql, compile_window, conjuncts, to_sql
 from shopstream.engine.derived_columns import ACTOR_HORIZON_MS, VISIT_HORIZON_MS, derived_rows, event_columns, stateful
 from shopstream.engine.window import WindowDeclaration, WindowKind
@@ -168,7 +168,6 @@ def _parse(text: str) -> exp.Expr:
     return sqlglot.parse_one(text, dialect="duckdb")
 
 
-_DAY_MS: Final = 86_400_000
 _STRETCH: Final = 4
 """A slice is at least this many times as long as a window plus the time that derived columns look back: longer ones
 would read fewer rows twice, but need more memory."""
@@ -253,12 +252,12 @@ class BatchScan:
         self._until_ms = newest_ms + 1
         declaration = self._declaration
         if declaration.kind is WindowKind.SESSION:
-            first_ms, longest_ms = self._from_ms - self._from_ms % _DAY_MS, declaration.gap_ms
+            first_ms, longest_ms = self._from_ms - self._from_ms % DAY_MS, declaration.gap_ms
         else:
             slide_ms = declaration.slide_ms
             first_ms = self._from_ms - self._from_ms % slide_ms - declaration.size_ms + slide_ms
             longest_ms = declaration.size_ms
-        length_ms = max(_DAY_MS, -(-(_STRETCH * longest_ms + self._back_ms) // _DAY_MS) * _DAY_MS)
+        length_ms = max(DAY_MS, -(-(_STRETCH * longest_ms + self._back_ms) // DAY_MS) * DAY_MS)
         if declaration.slide_ms:
             length_ms = -(-length_ms // declaration.slide_ms) * declaration.slide_ms
         return [(start, start + length_ms) for start in range(first_ms, self._until_ms, length_ms)]

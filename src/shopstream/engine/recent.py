@@ -12,13 +12,12 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from shopstream.clock import MINUTE_MS
 from shopstream.engine.derived_columns import stateful, stateless
 from shopstream.events.schema import EVENT_FIELDS
 
 __all__ = ["RecentEvents"]
 
-_KEPT_MS: Final = 600_000
-_KEPT_ROWS: Final = 300_000
 _SHOWN: Final = 5
 _EXAMPLES: Final = 10
 _US: Final = 1_000
@@ -45,7 +44,7 @@ class RecentEvents:
     """
 
     def __init__(
-        self, connection: duckdb.DuckDBPyConnection, kept_ms: int = _KEPT_MS, kept_rows: int = _KEPT_ROWS
+        self, connection: duckdb.DuckDBPyConnection, kept_ms: int = 10 * MINUTE_MS, kept_rows: int = 300_000
     ) -> None:
         self._connection = connection
         self._kept_us = kept_ms * _US

@@ -7,18 +7,14 @@ engine processes the previous batch. At the tip, nothing is read ahead.
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Final
 
-from shopstream.clock import Clock
+from shopstream.clock import MILLISECOND, Clock
 from shopstream.engine.settings import EngineSettings
 from shopstream.engine.watermark import BEGINNING, Watermarks
 from shopstream.events.codec import Decoded, Decoder
 from shopstream.stream.ports import TRIM_HORIZON, ReadBatch, Record, Shard, StreamReader
 
 __all__ = ["Batch", "SourceReader"]
-
-_MS: Final = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +120,7 @@ class SourceReader:
 
         If reading one shard took long, an empty read of another one is stale: it may have received records since.
         """
-        idle_ms = self._settings.idle_timeout // _MS
+        idle_ms = self._settings.idle_timeout // MILLISECOND
         stale = bool(fetched.batch.records) and fetched.ended_ms - fetched.begun_ms >= idle_ms
         for shard_id, read in fetched.reads.items():
             self._positions[shard_id] = read.position
@@ -167,7 +163,7 @@ class SourceReader:
     def _aligned(self, ready: Sequence[Shard]) -> list[Shard]:
         newest_ms = {shard.shard_id: self._watermarks.newest_ms(shard.shard_id) for shard in ready}
         behind = [ms for shard_id, ms in newest_ms.items() if shard_id not in self._at_tip and ms > BEGINNING]
-        limit_ms = min(behind, default=-BEGINNING) + self._settings.max_drift // _MS
+        limit_ms = min(behind, default=-BEGINNING) + self._settings.max_drift // MILLISECOND
         return [shard for shard in ready if newest_ms[shard.shard_id] <= limit_ms]
 
     def _fetch(self, plan: _Plan) -> _Fetched:

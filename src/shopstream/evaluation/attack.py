@@ -29,8 +29,7 @@ from shopstream.evaluation.plan import EvaluatedScenario, Shop, evaluated_scenar
 from shopstream.evaluation.results import AttackResult, Truth, read_found
 from shopstream.evaluation.run_events import RunEvents
 from shopstream.evaluation.scoring import GRACE_MS, IncidentRole, Score, score
-from shopstream.evaluation.slices import batches, synthesis_of, world_of
-from shopstream.evaluation.system_under_test import INCIDENTS, SystemUnderTest
+from shopstream.evaluation.system_under_test import INCIDENTS, SystemUnderTest, batches, synthesis_of, world_of
 from shopstream.evaluation.timelines import timeline_of_false, timeline_of_miss
 from shopstream.simulation.injection import SITE, GroundTruth, busy_targets
 from shopstream.simulation.scenario_file import DrawnScenario

@@ -27,8 +27,7 @@ from shopstream.errors import StateError
 from shopstream.evaluation.plan import Shop
 from shopstream.evaluation.results import BaselineResult, FoundIncident, Timeline, read_found
 from shopstream.evaluation.run_events import RunEvents
-from shopstream.evaluation.slices import batches, cut, learn, synthesis_of
-from shopstream.evaluation.system_under_test import INCIDENTS, SystemUnderTest
+from shopstream.evaluation.system_under_test import INCIDENTS, SystemUnderTest, batches, cut, learn, synthesis_of
 from shopstream.evaluation.timelines import HourCounts, forecast_errors, timeline_of_false
 
 __all__ = [

@@ -8,14 +8,14 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from functools import lru_cache
 
 import numpy as np
 
+from shopstream.clock import MILLISECOND
 from shopstream.detection.detection import Nature
 from shopstream.errors import ConfigurationError
-from shopstream.evaluation.scoring import Unit
+from shopstream.evaluation.scoring import TimeUnit, Unit
 from shopstream.simulation.calibration import DAILY_EVENTS
 from shopstream.simulation.scenario_file import ScenarioFile, load_scenarios
 
@@ -25,7 +25,6 @@ __all__ = [
     "TUNING_SEEDS",
     "EvaluatedScenario",
     "Shop",
-    "TimeUnit",
     "evaluated_scenarios",
     "seeds_of",
     "stratum_of",
@@ -127,15 +126,6 @@ def seeds_of(count: int, *, tuning: bool) -> tuple[int, ...]:
 _ONE_BY_ONE = frozenset({"scraper", "crawler", "hoarding"})
 """Kinds whose actors must be found one by one; other attacks count as one, however many actors take part."""
 _WHOLE_DAY = timedelta(hours=12)
-_MS = timedelta(milliseconds=1)
-
-
-class TimeUnit(StrEnum):
-    """Unit of the time to detection."""
-
-    SECONDS = "s"
-    EVENTS = "events"
-    FACTOR = "factor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +200,6 @@ def _row(file: ScenarioFile) -> EvaluatedScenario:
         time_unit=unit,
         critical=goal.critical or 0,
         informational=goal.informational or 0,
-        whole_day=min(int(length) for length in file.duration.extremes()) * _MS >= _WHOLE_DAY,
+        whole_day=min(int(length) for length in file.duration.extremes()) * MILLISECOND >= _WHOLE_DAY,
         file=file,
     )

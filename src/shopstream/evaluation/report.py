@@ -16,10 +16,11 @@ from typing import Any, Final
 import jinja2
 import plotly
 
-from shopstream.evaluation.plan import REPORTING_SEEDS, STRATA, TUNING_SEEDS, TimeUnit
+from shopstream.clock import MINUTE_MS
+from shopstream.evaluation.plan import REPORTING_SEEDS, STRATA, TUNING_SEEDS
 from shopstream.evaluation.results import AttackResult, Timeline
 from shopstream.evaluation.runner import EVERY, RunResults
-from shopstream.evaluation.scoring import GRACE_MS
+from shopstream.evaluation.scoring import GRACE_MS, TimeUnit
 from shopstream.evaluation.summary import BaselineSummary, ControlSummary, RowSummary, Summary
 
 __all__ = [
@@ -47,7 +48,6 @@ __all__ = [
 _NONE = "-"
 _MINUTE_S = 60
 _HOUR_S = 3_600
-_MINUTE_MS = 60_000
 _LEAST_EVENTS = 3_000_000
 _TARGETS = {"site": 1.0, "actors": 1.0, "precision": 0.90, "notifications": 1.2}
 
@@ -244,7 +244,7 @@ def method(facts: Facts, baseline: BaselineSummary) -> list[str]:
         "count for the attack. Others that the attack does not explain are false."
     )
     late = (
-        f"An incident may begin up to {GRACE_MS // _MINUTE_MS} minutes after the end of the attack. An organic surge "
+        f"An incident may begin up to {GRACE_MS // MINUTE_MS} minutes after the end of the attack. An organic surge "
         "never counts as the detection of an attack."
     )
     columns = (

@@ -21,6 +21,7 @@ from enum import StrEnum
 
 import numpy as np
 
+from shopstream.clock import MINUTE_MS
 from shopstream.detection.detection import Nature
 from shopstream.evaluation.results import FoundIncident, Truth
 from shopstream.evaluation.run_events import Claim, RunEvents
@@ -31,6 +32,7 @@ __all__ = [
     "IncidentRole",
     "Score",
     "ScoredIncident",
+    "TimeUnit",
     "Unit",
     "percentile",
     "rule_of_three",
@@ -40,20 +42,7 @@ __all__ = [
 _Z = 1.959964
 """Quantile of the 95 % interval."""
 
-
-def percentile(values: Sequence[float], share: float) -> float | None:
-    """Linear between neighbours; None without values."""
-    return float(np.quantile(values, share)) if values else None
-
-
-def rule_of_three(found: int, trials: float) -> float:
-    """Upper bound (about 95 %) of a rate per trial: 3/N for a count of 0, else of a Poisson count."""
-    if trials <= 0:
-        return math.inf
-    return 3 / trials if found == 0 else (found + _Z * math.sqrt(found) + _Z * _Z / 2) / trials
-
-
-GRACE_MS = 5 * 60_000
+GRACE_MS = 5 * MINUTE_MS
 """Incidents may begin this long after the end of the attack."""
 
 _MAJORITY = 0.5
@@ -69,12 +58,32 @@ class Unit(StrEnum):
     ACTOR = "actors"
 
 
+class TimeUnit(StrEnum):
+    """Unit of the time to detection."""
+
+    SECONDS = "s"
+    EVENTS = "events"
+    FACTOR = "factor"
+
+
 class IncidentRole(StrEnum):
     """What an incident is, given the ground truth."""
 
     TRUE = "true"
     SURGE = "surge"
     FALSE = "false"
+
+
+def percentile(values: Sequence[float], share: float) -> float | None:
+    """Linear between neighbours; None without values."""
+    return float(np.quantile(values, share)) if values else None
+
+
+def rule_of_three(found: int, trials: float) -> float:
+    """Upper bound (about 95 %) of a rate per trial: 3/N for a count of 0, else of a Poisson count."""
+    if trials <= 0:
+        return math.inf
+    return 3 / trials if found == 0 else (found + _Z * math.sqrt(found) + _Z * _Z / 2) / trials
 
 
 @dataclass(frozen=True, slots=True)

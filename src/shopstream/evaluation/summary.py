@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from shopstream.evaluation.plan import EvaluatedScenario, TimeUnit
+from shopstream.evaluation.plan import EvaluatedScenario
 from shopstream.evaluation.results import AttackResult, BaselineResult, FoundIncident
 from shopstream.evaluation.runner import RunResults
-from shopstream.evaluation.scoring import Unit, percentile, rule_of_three
-from shopstream.incidents.precision import wilson
+from shopstream.evaluation.scoring import TimeUnit, Unit, percentile, rule_of_three
+from shopstream.incidents.incident import wilson
 
 __all__ = ["BaselineSummary", "ControlSummary", "RowSummary", "Summary", "summarise"]
 

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from shopstream.clock import HOUR_MS, MINUTE_MS
 from shopstream.detection.baseline import Baselines, SeriesProfile
 from shopstream.detection.wording import describe_key
 from shopstream.evaluation.results import FoundIncident, Timeline, Truth
@@ -18,8 +19,7 @@ __all__ = ["HourCounts", "expected_series", "forecast_errors", "level_of", "time
 _MARGIN_MS = 20 * 60_000
 _BINS = 240
 _WIDTHS_MS = (10_000, 20_000, 30_000, 60_000, 120_000, 300_000, 600_000)
-_MINUTE_MS = 60_000
-_LEVEL_MS = 60 * _MINUTE_MS
+_LEVEL_MS = 60 * MINUTE_MS
 
 
 def timeline_of_miss(
@@ -69,7 +69,7 @@ def _draw(
     bin_ms = next((width for width in _WIDTHS_MS if (until_ms - from_ms) // width <= _BINS), _WIDTHS_MS[-1])
     from_ms -= from_ms % bin_ms
     times, events, hostile = traffic.series(key, from_ms, until_ms, bin_ms)
-    minutes, totals, attacks = traffic.series({}, span[0] - _LEVEL_MS, span[0], _MINUTE_MS)
+    minutes, totals, attacks = traffic.series({}, span[0] - _LEVEL_MS, span[0], MINUTE_MS)
     genuine = [(at, all_ - bad) for at, all_, bad in zip(minutes, totals, attacks, strict=True) if all_]
     return Timeline(
         title=title,
@@ -86,7 +86,6 @@ def _draw(
     )
 
 
-HOUR_MS = 3_600_000
 _LEVEL_HOURS = 3
 _LEAST_EVENTS = 100
 """Hours with fewer expected events are ignored: their errors are chance."""

@@ -22,8 +22,7 @@ from uuid import uuid4
 
 from boto3.dynamodb.conditions import Attr, ConditionBase, Key
 
-from shopstream.aws.clients import explained
-from shopstream.aws.dynamodb import dynamodb_client, write_if
+from shopstream.aws.clients import dynamodb_client, explained, write_if
 from shopstream.clock import Clock
 from shopstream.detection.detection import SEVERITIES
 from shopstream.errors import BackpressureError, PermanentError, StateError

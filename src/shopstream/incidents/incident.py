@@ -1,13 +1,19 @@
-"""What a person looks at: one incident per episode, not one alarm per window."""
+"""Incidents as people see them: one per episode, not one alarm per window.
 
-from collections.abc import Mapping
+Also the command that shows an incident's events, and the precision of rules: how often people found their incidents
+right.
+"""
+
+import math
+import re
+import shlex
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from shopstream.detection.detection import Nature, Severity
-from shopstream.incidents.event_query import actors_condition, events_condition, events_query, query_command
 
 __all__ = [
     "ACTOR_KINDS",
@@ -16,12 +22,85 @@ __all__ = [
     "Incident",
     "IncidentChange",
     "Role",
+    "RulePrecision",
     "State",
     "TriageStatus",
+    "actors_condition",
+    "events_command",
+    "events_condition",
+    "events_query",
     "incident_id",
+    "query_command",
+    "read_precision",
     "split_id",
     "state_of",
+    "wilson",
 ]
+
+_COLUMNS = "event_time, event_type, product_id, category_code, brand, price, user_id"
+
+
+def events_condition(keys: Mapping[str, str], first: datetime, last: datetime) -> str:
+    """SQL over the columns of `events`: which events have these keys and lie between first and last, both included."""
+    conditions = [_condition(column, value) for column, value in keys.items()]
+    conditions.append(f"event_time between '{_text(first)}' and '{_text(last)}'")
+    return " and ".join(conditions)
+
+
+def actors_condition(actors: Iterable[tuple[str, str]], first: datetime, last: datetime) -> str:
+    """SQL over the columns of `events`: which events are of one of these actors (kind, value) and lie in that time."""
+    kinds: dict[str, list[str]] = {}
+    for kind, value in actors:
+        kinds.setdefault(kind, []).append(value)
+    made = []
+    for kind, values in kinds.items():
+        left, numeric = _left(kind)
+        made.append(f"{left} in ({', '.join(value if numeric else _quote(value) for value in values)})")
+    return f"({' or '.join(made)}) and event_time between '{_text(first)}' and '{_text(last)}'"
+
+
+def events_query(condition: str) -> str:
+    """The query that shows the events that meet a condition, at most a thousand."""
+    return f"select {_COLUMNS} from events where {condition} order by event_time limit 1000"
+
+
+def events_command(keys: Mapping[str, str], first: datetime, last: datetime) -> str:
+    """The command that shows the events of a key and a time, safe to paste into a shell."""
+    return query_command(events_condition(keys, first, last))
+
+
+def query_command(condition: str) -> str:
+    """The command that shows the events that meet a condition, safe to paste into a shell."""
+    sql = events_query(condition)
+    plain = not set(sql) & set('"$`\\!')  # double quotes keep the single ones of SQL readable
+    return f'shopstream query "{sql}"' if plain else f"shopstream query {shlex.quote(sql)}"
+
+
+def _condition(column: str, value: str) -> str:
+    if column == "ip_net" and value.endswith(".0/24"):  # easier on the eye than the expression
+        return f"ip like {_quote(value.removesuffix('0/24') + '%')}"
+    left, numeric = _left(column)
+    return f"{left} = {value if numeric else _quote(value)}"
+
+
+def _left(column: str) -> tuple[str, bool]:
+    """The expression that gives a column's value, and whether that is a number."""
+    from shopstream.engine.derived_columns import DERIVED_FIELDS  # noqa: PLC0415  start-up time: every command imports this
+    from shopstream.events.schema import EVENT_FIELDS  # noqa: PLC0415  likewise
+
+    field = next((field for field in DERIVED_FIELDS if field.name == column and field.sql is not None), None)
+    if field is not None and field.sql is not None:
+        made = " ".join(re.sub(r"\bt\b", "epoch_ms(event_time)", field.sql).split())
+        return f"({made})", field.duckdb == "BIGINT"
+    return column, column in {field.name for field in EVENT_FIELDS if field.duckdb == "BIGINT"}
+
+
+def _quote(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _text(moment: datetime) -> str:
+    return moment.isoformat(sep=" ", timespec="milliseconds")
 
 
 ACTOR_KINDS = ("user_id", "user_session", "ip", "ip_net", "agent_hash", "user_agent")
@@ -238,3 +317,60 @@ def split_id(incident: str) -> tuple[str, int]:
     """Scope and ordinal of an id."""
     scope, _, ordinal = incident.partition("-")
     return scope, int(ordinal)
+
+
+_Z: Final = 1.96
+"""Of a 95 % interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class RulePrecision:
+    """Of one rule's incidents.
+
+    Args:
+        incidents: that the rule contributed to.
+        right: those that a person resolved.
+        wrong: those that a person called a false positive.
+    """
+
+    rule: str
+    incidents: int
+    right: int
+    wrong: int
+
+    @property
+    def precision(self) -> float | None:
+        """Share of the judged ones that were right; None before the first judgement."""
+        judged = self.right + self.wrong
+        return self.right / judged if judged else None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Where the true precision lies with 95 % (Wilson's score interval); 0 to 1 before the first judgement."""
+        return wilson(self.right, self.right + self.wrong)
+
+
+def wilson(hits: int, trials: int) -> tuple[float, float]:
+    """95 % interval of a share (Wilson's score interval, sound near 0 and 1); 0 to 1 without trials."""
+    if trials == 0:
+        return 0.0, 1.0
+    share, z2 = hits / trials, _Z * _Z
+    middle = (share + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = _Z * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials * trials)) / (1 + z2 / trials)
+    # at the ends rounding would leave the share itself just outside
+    return max(0.0, middle - half) if hits else 0.0, min(1.0, middle + half) if hits < trials else 1.0
+
+
+def read_precision(incidents: Iterable[Incident]) -> list[RulePrecision]:
+    """Every rule that has incidents, in order of id.
+
+    An incident of several rules counts for each. What is open, closed or only acknowledged is not judged.
+    """
+    counts: dict[str, list[int]] = {}
+    for incident in incidents:
+        for rule in incident.rules:
+            count = counts.setdefault(rule, [0, 0, 0])
+            count[0] += 1
+            count[1] += incident.status is TriageStatus.RESOLVED
+            count[2] += incident.status is TriageStatus.FALSE_POSITIVE
+    return [RulePrecision(rule, *count) for rule, count in sorted(counts.items())]

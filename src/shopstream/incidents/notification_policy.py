@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Final
 
-from shopstream.clock import Clock
+from shopstream.clock import MILLISECOND, Clock
 from shopstream.detection.detection import SEVERITIES, Severity
 from shopstream.incidents.incident import Change
 from shopstream.incidents.ports import NewNotification
@@ -20,7 +20,6 @@ from shopstream.incidents.tracker import NEVER_MS, IncidentTracker
 
 __all__ = ["NotificationPolicy"]
 
-_MS: Final = timedelta(milliseconds=1)
 _CRITICAL: Final = SEVERITIES.index(Severity.CRITICAL)
 
 
@@ -41,8 +40,8 @@ class NotificationPolicy:
         self._targets = tuple(targets)
         self._least = SEVERITIES.index(settings.severity)
         self._closed_too = settings.closed
-        self._hold_ms = settings.hold // _MS
-        self._chain_hold_ms = max(self._hold_ms, campaign_within // _MS)
+        self._hold_ms = settings.hold // MILLISECOND
+        self._chain_hold_ms = max(self._hold_ms, campaign_within // MILLISECOND)
         self._held: dict[str, int] = {}  # root → processing time that is waited for at most
         self._next_watermark_ms = self._next_now_ms = NEVER_MS
 

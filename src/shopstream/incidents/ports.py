@@ -49,6 +49,14 @@ class RowVersion(NamedTuple):
     closes_ms: int
 
 
+class DeliveryState(StrEnum):
+    """What became of a notification."""
+
+    PENDING = "pending"
+    SENT = "sent"
+    FAILED = "failed"
+
+
 class NewNotification(NamedTuple):
     """What is to be sent to one target; `severity` is a name, `kind` opened, raised or closed."""
 
@@ -69,14 +77,6 @@ class IncidentFilter(TypedDict, total=False):
     states: Iterable[State]
     severities: Iterable[Severity]
     rules: Iterable[str]
-
-
-class DeliveryState(StrEnum):
-    """What became of a notification."""
-
-    PENDING = "pending"
-    SENT = "sent"
-    FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,24 +10,24 @@ The order of one call, and what a crash after each step leaves:
 A crash after step 3 leaves rows that are newer than the checkpoint. A restart reconciles them (`restore`): rows that
 the restored tracker knows are written again as it has them; those that it does not know stand until the detections have
 come again that led to them, and are removed if they have not led to them this time. What people set stays with the id.
+
+`ContextEnricher` asks the recent events about incidents while they are still at hand.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from shopstream.clock import Clock
-from shopstream.detection.detection import Detection
+from shopstream.clock import MILLISECOND, Clock
+from shopstream.detection.detection import SEVERITIES, Detection
 from shopstream.incidents.grouping import GroupingRules
-from shopstream.incidents.incident import IncidentChange, TriageStatus, split_id
+from shopstream.incidents.incident import Change, IncidentChange, TriageStatus, split_id
 from shopstream.incidents.notification_policy import NotificationPolicy
 from shopstream.incidents.ports import UNCOMMITTED, IncidentStore, IncidentUpdate, LastOrdinal, NewNotification
 from shopstream.incidents.settings import IncidentSettings, NotifySettings
 from shopstream.incidents.tracker import NEVER_MS, IncidentTracker
 
-__all__ = ["IncidentRecorder"]
+__all__ = ["ContextEnricher", "IncidentRecorder", "RecentWindow"]
 
-_MS: Final = timedelta(milliseconds=1)
 _PURGES: Final = 100
 """Retention is looked after this many times in its own length."""
 
@@ -57,11 +57,13 @@ class IncidentRecorder:
         clock: Clock,
         targets: Sequence[str] = (),
     ) -> None:
-        rules = GroupingRules(settings.campaign_actors, settings.campaign_within // _MS, settings.recovery // _MS)
+        rules = GroupingRules(
+            settings.campaign_actors, settings.campaign_within // MILLISECOND, settings.recovery // MILLISECOND
+        )
         self.store = store
-        self._tracker = IncidentTracker(rules, notify.hold // _MS)
+        self._tracker = IncidentTracker(rules, notify.hold // MILLISECOND)
         self._policy = NotificationPolicy(notify, settings.campaign_within, clock, targets)
-        self._retention_ms = settings.retention // _MS
+        self._retention_ms = settings.retention // MILLISECOND
         self._next_purge_ms: int | None = None
         self._generation = 1
         self._unsure: set[str] = set()  # rows that the restored tracker does not know
@@ -102,8 +104,8 @@ class IncidentRecorder:
         return changes
 
     def snapshot(self) -> dict[str, object]:
-        """The tracker's state."""
-        return self._tracker.snapshot()
+        """The tracker's state, and the rows that are not sure yet: the next crash may come before they are."""
+        return self._tracker.snapshot() | {"unsure": sorted(self._unsure), "sure_ms": self._sure_ms}
 
     def restore(self, snapshot: Mapping[str, Any] | None, generation: int) -> None:
         """Go on from a checkpoint, and reconcile what was written after it; for a new recorder only.
@@ -120,13 +122,18 @@ class IncidentRecorder:
         """
         if snapshot is not None:
             self._tracker.restore(snapshot)
+            self._unsure, self._sure_ms = set(snapshot["unsure"]), snapshot["sure_ms"]
         self._restored = True
         self.begin(generation + 1)
         newer = self.store.written_after(generation)
         if any((row.generation & _GENERATION) > (generation & _GENERATION) + UNCOMMITTED for row in newer):
             return
-        self._unsure = self._tracker.rewrite(row.id for row in newer)
-        self._sure_ms = max((row.closes_ms for row in newer if row.id in self._unsure), default=NEVER_MS)
+        unknown = self._tracker.rewrite(row.id for row in newer)
+        closes_ms = [row.closes_ms for row in newer if row.id in unknown]
+        if self._unsure:
+            closes_ms.append(self._sure_ms)
+        self._unsure |= unknown
+        self._sure_ms = max(closes_ms, default=NEVER_MS)
 
     def _put(self, watermark_ms: int, notifications: Sequence[NewNotification], *, first: bool) -> None:
         written = self._tracker.drain()
@@ -170,3 +177,58 @@ class IncidentRecorder:
         """Incidents that people have resolved, or called a false positive."""
         over = {TriageStatus.RESOLVED, TriageStatus.FALSE_POSITIVE}
         return {one for one, status in self.store.statuses(ids).items() if status in over}
+
+
+_AT_ONCE: Final = 5
+"""So many are asked about in a step, the gravest and earliest first: asking takes milliseconds, and the stream waits.
+For the others `shopstream incidents show` asks the lake."""
+
+_GROWTH: Final = 1.5
+"""Asked again when the peak has grown by so much."""
+
+
+class RecentWindow(Protocol):
+    """Knows the newest events; see `engine.recent.RecentEvents`."""
+
+    def describe(self, key: Mapping[str, str], from_ms: int, to_ms: int) -> Mapping[str, object] | None:
+        """What the events of a key in a time are; None where none is remembered."""
+        ...
+
+
+class ContextEnricher:
+    """Adds context from the recent events to incidents.
+
+    Args:
+        store: keeps the answers.
+        recent: the newest events.
+    """
+
+    def __init__(self, store: IncidentStore, recent: RecentWindow) -> None:
+        self._store = store
+        self._recent = recent
+        self._peaks: dict[str, float] = {}
+
+    def enrich(self, changes: Sequence[IncidentChange]) -> int:
+        """Ask about what has opened or grown; returns how many that were too many for one step."""
+        wanted = []
+        for change in changes:
+            if change.change in {Change.CLOSED, Change.ABSORBED}:
+                self._peaks.pop(change.incident_id, None)
+            elif change.change is Change.OPENED or self._has_grown(change):
+                wanted.append(change)
+        wanted.sort(key=_urgency)
+        for change in wanted[:_AT_ONCE]:
+            found = self._recent.describe(change.key, change.from_ms, change.to_ms)
+            if found is not None:
+                self._store.set_context(change.incident_id, found)
+                self._peaks[change.incident_id] = change.peak
+        return max(len(wanted) - _AT_ONCE, 0)
+
+    def _has_grown(self, change: IncidentChange) -> bool:
+        known = self._peaks.get(change.incident_id)
+        return known is not None and change.peak > known * _GROWTH
+
+
+def _urgency(change: IncidentChange) -> tuple[bool, int, int, str]:
+    part = change.root != change.incident_id
+    return part, -SEVERITIES.index(change.severity), change.from_ms, change.incident_id

@@ -1,4 +1,4 @@
-"""Live journeys: active sessions, the funnel, open carts, top lists.
+"""Live journeys: active sessions, the funnel, open carts, top lists; and the timeline of one shopper from the lake.
 
 All panels are computed from window state that the engine keeps anyway, never from single events. "Now" is the engine's
 watermark, so a replay of last year shows last year's afternoon.
@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import duckdb
 
-from shopstream.clock import from_ms
+from shopstream.clock import HOUR_MS, MILLISECOND, MINUTE_MS, from_ms
 from shopstream.engine.engine import Engine
 from shopstream.engine.operators import SessionOperator, SlidingOperator, WindowOperator
 from shopstream.engine.signals import Signal
@@ -19,13 +19,11 @@ from shopstream.engine.watermark import BEGINNING
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.journeys.store import LiveStore
 
-__all__ = ["LiveJourneys"]
+__all__ = ["LiveJourneys", "timeline"]
 
 SPANS: Final = (timedelta(minutes=15), timedelta(minutes=60))
 """Time spans of the funnel and the top lists."""
 
-_MINUTE_MS: Final = 60_000
-_HOUR_MS: Final = 60 * _MINUTE_MS
 
 _COUNTS: Final = {
     "views": "count(*) filter (where event_type = 'view')",
@@ -36,7 +34,7 @@ _COUNTS: Final = {
 SESSIONS: Final = WindowDeclaration(
     name="journey_sessions",
     kind=WindowKind.SESSION,
-    gap_ms=30 * _MINUTE_MS,
+    gap_ms=30 * MINUTE_MS,
     key=("user_id", "user_session"),
     measures={
         "events": "count(*)",
@@ -49,8 +47,8 @@ SESSIONS: Final = WindowDeclaration(
 PRODUCTS: Final = WindowDeclaration(
     name="journey_products",
     kind=WindowKind.SLIDING,
-    size_ms=_HOUR_MS,
-    slide_ms=_MINUTE_MS,
+    size_ms=HOUR_MS,
+    slide_ms=MINUTE_MS,
     key=("product_id",),
     measures={
         **_COUNTS,
@@ -62,8 +60,8 @@ PRODUCTS: Final = WindowDeclaration(
 CART_LINES: Final = WindowDeclaration(
     name="journey_cart_lines",
     kind=WindowKind.SLIDING,
-    size_ms=24 * _HOUR_MS,
-    slide_ms=_HOUR_MS,
+    size_ms=24 * HOUR_MS,
+    slide_ms=HOUR_MS,
     key=("user_id", "product_id"),
     filter="event_type <> 'view'",
     measures={
@@ -116,7 +114,6 @@ class _ProductNames:
         """Do nothing: the table is all the state."""
 
 
-_MS = timedelta(milliseconds=1)
 _SHOWN = 50
 _TOP = 10
 
@@ -133,7 +130,7 @@ class LiveJourneys:
         self._engine = engine
         self._store = store
         self._connection = engine.connection
-        self._sessions = SessionOperator(self._connection, SESSIONS, retain_ms=max(SPANS) // _MS)
+        self._sessions = SessionOperator(self._connection, SESSIONS, retain_ms=max(SPANS) // MILLISECOND)
         self._products = SlidingOperator(self._connection, PRODUCTS)
         self._cart_lines = SlidingOperator(self._connection, CART_LINES)
         operators: tuple[WindowOperator, ...] = (
@@ -197,14 +194,15 @@ class LiveJourneys:
                       count(*) FILTER (purchases > 0 AND carts = 0) AS bought_without_cart,
                       count(*) FILTER (purchases > 0) AS bought
                FROM live_sessions WHERE last_event_ms >= $since""",
-            {"since": now_ms - span // _MS},
+            {"since": now_ms - span // MILLISECOND},
         )[0]
         return {"minutes": span // timedelta(minutes=1), **row}
 
     def _top(self, now_ms: int, span: timedelta) -> dict[str, object]:
         self._connection.execute(
             f"""CREATE OR REPLACE TEMP TABLE live_products AS
-                SELECT * FROM ({self._products.current(span // _MS, now_ms)}) JOIN product_names USING (product_id)"""
+                SELECT * FROM ({self._products.current(span // MILLISECOND, now_ms)})
+                JOIN product_names USING (product_id)"""
         )
         sums = """sum(views)::BIGINT AS views, sum(carts)::BIGINT AS carts, sum(purchases)::BIGINT AS purchases,
                   coalesce(sum(revenue), 0) AS revenue"""
@@ -240,3 +238,35 @@ class LiveJourneys:
         for row in largest:
             row["last_cart"] = from_ms(row.pop("last_ms")).isoformat()
         return {**totals, "largest": largest}
+
+
+def timeline(connection: duckdb.DuckDBPyConnection, user_id: int, limit: int) -> list[dict[str, Any]]:
+    """The newest `limit` events of a shopper, oldest first; `visit` numbers sessions cut at 30 minutes of silence.
+
+    Args:
+        connection: with the view `events` over the lake.
+        user_id: the shopper.
+        limit: maximum number of rows.
+    """
+    cursor = connection.execute(
+        """
+        WITH mine AS (
+            SELECT DISTINCT ON (event_time, event_id) *
+            FROM events WHERE user_id = $user_id
+        ), spaced AS (
+            SELECT *, event_time - lag(event_time) OVER (ORDER BY event_time, event_id) AS pause FROM mine
+        ), visits AS (
+            SELECT *, count(*) FILTER (pause IS NULL OR pause > INTERVAL 30 MINUTES)
+                      OVER (ORDER BY event_time, event_id) AS visit
+            FROM spaced
+        ), newest AS (
+            SELECT * FROM visits ORDER BY event_time DESC, event_id DESC LIMIT $limit
+        )
+        SELECT event_time, visit,
+               CASE WHEN pause <= INTERVAL 30 MINUTES THEN round(epoch(pause))::BIGINT END AS pause_s,
+               event_type, product_id::VARCHAR AS product_id, category_code, brand, price, user_session
+        FROM newest ORDER BY event_time, event_id
+        """,
+        {"user_id": user_id, "limit": limit},
+    )
+    return fetch_dicts(cursor)

@@ -27,6 +27,15 @@ from shopstream.stream.ports import MAX_PUT_BYTES, MAX_PUT_RECORDS, NewRecord, S
 
 __all__ = ["LEDGER_FILE", "DeadLetters", "ReplayResult", "ReplayStatus"]
 
+
+class ReplayStatus(StrEnum):
+    """Result of replaying one dead letter."""
+
+    SENT = "sent"
+    SENT_BEFORE = "sent_before"
+    REFUSED = "refused"
+
+
 LEDGER_FILE = "replays.db"
 """The ledger of replays, inside the lakehouse's folder."""
 
@@ -42,14 +51,6 @@ _KEY_BYTES = 256
 """Bytes of a put reserved for a partition key."""
 
 _HEAD = ", ".join(field.name for field in DEAD_LETTER_FIELDS if field.name != "payload")
-
-
-class ReplayStatus(StrEnum):
-    """Result of replaying one dead letter."""
-
-    SENT = "sent"
-    SENT_BEFORE = "sent_before"
-    REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,7 +132,8 @@ def ingest(
         if state.complete:
             return replace(state, skipped=True)
         writer = BlockWriter(lakehouse.catalog.writer, source.digest, clock)
-        load = _Load(lakehouse, source, key, text, progress)
+        dead_mark = lakehouse.catalog.load(LakeTable.DEAD_LETTERS).properties.get(key)
+        load = _Load(lakehouse, source, key, text, dead_mark, progress)
         return load.run((loader or _in_threads)(writer, source, state.offset), state)
 
 
@@ -173,23 +174,21 @@ BlockLoader = Callable[[BlockWriter, Source, int], Iterator[LoadedBlock]]
 """Decodes and writes the blocks of a source from an offset on; returns them in order."""
 
 
+@dataclass(slots=True)
 class _Load:
-    """One run over one file: takes blocks in order, and commits them together with the progress of the file."""
+    """One run over one file: takes blocks in order, and commits them together with the progress of the file.
 
-    def __init__(
-        self,
-        lakehouse: IcebergLakehouse,
-        source: Source,
-        key: str,
-        mark: str | None,
-        progress: Callable[[int, int, IngestResult], None],
-    ) -> None:
-        self._lakehouse = lakehouse
-        self._source = source
-        self._key = key
-        self._mark = mark
-        self._progress = progress
-        self._dead_mark = lakehouse.catalog.load(LakeTable.DEAD_LETTERS).properties.get(key)
+    Args:
+        key: the property of each table that holds the progress.
+        mark, dead_mark: progress of the events and of the dead letters; None before the first commit.
+    """
+
+    lakehouse: IcebergLakehouse
+    source: Source
+    key: str
+    mark: str | None
+    dead_mark: str | None
+    progress: Callable[[int, int, IngestResult], None]
 
     def run(self, blocks: Iterator[LoadedBlock], state: IngestResult) -> IngestResult:
         waiting: list[LoadedBlock] = []
@@ -198,30 +197,30 @@ class _Load:
             for block in blocks:
                 waiting.append(block)
                 seen = seen.plus(block)
-                self._progress(block.consumed, self._source.size, seen)
+                self.progress(block.consumed, self.source.size, seen)
                 if len(waiting) == _BLOCKS_PER_COMMIT:
                     state = self._commit(waiting, seen)
                     waiting = []
         except BaseException:
-            self._lakehouse.catalog.storage.remove(file for block in waiting for file in block.files)
+            self.lakehouse.catalog.storage.remove(file for block in waiting for file in block.files)
             raise
         state = self._commit(waiting, replace(seen, complete=True))
-        self._progress(self._source.size, self._source.size, state)
+        self.progress(self.source.size, self.source.size, state)
         return state
 
     def _commit(self, blocks: list[LoadedBlock], state: IngestResult) -> IngestResult:
-        dead_until = int(self._dead_mark) if self._dead_mark else 0
+        dead_until = int(self.dead_mark) if self.dead_mark else 0
         dead = [block.dead_letters for block in blocks if block.start >= dead_until and block.dead_letters.num_rows]
         if dead:
-            files = self._lakehouse.write(LakeTable.DEAD_LETTERS, pa.concat_tables(dead))
-            self._dead_mark = self._add(LakeTable.DEAD_LETTERS, files, self._dead_mark, str(state.offset))
+            files = self.lakehouse.write(LakeTable.DEAD_LETTERS, pa.concat_tables(dead))
+            self.dead_mark = self._add(LakeTable.DEAD_LETTERS, files, self.dead_mark, str(state.offset))
         text = json.dumps(asdict(replace(state, source=Path(state.source).name)))
-        self._mark = self._add(LakeTable.EVENTS, [file for block in blocks for file in block.files], self._mark, text)
+        self.mark = self._add(LakeTable.EVENTS, [file for block in blocks for file in block.files], self.mark, text)
         return state
 
     def _add(self, table: LakeTable, files: list[str], before: str | None, mark: str) -> str:
         """Commit files together with the new progress; refused if another load has moved it."""
-        self._lakehouse.add(table, files, {}, {self._key: mark}, expected={self._key: before})
+        self.lakehouse.add(table, files, {}, {self.key: mark}, expected={self.key: before})
         return mark
 
 

@@ -3,6 +3,7 @@
 Its deployment is described in `docs/lambda.md`.
 """
 
+import base64
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,13 +17,32 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from shopstream.clock import SystemClock
 from shopstream.config import load_settings
 from shopstream.errors import ShopstreamError
-from shopstream.lambdas.event import records_of, response
-from shopstream.lambdas.metrics import Metrics
-from shopstream.lambdas.setup import open_processor, open_sender, open_store
+from shopstream.lambdas.ports import SignalRecord
+from shopstream.lambdas.setup import Metrics, open_processor, open_sender, open_store
 from shopstream.lambdas.signal_processor import BatchResult, SignalProcessor
 from shopstream.notify.sender import DeliveryReport, Sender
 
-__all__ = ["handler"]
+__all__ = ["handler", "records_of", "response"]
+
+
+def records_of(event: Mapping[str, Any]) -> list[SignalRecord]:
+    """The records of an event of a Kinesis event source mapping, in order."""
+    return [
+        SignalRecord(
+            payload=base64.b64decode(record["kinesis"]["data"]),
+            sequence_number=int(record["kinesis"]["sequenceNumber"]),
+            shard_id=record["eventID"].partition(":")[0],
+            stream_arn=record["eventSourceARN"],
+            arrival_ms=round(record["kinesis"]["approximateArrivalTimestamp"] * 1000),
+        )
+        for record in event["Records"]
+    ]
+
+
+def response(failed: int | None) -> dict[str, list[dict[str, str]]]:
+    """A partial batch response: the records from this one on come again; None: all are done."""
+    return {"batchItemFailures": [] if failed is None else [{"itemIdentifier": str(failed)}]}
+
 
 _logger = Logger(service="detection")
 _clock = SystemClock()

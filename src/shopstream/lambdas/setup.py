@@ -1,8 +1,15 @@
-"""Puts a function together from its settings: once in a process, when it starts."""
+"""Builds the parts of a function from its settings, once in a process, and publishes its metrics.
 
+Metrics are log lines in the embedded metric format. Dimensions are `Service` and, of opened incidents, `Severity`:
+their number does not grow with traffic.
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from aws_lambda_powertools import Logger
+from aws_lambda_powertools.metrics.provider.cloudwatch_emf.cloudwatch import AmazonCloudWatchEMFProvider
 
 from shopstream.clock import Clock
 from shopstream.config import Settings
@@ -19,7 +26,7 @@ from shopstream.lambdas.state import DetectionState
 from shopstream.notify.aws import SnsChannel
 from shopstream.notify.sender import Sender, targets_of
 
-__all__ = ["open_processor", "open_sender", "open_store", "packed_rules"]
+__all__ = ["Metrics", "open_processor", "open_sender", "open_store", "packed_rules"]
 
 _HERE = Path(__file__).parent
 """Where a package has its rules and allow-lists; see `infra/package_lambda.py`."""
@@ -85,3 +92,40 @@ def _allow_list() -> AllowList:
     """That of the package."""
     folder = _HERE / "allow_lists"
     return load_allow_list(folder) if folder.is_dir() else AllowList()
+
+
+_SERVICE: Final = "detection"
+
+
+class Metrics:
+    """Metrics of both functions, which are one service.
+
+    Args:
+        namespace: of CloudWatch; None publishes no metrics.
+    """
+
+    def __init__(self, namespace: str | None) -> None:
+        self._namespace = namespace
+        self._cold = True
+
+    def cold_start(self) -> int:
+        """1 in the first call of this process, then 0."""
+        cold, self._cold = self._cold, False
+        return int(cold)
+
+    def publish(self, figures: Mapping[str, float], dimensions: Mapping[str, str] | None = None) -> None:
+        """Print figures; names that end in Seconds are seconds, all others counts.
+
+        Args:
+            figures: metric → value of this call.
+            dimensions: beside `Service`.
+        """
+        if not self._namespace:
+            return
+        # An empty service: the library would add a dimension of its own.
+        provider = AmazonCloudWatchEMFProvider(namespace=self._namespace, service="")
+        for dimension, word in {"Service": _SERVICE, **(dimensions or {})}.items():
+            provider.add_dimension(dimension, word)
+        for name, value in figures.items():
+            provider.add_metric(name, "Seconds" if name.endswith("Seconds") else "Count", value)
+        provider.flush_metrics()

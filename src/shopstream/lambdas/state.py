@@ -14,8 +14,7 @@ from uuid import uuid4
 
 from boto3.dynamodb.conditions import Attr, Key
 
-from shopstream.aws.clients import explained
-from shopstream.aws.dynamodb import dynamodb_client, query_all, write_if
+from shopstream.aws.clients import dynamodb_client, explained, query_all, write_if
 from shopstream.clock import Clock
 from shopstream.errors import StateError
 from shopstream.incidents.settings import DynamoSettings

@@ -11,8 +11,7 @@ from shopstream.clock import SystemClock
 from shopstream.config import load_settings
 from shopstream.incidents.incident import State
 from shopstream.incidents.ports import IncidentStore
-from shopstream.lambdas.metrics import Metrics
-from shopstream.lambdas.setup import open_sender, open_store
+from shopstream.lambdas.setup import Metrics, open_sender, open_store
 from shopstream.lambdas.state import DetectionState
 from shopstream.notify.sender import Sender
 

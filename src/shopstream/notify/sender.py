@@ -17,7 +17,7 @@ from datetime import timedelta
 
 from tenacity import RetryCallState, Retrying, wait_exponential_jitter
 
-from shopstream.clock import Clock
+from shopstream.clock import MILLISECOND, Clock
 from shopstream.detection.detection import SEVERITIES
 from shopstream.errors import RetryableError, ShopstreamError
 from shopstream.incidents.ports import DeliveryState, IncidentStore, Notification
@@ -27,7 +27,6 @@ from shopstream.notify.ports import NotificationChannel
 
 __all__ = ["BackgroundSender", "DeliveryReport", "Sender", "targets_of"]
 
-_MS = timedelta(milliseconds=1)
 _FIRST_WAIT_S = 1
 _POLLS = 10
 """So many polls a sender that cannot be made is waited for."""
@@ -121,7 +120,7 @@ class Sender:
             return self._failed(channel.target, waiting, str(error))
         now_ms = self._clock.now_ms()
         self._store.mark(references, channel.target, DeliveryState.SENT, now_ms)
-        self._not_before_ms[channel.target] = now_ms + self._settings.interval // _MS
+        self._not_before_ms[channel.target] = now_ms + self._settings.interval // MILLISECOND
         return DeliveryReport(sent=len(waiting), messages=1)
 
     def _message(self, waiting: Sequence[Notification]) -> Message:
@@ -144,7 +143,7 @@ class Sender:
         over = [one.reference for one in waiting if one.attempts >= last]
         again = [one.reference for one in waiting if one.attempts < last]
         wait = self._wait_after(1 + max((one.attempts for one in waiting if one.attempts < last), default=0))
-        due_ms = now_ms + wait // _MS
+        due_ms = now_ms + wait // MILLISECOND
         if over:
             self._store.mark(over, target, DeliveryState.FAILED, now_ms, error)
             _LOGGER.error(

@@ -12,7 +12,6 @@ from decimal import Decimal
 from time import perf_counter
 from typing import Any
 
-import duckdb
 import sqlglot
 from sqlglot import exp
 
@@ -20,9 +19,9 @@ from shopstream.clock import from_ms
 from shopstream.detection.rule import Rule
 from shopstream.engine.batch import BatchScan
 from shopstream.engine.derived_columns import derived_rows, stateful
-from shopstream.errors import ConfigurationError, PermanentError
-from shopstream.incidents.event_query import events_command
-from shopstream.ruletools.history import EVENTS, History, KnownInjection
+from shopstream.errors import ConfigurationError
+from shopstream.incidents.incident import events_command
+from shopstream.ruletools.history import EVENTS, History, KnownInjection, scanning
 
 __all__ = [
     "ACTOR_KEYS",
@@ -265,13 +264,8 @@ def run_backtest(
     Raises:
         PermanentError: DuckDB fails, e.g. for lack of memory or disk.
     """
-    try:
+    with scanning(f"the backtest of {rule.id} cannot run"):
         return _Run(rule, history, sweep, truth).result(examples, progress)
-    except duckdb.Error as error:
-        raise PermanentError(
-            f"the backtest of {rule.id} cannot run: {error}; shorten the time with --from and --to, or raise "
-            "engine.memory_limit"
-        ) from error
 
 
 def episodes_sql(windows: str, keys: Sequence[str], suppress_ms: int, condition: str = "TRUE") -> str:

@@ -1,11 +1,15 @@
-"""Explains why a rule did or did not fire on a key: every window against each part of the condition."""
+"""Explains a rule: why it did or did not fire on a key, and the SQL of its window.
+
+An explanation compares every window with each part of the condition. The SQL is that of DuckDB (streaming statements),
+one batch query, or Flink SQL.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
-import duckdb
 import sqlglot
 from sqlglot import exp
 
@@ -13,13 +17,18 @@ from shopstream.clock import from_ms
 from shopstream.detection.rule import Rule
 from shopstream.detection.wording import describe_key
 from shopstream.engine.batch import BatchScan
-from shopstream.engine.compile import compile_window
+from shopstream.engine.compile import batch_sql, compile_window
 from shopstream.engine.derived_columns import DERIVED_FIELDS, derived_rows, stateful, stateless_rows
+from shopstream.engine.engine import Engine
+from shopstream.engine.flink import flink_sql
+from shopstream.engine.operators import build_operator
+from shopstream.engine.settings import EngineSettings
+from shopstream.engine.window import WindowDeclaration
 from shopstream.errors import ConfigurationError, PermanentError
 from shopstream.events.schema import EVENT_FIELDS
-from shopstream.ruletools.history import EVENTS, History
+from shopstream.ruletools.history import EVENTS, History, scanning
 
-__all__ = ["ConditionPart", "Explanation", "NearEvent", "explain"]
+__all__ = ["ConditionPart", "Explanation", "NearEvent", "SqlTarget", "explain", "target_sql"]
 
 _WINDOWS, _OWN = "explained_windows", "explained_events"
 _TYPES = {field.name: field.duckdb for field in EVENT_FIELDS} | {field.name: field.duckdb for field in DERIVED_FIELDS}
@@ -115,13 +124,8 @@ def explain(
         PermanentError: there are no such events, or DuckDB fails.
     """
     values = _values(rule, keys)
-    try:
+    with scanning(f"rule {rule.id} cannot be explained"):
         return _Run(rule, keys, values, history).result(near, progress)
-    except duckdb.Error as error:
-        raise PermanentError(
-            f"rule {rule.id} cannot be explained: {error}; shorten the time with --from and --to, or raise "
-            "engine.memory_limit"
-        ) from error
 
 
 def _values(rule: Rule, keys: Mapping[str, str]) -> list[object]:
@@ -277,3 +281,29 @@ def _nearness(conjunct: exp.Expr) -> str:
         value = f'CAST("{measure}" AS DOUBLE)'
         ratio = f"{value} / nullif({line}, 0)" if way == "up" else f"{line} / nullif({value}, 0)"
     return f"CASE WHEN {text} THEN 1 ELSE coalesce(least(greatest({ratio}, 0), {_ALMOST}), 0) END"
+
+
+class SqlTarget(StrEnum):
+    """Where a window declaration runs."""
+
+    DUCKDB = "duckdb"
+    BATCH = "batch"
+    FLINK = "flink"
+
+
+def target_sql(declaration: WindowDeclaration, target: SqlTarget) -> str:
+    """The SQL, formatted.
+
+    Raises:
+        RuleError: the declaration does not compile.
+    """
+    if target is SqlTarget.FLINK:
+        return flink_sql(declaration)
+    if target is SqlTarget.BATCH:
+        return _readable(batch_sql(declaration, "events"))
+    operator = build_operator(Engine(EngineSettings(threads=1), ()).connection, declaration)
+    return "\n".join(map(_readable, operator.statements()))
+
+
+def _readable(sql: str) -> str:
+    return sqlglot.transpile(sql, read="duckdb", write="duckdb", pretty=True)[0] + ";\n"

@@ -13,7 +13,7 @@ import duckdb
 from filelock import FileLock, Timeout
 
 from shopstream.clock import Clock, from_ms, to_ms
-from shopstream.errors import ConfigurationError
+from shopstream.errors import ConfigurationError, PermanentError
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.ingest import ingest
 from shopstream.lakehouse.ports import Lakehouse, LakeTable
@@ -78,6 +78,17 @@ def open_history(
         create_views(connection, lakehouse, [LakeTable.EVENTS])
         connection.execute(f"CREATE TEMP VIEW {EVENTS} AS FROM events WHERE NOT is_late")
         yield History(connection, to_ms(since) if since else None, to_ms(until) if until else None)
+
+
+@contextmanager
+def scanning(failure: str) -> Iterator[None]:
+    """Turn an error of DuckDB, e.g. for lack of memory or disk, into a PermanentError that begins with `failure`."""
+    try:
+        yield
+    except duckdb.Error as error:
+        raise PermanentError(
+            f"{failure}: {error}; shorten the time with --from and --to, or raise engine.memory_limit"
+        ) from error
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from shopstream.clock import MINUTE_MS
 from shopstream.simulation.catalogue import Catalogue
 from shopstream.simulation.event_batch import EventBatch, Ints, mix
 from shopstream.simulation.injection import (
@@ -25,7 +26,7 @@ from shopstream.simulation.injection import (
     uniform,
     views,
 )
-from shopstream.simulation.intensity import MINUTE_MS, TimeRange, TrafficIntensity
+from shopstream.simulation.intensity import TimeRange, TrafficIntensity
 from shopstream.simulation.shoppers import CART, PURCHASE, VIEW
 
 __all__ = ["Carding", "Crawler", "Crowd", "Flood", "Hoarding", "Rotation", "Scalping", "Scraper"]

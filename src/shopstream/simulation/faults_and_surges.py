@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from shopstream.clock import MINUTE_MS
 from shopstream.detection.detection import Nature
 from shopstream.simulation.event_batch import KINDS, EventBatch, Ints
 from shopstream.simulation.injection import (
@@ -20,7 +21,7 @@ from shopstream.simulation.injection import (
     check,
     uniform,
 )
-from shopstream.simulation.intensity import MINUTE_MS, TimeRange
+from shopstream.simulation.intensity import TimeRange
 from shopstream.simulation.shoppers import PURCHASE, CategoryBias
 
 __all__ = ["DuplicateStorm", "FlashSale", "Outage", "PriceError", "PurchaseCollapse"]

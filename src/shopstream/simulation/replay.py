@@ -3,24 +3,30 @@
     blocks of the file → decoded → shifted in time → due (pacing) → by shard → records → acknowledged → bookmark
 
 Memory holds two blocks, whatever the size of the file. Rows that are not events are sent as they are, so that the
-engine keeps them as dead letters. A killed replay continues from its bookmark; what it sends again has the same ids, so
-deduplication removes it.
+engine keeps them as dead letters.
+
+The data home keeps a bookmark for each replay. It advances only after the stream has acknowledged what lies before it.
+So a killed replay sends again, at most, what it sent since the last bookmark; the same rows make the same events with
+the same ids, and deduplication removes them.
 """
 
+import json
 import logging
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
-from hashlib import md5
+from hashlib import md5, sha256
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from filelock import FileLock, Timeout
 
 from shopstream.clock import Clock, SystemClock, to_ms
 from shopstream.errors import ConfigurationError, StateError
@@ -29,13 +35,189 @@ from shopstream.events.columns import REES46_COLUMNS
 from shopstream.events.schema import WIRE_SCHEMA
 from shopstream.events.sources import FileBlock, Source, identify, open_blocks
 from shopstream.events.validation import time_us
-from shopstream.simulation.bookmark import Bookmark, BookmarkFile
-from shopstream.simulation.pacing import Pacer
 from shopstream.simulation.partitioning import PartitionKey, Router, packed
 from shopstream.simulation.stream_sender import Lane, SendStatistics, StreamSender
 from shopstream.stream.ports import MAX_RECORD_BYTES, NewRecord, Shard, StreamWriter
 
-__all__ = ["ReplayProgress", "ReplaySettings", "ReplayStream", "ReplaySummary", "reject_records", "replay"]
+__all__ = [
+    "Bookmark",
+    "BookmarkFile",
+    "Pacer",
+    "ReplayProgress",
+    "ReplaySettings",
+    "ReplayStream",
+    "ReplaySummary",
+    "reject_records",
+    "replay",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Bookmark:
+    """A position in a replay.
+
+    Args:
+        digest: digest of the source, from `events.sources.identify`.
+        offset: start of the current block: bytes of text, rows of Parquet.
+        places: rows of that block that are done.
+        sent: events that are done, over all rounds.
+        rejected: rows that are not events and were sent.
+        round: number of the round, from 0.
+        shift_us: shift of event times in this round; None before the first event.
+        first_us: earliest event time of the source in this round so far, unshifted.
+        last_us: latest, likewise.
+        complete: whether everything is done.
+    """
+
+    digest: str
+    offset: int = 0
+    places: int = 0
+    sent: int = 0
+    rejected: int = 0
+    round: int = 0
+    shift_us: int | None = None
+    first_us: int | None = None
+    last_us: int | None = None
+    complete: bool = False
+
+
+class BookmarkFile:
+    """The bookmark of one replay on disk; only one process may run the replay.
+
+    Args:
+        folder: folder of bookmarks.
+        identity: source, and the options that decide what is sent.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, object]) -> None:
+        self._identity = dict(identity)
+        name = sha256(json.dumps(self._identity, sort_keys=True, default=str).encode()).hexdigest()[:24]
+        self.path = folder / f"{name}.json"
+
+    @contextmanager
+    def held(self) -> Iterator[Self]:
+        """Lock the replay.
+
+        Raises:
+            ConfigurationError: another process runs it.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path.with_suffix(".lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ConfigurationError(
+                f"expected to be the only replay of {self._identity.get('source')} with these options, another process "
+                "runs it; stop that one, or use another --home"
+            ) from error
+        try:
+            yield self
+        finally:
+            lock.release()
+
+    def load(self) -> Bookmark | None:
+        """The bookmark, or None.
+
+        Raises:
+            StateError: the file is damaged.
+        """
+        try:
+            content: dict[str, Any] = json.loads(self.path.read_text())
+            return Bookmark(**content["bookmark"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise StateError(
+                f"expected a replay's bookmark in {self.path}, got something else ({error}); use --restart"
+            ) from error
+
+    def save(self, bookmark: Bookmark) -> None:
+        """Replace the bookmark atomically and durably."""
+        fresh = self.path.with_suffix(".new")
+        with fresh.open("w") as file:
+            json.dump({"replay": self._identity, "bookmark": asdict(bookmark)}, file, default=str)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(self.path)
+
+
+_TICK = timedelta(milliseconds=50)  # what is due within a tick is sent together
+_LONGEST_NAP = timedelta(milliseconds=500)  # so that progress is reported and an interrupt is noticed
+_MOST_DEBT_MS = 1000  # a delayed replay catches up by at most this, or two events
+_US = 1_000_000
+
+
+class Pacer:
+    """Cuts rows into slices, and yields each slice when it is due.
+
+    Args:
+        clock: processing time.
+        speed: speed-up factor; rows out of order go with the latest row before them.
+        rate: rows per second.
+        live: a row is due when the clock reaches its event time.
+    """
+
+    def __init__(
+        self, clock: Clock, *, speed: float | None = None, rate: float | None = None, live: bool = False
+    ) -> None:
+        self._clock = clock
+        self._speed = 1.0 if live else speed
+        self._rate = rate
+        self._start_ms: int | None = 0 if live else None
+        self._start_us = 0
+        self._latest_us = 0
+        self._sent = 0
+
+    def slices(self, times_us: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+        """Ranges [low, high) of the rows with these event times, in order, each when it is due.
+
+        Event time goes on from one call to the next.
+        """
+        if not len(times_us):
+            return
+        if self._start_ms is None:
+            self._start_ms, self._start_us, self._latest_us = self._clock.now_ms(), int(times_us[0]), int(times_us[0])
+        if self._rate is not None:
+            yield from self._by_rate(len(times_us), self._rate)
+        elif self._speed is not None:
+            yield from self._by_speed(times_us, self._speed)
+        else:
+            yield 0, len(times_us)
+
+    def _elapsed_ms(self) -> int:
+        return self._clock.now_ms() - (self._start_ms or 0)
+
+    def _by_rate(self, count: int, rate: float) -> Iterator[tuple[int, int]]:
+        low = 0
+        most_debt_ms = max(_MOST_DEBT_MS, 2000 / rate)
+        while low < count:
+            debt_ms = self._elapsed_ms() - self._sent * 1000 / rate
+            if debt_ms > most_debt_ms:
+                self._start_ms = (self._start_ms or 0) + int(debt_ms - most_debt_ms)
+            due = int(self._elapsed_ms() * rate / 1000) - self._sent
+            if due < 1:
+                wanted = timedelta(milliseconds=(self._sent + 1) * 1000 / rate - self._elapsed_ms())
+                self._clock.sleep(min(max(wanted, _TICK), _LONGEST_NAP))
+                continue
+            high = min(low + due, count)
+            self._sent += high - low
+            yield low, high
+            low = high
+
+    def _by_speed(self, times_us: npt.NDArray[np.int64], speed: float) -> Iterator[tuple[int, int]]:
+        reached = np.maximum(np.maximum.accumulate(times_us), self._latest_us)
+        self._latest_us = int(reached[-1])
+        low = 0
+        while low < len(reached):
+            now_us = self._start_us + int(self._elapsed_ms() * 1000 * speed)
+            high = int(np.searchsorted(reached, now_us, side="right"))
+            if high <= low:
+                wanted = timedelta(microseconds=min((int(reached[low]) - now_us) / speed, _US))
+                self._clock.sleep(min(max(wanted, _TICK), _LONGEST_NAP))
+                continue
+            yield low, high
+            low = high
+
 
 _log = logging.getLogger(__name__)
 

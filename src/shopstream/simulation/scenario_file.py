@@ -16,9 +16,8 @@ from typing import Annotated, Any, Literal, Self, get_type_hints
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from shopstream.clock import from_ms, to_ms
+from shopstream.clock import DAY_MS, HOUR_MS, format_duration, from_ms, parse_duration, to_ms
 from shopstream.detection.detection import Nature
-from shopstream.detection.duration import format_duration, parse_duration
 from shopstream.errors import ConfigurationError
 from shopstream.simulation.attacks import Carding, Crawler, Crowd, Flood, Hoarding, Rotation, Scalping, Scraper
 from shopstream.simulation.faults_and_surges import DuplicateStorm, FlashSale, Outage, PriceError, PurchaseCollapse
@@ -44,7 +43,6 @@ KINDS: Mapping[str, Any] = {kind.KIND: kind for kind in _CLASSES}
 """Name in scenario files → class."""
 
 _NOT_PARAMETERS = frozenset({"start", "duration", "target"})
-_HOUR_MS, _DAY_MS = 3_600_000, 86_400_000
 _PEAK_SHARE, _PEAK_HOURS = 0.25, 3
 _TRIES = 2_000
 
@@ -302,16 +300,16 @@ class ScenarioFile(BaseModel):
 
     def _begin(self, rng: np.random.Generator, day_start: datetime, world: World, length_ms: int) -> int:
         first = to_ms(day_start)
-        hours = first + _HOUR_MS * np.arange(24)
+        hours = first + HOUR_MS * np.arange(24)
         inside = hours[(hours >= world.intensity.from_ms) & (hours < world.intensity.until_ms)]
         if not len(inside):
             world.window(self.id, day_start, timedelta(milliseconds=length_ms))
         if rng.random() < _PEAK_SHARE:
-            busiest = inside[np.argsort(world.intensity.rate_at(inside + _HOUR_MS // 2))][-_PEAK_HOURS:]
-            begin = int(rng.choice(busiest) + rng.integers(_HOUR_MS))
+            busiest = inside[np.argsort(world.intensity.rate_at(inside + HOUR_MS // 2))][-_PEAK_HOURS:]
+            begin = int(rng.choice(busiest) + rng.integers(HOUR_MS))
         else:
-            begin = int(rng.choice(inside) + rng.integers(_HOUR_MS))
-        latest = max(min(world.intensity.until_ms - length_ms, first + _DAY_MS - 1), first)
+            begin = int(rng.choice(inside) + rng.integers(HOUR_MS))
+        latest = max(min(world.intensity.until_ms - length_ms, first + DAY_MS - 1), first)
         return begin if begin <= latest else int(rng.integers(first, latest, endpoint=True))
 
     def _busy_target(self, rng: np.random.Generator, world: World, rate: float) -> Target | None:

@@ -13,11 +13,12 @@ from datetime import timedelta
 import numpy as np
 import numpy.typing as npt
 
+from shopstream.clock import DAY_MS, MINUTE_MS
 from shopstream.errors import ConfigurationError
 from shopstream.simulation import calibration as real
 from shopstream.simulation.catalogue import Catalogue
 from shopstream.simulation.event_batch import EventBatch, Ints
-from shopstream.simulation.intensity import MINUTE_MS, TimeRange, TrafficIntensity
+from shopstream.simulation.intensity import TimeRange, TrafficIntensity
 
 __all__ = ["CART", "HEAVY_USER_IDS", "PURCHASE", "VIEW", "CategoryBias", "HeavyUsers", "Population", "Shoppers"]
 
@@ -311,7 +312,6 @@ HEAVY_USER_IDS = 400
 """Number of user ids for heavy users, the first after those of shoppers; the last tenth are wholesalers."""
 
 _ROBOTS = HEAVY_USER_IDS * 9 // 10
-_DAY_MS = 86_400_000
 _LOOK_BACK_DAYS = 3
 _MIN_GAP_MS = 50
 
@@ -336,8 +336,8 @@ class HeavyUsers:
 
     def events(self, span: TimeRange) -> EventBatch:
         """Their events in a time range."""
-        last = (span.until_ms - 1) // _DAY_MS
-        days = range(span.from_ms // _DAY_MS - _LOOK_BACK_DAYS, last + 1)
+        last = (span.until_ms - 1) // DAY_MS
+        days = range(span.from_ms // DAY_MS - _LOOK_BACK_DAYS, last + 1)
         for day in [known for known in self._days if known not in days]:
             del self._days[day]
         parts: list[EventBatch] = []
@@ -362,7 +362,7 @@ class HeavyUsers:
     def _day(self, day: int) -> EventBatch:
         """All events of the visits that begin on a day (days since the epoch)."""
         rng = np.random.default_rng([self.seed, 0x4E57, day % 2**32])
-        days = max((self.intensity.until_ms - self.intensity.from_ms) // _DAY_MS, 1)
+        days = max((self.intensity.until_ms - self.intensity.from_ms) // DAY_MS, 1)
         volume = self.intensity.total() / days
         walks = [self._robot(rng, day) for _ in range(rng.poisson(volume * real.ROBOT_VISITS_PER_EVENT))]
         walks += [self._wholesaler(rng, day) for _ in range(rng.poisson(volume * real.WHOLESALE_VISITS_PER_EVENT))]
@@ -377,13 +377,13 @@ class HeavyUsers:
         per_minute = _quantile(real.ROBOT_PACES, rng.random())
         stays_ms = wanted / per_minute * 60_000
         if rng.random() < real.ROBOT_DAYS_SHARE:  # a third of them stay longer than a day
-            stays_ms = _DAY_MS * (1 + rng.random() * (_LOOK_BACK_DAYS - 1))
-        stays_ms = min(stays_ms, (_LOOK_BACK_DAYS - 1) * _DAY_MS)
+            stays_ms = DAY_MS * (1 + rng.random() * (_LOOK_BACK_DAYS - 1))
+        stays_ms = min(stays_ms, (_LOOK_BACK_DAYS - 1) * DAY_MS)
         gaps = np.exp(rng.normal(0, 0.3 + 0.7 * rng.random(), wanted))
         gaps = np.maximum(gaps * (stays_ms / gaps.sum()), _MIN_GAP_MS).astype(np.int64)
         gaps[0] = 0
         time = _begin(rng, day) + np.cumsum(gaps)
-        time = time[time < (day + _LOOK_BACK_DAYS) * _DAY_MS]
+        time = time[time < (day + _LOOK_BACK_DAYS) * DAY_MS]
         distinct = max(int(len(time) * _quantile(real.ROBOT_DISTINCT, rng.random())), 1)
         first = int(rng.integers(len(self.catalogue)))
         place = rng.integers(0, distinct, len(time)) if distinct < len(time) else np.arange(len(time))
@@ -400,10 +400,8 @@ class HeavyUsers:
     def _rotator(self, rng: np.random.Generator, day: int) -> EventBatch:
         """One user with a new session about every two minutes, all day."""
         begin = rng.integers(60_000, 180_000)
-        time = day * _DAY_MS + np.cumsum(
-            np.r_[begin, (real.ROTATOR_GAP_S * 1000 * rng.gamma(4, 0.25, 750)).astype(int)]
-        )
-        time = time[time < (day + 1) * _DAY_MS]
+        time = day * DAY_MS + np.cumsum(np.r_[begin, (real.ROTATOR_GAP_S * 1000 * rng.gamma(4, 0.25, 750)).astype(int)])
+        time = time[time < (day + 1) * DAY_MS]
         product = self.catalogue.draw(rng.random(len(time)))
         kind = np.zeros(len(time), np.uint8)
         return _walk(time, kind, product, int(self._ids()[0]), rng.integers(0, 2**62, len(time)))
@@ -431,7 +429,7 @@ def _walk(
 def _begin(rng: np.random.Generator, day: int) -> int:
     """A random moment of a day, by the share of each hour."""
     hour = int(rng.choice(24, p=np.array(real.HOUR_SHARES) / sum(real.HOUR_SHARES)))
-    return day * _DAY_MS + int((hour + rng.random()) * (timedelta(hours=1) / timedelta(milliseconds=1)))
+    return day * DAY_MS + int((hour + rng.random()) * (timedelta(hours=1) / timedelta(milliseconds=1)))
 
 
 def _quantile(table: Sequence[tuple[float, float]], uniform: float) -> float:

@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shopstream.clock import to_ms
+from shopstream.clock import MINUTE_MS, to_ms
 from shopstream.errors import ConfigurationError
 from shopstream.simulation import calibration as real
 from shopstream.simulation.catalogue import Catalogue
 from shopstream.simulation.event_batch import EventBatch
 from shopstream.simulation.injection import GroundTruth, Injection, Scenario, World
-from shopstream.simulation.intensity import MINUTE_MS, TimeRange, TrafficIntensity
+from shopstream.simulation.intensity import TimeRange, TrafficIntensity
 from shopstream.simulation.render import Renderer
 from shopstream.simulation.shoppers import HeavyUsers, Population, Shoppers
 

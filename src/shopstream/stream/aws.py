@@ -19,8 +19,7 @@ from threading import Lock
 from types import TracebackType
 from typing import Any, Final, Self
 
-from shopstream.aws.clients import client, explained
-from shopstream.aws.dynamodb import dynamodb_client
+from shopstream.aws.clients import client, dynamodb_client, explained
 from shopstream.clock import Clock, to_ms
 from shopstream.errors import BackpressureError, StateError
 from shopstream.stream.lease_table import LeaseTable, NewestTable

@@ -12,9 +12,8 @@ from typing import Any, Final
 
 from boto3.dynamodb.conditions import Attr, Key
 
-from shopstream.aws.clients import explained
-from shopstream.aws.dynamodb import dynamodb_client, query_all, write_if
-from shopstream.clock import Clock
+from shopstream.aws.clients import dynamodb_client, explained, query_all, write_if
+from shopstream.clock import MILLISECOND, Clock
 from shopstream.errors import BackpressureError, PermanentError, RetryableError
 from shopstream.stream.leases import Lease
 from shopstream.stream.ports import Position
@@ -28,8 +27,6 @@ _NOTE_AGAIN: Final = timedelta(hours=1)
 _TRY_AGAIN: Final = timedelta(minutes=1)
 _CLOCK_SKEW: Final = timedelta(minutes=5)
 """The clocks of two processes that write notes may differ by this much."""
-
-_MS: Final = timedelta(milliseconds=1)
 
 
 class LeaseTable:
@@ -185,7 +182,7 @@ class NewestTable:
     def note(self, shard_id: str, position: Position) -> None:
         """Record that no record follows this position now."""
         now_ms = self._clock.now_ms()
-        if not self.writing or now_ms - self._noted_ms.get(shard_id, 0) < _NOTE_AGAIN // _MS:
+        if not self.writing or now_ms - self._noted_ms.get(shard_id, 0) < _NOTE_AGAIN // MILLISECOND:
             return
         item = {"pk": self._consumer, "sk": shard_id, "position": str(position), "seen_ms": now_ms}
         self._noted_ms[shard_id] = now_ms
@@ -194,7 +191,7 @@ class NewestTable:
                 self._client.put_item(TableName=self._table, Item=item)
         except RetryableError as error:  # reading continues without the note
             _LOGGER.warning("the position will be noted again in a minute: %s", error)
-            self._noted_ms[shard_id] = now_ms - (_NOTE_AGAIN - _TRY_AGAIN) // _MS
+            self._noted_ms[shard_id] = now_ms - (_NOTE_AGAIN - _TRY_AGAIN) // MILLISECOND
 
     def still_newest(self, shard_id: str, position: Position) -> bool:
         """Whether retention cannot have dropped any record that followed this position."""
@@ -205,7 +202,7 @@ class NewestTable:
         item = answer.get("Item")
         if item is None or item["position"] != str(position):
             return False
-        return self._clock.now_ms() - int(item["seen_ms"]) < (self._retention() - _CLOCK_SKEW) // _MS
+        return self._clock.now_ms() - int(item["seen_ms"]) < (self._retention() - _CLOCK_SKEW) // MILLISECOND
 
 
 def _lease(item: Mapping[str, Any]) -> Lease:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from shopstream.clock import MINUTE_MS
 from shopstream.detection.baseline import Baselines, Share
 from shopstream.detection.detection import Detection, Nature, Severity
 from shopstream.detection.detector import AlertTemplate, Detector, OpenAlert
@@ -20,7 +21,6 @@ from shopstream.engine.signals import Signal
 
 __all__ = ["CompositionDetector"]
 
-_MINUTE_MS: Final = 60_000
 _LEAST_USERS: Final = 40.0
 _SLOWLY: Final = 0.15
 _WARM_UP: Final = 60.0
@@ -93,7 +93,7 @@ class _ShareTest:
         return self._share is not None or self.seen >= _WARM_UP
 
     def _base(self, end_ms: int) -> float:
-        return self._share.at(end_ms - _MINUTE_MS // 2) if self._share else 1.0
+        return self._share.at(end_ms - MINUTE_MS // 2) if self._share else 1.0
 
     def test(self, end_ms: int, hits: float, of: float) -> float:
         self.observed, self.usual = hits / of, min(max(self._base(end_ms) * self.factor, 1e-4), 0.999)
@@ -138,7 +138,7 @@ class CompositionDetector(Detector):
 
     def observe(self, end_ms: int, signals: Sequence[Signal]) -> list[Detection]:
         """See `Detector.observe`; a minute's shares come at its end."""
-        if end_ms % _MINUTE_MS:
+        if end_ms % MINUTE_MS:
             return []
         counts: dict[str, float] = {}
         for signal in signals:
@@ -174,7 +174,7 @@ class CompositionDetector(Detector):
         if suspicion < 0.2:  # noqa: PLR2004  no evidence gathers
             self._since_ms = None
         elif self._since_ms is None:
-            self._since_ms = end_ms - _MINUTE_MS
+            self._since_ms = end_ms - MINUTE_MS
         if settled:
             # Learn slowly while an incident may be going on; but what lasts for days is normal.
             pace = 1.0 if suspicion < 0.6 else _SLOWLY  # noqa: PLR2004
@@ -183,7 +183,7 @@ class CompositionDetector(Detector):
         if not hit:
             self._alert.close()
             return []
-        window = self._alert.window(self._since_ms or end_ms - _MINUTE_MS, end_ms)
+        window = self._alert.window(self._since_ms or end_ms - MINUTE_MS, end_ms)
         return [] if window is None else [self._detection(window, shares, weights, suspicion)]
 
     def _detection(

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from shopstream.clock import MINUTE_MS
 from shopstream.detection.baseline import Baselines
 from shopstream.detection.detection import Detection, Nature, Severity
 from shopstream.detection.detector import AlertTemplate, Detector, OpenAlert, interval
@@ -18,7 +19,6 @@ from shopstream.engine.signals import Signal
 
 __all__ = ["ConversionDetector"]
 
-_MINUTE_MS: Final = 60_000
 _LAG: Final = 0.3
 """Purchases follow the events of the last few minutes: weight of the newest minute."""
 _MEMORY: Final = 90.0
@@ -68,17 +68,17 @@ class ConversionDetector(Detector):
 
     def observe(self, end_ms: int, signals: Sequence[Signal]) -> list[Detection]:
         """See `Detector.observe`; a minute's purchases come at its end."""
-        if end_ms % _MINUTE_MS or not signals:
+        if end_ms % MINUTE_MS or not signals:
             return []
         site = self._site
         counts = numbers(signals[0])
         events, purchases = counts["events"], counts["purchases"]
         self._events = events if not self._seen else self._events + (events - self._events) * _LAG
-        base = self._share.at(end_ms - _MINUTE_MS // 2) if self._share else 1.0
+        base = self._share.at(end_ms - MINUTE_MS // 2) if self._share else 1.0
         due = self._events * base * self._factor
         forecast = site.total.forecast
         if forecast.warm:
-            due = min(due, forecast.expected(end_ms, _MINUTE_MS) * base * self._factor)
+            due = min(due, forecast.expected(end_ms, MINUTE_MS) * base * self._factor)
         self._seen += 1
         if site.silent or site.recovering(end_ms):
             return []
@@ -89,14 +89,14 @@ class ConversionDetector(Detector):
         if suspicion <= 0:
             self._since_ms, self._missing = None, [0.0, 0.0]
         else:
-            self._since_ms = self._since_ms or end_ms - _MINUTE_MS
+            self._since_ms = self._since_ms or end_ms - MINUTE_MS
             self._missing = [self._missing[0] + purchases, self._missing[1] + due]
         if suspicion < 0.5 and site.settled(end_ms):  # noqa: PLR2004  do not learn while a collapse may begin
             self._learn(purchases, self._events * base)
         if suspicion < 1:
             self._alert.close()
             return []
-        window = self._alert.window(self._since_ms or end_ms - _MINUTE_MS, end_ms)
+        window = self._alert.window(self._since_ms or end_ms - MINUTE_MS, end_ms)
         return [] if window is None else [self._detection(window, suspicion)]
 
     def _add(self, purchases: float, due: float) -> None:

@@ -10,6 +10,8 @@ deviations. A busier shop has the same shares.
 *Paths* (pairs of a shopper's successive products): in five minutes, at least 8 products from each of which several
 shoppers went on to the same next one, 6 standard deviations above the pair's usual share. A sale has many pairs among
 few products; a list of addresses that is worked off has one successor for each product.
+
+`SpaceSaving` finds the most frequent keys, and `ShareQuantiles` keeps the shares that they had, both in bounded memory.
 """
 
 import math
@@ -18,18 +20,163 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
-from shopstream.detection.baseline import DAY_MS
+from shopstream.clock import DAY_MS, MINUTE_MS
 from shopstream.detection.detection import Detection, Nature, Severity
 from shopstream.detection.detector import AlertTemplate, Detector, OpenAlert, interval
 from shopstream.detection.detectors.site_state import numbers
-from shopstream.detection.share_quantiles import ShareQuantiles
-from shopstream.detection.space_saving import SpaceSaving
 from shopstream.detection.windows import SITE_60S, tumbling
 from shopstream.engine.signals import Signal
+from shopstream.errors import StateError
 
-__all__ = ["AGENT_60S", "NET_60S", "PATH_300S", "CoordinationDetector"]
+__all__ = ["AGENT_60S", "NET_60S", "PATH_300S", "CoordinationDetector", "ShareQuantiles", "SpaceSaving"]
 
-_MINUTE_MS: Final = 60_000
+
+class SpaceSaving:
+    """Counts at most `capacity` keys; a new key takes the place, and the count, of the lightest.
+
+    For every key, kept or not: true weight <= `estimate(key)` <= true weight + `total` / `capacity`. So a key with more
+    than that share of the total is always kept. Of equally light keys, the first in order goes: deterministic.
+
+    Metwally, Agrawal, El Abbadi, "Efficient computation of frequent and top-k elements in data streams", ICDT 2005;
+    with weights as in Anderson et al., IMC 2017.
+
+    Args:
+        capacity: keys kept, at least 1.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.total = 0.0
+        """Weight of all offered keys, faded like the counts."""
+        self._counts: dict[str, float] = {}
+
+    def __contains__(self, key: str) -> bool:
+        """Whether the key is kept."""
+        return key in self._counts
+
+    def __len__(self) -> int:
+        """Number of kept keys."""
+        return len(self._counts)
+
+    def offer(self, key: str, weight: float = 1.0) -> str | None:
+        """Count a key.
+
+        Returns:
+            The key that was evicted, if any.
+        """
+        self.total += weight
+        if key in self._counts or len(self._counts) < self.capacity:
+            self._counts[key] = self._counts.get(key, 0.0) + weight
+            return None
+        lightest = min(self._counts, key=lambda kept: (self._counts[kept], kept))
+        self._counts[key] = self._counts.pop(lightest) + weight
+        return lightest
+
+    def estimate(self, key: str) -> float:
+        """Upper bound of the key's weight."""
+        if key in self._counts or len(self._counts) < self.capacity:
+            return self._counts.get(key, 0.0)
+        return min(self._counts.values())
+
+    def fade(self, factor: float) -> None:
+        """Reduce the weight of the past: multiply all counts. The bounds hold for faded weights."""
+        self.total *= factor
+        self._counts = {key: count * factor for key, count in self._counts.items()}
+
+    def snapshot(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"total": self.total, "counts": dict(self._counts)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a snapshot.
+
+        Raises:
+            StateError: it holds more keys than fit.
+        """
+        if len(state["counts"]) > self.capacity:
+            raise StateError(f"expected at most {self.capacity} keys, got {len(state['counts'])}; drop the state")
+        self.total = state["total"]
+        self._counts = dict(state["counts"])
+
+
+_DAYS: Final = 7
+_PER_OCTAVE: Final = 4
+
+
+class ShareQuantiles:
+    """Shares of many keys, at most seven days back.
+
+    Shares are counted in geometric steps (four per octave), so a quantile is up to 19 % too high, never too low. A time
+    without a share of a key counts as zero.
+    """
+
+    def __init__(self) -> None:
+        self._times: dict[int, int] = {}  # day → times learned from
+        self._steps: dict[str, dict[int, dict[int, int]]] = {}  # key → day → step → times
+
+    @property
+    def times(self) -> int:
+        """Number of times learned from."""
+        return sum(self._times.values())
+
+    def learn(self, at_ms: int, shares: Mapping[str, float]) -> None:
+        """Learn from a normal time: the share, above zero, of every key that occurred."""
+        day = at_ms // DAY_MS
+        if day not in self._times:
+            self._forget(day - _DAYS)
+        self._times[day] = self._times.get(day, 0) + 1
+        for key, share in shares.items():
+            steps = self._steps.setdefault(key, {}).setdefault(day, {})
+            step = math.ceil(_PER_OCTAVE * math.log2(share))
+            steps[step] = steps.get(step, 0) + 1
+
+    def _forget(self, day: int) -> None:
+        self._times = {kept: count for kept, count in self._times.items() if kept > day}
+        for key in list(self._steps):
+            days = {kept: steps for kept, steps in self._steps[key].items() if kept > day}
+            if days:
+                self._steps[key] = days
+            else:
+                del self._steps[key]
+
+    def quantile(self, key: str, part: float) -> float:
+        """The share that the key exceeded in at most `1 - part` of the times."""
+        above = self.times * (1 - part)
+        counts: dict[int, int] = {}
+        for steps in self._steps.get(key, {}).values():
+            for step, count in steps.items():
+                counts[step] = counts.get(step, 0) + count
+        seen = 0
+        for step in sorted(counts, reverse=True):
+            seen += counts[step]
+            if seen > above:
+                return min(1.0, math.exp2(step / _PER_OCTAVE))
+        return 0.0
+
+    def drop(self, key: str) -> None:
+        """Forget a key."""
+        self._steps.pop(key, None)
+
+    def __len__(self) -> int:
+        """Number of keys."""
+        return len(self._steps)
+
+    def snapshot(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "times": sorted(self._times.items()),
+            "keys": [
+                [key, [[day, sorted(steps.items())] for day, steps in sorted(days.items())]]
+                for key, days in self._steps.items()
+            ],
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a snapshot."""
+        self._times = dict(map(tuple, state["times"]))
+        self._steps = {key: {day: dict(map(tuple, steps)) for day, steps in days} for key, days in state["keys"]}
+
+
 _PATH_MS: Final = 300_000
 _CAPACITY: Final = 256
 """Keys of each kind whose history is kept: every key with more than 1/256 of the events."""
@@ -57,10 +204,8 @@ _THRESHOLD: Final = "1.5 times the usual share (95 % of 7 days), by 8 standard d
 
 _COUNTS: Final = {"events": "count(*)", "actors": "count(distinct user_id)"}
 _SOURCE_COUNTS: Final = {**_COUNTS, "new_ids": "count(*) filter (where new_user)"}
-AGENT_60S: Final = tumbling(
-    "detect_agent_60s", _MINUTE_MS, _SOURCE_COUNTS, key=("agent_hash",), condition="events >= 5"
-)
-NET_60S: Final = tumbling("detect_net_60s", _MINUTE_MS, _SOURCE_COUNTS, key=("ip_net",), condition="events >= 5")
+AGENT_60S: Final = tumbling("detect_agent_60s", MINUTE_MS, _SOURCE_COUNTS, key=("agent_hash",), condition="events >= 5")
+NET_60S: Final = tumbling("detect_net_60s", MINUTE_MS, _SOURCE_COUNTS, key=("ip_net",), condition="events >= 5")
 PATH_300S: Final = tumbling(
     "detect_path_300s",
     _PATH_MS,
@@ -179,7 +324,7 @@ class CoordinationDetector(Detector):
 
     def __init__(self) -> None:
         self._keys = {window.name: _Keys(window.size_ms) for window in self.windows[1:]}
-        self._totals: deque[tuple[int, float]] = deque(maxlen=_SLOW_MS // _MINUTE_MS)
+        self._totals: deque[tuple[int, float]] = deque(maxlen=_SLOW_MS // MINUTE_MS)
 
     def observe(self, end_ms: int, signals: Sequence[Signal]) -> list[Detection]:
         """See `Detector.observe`; only bins that end a minute matter."""
@@ -200,7 +345,7 @@ class CoordinationDetector(Detector):
         return sum(events for at_ms, events in self._totals if at_ms > end_ms - length_ms)
 
     def _sources(self, end_ms: int, signals: list[Signal], keys: _Keys, template: AlertTemplate) -> list[Detection]:
-        total = self._total(end_ms, _MINUTE_MS)
+        total = self._total(end_ms, MINUTE_MS)
         if not signals and not keys.history.times:  # events carry no address, or no client software
             return []
         minutes = {}
@@ -225,7 +370,7 @@ class CoordinationDetector(Detector):
         past = keys.minutes[key]
         slow = _Minute(minute.end_ms, *(sum(part[place] for part in past) for place in (1, 2, 3)))
         for length_ms, seen, ids, least, least_score in (
-            (_MINUTE_MS, minute, minute.actors, _FAST_IDS, _FAST_SCORE),
+            (MINUTE_MS, minute, minute.actors, _FAST_IDS, _FAST_SCORE),
             (_SLOW_MS, slow, slow.new_ids, _SLOW_NEW_IDS, _SLOW_SCORE),
         ):
             total = self._total(minute.end_ms, length_ms)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from shopstream.clock import HOUR_MS, MINUTE_MS
 from shopstream.detection.baseline import Baselines
 from shopstream.detection.detection import Detection, Nature, Severity
 from shopstream.detection.detector import AlertTemplate, Detector, OpenAlert, interval
@@ -20,8 +21,6 @@ from shopstream.engine.signals import Signal
 
 __all__ = ["KeyVolumeDetector"]
 
-_MINUTE_MS: Final = 60_000
-_HOUR_MS: Final = 3_600_000
 _LEAST: Final = 12
 """Keys with fewer events a minute are ignored."""
 _LEAST_HOUR: Final = 60
@@ -36,7 +35,7 @@ _MOST: Final = 0.6
 """During a flood of the site, a key is reported only if it has this share of the excess."""
 _MEMORY: Final = 24.0
 """Hours over which a share is averaged."""
-_STALE_MS: Final = 7 * 24 * _HOUR_MS
+_STALE_MS: Final = 7 * 24 * HOUR_MS
 _WARM_UP_HOURS: Final = 2
 
 _MEASURES: Final = {
@@ -88,11 +87,11 @@ class KeyVolumeDetector(Detector):
         self._keys = {key: _Key(rate.share, max(rate.error, 0.1)) for key, rate in known.items()}
         self._hours = _WARM_UP_HOURS if known else 0
         self._minute = tumbling(
-            f"detect_{column}_60s", _MINUTE_MS, _MEASURES, key=(column,), condition=f"events >= {_LEAST}"
+            f"detect_{column}_60s", MINUTE_MS, _MEASURES, key=(column,), condition=f"events >= {_LEAST}"
         )
         events = {"events": "count(*)"}
         self._hour = tumbling(
-            f"detect_{column}_1h", _HOUR_MS, events, key=(column,), condition=f"events >= {_LEAST_HOUR}"
+            f"detect_{column}_1h", HOUR_MS, events, key=(column,), condition=f"events >= {_LEAST_HOUR}"
         )
         self.windows = (self._minute, self._hour)
         self._site_minute = 0.0
@@ -107,14 +106,14 @@ class KeyVolumeDetector(Detector):
         self._forecast_minute += site.total.expected
         self._disturbed |= not site.settled(end_ms)
         detections: list[Detection] = []
-        if end_ms % _MINUTE_MS == 0:
+        if end_ms % MINUTE_MS == 0:
             self._site_hour += self._site_minute
             if not (site.silent or site.recovering(end_ms)) and self._hours >= _WARM_UP_HOURS:
                 for signal in signals:
                     if signal.window == self._minute.name:
                         detections += self._test(signal)
             self._site_minute = self._forecast_minute = 0.0
-        if end_ms % _HOUR_MS == 0:
+        if end_ms % HOUR_MS == 0:
             self._learn(end_ms, [signal for signal in signals if signal.window == self._hour.name])
         return detections
 
@@ -139,7 +138,7 @@ class KeyVolumeDetector(Detector):
             return []
         if known is None:
             known = self._keys[name] = _Key(usual, error, signal.end_ms)
-        known.hot = known.hot + 1 if signal.end_ms - known.hot_ms == _MINUTE_MS else 1
+        known.hot = known.hot + 1 if signal.end_ms - known.hot_ms == MINUTE_MS else 1
         known.hot_ms = signal.end_ms
         # While the whole site is busy, a key must stand out for longer.
         sure = score > _SURE and not self._site.surge and self._site.total.score < 3  # noqa: PLR2004
@@ -152,7 +151,7 @@ class KeyVolumeDetector(Detector):
         window = known.alert.window(signal.start_ms, signal.end_ms)
         if window is None:
             return []
-        if window[0] < signal.start_ms - _MINUTE_MS:  # a new flood
+        if window[0] < signal.start_ms - MINUTE_MS:  # a new flood
             known.alert.close()
             window = known.alert.window(signal.start_ms, signal.end_ms) or window
         evidence = {
@@ -172,7 +171,7 @@ class KeyVolumeDetector(Detector):
         return [_FLOODS[self._column].detection(Severity.HIGH, {self._column: name}, window, measures, evidence)]
 
     def _usual_hour(self) -> float:
-        return max(self._site.total.expected * _HOUR_MS / 10_000, self._site_minute * 60)
+        return max(self._site.total.expected * HOUR_MS / 10_000, self._site_minute * 60)
 
     def _learn(self, end_ms: int, signals: Sequence[Signal]) -> None:
         total, disturbed = self._site_hour, self._disturbed
@@ -185,7 +184,7 @@ class KeyVolumeDetector(Detector):
             known = self._keys.get(name)
             if known is None:
                 self._keys[name] = _Key(share, updated_ms=end_ms)
-            elif known.hot_ms < end_ms - 2 * _HOUR_MS:
+            elif known.hot_ms < end_ms - 2 * HOUR_MS:
                 known.share += (min(share, 3 * known.share) - known.share) / _MEMORY
                 known.updated_ms = end_ms
         self._keys = {

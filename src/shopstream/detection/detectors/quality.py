@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from shopstream.clock import MINUTE_MS
 from shopstream.detection.baseline import Baselines
 from shopstream.detection.detection import Detection, Nature, Severity
 from shopstream.detection.detector import BIN_MS, AlertTemplate, Detector, OpenAlert, interval
@@ -14,7 +15,6 @@ from shopstream.engine.signals import Signal
 
 __all__ = ["DuplicateDetector", "NullDetector", "PriceDetector"]
 
-_MINUTE_MS: Final = 60_000
 _STORM: Final = AlertTemplate(
     "duplicates",
     "duplicates-1",
@@ -138,7 +138,7 @@ class NullDetector(Detector):
 
     def observe(self, end_ms: int, signals: Sequence[Signal]) -> list[Detection]:
         """See `Detector.observe`; a minute's shares come at its end."""
-        if end_ms % _MINUTE_MS or not signals:
+        if end_ms % MINUTE_MS or not signals:
             return []
         counts = numbers(signals[0])
         events = counts["events"]
@@ -161,7 +161,7 @@ class NullDetector(Detector):
         nulls.hot += 1
         if nulls.hot < _NULL_MINUTES:
             return None
-        window = nulls.alert.window(end_ms - nulls.hot * _MINUTE_MS, end_ms)
+        window = nulls.alert.window(end_ms - nulls.hot * MINUTE_MS, end_ms)
         if window is None:
             return None
         evidence = {

@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from shopstream.detection.baseline import DAY_MS, Baselines
+from shopstream.clock import DAY_MS
+from shopstream.detection.baseline import Baselines
 from shopstream.detection.detectors.surge_classifier import TrafficMix
 from shopstream.detection.forecast import SeriesForecast
 from shopstream.detection.windows import EVENT_TYPES, SITE_10S, TAIL_10S
