@@ -102,7 +102,7 @@ def test_build_prints_json_alone_on_stdout(lakehouse, append, shop_events, tmp_p
 
 def test_a_table_reports_omitted_rows(built):
     shown = run(built.home, "report", "abandoned_carts", "--limit", "1")
-    assert "Carts not bought: 1 cart lines abandoned" in shown.stdout
+    assert "Abandoned carts: 1 cart lines abandoned" in shown.stdout
     assert "1 of 2 rows; --limit 0 shows all." in shown.stderr
     cut = run(built.home, "query", "select event_id from events", "--limit", "1")
     assert "first 1 rows" in cut.stderr

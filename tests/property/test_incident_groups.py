@@ -7,9 +7,9 @@ from datetime import timedelta
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from factories import make_detection
 from incident_desk import sqlite_desk
-from shopstream.detection.detection import Detection, Nature, Severity
-from shopstream.detection.rule_matcher import detection_id
+from shopstream.detection.detection import Nature
 from shopstream.incidents.grouping import GroupingRules, Member, actor_of, group
 from shopstream.incidents.settings import IncidentSettings
 
@@ -35,22 +35,14 @@ SERIES = (
 
 def detection(series, start_ms):
     rule, key, label, nature = SERIES[series]
-    return Detection(
-        detection_id=detection_id(rule, key, start_ms),
-        rule_id=rule,
-        rule_version="v1",
+    return make_detection(
+        start_ms,
+        key,
+        rule=rule,
         title=rule,
-        severity=Severity.HIGH,
         tags=(label,) if label else (),
-        key_kind="+".join(key) or "site",
-        key=key,
-        start_ms=start_ms,
-        end_ms=start_ms + SIZE,
         first_event_ms=start_ms + 1,
-        last_event_ms=start_ms + SIZE - 1,
         measures={"events": 20 + series},
-        threshold="events > 15",
-        final=True,
         suppress_for_ms=QUIET,
         nature=nature,
         evidence={"confidence": 0.5 + series / 20, "expected": 3},

@@ -7,9 +7,9 @@ from itertools import pairwise
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from factories import make_detection
 from incident_desk import sqlite_desk
-from shopstream.detection.detection import Detection, Severity
-from shopstream.detection.rule_matcher import detection_id
+from shopstream.detection.detection import Detection
 
 SLIDE, SIZE, QUIET = 1_000, 10_000, 20_000
 DISORDER = QUIET - 1
@@ -17,22 +17,12 @@ END = 1 << 50
 
 
 def detection(user: int, start_ms: int, events: int, *, final: bool = True) -> Detection:
-    key = {"user_id": str(user)}
-    return Detection(
-        detection_id=detection_id("user_burst", key, start_ms),
-        rule_id="user_burst",
-        rule_version="v1",
-        title="too fast",
-        severity=Severity.HIGH,
-        tags=("owasp.oat-011",),
-        key_kind="user_id",
-        key=key,
-        start_ms=start_ms,
-        end_ms=start_ms + SIZE,
+    return make_detection(
+        start_ms,
+        {"user_id": str(user)},
         first_event_ms=start_ms + start_ms % 7,
         last_event_ms=start_ms + SIZE - 1 - start_ms % 11,
         measures={"events": events},
-        threshold="events > 15",
         final=final,
         suppress_for_ms=QUIET,
     )

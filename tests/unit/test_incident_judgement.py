@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from typer.testing import CliRunner
 
+from factories import USER, make_detection
 from incident_desk import sqlite_desk
 from shopstream.cli import app
-from shopstream.detection.detection import Detection, Nature, Severity
-from shopstream.detection.rule_matcher import detection_id
+from shopstream.detection.detection import Nature
 from shopstream.incidents.explanation import genuine_share, lines_of, title_of
 from shopstream.incidents.incident import RulePrecision, State, TriageStatus, read_precision
 from shopstream.incidents.verdicts import read_verdicts
@@ -23,28 +23,9 @@ SIZE, MINUTE = 10_000, 60_000
 DAY = timedelta(days=1)
 
 
-def detection(start_ms=0, key=None, *, rule="user_rate", label="owasp.oat-011", **changes):
-    key = {"user_id": "7"} if key is None else key
-    made = Detection(
-        detection_id=detection_id(rule, key, start_ms),
-        rule_id=rule,
-        rule_version="v1",
-        title="Too fast",
-        severity=Severity.HIGH,
-        tags=(label, "attack.t1595"),
-        key_kind="+".join(key) or "site",
-        key=key,
-        start_ms=start_ms,
-        end_ms=start_ms + SIZE,
-        first_event_ms=start_ms,
-        last_event_ms=start_ms + SIZE - 1,
-        measures={"events": 40},
-        threshold="events > 15",
-        final=True,
-        suppress_for_ms=5 * MINUTE,
-        verdict="bot" if key else None,
-    )
-    return replace(made, **changes)
+def detection(start_ms=0, key=USER, *, rule="user_rate", label="owasp.oat-011", **changes):
+    facts = {"tags": (label, "attack.t1595"), "measures": {"events": 40}, "suppress_for_ms": 5 * MINUTE}
+    return make_detection(start_ms, key, rule=rule, **(facts | {"verdict": "bot" if key else None} | changes))
 
 
 @pytest.fixture

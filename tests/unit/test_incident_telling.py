@@ -1,42 +1,23 @@
 """How often people hear of an incident."""
 
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
+from factories import make_detection
 from incident_desk import sqlite_desk
 from shopstream.clock import ManualClock
-from shopstream.detection.detection import Detection, Nature, Severity, Suppression
-from shopstream.detection.rule_matcher import detection_id
+from shopstream.detection.detection import Nature, Severity, Suppression
 from shopstream.incidents.incident import TriageStatus
 from shopstream.incidents.settings import NotifySettings
 
 SIZE, MINUTE = 10_000, 60_000
 
 
-def detection(start_ms, user=7, *, rule="user_burst", severity=Severity.HIGH, label="owasp.oat-011", **changes):
+def detection(start_ms, user=7, *, label="owasp.oat-011", **changes):
     key = {} if user is None else {"user_id": str(user)}
-    made = Detection(
-        detection_id=detection_id(rule, key, start_ms),
-        rule_id=rule,
-        rule_version="v1",
-        title="Too fast",
-        severity=severity,
-        tags=(label,),
-        key_kind="user_id" if key else "site",
-        key=key,
-        start_ms=start_ms,
-        end_ms=start_ms + SIZE,
-        first_event_ms=start_ms,
-        last_event_ms=start_ms + SIZE - 1,
-        measures={"events": 20},
-        threshold="events > 15",
-        final=True,
-        suppress_for_ms=5 * MINUTE,
-        verdict="bot" if key else None,
-    )
-    return replace(made, **changes)
+    facts = {"tags": (label,), "suppress_for_ms": 5 * MINUTE, "verdict": "bot" if key else None}
+    return make_detection(start_ms, key, **(facts | changes))
 
 
 class Notified:

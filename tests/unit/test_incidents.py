@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 import pytest
 from typer.testing import CliRunner
 
+from factories import make_detection
 from incident_desk import sqlite_desk
 from shopstream.cli import app
 from shopstream.clock import ManualClock
-from shopstream.detection.detection import Detection, Severity
-from shopstream.detection.rule_matcher import detection_id
+from shopstream.detection.detection import Severity
 from shopstream.errors import StateError
 from shopstream.incidents.embedded import EmbeddedIncidentStore
 from shopstream.incidents.incident import Change, State, TriageStatus
@@ -24,27 +24,14 @@ from shopstream.incidents.incident import Change, State, TriageStatus
 QUIET, SIZE = 60_000, 10_000
 
 
-def detection(start_ms, events=20, *, user=7, rule="user_burst", severity=Severity.HIGH, final=True, **changes):
-    key = {} if user is None else {"user_id": str(user)}
-    made = Detection(
-        detection_id=detection_id(rule, key, start_ms),
-        rule_id=rule,
-        rule_version="v1",
-        title="Too fast",
-        severity=severity,
-        tags=("owasp.oat-011",),
-        key_kind="user_id" if key else "site",
-        key=key,
-        start_ms=start_ms,
-        end_ms=start_ms + SIZE,
-        first_event_ms=start_ms + 100,
-        last_event_ms=start_ms + SIZE - 100,
-        measures={"events": events},
-        threshold="events > 15",
-        final=final,
-        suppress_for_ms=QUIET,
-    )
-    return replace(made, **changes)
+def detection(start_ms, events=20, *, user=7, **changes):
+    facts = {
+        "key": {} if user is None else {"user_id": str(user)},
+        "first_event_ms": start_ms + 100,
+        "last_event_ms": start_ms + SIZE - 100,
+        "measures": {"events": events},
+    }
+    return make_detection(start_ms, **(facts | changes))
 
 
 @pytest.fixture

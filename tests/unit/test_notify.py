@@ -11,12 +11,12 @@ import pytest
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
+from factories import make_detection
 from incident_desk import sqlite_desk
 from shopstream.cli import app
 from shopstream.clock import ManualClock, SystemClock
 from shopstream.config import load_settings
-from shopstream.detection.detection import Detection, Severity
-from shopstream.detection.rule_matcher import detection_id
+from shopstream.detection.detection import Severity
 from shopstream.errors import ConfigurationError, RetryableError
 from shopstream.incidents.embedded import EmbeddedIncidentStore
 from shopstream.incidents.ports import DeliveryState
@@ -78,25 +78,7 @@ def receiver():
 
 
 def detection(user, start_ms=0, severity=Severity.HIGH):
-    key = {"user_id": str(user)}
-    return Detection(
-        detection_id=detection_id("user_burst", key, start_ms),
-        rule_id="user_burst",
-        rule_version="v1",
-        title="Too fast",
-        severity=severity,
-        tags=(),
-        key_kind="user_id",
-        key=key,
-        start_ms=start_ms,
-        end_ms=start_ms + 10_000,
-        first_event_ms=start_ms,
-        last_event_ms=start_ms + 9_000,
-        measures={"events": 20},
-        threshold="events > 15",
-        final=True,
-        suppress_for_ms=60_000,
-    )
+    return make_detection(start_ms, {"user_id": str(user)}, severity=severity, tags=(), last_event_ms=start_ms + 9_000)
 
 
 class Office:

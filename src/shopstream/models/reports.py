@@ -96,7 +96,7 @@ _DEFINITIONS: dict[ReportName, _Definition] = {
         display_order="shop_date",
     ),
     ReportName.ABANDONED_CARTS: _Definition(
-        title="Carts not bought",
+        title="Abandoned carts",
         description="Products added to the cart, then neither bought nor removed: abandoned after a pause, open "
         "before. The value counts one piece each, because events carry no quantity. The mart abandoned_carts_daily has "
         "sums per day.",
