@@ -24,8 +24,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shopstream.clock import MILLISECOND, Clock
-from shopstream.engine.lake_rows import dead_letter_rows, event_rows
 from shopstream.engine.settings import EngineSettings
+from shopstream.engine.source import dead_letter_rows, event_rows
 from shopstream.errors import ConfigurationError, RetryableError, ShopstreamError, StateError
 from shopstream.events.codec import Decoder
 from shopstream.events.schema import LAKE_FIELDS, arrow_schema

@@ -8,8 +8,7 @@ import pytest
 
 from factories import make_signal
 from shopstream.detection.baseline import Baselines, SeriesProfile, Share
-from shopstream.detection.detector import BIN_MS
-from shopstream.detection.windows import SITE_10S, SITE_60S, TAIL_10S, TAIL_60S
+from shopstream.detection.detector import BIN_MS, SITE_10S, SITE_60S, TAIL_10S, TAIL_60S
 
 START_MS = 1_573_430_400_000  # a Monday, 00:00 UTC
 BINS_A_DAY = 86_400_000 // BIN_MS

@@ -9,11 +9,10 @@ import pytest
 from factories import make_signal
 from shopstream.detection.baseline import KeyRate
 from shopstream.detection.detection import Nature
-from shopstream.detection.detector import BIN_MS
+from shopstream.detection.detector import BIN_MS, DUPLICATE_SIGNAL, PRICE_SIGNAL
 from shopstream.detection.detector_runner import DetectorRunner
 from shopstream.detection.detectors.shipped import shipped_detectors
 from shopstream.detection.settings import DetectionSettings
-from shopstream.detection.windows import DUPLICATE_SIGNAL, PRICE_SIGNAL
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import pyarrow as pa
 import pytest
 
 from factories import make_event
+from shopstream.detection.detector import DUPLICATE_SIGNAL, PRICE_SIGNAL, TAIL_10S, TAIL_60S
 from shopstream.detection.detector_runner import DetectorRunner
 from shopstream.detection.product_reference import PRODUCT_SCHEMA, ProductReference
-from shopstream.detection.windows import DUPLICATE_SIGNAL, PRICE_SIGNAL, TAIL_10S, TAIL_60S
 from shopstream.engine.engine import Engine
 from shopstream.engine.settings import EngineSettings
 from shopstream.events.arrow_ipc import encode_arrow

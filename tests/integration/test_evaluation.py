@@ -7,9 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from shopstream.cli import app
-from shopstream.evaluation.attack import AttackJob, run_attack
-from shopstream.evaluation.baseline_run import BaselineJob, run_baseline
 from shopstream.evaluation.plan import Shop
+from shopstream.evaluation.runs import AttackJob, BaselineJob, run_attack, run_baseline
 
 SMALL = ("--events", "20000", "--history-days", "2", "--seeds", "1", "--tuning", "--jobs", "1")
 

@@ -5,9 +5,9 @@ import pytest
 
 from lambdas.functions import Services
 from lambdas.hour import rules
+from shopstream.detection.detection import detection_row
 from shopstream.detection.rule_matcher import detect
 from shopstream.errors import RetryableError
-from shopstream.lakehouse.detection_row import detection_row
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.settings import LakehouseSettings

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from factories import make_signal
+from shopstream.detection.detector import SITE_60S
 from shopstream.detection.detector_runner import DetectorRunner
 from shopstream.detection.detectors.coordination import (
     AGENT_60S,
@@ -16,7 +17,6 @@ from shopstream.detection.detectors.coordination import (
     PATH_300S,
     CoordinationDetector,
 )
-from shopstream.detection.windows import SITE_60S
 from shopstream.engine.batch import batch_sql
 from shopstream.events.schema import WIRE_SCHEMA
 

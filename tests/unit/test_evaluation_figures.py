@@ -9,8 +9,6 @@ from hypothesis import strategies as st
 
 from shopstream.clock import to_ms
 from shopstream.errors import ConfigurationError
-from shopstream.evaluation.attack import _draw
-from shopstream.evaluation.baseline_run import Cache
 from shopstream.evaluation.plan import (
     REPORTING_SEEDS,
     STRATA,
@@ -24,6 +22,7 @@ from shopstream.evaluation.plan import (
 from shopstream.evaluation.report import Facts, markdown, time_text, write_report
 from shopstream.evaluation.results import AttackResult, BaselineResult, FoundIncident, Timeline
 from shopstream.evaluation.runner import RunResults
+from shopstream.evaluation.runs import Cache, _draw
 from shopstream.evaluation.scoring import Unit, percentile, rule_of_three
 from shopstream.evaluation.summary import summarise
 from shopstream.incidents.incident import wilson

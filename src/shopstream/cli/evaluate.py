@@ -12,7 +12,6 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from shopstream.cli.output import Format, FormatOption, emit, emit_object, err, out, settings_of
 from shopstream.clock import MINUTE_MS, Clock, SystemClock, from_ms
 from shopstream.errors import ConfigurationError
-from shopstream.evaluation.baseline_run import default_cache
 from shopstream.evaluation.plan import Shop, evaluated_scenarios, seeds_of
 from shopstream.evaluation.report import (
     Facts,
@@ -26,6 +25,7 @@ from shopstream.evaluation.report import (
     write_report,
 )
 from shopstream.evaluation.runner import RunPlan, RunResults, run_all
+from shopstream.evaluation.runs import default_cache
 from shopstream.evaluation.summary import Summary, summarise
 from shopstream.simulation.calibration import DAILY_EVENTS
 

@@ -1,13 +1,15 @@
-"""Detections: verdicts on single windows."""
+"""Detections: verdicts on single windows; and the row of the lake's table for each."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from enum import StrEnum
 from typing import Final
 
 from shopstream.detection.wording import fill_title, subject
 
-__all__ = ["SEVERITIES", "Detection", "Nature", "Severity", "Suppression"]
+__all__ = ["SEVERITIES", "Detection", "Nature", "Severity", "Suppression", "detection_row"]
 
 
 class Severity(StrEnum):
@@ -97,3 +99,36 @@ class Detection:
     def headline(self) -> str:
         """The title with its figures."""
         return fill_title(self.title, self.key, self.measures, subject(self.key_kind, self.key))
+
+
+def detection_row(detection: Detection) -> dict[str, object]:
+    """Column of `lakehouse.tables.DETECTION_FIELDS` → value, JSON-ready; `_time` columns are epoch microseconds.
+
+    Firehose requires this form for times of Iceberg tables.
+    """
+    return {
+        "detection_id": detection.detection_id,
+        "rule_id": detection.rule_id,
+        "rule_version": detection.rule_version,
+        "title": detection.headline,
+        "severity": str(detection.severity),
+        "tags": json.dumps(detection.tags, ensure_ascii=False),
+        "key_kind": detection.key_kind,
+        "key": json.dumps(dict(detection.key), ensure_ascii=False),
+        "start_time": detection.start_ms * 1000,
+        "end_time": detection.end_ms * 1000,
+        "first_event_time": detection.first_event_ms * 1000,
+        "last_event_time": detection.last_event_ms * 1000,
+        "measures": json.dumps(dict(detection.measures), ensure_ascii=False, default=_decimal_text),
+        "threshold": detection.threshold,
+        "final": detection.final,
+        "suppress_for_ms": detection.suppress_for_ms,
+        "allowed_by": detection.suppression.entry if detection.suppression else None,
+        "allowed_reason": detection.suppression.reason if detection.suppression else None,
+    }
+
+
+def _decimal_text(value: object) -> str:
+    if isinstance(value, Decimal):
+        return str(value)
+    raise TypeError(f"expected JSON-ready measures, got {type(value).__name__}; make it text or a number")

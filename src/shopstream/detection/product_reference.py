@@ -11,7 +11,7 @@ import duckdb
 import pyarrow as pa
 
 from shopstream.clock import MINUTE_MS
-from shopstream.detection.windows import (
+from shopstream.detection.detector import (
     DUPLICATE_SIGNAL,
     PRICE_FACTOR,
     PRICE_SIGNAL,

@@ -16,11 +16,11 @@ import pyarrow as pa
 
 from shopstream.engine.derived_columns import batch_columns, event_columns, with_texts
 from shopstream.engine.keyed_state import SEEN, Deduplicator
-from shopstream.engine.lake_rows import dead_letter_rows, event_rows
 from shopstream.engine.operators import WindowOperator, build_operator
 from shopstream.engine.settings import EngineSettings
 from shopstream.engine.signals import UNWATCHED, Signal
 from shopstream.engine.sort_buffer import SortBuffer
+from shopstream.engine.source import dead_letter_rows, event_rows
 from shopstream.engine.tables import BATCH, REPEATED
 from shopstream.engine.watermark import GoingLive, Watermarks
 from shopstream.engine.window import WindowDeclaration

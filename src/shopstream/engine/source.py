@@ -1,20 +1,27 @@
-"""Reads records from the stream and decodes them, one micro-batch ahead of the engine.
+"""Reads records from the stream, decodes them one micro-batch ahead of the engine, and makes rows of the lake of them.
 
 Reading and decoding is half of the work and does not need the engine's state. So a thread of its own does it while the
 engine processes the previous batch. At the tip, nothing is read ahead.
 """
 
+import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
 from shopstream.clock import MILLISECOND, Clock
 from shopstream.engine.settings import EngineSettings
 from shopstream.engine.watermark import BEGINNING, Watermarks
 from shopstream.events.codec import Decoded, Decoder
+from shopstream.events.schema import DEAD_LETTER_FIELDS, EVENT_FIELDS, LAKE_FIELDS, arrow_schema
 from shopstream.stream.ports import TRIM_HORIZON, ReadBatch, Record, Shard, StreamReader
 
-__all__ = ["Batch", "SourceReader"]
+__all__ = ["Batch", "SourceReader", "dead_letter_rows", "event_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,3 +190,52 @@ class SourceReader:
             behind_ms=max((read.behind_ms for read in reads.values()), default=0),
         )
         return _Fetched(plan, reads, batch, begun_ms, ended_ms)
+
+
+_US: Final = 1_000
+_DEAD_LETTER_SCHEMA: Final = arrow_schema(DEAD_LETTER_FIELDS)
+
+
+def event_rows(records: Sequence[Record], events: pa.Table, late: npt.NDArray[np.bool_]) -> pa.Table:
+    """LAKE_FIELDS columns; text may be dictionary-encoded.
+
+    Args:
+        records: the decoded records.
+        events: `Decoded.events` of them.
+        late: one flag per event.
+    """
+    arrivals = np.array([record.arrival_ms for record in records], dtype=np.int64) * _US
+    arrival = pa.array(arrivals[events.column("record").to_numpy()]).cast(pa.timestamp("us", "UTC"))
+    return pa.table(
+        [*(events.column(field.name) for field in EVENT_FIELDS), arrival, pa.array(late)],
+        names=[field.name for field in LAKE_FIELDS],
+    )
+
+
+def dead_letter_rows(records: Sequence[Record], rejects: pa.Table) -> pa.Table:
+    """DEAD_LETTER_FIELDS columns.
+
+    Args:
+        records: the decoded records.
+        rejects: `Decoded.rejects` of them.
+    """
+    rows = [
+        {
+            "dead_letter_id": _dead_letter_id(record, reject["place"]),
+            "reason": reject["reason"],
+            "detail": reject["detail"],
+            "payload": reject["payload"],
+            "shard_id": record.shard_id,
+            "sequence_number": str(record.sequence_number),
+            "place": reject["place"],
+            "arrival_time": record.arrival_ms * _US,
+        }
+        for reject in rejects.to_pylist()
+        for record in (records[reject["record"]],)
+    ]
+    return pa.Table.from_pylist(rows, schema=_DEAD_LETTER_SCHEMA)
+
+
+def _dead_letter_id(record: Record, place: int) -> str:
+    where = f"{record.shard_id}:{record.sequence_number}:{place}"
+    return hashlib.md5(where.encode(), usedforsecurity=False).hexdigest()

@@ -12,10 +12,9 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from shopstream.evaluation.attack import AttackJob, run_attack
-from shopstream.evaluation.baseline_run import BaselineJob, baseline_run_folder, run_baseline
 from shopstream.evaluation.plan import Shop, evaluated_scenarios
 from shopstream.evaluation.results import AttackResult, BaselineResult
+from shopstream.evaluation.runs import AttackJob, BaselineJob, baseline_run_folder, run_attack, run_baseline
 
 __all__ = ["EVERY", "Progress", "RunPlan", "RunResults", "run_all"]
 

@@ -27,7 +27,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from shopstream.clock import Clock
-from shopstream.engine.lake_rows import dead_letter_rows, event_rows
+from shopstream.engine.source import dead_letter_rows, event_rows
 from shopstream.events.codec import Decoder
 from shopstream.events.sources import FileBlock, Source, identify, open_blocks, plan_blocks
 from shopstream.events.validation import time_us

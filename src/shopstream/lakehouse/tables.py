@@ -25,9 +25,8 @@ from pyiceberg.types import (
     TimestamptzType,
 )
 
-from shopstream.detection.detection import Detection
+from shopstream.detection.detection import Detection, detection_row
 from shopstream.events.schema import DEAD_LETTER_FIELDS, LAKE_FIELDS, Field, arrow_schema
-from shopstream.lakehouse.detection_row import detection_row
 from shopstream.lakehouse.ports import LakeReader, LakeTable
 
 __all__ = [

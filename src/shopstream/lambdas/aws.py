@@ -8,9 +8,8 @@ from typing import Any, Final
 
 from shopstream.aws import clients as aws
 from shopstream.detection.baseline import Baselines
-from shopstream.detection.detection import Detection
+from shopstream.detection.detection import Detection, detection_row
 from shopstream.errors import RetryableError
-from shopstream.lakehouse.detection_row import detection_row
 from shopstream.lambdas.ports import SignalRecord
 
 __all__ = ["FirehoseSink", "SqsFailedSignals", "read_baselines"]

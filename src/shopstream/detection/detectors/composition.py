@@ -14,9 +14,8 @@ from typing import Any, Final
 from shopstream.clock import MINUTE_MS
 from shopstream.detection.baseline import Baselines, Share
 from shopstream.detection.detection import Detection, Nature, Severity
-from shopstream.detection.detector import AlertTemplate, Detector, OpenAlert
+from shopstream.detection.detector import SITE_60S, TAIL_60S, AlertTemplate, Detector, OpenAlert
 from shopstream.detection.detectors.site_state import SiteState, numbers
-from shopstream.detection.windows import SITE_60S, TAIL_60S
 from shopstream.engine.signals import Signal
 
 __all__ = ["CompositionDetector"]

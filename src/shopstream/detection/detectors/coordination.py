@@ -22,9 +22,8 @@ from typing import Any, Final, NamedTuple
 
 from shopstream.clock import DAY_MS, MINUTE_MS
 from shopstream.detection.detection import Detection, Nature, Severity
-from shopstream.detection.detector import AlertTemplate, Detector, OpenAlert, interval
+from shopstream.detection.detector import SITE_60S, AlertTemplate, Detector, OpenAlert, interval, tumbling
 from shopstream.detection.detectors.site_state import numbers
-from shopstream.detection.windows import SITE_60S, tumbling
 from shopstream.engine.signals import Signal
 from shopstream.errors import StateError
 

@@ -14,9 +14,8 @@ from typing import Any, Final
 from shopstream.clock import HOUR_MS, MINUTE_MS
 from shopstream.detection.baseline import Baselines
 from shopstream.detection.detection import Detection, Nature, Severity
-from shopstream.detection.detector import AlertTemplate, Detector, OpenAlert, interval
+from shopstream.detection.detector import AlertTemplate, Detector, OpenAlert, interval, tumbling
 from shopstream.detection.detectors.site_state import SiteState, numbers
-from shopstream.detection.windows import tumbling
 from shopstream.engine.signals import Signal
 
 __all__ = ["KeyVolumeDetector"]

@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from shopstream.detection.detection import Detection, Nature, Severity
-from shopstream.detection.detector import BIN_MS, AlertTemplate, Detector, OpenAlert
+from shopstream.detection.detector import BIN_MS, EVENT_TYPES, AlertTemplate, Detector, OpenAlert
 from shopstream.detection.detectors.site_state import SILENCE_ODDS, SITE, SeriesState, SiteState
-from shopstream.detection.windows import EVENT_TYPES
 from shopstream.engine.signals import Signal
 
 __all__ = ["SilenceDetector"]

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from shopstream.clock import DAY_MS
 from shopstream.detection.baseline import Baselines
+from shopstream.detection.detector import EVENT_TYPES, SITE_10S, TAIL_10S
 from shopstream.detection.detectors.surge_classifier import TrafficMix
 from shopstream.detection.forecast import SeriesForecast
-from shopstream.detection.windows import EVENT_TYPES, SITE_10S, TAIL_10S
 from shopstream.engine.signals import Signal
 
 __all__ = ["SILENCE_ODDS", "SITE", "SeriesState", "SiteState", "numbers"]

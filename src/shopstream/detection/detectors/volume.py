@@ -13,10 +13,18 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from shopstream.detection.detection import Detection, Nature, Severity
-from shopstream.detection.detector import BIN_MS, AlertTemplate, Detector, OpenAlert, interval
+from shopstream.detection.detector import (
+    BIN_MS,
+    EVENT_TYPES,
+    SITE_10S,
+    TAIL_10S,
+    AlertTemplate,
+    Detector,
+    OpenAlert,
+    interval,
+)
 from shopstream.detection.detectors.site_state import SITE, SeriesState, SiteState
 from shopstream.detection.detectors.surge_classifier import Classification, Excess
-from shopstream.detection.windows import EVENT_TYPES, SITE_10S, TAIL_10S
 from shopstream.engine.signals import QUIET, Signal
 
 __all__ = ["VolumeDetector"]
