@@ -35,10 +35,9 @@ from report import Table, write_page
 
 from shopstream.clock import to_ms
 from shopstream.detection.detection import Detection
-from shopstream.detection.detector import BIN_MS
+from shopstream.detection.detector import BIN_MS, SITE_10S
 from shopstream.detection.detectors.shipped import shipped_detectors
 from shopstream.detection.settings import DetectionSettings
-from shopstream.detection.windows import SITE_10S
 from shopstream.engine.signals import Signal
 
 HERE = Path(__file__).parent

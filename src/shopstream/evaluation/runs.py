@@ -83,7 +83,7 @@ _RUN_BY = (
     "evaluation/system_under_test.py",
     "evaluation/plan.py",
 )
-_MAX_TIMELINES = 12
+_MAX_BASELINE_TIMELINES = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +207,7 @@ def _look_at(shop: Shop, listed: list[FoundIncident], baselines: Baselines) -> t
             if group or (one.about_actors and not one.members and hits >= _MAJORITY * events > 0):
                 residents.add(one.id)
         false = [one for one in listed if one.id not in residents]
-        return residents, [timeline_of_false(one, traffic, baselines, None) for one in false[:_MAX_TIMELINES]]
+        return residents, [timeline_of_false(one, traffic, baselines, None) for one in false[:_MAX_BASELINE_TIMELINES]]
 
 
 _SUFFIXES = (".py", ".yml", ".json", ".sql")
@@ -270,7 +270,7 @@ _LEAD = timedelta(seconds=60)
 """Attacks begin 60 to 120 seconds after the moment of the saved state."""
 _EASE = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 """Factors on a scenario's min_rate, tried in turn: the best product of a calm day has 0.43 events/s."""
-_MAX_TIMELINES_ATTACK = 4
+_MAX_ATTACK_TIMELINES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,10 +375,8 @@ def _result(job: AttackJob, truth: Truth, scored: Score, traffic: RunEvents, bas
     detected_ms = scored.detected_ms
     false = scored.top(IncidentRole.FALSE)
     total, hostile = traffic.totals(truth.from_ms, truth.until_ms)
-    nearest, timelines = (
-        "",
-        [timeline_of_false(one, traffic, baselines, truth) for one in false[:_MAX_TIMELINES_ATTACK]],
-    )
+    nearest = ""
+    timelines = [timeline_of_false(one, traffic, baselines, truth) for one in false[:_MAX_ATTACK_TIMELINES]]
     missed = [actor for actor in scored.actors if actor.detected_ms is None]
     if truth.nature is not Nature.SURGE and (missed if scored.actors else detected_ms is None):
         nearest = _nearest(truth, scored, traffic)
