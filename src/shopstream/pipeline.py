@@ -1,28 +1,27 @@
-"""READ FIRST: the whole way of an event through one process.
+"""READ FIRST: the path of an event through one process.
 
     stream ──records──► engine ──signals──► detection ──detections──► incidents ──► notifications
                           │                 (or a stream of signals, and the rest elsewhere)
                           │  └─ windows ──► journeys (live panels)
                           └──events, dead letters──► lakehouse
 
-`step` takes one micro-batch through; incidents and live panels are up to date when it returns. `commit` makes what has
-gathered durable, in this order:
+`step` processes one micro-batch; incidents and live panels are up to date when it returns. `commit` makes everything
+since the last commit durable, in this order:
 
 1. Stage a checkpoint: positions, shards read to their end, watermarks, counters, keyed state, the detectors' state,
-   the open incidents, and the rows that step 3 will write. Where checkpoints outlive the machine, bring it there before
-   step 2.
+   the open incidents, and the rows that step 3 will write. A shared checkpoint store uploads it before step 2.
 2. Append the events to the lake, as one snapshot that names positions and checkpoint. **This decides**: from here on
-   the staged checkpoint holds, even if the process dies before it can say so. The lake refuses whoever does not know
-   its positions: a process that another one has taken over from without its knowing.
-3. Append dead letters and final detections to the lake, each unless it has those of this checkpoint already.
+   the staged checkpoint is valid, even if the process dies before it promotes it. The lake refuses a writer that does
+   not know its positions: a process that has been replaced without noticing.
+3. Append dead letters and final detections to the lake, each unless the lake holds those of this checkpoint already.
 4. Promote the checkpoint.
 5. Save the position of this consumer in the stream.
 
-Writing the checkpoint stops the line for a moment; all else goes on beside it, and the next commit waits for that.
+Step 1 blocks processing briefly. The other steps run in a thread, and the next commit waits for them.
 
-A process that starts again looks at the lake: if its events name the staged checkpoint, it goes on at step 3, else it
-drops the staged one and reads the same records again from the one before. Rows of the incident store may be ahead of
-the checkpoint then: `incidents.recorder` reconciles them.
+A restarted process reads the lake: if its newest events name the staged checkpoint, it resumes at step 3. Otherwise it
+discards the staged checkpoint and reads the same records again from the previous one. Rows of the incident store may
+then be ahead of the checkpoint: `incidents.recorder` reconciles them.
 """
 
 import logging
@@ -58,19 +57,19 @@ _CHECKPOINT = "checkpoint"
 
 _DETECTORS = "detectors"
 _INCIDENTS = "incidents"
-"""The detectors' state and the open incidents in a checkpoint."""
+"""Documents of a checkpoint: the detectors' state and the open incidents."""
 
 _LOGGER = logging.getLogger(__name__)
 _PUBLISH_MS = 1_000
 _SHARE_OF_TIME = 10
-"""Publishing and committing on time take at most a tenth of it: each waits ten times as long as it last took."""
+"""Publishing and timed commits take at most a tenth of the time: each waits ten times as long as it last took."""
 _ADVANCE_SHARE = 3
-"""Looking for signals takes at most a quarter of the time."""
+"""Closing windows takes at most a quarter of the time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where the pipeline is, after a step; `records` counts those this process has read."""
+    """Progress after a step; `records` counts the records that this process has read."""
 
     records: int
     counters: Mapping[str, int]
@@ -82,13 +81,13 @@ class Pipeline:
     """One consumer of the stream.
 
     Args:
-        source: gives records, decoded.
-        consumers: remembers how far this consumer has come.
+        source: decoded records.
+        consumers: stores this consumer's positions.
         engine: windows, deduplication, keyed state.
-        runner: gets the signals; the engine computes what it needs.
-        incidents: gets the detections; None where incidents are recorded elsewhere.
-        checkpoints: where state goes.
-        lakehouse: where events go; None keeps none (for measuring).
+        runner: receives the signals; the engine computes the windows that it needs.
+        incidents: receives the detections; None if incidents are recorded elsewhere.
+        checkpoints: stores positions and state.
+        lakehouse: stores events; None stores none (for measurements).
         journeys: live panels; None has none.
         settings: batch sizes and intervals.
         clock: processing time.
@@ -169,7 +168,7 @@ class Pipeline:
         return self.progress()
 
     def step(self) -> bool:
-        """One micro-batch; returns whether there was anything to read, or still is."""
+        """Process one micro-batch; returns whether records were read or are still waiting."""
         batch = self._source.poll()
         self._behind_ms = batch.behind_ms
         if batch.records:
@@ -196,7 +195,7 @@ class Pipeline:
         return bool(batch.records or batch.behind_ms)
 
     def _next(self, started_ms: int, interval_ms: int, share: int = _SHARE_OF_TIME) -> int:
-        """When to do again what began at `started_ms`."""
+        """When to repeat work that began at `started_ms`."""
         now_ms = self._clock.now_ms()
         return now_ms + max(interval_ms, share * (now_ms - started_ms))
 
@@ -212,10 +211,10 @@ class Pipeline:
         self._detections += result.final
 
     def _quiet(self) -> Quiet | None:
-        """How far the clock has gone on while nothing came, so that silence is noticed.
+        """How far the clock has moved on without events, so that silence is detected.
 
-        Only where events are of today: the end of a replay is no silence. The last `idle_timeout` does not count, as
-        events may be on their way for so long.
+        Only if the newest events are recent: the end of a replay is no silence. The last `idle_timeout` does not
+        count, because events may still be on their way.
         """
         watermarks = self._engine.watermarks
         newest_ms, quiet = max(watermarks.newest().values(), default=BEGINNING), watermarks.quiet()
@@ -228,7 +227,7 @@ class Pipeline:
         return Quiet(newest_ms, newest_ms + lasted_ms)
 
     def progress(self) -> Progress:
-        """Where things are."""
+        """Current progress."""
         watermark_ms = self._engine.watermarks.current_ms
         return Progress(
             records=self._records,
@@ -238,9 +237,9 @@ class Pipeline:
         )
 
     def commit(self) -> None:
-        """Make everything so far durable; the order stands at the top of this module.
+        """Make everything so far durable, in the order of the module's docstring.
 
-        Step 1 is done when this returns, the others go on in a thread of their own; a commit waits for the one before.
+        Step 1 is done when this returns. The others run in a thread, and the next commit waits for them.
         """
         self.settle()
         started_ms = self._clock.now_ms()
@@ -255,21 +254,21 @@ class Pipeline:
         self._commit_at_ms = self._next(started_ms, self._settings.commit_interval // MILLISECOND)
 
     def settle(self) -> None:
-        """Wait until the commit under way is whole.
+        """Wait for the commit in progress.
 
         Raises:
-            ShopstreamError: it failed; the checkpoint before holds.
+            ShopstreamError: it failed; the previous checkpoint is still valid.
         """
         if self._committing:
             self._committing.result()
             self._committing = None
 
     def close(self) -> None:
-        """Wait for the thread; what was not committed is read again by the next process."""
+        """Wait for the thread; the next process reads uncommitted records again."""
         self._thread.shutdown()
 
     def _commit_when_due(self) -> None:
-        """Commit on time once the commit before is whole; many events do not wait for that, so memory is bounded."""
+        """Commit when the interval is over and no commit is running, or at once if many events wait."""
         on_time = self._clock.now_ms() >= self._commit_at_ms and (self._committing is None or self._committing.done())
         if on_time or self._waiting >= self._settings.commit_events:
             self.commit()
@@ -328,12 +327,12 @@ class Pipeline:
             _LOGGER.warning("the stream did not accept the positions of the engine: %s", error)
 
     def _begin(self) -> None:
-        """Incidents from now on belong to the next checkpoint."""
+        """Assign incidents to the next checkpoint from now on."""
         if self._incidents:
             self._incidents.begin(mark_of(self._checkpoints.owner, self._generation + 1))
 
     def _recover(self) -> None:
-        """Go on where the last process stopped, wherever that was."""
+        """Resume where the last process stopped, at whichever step."""
         self._checkpoints.claim()
         self._in_lake = self._lakehouse.positions(LakeTable.EVENTS) if self._lakehouse else {}
         in_lake = self._in_lake.get(_CHECKPOINT)
@@ -351,8 +350,8 @@ class Pipeline:
         if held is None:
             if self._in_lake:
                 raise StateError(
-                    "the lake holds events of this stream that archive workers put there: an engine would put them in "
-                    "again; give it another lake, or run without one (`shopstream run --no-lake`)"
+                    "the lake already holds events of this stream from archive workers, and an engine would append "
+                    "them again; use another lake, or run without one (`shopstream run --no-lake`)"
                 )
             if self._incidents:
                 self._incidents.restore(None, 0)
@@ -378,7 +377,7 @@ class Pipeline:
 
 
 def _concatenated(tables: Sequence[pa.Table]) -> pa.Table:
-    """One table. Text is dictionary-encoded or not, as it came; where both came, the dictionaries are given up."""
+    """Concatenate tables. If text is dictionary-encoded in some of them only, all of it is decoded."""
     schema = arrow_schema(LAKE_FIELDS)
     if any(table.schema.types != tables[0].schema.types for table in tables):
         tables = [table.cast(schema) for table in tables]
