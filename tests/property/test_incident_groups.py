@@ -4,7 +4,7 @@ import random
 from dataclasses import replace
 from datetime import timedelta
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from factories import make_detection
@@ -61,6 +61,7 @@ def seen(store):
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(traffic, st.integers(0, 1 << 30))
+@example([detection(*one) for one in ((0, 0), (1, 0), (0, 105_000), (1, 105_000), (0, 110_000), (0, 115_000))], 88)
 def test_any_batches_restarts_and_repetitions_show_people_the_same(tmp_path_factory, found, seed):
     folder = tmp_path_factory.mktemp("groups")
     once = sqlite_desk(folder / "once.db", SETTINGS)

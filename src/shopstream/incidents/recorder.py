@@ -17,12 +17,20 @@ come again that led to them, and are removed if they have not led to them this t
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
-from shopstream.clock import MILLISECOND, Clock
+from shopstream.clock import MILLISECOND, Clock, to_ms
 from shopstream.detection.detection import SEVERITIES, Detection
+from shopstream.errors import StateError
 from shopstream.incidents.grouping import GroupingRules
 from shopstream.incidents.incident import Change, IncidentChange, TriageStatus, split_id
 from shopstream.incidents.notification_policy import NotificationPolicy
-from shopstream.incidents.ports import UNCOMMITTED, IncidentStore, IncidentUpdate, LastOrdinal, NewNotification
+from shopstream.incidents.ports import (
+    BEFORE_ALL,
+    UNCOMMITTED,
+    IncidentStore,
+    IncidentUpdate,
+    LastOrdinal,
+    NewNotification,
+)
 from shopstream.incidents.settings import IncidentSettings, NotifySettings
 from shopstream.incidents.tracker import NEVER_MS, IncidentTracker
 
@@ -167,11 +175,23 @@ class IncidentRecorder:
         """As the checkpoint would have them: rows that are not sure to come again do not count."""
         wanted = set(scopes)
         found = self.store.last_ordinals(wanted) if wanted else {}
-        for one in self._unsure:
-            scope, ordinal = split_id(one)
-            if scope in found and ordinal <= found[scope].ordinal:
-                found[scope] = LastOrdinal(ordinal - 1)
+        unsure: dict[str, int] = {}
+        for scope, ordinal in map(split_id, self._unsure):
+            unsure[scope] = min(ordinal, unsure.get(scope, ordinal))
+        for scope in unsure.keys() & found.keys():
+            if unsure[scope] <= found[scope].ordinal:
+                previous = unsure[scope] - 1
+                found[scope] = LastOrdinal(previous, self._last_event_ms(f"{scope}-{previous}"))
         return found
+
+    def _last_event_ms(self, incident_id: str) -> int:
+        """Of one episode in the store; retention may have removed it."""
+        try:
+            found = self.store.get(incident_id)
+        except StateError:
+            return BEFORE_ALL
+        episode = found if found.parent else self.store.parts(found.id)[0]
+        return to_ms(episode.last_event_time)
 
     def _settled(self, ids: Iterable[str]) -> set[str]:
         """Incidents that people have resolved, or called a false positive."""
