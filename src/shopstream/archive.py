@@ -34,8 +34,6 @@ from shopstream.lakehouse.ports import Lakehouse, LakeTable
 from shopstream.stream.leases import SharedShards
 from shopstream.stream.ports import TRIM_HORIZON, Position, Record, StreamReader
 
-__all__ = ["Archive", "Archived"]
-
 _CHECKPOINT: Final = "checkpoint"
 """A lake with this key beside the shards' positions belongs to the engine (see `pipeline`)."""
 

@@ -8,21 +8,6 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-__all__ = [
-    "DAY_MS",
-    "HOUR_MS",
-    "MAX_DURATION_MS",
-    "MILLISECOND",
-    "MINUTE_MS",
-    "Clock",
-    "ManualClock",
-    "SystemClock",
-    "format_duration",
-    "from_ms",
-    "parse_duration",
-    "to_ms",
-]
-
 MILLISECOND = timedelta(milliseconds=1)
 MINUTE_MS = 60_000
 HOUR_MS = 3_600_000

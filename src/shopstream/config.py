@@ -29,8 +29,6 @@ from shopstream.lakehouse.settings import GlueSettings, LakehouseSettings
 from shopstream.settings_section import SettingsSection
 from shopstream.stream.settings import KinesisSettings, StreamSettings
 
-__all__ = ["AwsSettings", "Settings", "load_settings"]
-
 _SECRETS = frozenset({"urls"})
 """Settings whose values messages never contain."""
 

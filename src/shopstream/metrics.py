@@ -14,8 +14,6 @@ from shopstream.aws.clients import client, explained
 from shopstream.clock import MILLISECOND, Clock, from_ms
 from shopstream.errors import ShopstreamError
 
-__all__ = ["COUNTS", "STATISTICS", "CloudWatchSink", "Datum", "StatisticSet", "WorkerMetrics"]
-
 _LOGGER = logging.getLogger(__name__)
 _LAST_PUT: Final = timedelta(seconds=10)
 

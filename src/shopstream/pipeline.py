@@ -49,8 +49,6 @@ from shopstream.lakehouse.ports import Lakehouse, LakeTable
 from shopstream.lakehouse.tables import detection_rows
 from shopstream.stream.ports import ConsumerPositions
 
-__all__ = ["CONSUMER", "Pipeline", "Progress"]
-
 CONSUMER = "engine"
 _CHECKPOINT = "checkpoint"
 """Beside the shards' positions, a lake snapshot carries the mark of the checkpoint it belongs to."""

@@ -5,8 +5,6 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Duration", "PositiveDuration", "SettingsSection"]
-
 PositiveDuration = Annotated[timedelta, Field(gt=timedelta(0))]
 Duration = Annotated[timedelta, Field(ge=timedelta(0))]
 

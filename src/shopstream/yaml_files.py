@@ -18,8 +18,6 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from shopstream.errors import ConfigurationError, PermanentError
 
-__all__ = ["MAX_BYTES", "Document", "Identifier", "Problem", "Text", "YamlError", "YamlFiles", "unknown_word"]
-
 MAX_BYTES = 64 << 10
 """Size of one file."""
 

@@ -1,4 +1,4 @@
-"""What packages show: named in `__all__`, there, unambiguous, and light to load."""
+"""What modules show: documented, unambiguous, and light to load."""
 
 import ast
 import importlib
@@ -28,16 +28,8 @@ def submodules(package):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_a_module_says_what_it_is_for_and_what_is_public(name):
-    module = importlib.import_module(name)
-    assert module.__doc__
-    assert name in PACKAGES or len(module.__all__) == len(set(module.__all__))
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_every_public_name_is_there(name):
-    module = importlib.import_module(name)
-    assert [public for public in getattr(module, "__all__", ()) if not hasattr(module, public)] == []
+def test_every_module_has_a_docstring(name):
+    assert importlib.import_module(name).__doc__
 
 
 @pytest.mark.parametrize("name", PACKAGES)
@@ -57,11 +49,11 @@ def test_a_package_defines_nothing(name):
 def test_every_public_function_and_class_is_documented():
     bare = []
     for name in MODULES:
-        module = importlib.import_module(name)
-        for public in getattr(module, "__all__", ()):
-            thing = getattr(module, public)
-            if inspect.isfunction(thing) or inspect.isclass(thing):
-                bare += [] if thing.__doc__ else [f"{name}.{public}"]
+        tree = ast.parse(Path(inspect.getfile(importlib.import_module(name))).read_text())
+        public = [
+            node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_"
+        ]
+        bare += [f"{name}.{one.name}" for one in defined if one.name[0] != "_" and not ast.get_docstring(one)]
     assert bare == []
 
 

@@ -73,7 +73,7 @@ def test_moments_are_whole_after_repetitions_and_saves(signals, data):
     """A writer that is killed anywhere begins the moment again, cut otherwise; a put may come twice."""
     told = []
     for until_ms in (10_000, 20_000):
-        for size in (data.draw(st.sampled_from([1500, 2500, 4096])), 4096):
+        for size in (data.draw(st.sampled_from([2800, 3400, 4096])), 4096):
             parts = encode_signals(signals, until_ms, max_bytes=size)
             told += parts[: data.draw(st.integers(0, len(parts))) if size != 4096 else len(parts)]
     assembly, moments = SignalAssembler(), []

@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from shopstream.notify.ports import NotificationChannel
     from shopstream.pipeline import Progress
 
-__all__ = ["AwsAdapters", "RemoteHome"]
-
 _CONSUMER = "archive"
 _REFRESH = timedelta(seconds=5)
 _ENGINE_S = 10.0

@@ -13,8 +13,6 @@ from shopstream.aws.objects import S3Objects
 from shopstream.config import Settings
 from shopstream.stream.lease_table import LeaseTable
 
-__all__ = ["AWS_CHECKS"]
-
 _MOST_SKEW_S = 60
 _KEYS = {"pk": "HASH", "sk": "RANGE"}
 _INDEX_KEYS = {"gsi1pk": "HASH", "gsi1sk": "RANGE"}

@@ -22,15 +22,6 @@ from shopstream.lakehouse.ports import LakeTable
 from shopstream.models.reports import scope
 from shopstream.stream.embedded import EmbeddedStream
 
-__all__ = [
-    "COMMON_CHECKS",
-    "EMBEDDED_CHECKS",
-    "Check",
-    "CheckFailedError",
-    "check_detection",
-    "check_reports",
-]
-
 Check = Callable[[Settings], str]
 """Returns what it found; raises a ShopstreamError that says what to do if something is wrong."""
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from shopstream.lakehouse.ports import LakeReader
     from shopstream.stream.embedded import EmbeddedStream
 
-__all__ = ["EmbeddedAdapters"]
-
 
 class EmbeddedAdapters(Adapters):
     """Files and SQLite databases in `home`; see `Adapters`."""

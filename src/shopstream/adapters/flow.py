@@ -22,8 +22,6 @@ from shopstream.journeys.live import LiveJourneys
 from shopstream.notify.sender import BackgroundSender
 from shopstream.pipeline import Pipeline
 
-__all__ = ["open_pipeline"]
-
 
 @dataclass(frozen=True, slots=True)
 class _Detection:

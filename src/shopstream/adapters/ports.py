@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from shopstream.pipeline import Progress
     from shopstream.stream.ports import Stream
 
-__all__ = ["Adapters", "adapters_of"]
-
 _EXTRA = frozenset({"boto3", "botocore", "s3transfer", "aws_lambda_powertools"})
 
 

@@ -35,8 +35,6 @@ from shopstream.errors import (
     StateError,
 )
 
-__all__ = ["client", "config_of", "dynamodb_client", "error_code", "explained", "query_all", "write_if"]
-
 _CONNECT_S = 5
 _READ_S = 60
 _READ_OF_S = {"dynamodb": 5}

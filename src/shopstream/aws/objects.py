@@ -15,8 +15,6 @@ from s3transfer.exceptions import RetriesExceededError
 from shopstream.aws.clients import client, error_code, explained
 from shopstream.errors import RetryableError
 
-__all__ = ["S3Objects", "delete_objects", "list_objects", "split_url"]
-
 _NO_OBJECT: Final = frozenset({"404", "NoSuchKey"})
 _CHANGED: Final = frozenset({"412", "PreconditionFailed", "ConditionalRequestConflict"})
 _MAX_DELETIONS: Final = 1_000

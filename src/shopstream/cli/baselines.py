@@ -15,8 +15,6 @@ from shopstream.detection.baseline import Baselines, SeriesProfile, Share
 from shopstream.detection.baseline_builder import build_baselines
 from shopstream.errors import ConfigurationError
 
-__all__ = ["build", "show"]
-
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 

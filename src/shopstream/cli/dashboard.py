@@ -8,8 +8,6 @@ from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import err, settings_of
 from shopstream.dashboard.server import is_loopback, open_page, serve
 
-__all__ = ["dashboard"]
-
 
 def dashboard(
     ctx: typer.Context,

@@ -40,8 +40,6 @@ from shopstream.simulation.replay import replay
 from shopstream.simulation.synthesis import DEFAULT_START, Synthesis, SynthesisSettings
 from shopstream.stream.embedded import EmbeddedStream
 
-__all__ = ["demo", "print_summary"]
-
 _MARK = "demo.json"
 _EVENTS = 500_000
 _HISTORY_DAYS = 7

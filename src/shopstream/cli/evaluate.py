@@ -29,8 +29,6 @@ from shopstream.evaluation.runs import default_cache
 from shopstream.evaluation.summary import Summary, summarise
 from shopstream.simulation.calibration import DAILY_EVENTS
 
-__all__ = ["evaluate"]
-
 
 def evaluate(
     ctx: typer.Context,

@@ -31,8 +31,6 @@ from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.tables import create_views
 from shopstream.models.query import query
 
-__all__ = ["context_from_lake", "events", "show"]
-
 _BEFORE = timedelta(minutes=10)
 _LONGEST = timedelta(hours=1)
 """For longer incidents, only the hour that ends with the strongest window."""

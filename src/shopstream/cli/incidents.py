@@ -24,23 +24,6 @@ from shopstream.incidents.explanation import (
 from shopstream.incidents.incident import Incident, State, TriageStatus, read_precision
 from shopstream.response.ocsf import cloud_event
 
-__all__ = [
-    "COLOURS",
-    "INCIDENT_ID",
-    "ack",
-    "export",
-    "extent_text",
-    "false_positive",
-    "flat",
-    "incident_line",
-    "list_incidents",
-    "part_record",
-    "precision",
-    "record",
-    "reopen",
-    "resolve",
-]
-
 INCIDENT_ID = Annotated[str, typer.Argument(metavar="ID", help="Incident id, or its first characters.")]
 
 

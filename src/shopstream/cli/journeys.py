@@ -14,8 +14,6 @@ from shopstream.clock import from_ms
 from shopstream.journeys.live import timeline
 from shopstream.lakehouse.tables import create_views
 
-__all__ = ["app"]
-
 app = typer.Typer(invoke_without_command=True)
 
 

@@ -18,17 +18,6 @@ from shopstream.lakehouse.ingest import IngestResult
 from shopstream.lakehouse.ingest import ingest as load
 from shopstream.lakehouse.ports import LakeTable
 
-__all__ = [
-    "compact",
-    "expire",
-    "ingest",
-    "lake_status",
-    "list_dead_letters",
-    "orphans",
-    "replay_dead_letters",
-    "show_dead_letter",
-]
-
 TableOption = Annotated[list[LakeTable] | None, typer.Option("--table", help="Only this table; repeatable.")]
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")

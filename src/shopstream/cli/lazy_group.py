@@ -17,8 +17,6 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-__all__ = ["Command", "Group", "LazyGroup", "Panels"]
-
 _HEADINGS = ("Examples:",)
 
 

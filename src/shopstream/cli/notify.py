@@ -12,8 +12,6 @@ from shopstream.detection.detection import Severity
 from shopstream.errors import ConfigurationError, RetryableError
 from shopstream.notify.message import Message
 
-__all__ = ["list_notifications", "retry", "send_test"]
-
 
 def send_test(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     r"""Send a test message to every notification target. Exits 1 if one fails.

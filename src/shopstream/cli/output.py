@@ -25,19 +25,6 @@ from shopstream.config import Settings, load_settings
 if TYPE_CHECKING:
     from shopstream.yaml_files import Problem
 
-__all__ = [
-    "Format",
-    "FormatOption",
-    "LimitOption",
-    "emit",
-    "emit_object",
-    "emit_problems",
-    "err",
-    "limit_of",
-    "out",
-    "settings_of",
-]
-
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 

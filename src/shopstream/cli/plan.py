@@ -14,8 +14,6 @@ from shopstream.planning.assumptions import DEFAULT_REGION, packaged_prices, rea
 from shopstream.planning.plan import Plan, make_plan
 from shopstream.planning.sizing import Load
 
-__all__ = ["plan"]
-
 
 def plan(
     *,

@@ -11,8 +11,6 @@ import typer
 from shopstream.cli.lazy_group import Command, Group, LazyGroup, Panels
 from shopstream.errors import RetryableError, ShopstreamError
 
-__all__ = ["app", "main"]
-
 _SCENARIOS = Group(
     "Attacks, faults and surges to inject into synthetic traffic.",
     {

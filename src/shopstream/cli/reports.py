@@ -13,8 +13,6 @@ from shopstream.models.names import Bots, ReportName
 from shopstream.models.query import query as run
 from shopstream.models.reports import report as read
 
-__all__ = ["Target", "build", "query", "report"]
-
 
 class Target(StrEnum):
     """Where the models run."""

@@ -24,20 +24,6 @@ from shopstream.ruletools.explanation import explain as explain_rule
 from shopstream.ruletools.history import History, load_file, open_history, read_truth
 from shopstream.ruletools.rule_test import RuleTestResult, read_test, run_rule_test
 
-__all__ = [
-    "EventsOption",
-    "FromOption",
-    "RuleArgument",
-    "ToOption",
-    "backtest",
-    "chosen_rule",
-    "explain",
-    "past_events",
-    "progress_bar",
-    "run_tests",
-    "show_rule",
-]
-
 RuleArgument = Annotated[str, typer.Argument(metavar="RULE", help="Id of a rule in force, or a rule file.")]
 FromOption = Annotated[str | None, typer.Option("--from", metavar="TIME", help="Start, a day or time in UTC.")]
 ToOption = Annotated[

@@ -21,8 +21,6 @@ from shopstream.errors import ConfigurationError
 from shopstream.incidents.incident import read_precision
 from shopstream.yaml_files import Problem
 
-__all__ = ["check_allow_lists", "check_rules", "expired_entries", "list_allow_lists", "list_rules"]
-
 
 def list_rules(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     """List the rules and detectors in force.

@@ -17,8 +17,6 @@ from shopstream.archive import Archived
 from shopstream.cli.output import err, settings_of
 from shopstream.pipeline import Progress as Where
 
-__all__ = ["archive", "run", "stop_on_signal", "with_heartbeat"]
-
 
 def run(
     ctx: typer.Context,

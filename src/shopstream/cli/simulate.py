@@ -19,8 +19,6 @@ from shopstream.errors import ConfigurationError
 from shopstream.simulation.partitioning import PartitionKey, even_shards, events_of_file, events_of_stream, measure_skew
 from shopstream.simulation.replay import ReplayProgress, ReplaySettings, ReplaySummary, replay
 
-__all__ = ["shards", "simulate"]
-
 _INTERRUPTED = 130
 
 

@@ -18,8 +18,6 @@ from shopstream.stream.ports import lag
 if TYPE_CHECKING:
     from shopstream.adapters.checks import Check
 
-__all__ = ["config", "doctor", "status"]
-
 
 def status(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     """Show events read and stored, consumer lag, and problems.

@@ -17,8 +17,6 @@ from shopstream.simulation.injection import Scenario
 from shopstream.simulation.scenario_file import SCENARIO_FILES, ScenarioFile, load_scenarios
 from shopstream.simulation.synthesis import OutOfOrder, Synthesis, SynthesisSettings, SynthesisSummary
 
-__all__ = ["check_scenarios", "find_scenario", "list_scenarios", "show_scenario", "synthesise"]
-
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 

@@ -17,8 +17,6 @@ from shopstream.errors import ConfigurationError
 from shopstream.incidents.verdicts import read_verdicts
 from shopstream.response.blocklist import BlocklistFormat, read_blocklist, render
 
-__all__ = ["export_blocklist", "list_verdicts"]
-
 
 def _per_incident(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
     """One line per actor and incident, for people."""

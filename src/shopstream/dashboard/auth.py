@@ -13,8 +13,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shopstream.errors import StateError
 
-__all__ = ["SecurityHeadersMiddleware", "TokenAuthMiddleware", "load_token"]
-
 _BYTES = 32
 _FEWEST_CHARACTERS = 32
 

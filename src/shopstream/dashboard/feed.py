@@ -12,8 +12,6 @@ from anyio import to_thread
 
 from shopstream.dashboard.panels import Panels
 
-__all__ = ["Feed"]
-
 _log = logging.getLogger(__name__)
 
 

@@ -23,8 +23,6 @@ from shopstream.stream.embedded import EmbeddedStream
 from shopstream.stream.ports import lag
 from shopstream.stream.settings import StreamSettings
 
-__all__ = ["Health", "metrics_text", "read_health"]
-
 _TRIES = 3
 
 

@@ -27,8 +27,6 @@ from shopstream.journeys.store import LiveFile
 from shopstream.models.names import Bots, ReportName
 from shopstream.models.reports import choose_bots, open_reports, report, scope
 
-__all__ = ["Panels", "incidents_panel", "live_panel", "reports_panel"]
-
 _DAYS: Final = 92
 _BRANDS_DRAWN: Final = 300
 

@@ -32,8 +32,6 @@ from shopstream.dashboard.settings import DashboardSettings
 from shopstream.dashboard.sources import DataHome
 from shopstream.errors import ConfigurationError, ShopstreamError
 
-__all__ = ["create_app", "is_loopback", "open_page", "serve"]
-
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 _A_YEAR = "private, max-age=31536000, immutable"
 

@@ -6,8 +6,6 @@ from pydantic import Field
 
 from shopstream.settings_section import PositiveDuration, SettingsSection
 
-__all__ = ["DashboardSettings"]
-
 
 class DashboardSettings(SettingsSection):
     """Settings of the web page."""

@@ -12,8 +12,6 @@ from shopstream.engine.checkpoint import Manifest
 from shopstream.incidents.embedded import EmbeddedIncidentStore
 from shopstream.incidents.ports import IncidentStore
 
-__all__ = ["DataHome", "EngineState", "RemoteEngine"]
-
 
 @dataclass(frozen=True, slots=True)
 class EngineState:

@@ -29,8 +29,6 @@ from shopstream.engine.window import WindowDeclaration
 from shopstream.errors import RuleError
 from shopstream.yaml_files import Document, Identifier, Text, YamlError, YamlFiles
 
-__all__ = ["ALLOWED", "ALLOW_LIST_FILES", "Actors", "AllowList", "Entry", "Sale", "load_allow_list"]
-
 _GROUP_BITS, _GROUPS_BITS = 16, 48
 
 _REMEDIES = {

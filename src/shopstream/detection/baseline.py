@@ -13,8 +13,6 @@ from shopstream.errors import StateError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["SLOTS", "SLOT_MS", "Baselines", "KeyRate", "SeriesProfile", "Share"]
-
 SLOT_MS: Final = 900_000
 SLOTS: Final = DAY_MS // SLOT_MS
 _FORMAT: Final = 1

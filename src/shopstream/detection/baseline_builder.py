@@ -15,8 +15,6 @@ from shopstream.detection.product_reference import PRODUCT_SCHEMA, tail_sql
 from shopstream.errors import StateError
 from shopstream.events.columns import EventType
 
-__all__ = ["build_baselines"]
-
 _HEAD_SHARE: Final = 0.93
 """The busiest products that together get this share of the events are the head, all others the tail."""
 _SAMPLE: Final = 10

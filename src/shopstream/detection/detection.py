@@ -9,8 +9,6 @@ from typing import Final
 
 from shopstream.detection.wording import fill_title, subject
 
-__all__ = ["SEVERITIES", "Detection", "Nature", "Severity", "Suppression", "detection_row"]
-
 
 class Severity(StrEnum):
     """Severity, in Sigma's terms."""

@@ -14,24 +14,6 @@ from shopstream.detection.rule_matcher import detection_id
 from shopstream.engine.signals import Signal
 from shopstream.engine.window import WindowDeclaration, WindowKind
 
-__all__ = [
-    "BIN_MS",
-    "DUPLICATE_SIGNAL",
-    "EVENT_TYPES",
-    "PRICE_FACTOR",
-    "PRICE_SIGNAL",
-    "REPEAT_MS",
-    "SITE_10S",
-    "SITE_60S",
-    "TAIL_10S",
-    "TAIL_60S",
-    "AlertTemplate",
-    "Detector",
-    "OpenAlert",
-    "interval",
-    "tumbling",
-]
-
 
 def tumbling(
     name: str,

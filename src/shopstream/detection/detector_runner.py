@@ -17,8 +17,6 @@ if TYPE_CHECKING:  # functions that only read signals have no engine
     from shopstream.engine.engine import Engine
     from shopstream.engine.operators import WindowOperator
 
-__all__ = ["DetectorRunner", "OperatorFactory"]
-
 _LOGGER = logging.getLogger(__name__)
 
 _PATIENCE: Final = 24 * 3_600_000 // BIN_MS

@@ -11,8 +11,6 @@ from sqlglot import exp
 
 from shopstream.engine.derived_columns import COLUMNS, DERIVED_FIELDS
 
-__all__ = ["AGGREGATES", "MAX_EXPRESSION", "check_condition", "check_filter", "check_measure"]
-
 MAX_EXPRESSION = 2_000
 """Characters of one expression."""
 

@@ -7,8 +7,6 @@ from typing import Any, Final
 from shopstream.detection.baseline import SLOT_MS, SLOTS, SeriesProfile
 from shopstream.detection.detector import BIN_MS
 
-__all__ = ["SeriesForecast"]
-
 _LEVEL_MS: Final = 75 * 60_000
 """The level adapts so slowly that a ramp of half an hour still shows."""
 _FLAT_LEVEL_MS: Final = 10 * 60_000

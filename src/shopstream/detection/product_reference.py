@@ -23,8 +23,6 @@ from shopstream.engine.tables import BATCH, REPEATED
 from shopstream.engine.watermark import BEGINNING
 from shopstream.engine.window import WindowDeclaration, WindowKind
 
-__all__ = ["PRODUCT_SCHEMA", "ProductReference", "tail_sql"]
-
 PRODUCT_SCHEMA: Final = pa.schema(
     [("product_id", pa.int64()), ("low", pa.float64()), ("high", pa.float64()), ("tail", pa.bool_())]
 )

@@ -23,8 +23,6 @@ from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.errors import RuleError
 from shopstream.yaml_files import Document, Identifier, Text, YamlError, YamlFiles
 
-__all__ = ["MEASURE_NAME", "RULE_FILES", "Rule", "RuleStatus", "Window", "load_rules", "shipped_rules"]
-
 MEASURE_NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
 _NOT_KEYS = frozenset({"event_time", "event_id", "price", "gap_ms", "previous_gap_ms"})
 

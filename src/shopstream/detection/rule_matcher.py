@@ -18,8 +18,6 @@ from shopstream.errors import RuleError
 if TYPE_CHECKING:
     from shopstream.detection.rule import Rule
 
-__all__ = ["RuleInfo", "Rules", "detect", "detection_id", "read_rule_bundle", "write_rule_bundle"]
-
 _FORMAT: Final = 2
 
 

@@ -8,8 +8,6 @@ from shopstream.detection.rule import Rule
 from shopstream.engine.compile import batch_sql
 from shopstream.events.schema import EVENT_FIELDS, duckdb_columns
 
-__all__ = ["type_problem"]
-
 
 def type_problem(rule: Rule) -> str | None:
     """DuckDB's message about types of the rule's expressions that do not match; None if they do.

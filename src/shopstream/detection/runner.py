@@ -21,8 +21,6 @@ from shopstream.engine.signals import Quiet, Signal, encode_signals
 from shopstream.errors import BackpressureError, RetryableError
 from shopstream.stream.ports import NewRecord, StreamWriter
 
-__all__ = ["DetectionResult", "DetectionRunner", "LocalDetectionRunner", "SignalPublisher"]
-
 
 @dataclass(frozen=True, slots=True)
 class DetectionResult:

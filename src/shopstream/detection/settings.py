@@ -6,8 +6,6 @@ from pydantic import Field
 
 from shopstream.settings_section import SettingsSection
 
-__all__ = ["DetectionSettings"]
-
 
 class DetectionSettings(SettingsSection):
     """Settings of rules and detectors."""

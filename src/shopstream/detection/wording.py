@@ -5,18 +5,6 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Final
 
-__all__ = [
-    "ACTORS",
-    "TITLE_FIELD",
-    "describe_key",
-    "describe_length",
-    "describe_measures",
-    "fill_title",
-    "number",
-    "plural",
-    "subject",
-]
-
 ACTORS: Final = {
     "user_id": "user",
     "user_session": "session",

@@ -27,8 +27,6 @@ from shopstream.engine.compile import batch_sql, compile_window, conjuncts, to_s
 from shopstream.engine.derived_columns import ACTOR_HORIZON_MS, VISIT_HORIZON_MS, derived_rows, event_columns, stateful
 from shopstream.engine.window import WindowDeclaration, WindowKind
 
-__all__ = ["BatchScan", "Prefilter", "prefilter_of"]
-
 _MIRRORED: dict[type[exp.Expr], type[exp.Expr]] = {exp.GT: exp.LT, exp.GTE: exp.LTE, exp.LT: exp.GT, exp.LTE: exp.GTE}
 
 

@@ -26,18 +26,6 @@ from pyarrow import ipc
 from shopstream.engine.watermark import BEGINNING
 from shopstream.errors import RetryableError, StateError
 
-__all__ = [
-    "MANIFEST",
-    "CheckpointStore",
-    "Manifest",
-    "ObjectStore",
-    "SharedCheckpointStore",
-    "describe_mark",
-    "mark_of",
-    "parse_manifest",
-    "sync",
-]
-
 
 class ObjectStore(Protocol):
     """Objects under one prefix, by key, with atomic writes that all readers see at once.

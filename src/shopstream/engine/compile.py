@@ -22,9 +22,6 @@ from shopstream.engine.sql_rewrite import INEXACT, Monotonicity, monotonicity_of
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.errors import RuleError
 
-__all__ = ["Bound", "Compiled", "batch_sql", "compile_window", "conjuncts", "to_sql"]
-
-
 _AGGREGATES = (exp.Count, exp.Sum, exp.Min, exp.Max, exp.Avg)
 
 

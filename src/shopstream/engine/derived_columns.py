@@ -16,22 +16,6 @@ if TYPE_CHECKING:  # functions that only read signals have no DuckDB
     import duckdb
     import pyarrow as pa
 
-__all__ = [
-    "ACTOR_HORIZON_MS",
-    "COLUMNS",
-    "DERIVED_FIELDS",
-    "TEXTS",
-    "VISIT_HORIZON_MS",
-    "DerivedField",
-    "batch_columns",
-    "derived_rows",
-    "event_columns",
-    "stateful",
-    "stateless",
-    "stateless_rows",
-    "with_texts",
-]
-
 ACTOR_HORIZON_MS = 86_400_000
 """How long the shopper's last event is remembered."""
 

@@ -29,8 +29,6 @@ from shopstream.events.codec import Decoded
 from shopstream.events.schema import WIRE_SCHEMA
 from shopstream.stream.ports import Record
 
-__all__ = ["Counters", "Engine", "Processed"]
-
 _MS = 1_000
 
 

@@ -21,8 +21,6 @@ from shopstream.engine.derived_columns import ACTOR_HORIZON_MS, VISIT_HORIZON_MS
 from shopstream.engine.sql_rewrite import INEXACT
 from shopstream.engine.window import WindowDeclaration, WindowKind
 
-__all__ = ["STATE_TTL_MS", "flink_sql"]
-
 STATE_TTL_MS: Final = 2 * ACTOR_HORIZON_MS
 """Unused state of derived columns expires after this time: both gaps are null then."""
 

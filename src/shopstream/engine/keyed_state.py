@@ -7,8 +7,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-__all__ = ["NEVER_MS", "SEEN", "Deduplicator", "KeyedState"]
-
 NEVER_MS = -(1 << 61)
 """Time of an unknown key: further back than any horizon."""
 

@@ -20,8 +20,6 @@ from shopstream.engine.tables import BATCH, ORDERED
 from shopstream.engine.watermark import BEGINNING
 from shopstream.engine.window import WindowDeclaration, WindowKind
 
-__all__ = ["EarlyFirings", "SessionOperator", "SlidingOperator", "WindowOperator", "build_operator"]
-
 _ACTORS: Final = frozenset({"user_id", "user_session", "ip", "ip_net"})
 _RAW_LIMIT_MS: Final = 3_600_000
 _LEAST_PIECES: Final = 200_000

@@ -16,8 +16,6 @@ from shopstream.clock import MINUTE_MS
 from shopstream.engine.derived_columns import stateful, stateless
 from shopstream.events.schema import EVENT_FIELDS
 
-__all__ = ["RecentEvents"]
-
 _SHOWN: Final = 5
 _EXAMPLES: Final = 10
 _US: Final = 1_000

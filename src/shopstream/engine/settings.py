@@ -6,8 +6,6 @@ from pydantic import ByteSize, Field
 
 from shopstream.settings_section import Duration, PositiveDuration, SettingsSection
 
-__all__ = ["EngineSettings"]
-
 
 class EngineSettings(SettingsSection):
     """Settings of windows, watermarks and checkpoints."""

@@ -21,17 +21,6 @@ from typing import Final
 from shopstream.errors import DecodeError, PermanentError, StateError
 from shopstream.stream.ports import MAX_RECORD_BYTES
 
-__all__ = [
-    "QUIET",
-    "UNWATCHED",
-    "Quiet",
-    "Signal",
-    "SignalAssembler",
-    "SignalBatch",
-    "decode_signals",
-    "encode_signals",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Signal:

@@ -26,8 +26,6 @@ from shopstream.engine.keyed_state import NEVER_MS, Ints, KeyedState
 from shopstream.engine.tables import ORDERED
 from shopstream.events.schema import WIRE_SCHEMA
 
-__all__ = ["SortBuffer"]
-
 _PENDING: Final = "derive_pending"
 _GAPS: Final = frozenset({"gap_ms", "previous_gap_ms", "previous_product_id", "new_user"})
 _SCHEMA = pa.schema(

@@ -21,8 +21,6 @@ from shopstream.events.codec import Decoded, Decoder
 from shopstream.events.schema import DEAD_LETTER_FIELDS, EVENT_FIELDS, LAKE_FIELDS, arrow_schema
 from shopstream.stream.ports import TRIM_HORIZON, ReadBatch, Record, Shard, StreamReader
 
-__all__ = ["Batch", "SourceReader", "dead_letter_rows", "event_rows"]
-
 
 @dataclass(frozen=True, slots=True)
 class Batch:

@@ -7,8 +7,6 @@ from typing import Final
 import sqlglot
 from sqlglot import exp
 
-__all__ = ["INEXACT", "Monotonicity", "monotonicity_of", "null_safe", "stays_true"]
-
 INEXACT: Final = (exp.Ln, exp.Sqrt, exp.Div)
 """Operations that compute fractions."""
 

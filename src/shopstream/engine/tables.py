@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["BATCH", "ORDERED", "REPEATED", "fetch_dicts"]
-
 BATCH: Final = "batch"
 """The current micro-batch without late events and duplicates: the columns that operators read, texts derived from one
 event, and `t`, event time in epoch milliseconds."""

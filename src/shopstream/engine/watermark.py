@@ -16,8 +16,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BEGINNING", "LIVE_MS", "GoingLive", "ShardProgress", "Watermarks"]
-
 BEGINNING = -(1 << 62)
 LIVE_MS = 300_000
 """An event is live if its time is at most this far from the clock on arrival; older events are history."""

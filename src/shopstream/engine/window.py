@@ -12,8 +12,6 @@ from types import MappingProxyType
 from shopstream.engine.derived_columns import COLUMNS
 from shopstream.errors import RuleError
 
-__all__ = ["WindowDeclaration", "WindowKind"]
-
 
 class WindowKind(StrEnum):
     """How time is divided into windows."""

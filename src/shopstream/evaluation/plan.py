@@ -19,17 +19,6 @@ from shopstream.evaluation.scoring import TimeUnit, Unit
 from shopstream.simulation.calibration import DAILY_EVENTS
 from shopstream.simulation.scenario_file import ScenarioFile, load_scenarios
 
-__all__ = [
-    "REPORTING_SEEDS",
-    "STRATA",
-    "TUNING_SEEDS",
-    "EvaluatedScenario",
-    "Shop",
-    "evaluated_scenarios",
-    "seeds_of",
-    "stratum_of",
-]
-
 REPORTING_SEEDS = range(1, 100)
 """Held-out seeds: published figures come from these only."""
 TUNING_SEEDS = range(1000, 1100)

@@ -23,28 +23,6 @@ from shopstream.evaluation.runner import EVERY, RunResults
 from shopstream.evaluation.scoring import GRACE_MS, TimeUnit
 from shopstream.evaluation.summary import BaselineSummary, ControlSummary, RowSummary, Summary
 
-__all__ = [
-    "Chart",
-    "Facts",
-    "baseline_rows",
-    "commit_of_code",
-    "control_row",
-    "delay_chart",
-    "false_chart",
-    "machine",
-    "markdown",
-    "met",
-    "method",
-    "recall_chart",
-    "row_of",
-    "short_row_of",
-    "time_text",
-    "timeline_chart",
-    "verdict",
-    "write_report",
-]
-
-
 _NONE = "-"
 _MINUTE_S = 60
 _HOUR_S = 3_600

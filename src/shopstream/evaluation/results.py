@@ -11,17 +11,6 @@ from shopstream.incidents.embedded import EmbeddedIncidentStore
 from shopstream.incidents.incident import Incident
 from shopstream.incidents.settings import IncidentSettings
 
-__all__ = [
-    "ACTOR_COLUMNS",
-    "AttackResult",
-    "BaselineResult",
-    "FoundIncident",
-    "Timeline",
-    "Truth",
-    "read_found",
-]
-
-
 ACTOR_COLUMNS = frozenset({"user_id", "user_session", "ip", "ip_net", "agent_hash", "user_agent"})
 """An incident whose key has one of these columns is about actors; others are about the site or a part of it."""
 

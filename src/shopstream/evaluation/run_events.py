@@ -10,8 +10,6 @@ import pyarrow as pa
 from shopstream.engine.derived_columns import stateless
 from shopstream.evaluation.results import FoundIncident
 
-__all__ = ["Claim", "RunEvents", "Series"]
-
 _COLUMNS: Final = (
     *("event_time", "event_type", "product_id", "category_id", "brand", "price"),
     *("user_id", "user_session", "ip", "user_agent"),

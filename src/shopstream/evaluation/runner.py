@@ -16,8 +16,6 @@ from shopstream.evaluation.plan import Shop, evaluated_scenarios
 from shopstream.evaluation.results import AttackResult, BaselineResult
 from shopstream.evaluation.runs import AttackJob, BaselineJob, baseline_run_folder, run_attack, run_baseline
 
-__all__ = ["EVERY", "Progress", "RunPlan", "RunResults", "run_all"]
-
 _BASELINES = TypeAdapter(list[BaselineResult])
 _ATTACKS = TypeAdapter(list[AttackResult])
 EVERY = 4

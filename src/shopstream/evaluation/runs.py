@@ -47,22 +47,6 @@ from shopstream.evaluation.timelines import HourCounts, forecast_errors, timelin
 from shopstream.simulation.injection import SITE, GroundTruth, busy_targets
 from shopstream.simulation.scenario_file import DrawnScenario
 
-__all__ = [
-    "AttackJob",
-    "BaselineJob",
-    "Cache",
-    "baseline_incidents",
-    "baseline_run_folder",
-    "code_digest",
-    "cpu_seconds",
-    "default_cache",
-    "enabled_rules",
-    "load_baselines",
-    "run_attack",
-    "run_baseline",
-    "state_folder",
-]
-
 BASELINES = "baselines.json"
 _RESULT = "result.json"
 _FOUND = "found"

@@ -26,19 +26,6 @@ from shopstream.detection.detection import Nature
 from shopstream.evaluation.results import FoundIncident, Truth
 from shopstream.evaluation.run_events import Claim, RunEvents
 
-__all__ = [
-    "GRACE_MS",
-    "ActorScore",
-    "IncidentRole",
-    "Score",
-    "ScoredIncident",
-    "TimeUnit",
-    "Unit",
-    "percentile",
-    "rule_of_three",
-    "score",
-]
-
 _Z = 1.959964
 """Quantile of the 95 % interval."""
 

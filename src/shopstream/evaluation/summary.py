@@ -9,8 +9,6 @@ from shopstream.evaluation.runner import RunResults
 from shopstream.evaluation.scoring import TimeUnit, Unit, percentile, rule_of_three
 from shopstream.incidents.incident import wilson
 
-__all__ = ["BaselineSummary", "ControlSummary", "RowSummary", "Summary", "summarise"]
-
 _MILLION = 1_000_000
 _INFORMATIONAL = "informational"
 _CRITICAL = "critical"

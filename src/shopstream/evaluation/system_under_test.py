@@ -37,8 +37,6 @@ from shopstream.simulation.injection import Scenario, World
 from shopstream.simulation.synthesis import Synthesis, SynthesisSettings
 from shopstream.stream.ports import Record
 
-__all__ = ["BATCH_EVENTS", "INCIDENTS", "SystemUnderTest", "batches", "cut", "learn", "synthesis_of", "world_of"]
-
 BATCH_EVENTS = 300_000
 _BATCH_TIME = timedelta(hours=6)
 

@@ -14,8 +14,6 @@ from shopstream.detection.wording import describe_key
 from shopstream.evaluation.results import FoundIncident, Timeline, Truth
 from shopstream.evaluation.run_events import RunEvents
 
-__all__ = ["HourCounts", "expected_series", "forecast_errors", "level_of", "timeline_of_false", "timeline_of_miss"]
-
 _MARGIN_MS = 20 * 60_000
 _BINS = 240
 _WIDTHS_MS = (10_000, 20_000, 30_000, 60_000, 120_000, 300_000, 600_000)

@@ -9,8 +9,6 @@ from shopstream.events.schema import EVENT_FIELDS, WIRE_SCHEMA
 from shopstream.events.text import read_times
 from shopstream.events.validation import EventValues, Fault, Reason, RowError, read_values
 
-__all__ = ["ENCODED_SCHEMA", "MARKER", "ArrowBlock", "conform", "encode_arrow", "read_payload", "row_source"]
-
 MARKER = b"\xff\xff\xff\xff"
 """First bytes of an Arrow IPC stream."""
 

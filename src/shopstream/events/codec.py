@@ -17,8 +17,6 @@ from shopstream.events import arrow_ipc, text
 from shopstream.events.schema import EVENT_ID_SQL_OVER_INTEGERS, WIRE_SCHEMA
 from shopstream.events.validation import Fault, Reason, RowError, first_faults, price_units, time_us
 
-__all__ = ["REJECT_SCHEMA", "Decoded", "Decoder", "decode"]
-
 REJECT_SCHEMA: pa.Schema = pa.schema(
     [
         pa.field("record", pa.int32(), nullable=False),

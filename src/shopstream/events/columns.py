@@ -7,8 +7,6 @@ go to the end: the columns in Arrow, DuckDB, Iceberg and dbt all derive from thi
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["EVENT_COLUMNS", "REES46_COLUMNS", "Column", "EventType"]
-
 
 class EventType(StrEnum):
     """What a shopper did. A multi-category shop may never send `remove_from_cart`."""

@@ -13,19 +13,6 @@ import pyarrow as pa
 
 from shopstream.events.columns import EVENT_COLUMNS, Column
 
-__all__ = [
-    "DEAD_LETTER_FIELDS",
-    "EVENT_FIELDS",
-    "EVENT_ID_SQL",
-    "EVENT_ID_SQL_OVER_INTEGERS",
-    "LAKE_FIELDS",
-    "PRICE_TYPE",
-    "WIRE_SCHEMA",
-    "Field",
-    "arrow_schema",
-    "duckdb_columns",
-]
-
 PRICE_TYPE = pa.decimal128(18, 4)
 """Money: exact to four decimals, the finest minor unit of any currency in ISO 4217."""
 

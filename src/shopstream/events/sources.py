@@ -20,8 +20,6 @@ import pyarrow.parquet as pq
 from shopstream.errors import ConfigurationError, PermanentError, RetryableError
 from shopstream.events.schema import EVENT_FIELDS, WIRE_SCHEMA
 
-__all__ = ["FileBlock", "Source", "identify", "open_blocks", "plan_blocks"]
-
 BLOCK_BYTES = 24 << 20
 """Text of one block for bulk loads: some 190,000 events. The C library returns 32 MiB and more to the system whenever
 it is freed, and allocating it again costs a tenth of a load."""

@@ -19,8 +19,6 @@ from shopstream.events.columns import REES46_COLUMNS
 from shopstream.events.schema import EVENT_FIELDS, PRICE_TYPE, WIRE_SCHEMA
 from shopstream.events.validation import EventValues, Fault, RowError, read_csv_line, read_json_line
 
-__all__ = ["BYTE_ORDER_MARK", "TextBlock", "body_of", "csv_columns", "event_lines", "read_block", "read_times"]
-
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 _FEW = 64

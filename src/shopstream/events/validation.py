@@ -26,20 +26,6 @@ import pyarrow.compute as pc
 from shopstream.events.columns import EventType
 from shopstream.events.schema import EVENT_FIELDS
 
-__all__ = [
-    "MAX_TEXT",
-    "EventValues",
-    "Fault",
-    "Reason",
-    "RowError",
-    "first_faults",
-    "price_units",
-    "read_csv_line",
-    "read_json_line",
-    "read_values",
-    "time_us",
-]
-
 
 class Reason(StrEnum):
     """Name of the rule that rejected a row, with its meaning; stored in dead letters, so names never change."""

@@ -51,8 +51,6 @@ from shopstream.incidents.record import (
 )
 from shopstream.incidents.settings import DynamoSettings
 
-__all__ = ["MAX_BYTES", "DynamoIncidentStore", "ItemTooLargeError"]
-
 MAX_BYTES: Final = 400 << 10
 """Of an item, names and values, says DynamoDB."""
 _LARGE: Final = 50_000

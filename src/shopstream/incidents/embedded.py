@@ -34,8 +34,6 @@ from shopstream.incidents.record import (
     summary_of,
 )
 
-__all__ = ["EmbeddedIncidentStore"]
-
 _VERSION: Final = 3
 _PRAGMA: Final = f"PRAGMA user_version = {_VERSION}"
 _BUSY: Final = timedelta(seconds=10)

@@ -26,19 +26,6 @@ from typing import NamedTuple
 
 from shopstream.detection.detection import SEVERITIES, Detection, Nature
 
-__all__ = [
-    "NATURES",
-    "NEVER_SETTLED",
-    "UNSTATED_CONFIDENCE",
-    "Episode",
-    "Peak",
-    "RuleSnapshot",
-    "gather",
-    "join",
-    "scope_of",
-    "settle",
-]
-
 NEVER_SETTLED = -(1 << 62)
 
 _RANK = {severity: rank for rank, severity in enumerate(SEVERITIES)}

@@ -10,8 +10,6 @@ from datetime import datetime, timedelta
 from shopstream.detection.wording import ACTORS, describe_key, describe_length, fill_title, number, plural, subject
 from shopstream.incidents.incident import Incident
 
-__all__ = ["describe_time", "figures_of", "genuine_share", "lines_of", "title_of", "verdict_of", "who_of"]
-
 _SHARED = frozenset({"ip", "ip_net", "agent_hash", "user_agent"})
 """Actor kinds that many people may share."""
 

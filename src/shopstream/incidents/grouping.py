@@ -24,8 +24,6 @@ from typing import Final, NamedTuple
 
 from shopstream.incidents.incident import ACTOR_KINDS, Actor, Role
 
-__all__ = ["LONGEST_MS", "GroupingRules", "Member", "Place", "actor_of", "group"]
-
 LONGEST_MS: Final = 24 * 3_600_000
 """Nothing joins an incident this long after its first detection."""
 

@@ -15,28 +15,6 @@ from typing import Final, NamedTuple
 
 from shopstream.detection.detection import Nature, Severity
 
-__all__ = [
-    "ACTOR_KINDS",
-    "Actor",
-    "Change",
-    "Incident",
-    "IncidentChange",
-    "Role",
-    "RulePrecision",
-    "State",
-    "TriageStatus",
-    "actors_condition",
-    "events_command",
-    "events_condition",
-    "events_query",
-    "incident_id",
-    "query_command",
-    "read_precision",
-    "split_id",
-    "state_of",
-    "wilson",
-]
-
 _COLUMNS = "event_time, event_type, product_id, category_code, brand, price, user_id"
 
 

@@ -18,8 +18,6 @@ from shopstream.incidents.record import IncidentSummary
 from shopstream.incidents.settings import NotifySettings
 from shopstream.incidents.tracker import NEVER_MS, IncidentTracker
 
-__all__ = ["NotificationPolicy"]
-
 _CRITICAL: Final = SEVERITIES.index(Severity.CRITICAL)
 
 

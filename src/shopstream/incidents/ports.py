@@ -15,20 +15,6 @@ from shopstream.detection.detection import Severity
 from shopstream.incidents.incident import Incident, State, TriageStatus
 from shopstream.incidents.record import IncidentRow
 
-__all__ = [
-    "BEFORE_ALL",
-    "UNCOMMITTED",
-    "DeliveryState",
-    "IncidentFilter",
-    "IncidentStore",
-    "IncidentUpdate",
-    "LastOrdinal",
-    "NewNotification",
-    "Notification",
-    "RowVersion",
-    "notification_of",
-]
-
 BEFORE_ALL = -(1 << 62)
 UNCOMMITTED = 2
 """So many checkpoints may be gathered or under way when a process ends."""

@@ -15,19 +15,6 @@ from shopstream.incidents.episode import NATURES, Episode, Peak, RuleSnapshot
 from shopstream.incidents.grouping import Member, Place, actor_of
 from shopstream.incidents.incident import Actor, Incident, Role, TriageStatus, incident_id
 
-__all__ = [
-    "EpisodeRecord",
-    "IncidentRow",
-    "IncidentSummary",
-    "Triage",
-    "document_of",
-    "incident_of",
-    "key_of",
-    "member_of",
-    "record_of",
-    "summary_of",
-]
-
 
 class EpisodeRecord(NamedTuple):
     """An episode with its name and its place.

@@ -34,8 +34,6 @@ from shopstream.incidents.ports import (
 from shopstream.incidents.settings import IncidentSettings, NotifySettings
 from shopstream.incidents.tracker import NEVER_MS, IncidentTracker
 
-__all__ = ["ContextEnricher", "IncidentRecorder", "RecentWindow"]
-
 _PURGES: Final = 100
 """Retention is looked after this many times in its own length."""
 

@@ -7,8 +7,6 @@ from pydantic import ConfigDict, Field, SecretStr, field_validator
 from shopstream.detection.detection import Severity
 from shopstream.settings_section import Duration, PositiveDuration, SettingsSection
 
-__all__ = ["DynamoSettings", "IncidentSettings", "NotifySettings"]
-
 
 class IncidentSettings(SettingsSection):
     """Settings of incidents."""

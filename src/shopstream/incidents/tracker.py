@@ -28,8 +28,6 @@ from shopstream.incidents.record import (
     record_of,
 )
 
-__all__ = ["NEVER_MS", "IncidentTracker", "Written"]
-
 NEVER_MS: Final = 1 << 62
 _FORMAT: Final = 1
 _LOOK_MS: Final = 60_000

@@ -7,8 +7,6 @@ import pyarrow as pa
 from shopstream.incidents.explanation import verdict_of
 from shopstream.incidents.ports import IncidentStore
 
-__all__ = ["VERDICT_SCHEMA", "read_verdicts"]
-
 _TIME: Final = pa.timestamp("us", "UTC")
 
 VERDICT_SCHEMA = pa.schema(

@@ -19,8 +19,6 @@ from shopstream.engine.watermark import BEGINNING
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.journeys.store import LiveStore
 
-__all__ = ["LiveJourneys", "timeline"]
-
 SPANS: Final = (timedelta(minutes=15), timedelta(minutes=60))
 """Time spans of the funnel and the top lists."""
 

@@ -15,8 +15,6 @@ from shopstream.clock import Clock
 from shopstream.engine.checkpoint import ObjectStore
 from shopstream.errors import RetryableError
 
-__all__ = ["LiveFile", "LiveObject", "LiveStore"]
-
 _LOGGER = logging.getLogger(__name__)
 _KEY = "live.json"
 _INTERVAL_MS = timedelta(seconds=10) // timedelta(milliseconds=1)

@@ -40,8 +40,6 @@ from shopstream.lakehouse.iceberg import IcebergLakehouse
 from shopstream.lakehouse.maintenance import expire
 from shopstream.lakehouse.settings import GlueSettings, LakehouseSettings
 
-__all__ = ["AwsLakehouse", "GlueLakeCatalog", "S3Storage"]
-
 _SERVER_ERROR = 500
 _KEPT_VERSIONS = 3
 _REPLACED = {"format-version": "2", "commit.retry.num-retries": "0"}

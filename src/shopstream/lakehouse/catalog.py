@@ -19,17 +19,6 @@ from shopstream.lakehouse.reader import moved_error
 from shopstream.lakehouse.settings import LakehouseSettings
 from shopstream.lakehouse.tables import TABLES
 
-__all__ = [
-    "CATALOG_NAME",
-    "POSITIONS_PROPERTY",
-    "LakeCatalog",
-    "NotCommittedError",
-    "OutcomeUnknownError",
-    "add_nothing",
-    "carrier_of",
-    "positions_of",
-]
-
 CATALOG_NAME = "shopstream"
 """Name of the catalog for other programs."""
 

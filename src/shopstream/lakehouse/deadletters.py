@@ -25,8 +25,6 @@ from shopstream.lakehouse.ports import Lakehouse, LakeTable
 from shopstream.lakehouse.tables import create_views
 from shopstream.stream.ports import MAX_PUT_BYTES, MAX_PUT_RECORDS, NewRecord, StreamWriter
 
-__all__ = ["LEDGER_FILE", "DeadLetters", "ReplayResult", "ReplayStatus"]
-
 
 class ReplayStatus(StrEnum):
     """Result of replaying one dead letter."""

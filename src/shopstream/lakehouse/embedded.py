@@ -29,13 +29,6 @@ from shopstream.lakehouse.reader import CATALOG_FILE
 from shopstream.lakehouse.settings import LakehouseSettings
 from shopstream.lakehouse.tables import NAMESPACE
 
-__all__ = [
-    "DurableFileIO",
-    "EmbeddedLakehouse",
-    "LocalCatalog",
-    "LocalStorage",
-]
-
 
 class _SyncedStream(BufferedWriter):
     """A file that is synced to the disk when it is closed."""

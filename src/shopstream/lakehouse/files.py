@@ -18,8 +18,6 @@ from shopstream.errors import PermanentError, RetryableError
 from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.tables import TABLES, TableDeclaration
 
-__all__ = ["ROW_GROUP", "FileWriter", "ParquetFile", "Storage", "by_day", "conform", "locked", "write_file"]
-
 
 class Storage(Protocol):
     """Immutable files by location: an absolute path, or a URL such as s3://bucket/key."""

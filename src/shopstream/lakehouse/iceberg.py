@@ -16,8 +16,6 @@ from shopstream.lakehouse.catalog import LakeCatalog, NotCommittedError, add_not
 from shopstream.lakehouse.ports import LakeTable, TableStatus
 from shopstream.lakehouse.tables import TABLES
 
-__all__ = ["IcebergLakehouse"]
-
 _TRIM_AT = 2
 """A commit expires old snapshots when there are this many times as many as shall be kept."""
 

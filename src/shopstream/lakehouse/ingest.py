@@ -36,8 +36,6 @@ from shopstream.lakehouse.iceberg import IcebergLakehouse
 from shopstream.lakehouse.ports import LakeTable
 from shopstream.stream.ports import Record
 
-__all__ = ["BlockLoader", "BlockWriter", "IngestResult", "LoadedBlock", "Piece", "Spread", "in_waves", "ingest"]
-
 _WORKERS = 2
 _BLOCKS_PER_COMMIT = 16
 _DERIVED_ID = 32

@@ -24,8 +24,6 @@ from shopstream.lakehouse.files import ROW_GROUP, ParquetFile, conform
 from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.tables import TABLES, register_storage, view_sql
 
-__all__ = ["compact", "expire", "find_orphans"]
-
 _FULL_ENOUGH = 0.75
 """A file of this share of the target size is not rewritten."""
 

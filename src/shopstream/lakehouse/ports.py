@@ -9,8 +9,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from fsspec import AbstractFileSystem
 
-__all__ = ["LakeReader", "LakeTable", "Lakehouse", "TableStatus"]
-
 
 class LakeTable(StrEnum):
     """The tables of the lakehouse."""

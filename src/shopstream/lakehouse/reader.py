@@ -9,8 +9,6 @@ from pyiceberg.table import StaticTable
 from shopstream.errors import StateError
 from shopstream.lakehouse.ports import LakeTable
 
-__all__ = ["CATALOG_FILE", "LocalLakeReader", "moved_error"]
-
 CATALOG_FILE = "catalog.db"
 """The SQLite catalog, inside the lakehouse's folder."""
 

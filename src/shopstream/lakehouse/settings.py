@@ -7,8 +7,6 @@ from pydantic import Field
 
 from shopstream.settings_section import SettingsSection
 
-__all__ = ["GlueSettings", "LakehouseSettings"]
-
 
 class LakehouseSettings(SettingsSection):
     """Settings of the Iceberg tables."""

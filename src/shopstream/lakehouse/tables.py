@@ -29,17 +29,6 @@ from shopstream.detection.detection import Detection, detection_row
 from shopstream.events.schema import DEAD_LETTER_FIELDS, LAKE_FIELDS, Field, arrow_schema
 from shopstream.lakehouse.ports import LakeReader, LakeTable
 
-__all__ = [
-    "DETECTION_FIELDS",
-    "NAMESPACE",
-    "TABLES",
-    "TableDeclaration",
-    "create_views",
-    "detection_rows",
-    "register_storage",
-    "view_sql",
-]
-
 NAMESPACE = "shop"
 
 _TIME = pa.timestamp("us", "UTC")

@@ -12,8 +12,6 @@ from shopstream.detection.detection import Detection, detection_row
 from shopstream.errors import RetryableError
 from shopstream.lambdas.ports import SignalRecord
 
-__all__ = ["FirehoseSink", "SqsFailedSignals", "read_baselines"]
-
 _PUT_RECORDS: Final = 500
 _PUT_BYTES: Final = 4 << 20
 _RECORD_BYTES: Final = 1_000 << 10

@@ -22,8 +22,6 @@ from shopstream.lambdas.setup import Metrics, open_processor, open_sender, open_
 from shopstream.lambdas.signal_processor import BatchResult, SignalProcessor
 from shopstream.notify.sender import DeliveryReport, Sender
 
-__all__ = ["handler", "records_of", "response"]
-
 
 def records_of(event: Mapping[str, Any]) -> list[SignalRecord]:
     """The records of an event of a Kinesis event source mapping, in order."""

@@ -6,8 +6,6 @@ from typing import Protocol
 
 from shopstream.detection.detection import Detection
 
-__all__ = ["DetectionSink", "FailedSignals", "SignalRecord"]
-
 
 @dataclass(frozen=True, slots=True)
 class SignalRecord:

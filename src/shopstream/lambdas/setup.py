@@ -26,8 +26,6 @@ from shopstream.lambdas.state import DetectionState
 from shopstream.notify.aws import SnsChannel
 from shopstream.notify.sender import Sender, targets_of
 
-__all__ = ["Metrics", "open_processor", "open_sender", "open_store", "packed_rules"]
-
 _HERE = Path(__file__).parent
 """Where a package has its rules and allow-lists; see `infra/package_lambda.py`."""
 

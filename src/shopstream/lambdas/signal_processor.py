@@ -32,8 +32,6 @@ from shopstream.lambdas.ports import DetectionSink, FailedSignals, SignalRecord
 from shopstream.lambdas.state import DetectionState
 from shopstream.stream.ports import TRIM_HORIZON
 
-__all__ = ["BatchResult", "PoisonedRecordError", "SignalProcessor"]
-
 _FORMAT: Final = 1
 _PORTION_BYTES: Final = 2 << 20
 """So many bytes of signals are processed before a commit: seconds of work, so that a deadline costs little."""

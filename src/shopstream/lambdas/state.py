@@ -19,8 +19,6 @@ from shopstream.clock import Clock
 from shopstream.errors import StateError
 from shopstream.incidents.settings import DynamoSettings
 
-__all__ = ["KEPT", "DetectionState", "SavedState"]
-
 KEPT: Final = timedelta(days=3)
 """Parts expire so long after they were written; `keep` puts that off."""
 _HEAD: Final = {"pk": "DETECTION", "sk": "HEAD"}

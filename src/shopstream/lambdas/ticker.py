@@ -15,8 +15,6 @@ from shopstream.lambdas.setup import Metrics, open_sender, open_store
 from shopstream.lambdas.state import DetectionState
 from shopstream.notify.sender import Sender
 
-__all__ = ["handler"]
-
 _logger = Logger(service="ticker")
 _clock = SystemClock()
 

@@ -42,8 +42,6 @@ from shopstream.models.reports import open_reports
 if TYPE_CHECKING:
     from shopstream.lakehouse.aws import AwsLakehouse
 
-__all__ = ["MARTS", "build_on_athena", "fetch_marts"]
-
 MARTS = tuple(sorted(path.stem for path in (PROJECT / "marts").glob("*.sql")))
 """Names of the marts."""
 

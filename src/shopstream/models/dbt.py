@@ -34,20 +34,6 @@ from shopstream.lakehouse.files import locked
 from shopstream.lakehouse.ports import Lakehouse, LakeTable
 from shopstream.lakehouse.tables import register_storage, view_sql
 
-__all__ = [
-    "PROJECT",
-    "BuildResult",
-    "Progress",
-    "build",
-    "check_names",
-    "check_timezone",
-    "only_one",
-    "run_dbt",
-    "summarise",
-    "variables_of",
-    "write_profile",
-]
-
 PROJECT = Path(__file__).parent
 """The dbt project."""
 

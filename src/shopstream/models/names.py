@@ -2,8 +2,6 @@
 
 from enum import StrEnum
 
-__all__ = ["Bots", "ReportName"]
-
 
 class ReportName(StrEnum):
     """The reports."""

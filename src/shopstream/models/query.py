@@ -13,8 +13,6 @@ from shopstream.lakehouse.ports import LakeReader, LakeTable
 from shopstream.lakehouse.tables import create_views
 from shopstream.models.reports import open_reports
 
-__all__ = ["QueryResult", "query"]
-
 _READS = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
 _OUTPUT_TYPES = (bool, int, str, Decimal, datetime, date, bytes)
 

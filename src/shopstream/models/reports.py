@@ -10,8 +10,6 @@ from shopstream.engine.tables import fetch_dicts
 from shopstream.errors import StateError
 from shopstream.models.names import Bots, ReportName
 
-__all__ = ["Report", "Scope", "open_reports", "report", "scope"]
-
 
 @dataclass(frozen=True, slots=True)
 class Report:

@@ -9,8 +9,6 @@ from shopstream.incidents.settings import NotifySettings
 from shopstream.notify.message import Message
 from shopstream.notify.sender import targets_of
 
-__all__ = ["SnsChannel"]
-
 _SUBJECT: Final = 100
 """Characters of a subject, ASCII and on one line, says SNS."""
 _MOST_BYTES: Final = 240_000

@@ -16,8 +16,6 @@ from shopstream.detection.detection import Severity
 from shopstream.errors import ConfigurationError, RetryableError
 from shopstream.notify.message import Message
 
-__all__ = ["AppriseChannel", "open_channels"]
-
 _TIMEOUT = timedelta(seconds=20)
 _HTTP_STATUS = re.compile(r"\berror=(\d{3})\b")
 

@@ -16,8 +16,6 @@ from shopstream.incidents.explanation import (
 )
 from shopstream.incidents.incident import Incident
 
-__all__ = ["Message", "Notice", "digest", "notice_of"]
-
 _NAMED = 5
 """A digest names this many incidents and counts the rest."""
 

@@ -4,8 +4,6 @@ from typing import Protocol
 
 from shopstream.notify.message import Message
 
-__all__ = ["NotificationChannel"]
-
 
 class NotificationChannel(Protocol):
     """One address that messages go to."""

@@ -25,8 +25,6 @@ from shopstream.incidents.settings import NotifySettings
 from shopstream.notify.message import Message, Notice, digest, notice_of
 from shopstream.notify.ports import NotificationChannel
 
-__all__ = ["BackgroundSender", "DeliveryReport", "Sender", "targets_of"]
-
 _FIRST_WAIT_S = 1
 _POLLS = 10
 """So many polls a sender that cannot be made is waited for."""

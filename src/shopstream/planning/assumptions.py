@@ -21,17 +21,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel
 from shopstream.errors import ConfigurationError
 from shopstream.yaml_files import Document, YamlError, YamlFiles, unknown_word
 
-__all__ = [
-    "DEFAULT_REGION",
-    "Assumption",
-    "Assumptions",
-    "Price",
-    "PriceList",
-    "packaged_prices",
-    "read_prices",
-    "shipped_assumptions",
-]
-
 
 class Assumption(BaseModel):
     """One figure.

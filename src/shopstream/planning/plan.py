@@ -8,8 +8,6 @@ from typing import NamedTuple
 from shopstream.planning.assumptions import Assumptions, PriceList
 from shopstream.planning.sizing import Capacity, Load, required_capacity, round_up
 
-__all__ = ["CostLine", "Plan", "StreamModes", "cost_lines", "make_plan", "stream_modes"]
-
 _CENT = Decimal("0.01")
 _GB = Decimal(10**9)
 _HOUR_S = 3_600

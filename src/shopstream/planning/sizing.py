@@ -6,18 +6,6 @@ from decimal import ROUND_CEILING, Decimal
 from shopstream.errors import ConfigurationError
 from shopstream.planning.assumptions import Assumptions
 
-__all__ = [
-    "Capacity",
-    "FunctionCapacity",
-    "LakeCapacity",
-    "Load",
-    "StreamCapacity",
-    "TableCapacity",
-    "WindowCapacity",
-    "required_capacity",
-    "round_up",
-]
-
 _DAY_S = 86_400
 _HOUR_S = 3_600
 _PUT_UNIT = 25 * 1024

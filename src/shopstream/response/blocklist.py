@@ -32,8 +32,6 @@ from shopstream.incidents.explanation import genuine_share, title_of
 from shopstream.incidents.incident import Actor, Incident, TriageStatus
 from shopstream.incidents.ports import IncidentStore
 
-__all__ = ["Blocked", "Blocklist", "BlocklistFormat", "LeftOut", "network_of", "read_blocklist", "render"]
-
 _OWN = tuple(
     map(
         ip_network,

@@ -14,8 +14,6 @@ from shopstream.clock import to_ms
 from shopstream.incidents.explanation import genuine_share, title_of, who_of
 from shopstream.incidents.incident import Incident, State
 
-__all__ = ["cloud_event"]
-
 _OCSF: Final = "1.6.0"
 _CLASS: Final = 2004
 _CREATE, _UPDATE, _CLOSE = 1, 2, 3

@@ -23,20 +23,6 @@ from shopstream.errors import ConfigurationError
 from shopstream.incidents.incident import events_command
 from shopstream.ruletools.history import EVENTS, History, KnownInjection, scanning
 
-__all__ = [
-    "ACTOR_KEYS",
-    "MAX_VALUES",
-    "Attack",
-    "Backtest",
-    "ConditionResult",
-    "Day",
-    "Example",
-    "Sweep",
-    "episodes_sql",
-    "parse_sweep",
-    "run_backtest",
-]
-
 MAX_VALUES = 200
 """Greatest number of values of a sweep."""
 

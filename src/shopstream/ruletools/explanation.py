@@ -28,8 +28,6 @@ from shopstream.errors import ConfigurationError, PermanentError
 from shopstream.events.schema import EVENT_FIELDS
 from shopstream.ruletools.history import EVENTS, History, scanning
 
-__all__ = ["ConditionPart", "Explanation", "NearEvent", "SqlTarget", "explain", "target_sql"]
-
 _WINDOWS, _OWN = "explained_windows", "explained_events"
 _TYPES = {field.name: field.duckdb for field in EVENT_FIELDS} | {field.name: field.duckdb for field in DERIVED_FIELDS}
 _ALMOST = 0.999

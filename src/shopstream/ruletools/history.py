@@ -20,8 +20,6 @@ from shopstream.lakehouse.ports import Lakehouse, LakeTable
 from shopstream.lakehouse.settings import LakehouseSettings
 from shopstream.lakehouse.tables import create_views
 
-__all__ = ["EVENTS", "History", "KnownInjection", "load_file", "open_history", "read_truth"]
-
 EVENTS = "past_events"
 """The view that rules run on."""
 

@@ -42,8 +42,6 @@ from shopstream.events.codec import decode
 from shopstream.incidents.episode import Episode, gather
 from shopstream.yaml_files import YamlFiles
 
-__all__ = ["ExpectedIncident", "Innocent", "RuleTest", "RuleTestResult", "read_test", "run_rule_test", "signals_of"]
-
 _EVENTS = "events.csv"
 _MAX_EVENTS_BYTES = 64 << 20
 _SPANS = ("start_ms", "end_ms", "first_event_ms", "last_event_ms")

@@ -29,8 +29,6 @@ from shopstream.simulation.injection import (
 from shopstream.simulation.intensity import TimeRange, TrafficIntensity
 from shopstream.simulation.shoppers import CART, PURCHASE, VIEW
 
-__all__ = ["Carding", "Crawler", "Crowd", "Flood", "Hoarding", "Rotation", "Scalping", "Scraper"]
-
 Floats = npt.NDArray[np.float64]
 
 _DAY_S = 86_400

@@ -6,8 +6,6 @@ April 2020, 411.7 M events, 89.7 M sessions) or, where said so, of a contiguous 
 
 from typing import Final
 
-__all__: list[str] = []  # used as a namespace: `from shopstream.simulation import calibration as real`
-
 DAILY_EVENTS: Final = 1_770_000
 """Median events of a day."""
 

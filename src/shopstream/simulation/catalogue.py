@@ -18,8 +18,6 @@ import yaml
 
 from shopstream.simulation import calibration as real
 
-__all__ = ["Catalogue"]
-
 _HEAD = 2_000  # products drawn one category richer: best sellers are mostly phones
 _BRANDS = 3_445
 _FIRST_CATEGORY_ID = 2_053_013_552_259_662_037

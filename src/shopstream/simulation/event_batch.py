@@ -6,8 +6,6 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["KINDS", "EventBatch", "mix"]
-
 KINDS = ("view", "cart", "purchase", "remove_from_cart")
 """Event types; a batch holds their index."""
 

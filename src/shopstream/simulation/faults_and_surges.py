@@ -24,8 +24,6 @@ from shopstream.simulation.injection import (
 from shopstream.simulation.intensity import TimeRange
 from shopstream.simulation.shoppers import PURCHASE, CategoryBias
 
-__all__ = ["DuplicateStorm", "FlashSale", "Outage", "PriceError", "PurchaseCollapse"]
-
 Floats = npt.NDArray[np.float64]
 
 _RECOVERIES = ("at_once", "ramp", "rush", "backlog")

@@ -23,25 +23,6 @@ from shopstream.simulation.event_batch import EventBatch, Ints, mix
 from shopstream.simulation.intensity import TimeRange, TrafficIntensity
 from shopstream.simulation.shoppers import HEAVY_USER_IDS, CategoryBias, Population
 
-__all__ = [
-    "MAX_FACTOR",
-    "SITE",
-    "GroundTruth",
-    "Injection",
-    "Scenario",
-    "ScriptedAttack",
-    "Target",
-    "TimedScenario",
-    "World",
-    "busy_targets",
-    "check",
-    "log_normal_gaps",
-    "size_limit",
-    "steps",
-    "uniform",
-    "views",
-]
-
 Floats = npt.NDArray[np.float64]
 
 MAX_FACTOR = 100

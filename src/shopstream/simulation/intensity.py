@@ -11,8 +11,6 @@ import numpy.typing as npt
 from shopstream.clock import MINUTE_MS, from_ms, to_ms
 from shopstream.simulation import calibration as real
 
-__all__ = ["TimeRange", "TrafficIntensity"]
-
 _DAY = 1_440  # minutes
 _WARM_UP = real.VISIT_MAX_MINUTES  # before the start, so that sessions are already under way at the start
 _SLICE_EVENTS = 150_000  # expected; bounds memory, together with _SLICE_MINUTES

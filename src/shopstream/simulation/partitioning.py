@@ -32,18 +32,6 @@ from shopstream.stream.ports import (
     hash_key,
 )
 
-__all__ = [
-    "KeySkew",
-    "PartitionKey",
-    "Router",
-    "even_shards",
-    "events_of_file",
-    "events_of_stream",
-    "key_texts",
-    "measure_skew",
-    "packed",
-]
-
 _KEY_CHARACTERS = 256
 _PAYLOAD_BYTES = MAX_RECORD_BYTES - 4 * _KEY_CHARACTERS  # the limit of a record includes its partition key
 _COMFORTABLE = 0.9  # of a record, because sizes vary from slice to slice

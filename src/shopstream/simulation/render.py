@@ -16,8 +16,6 @@ from shopstream.simulation.catalogue import Catalogue
 from shopstream.simulation.event_batch import KINDS, EventBatch, Ints, mix
 from shopstream.simulation.injection import Injection
 
-__all__ = ["Renderer"]
-
 _TRACKER_COLUMNS = tuple(field.name for field in EVENT_FIELDS if field.name not in REES46_COLUMNS)
 _HEX = np.array([[ord(c) for c in f"{byte:02x}"] for byte in range(256)], np.uint8)
 _UUID_DASHES = np.array([8, 13, 18, 23])

@@ -39,18 +39,6 @@ from shopstream.simulation.partitioning import PartitionKey, Router, packed
 from shopstream.simulation.stream_sender import Lane, SendStatistics, StreamSender
 from shopstream.stream.ports import MAX_RECORD_BYTES, NewRecord, Shard, StreamWriter
 
-__all__ = [
-    "Bookmark",
-    "BookmarkFile",
-    "Pacer",
-    "ReplayProgress",
-    "ReplaySettings",
-    "ReplayStream",
-    "ReplaySummary",
-    "reject_records",
-    "replay",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Bookmark:

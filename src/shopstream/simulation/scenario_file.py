@@ -24,17 +24,6 @@ from shopstream.simulation.faults_and_surges import DuplicateStorm, FlashSale, O
 from shopstream.simulation.injection import SITE, GroundTruth, Injection, Scenario, Target, World, busy_targets
 from shopstream.yaml_files import Document, Identifier, Text, YamlError, YamlFiles
 
-__all__ = [
-    "KINDS",
-    "SCENARIO_FILES",
-    "DetectionGoal",
-    "Domain",
-    "DrawnScenario",
-    "ScenarioFile",
-    "load_scenarios",
-    "shipped_scenarios",
-]
-
 _CLASSES = (
     *(Flood, Scraper, Crawler, Crowd, Rotation, Hoarding, Scalping, Carding),
     *(Outage, DuplicateStorm, PurchaseCollapse, PriceError, FlashSale),

@@ -20,8 +20,6 @@ from shopstream.simulation.catalogue import Catalogue
 from shopstream.simulation.event_batch import EventBatch, Ints
 from shopstream.simulation.intensity import TimeRange, TrafficIntensity
 
-__all__ = ["CART", "HEAVY_USER_IDS", "PURCHASE", "VIEW", "CategoryBias", "HeavyUsers", "Population", "Shoppers"]
-
 VIEW, CART, PURCHASE = 0, 1, 2  # indexes in KINDS
 _SHORT, _LONG = 2, 6  # session lengths: too short for a cart before the purchase; long enough for two carts
 _FIRST_USER_ID = 512_000_000

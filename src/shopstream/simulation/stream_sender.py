@@ -16,8 +16,6 @@ from shopstream.clock import Clock
 from shopstream.errors import BackpressureError, RetryableError
 from shopstream.stream.ports import MAX_PUT_BYTES, MAX_PUT_RECORDS, NewRecord, StreamWriter
 
-__all__ = ["Lane", "RateLimit", "SendStatistics", "StreamSender"]
-
 _FIRST_RATE = 1 << 20  # bytes a second: the limit of a Kinesis shard
 _LOWEST_RATE = 16 << 10
 _DECREASE = 0.8

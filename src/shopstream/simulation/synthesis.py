@@ -20,16 +20,6 @@ from shopstream.simulation.intensity import TimeRange, TrafficIntensity
 from shopstream.simulation.render import Renderer
 from shopstream.simulation.shoppers import HeavyUsers, Population, Shoppers
 
-__all__ = [
-    "DEFAULT_START",
-    "OutOfOrder",
-    "Progress",
-    "Synthesis",
-    "SynthesisSettings",
-    "SynthesisSummary",
-    "truth_path",
-]
-
 DEFAULT_START = datetime(2019, 11, 5, tzinfo=UTC)
 """An ordinary Tuesday; fixed, so that the same command always gives the same file."""
 

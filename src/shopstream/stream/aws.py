@@ -36,8 +36,6 @@ from shopstream.stream.ports import (
 )
 from shopstream.stream.settings import KinesisSettings
 
-__all__ = ["KinesisStream", "Pace", "parse_shards", "shard_number"]
-
 _LOGGER = logging.getLogger(__name__)
 
 _MAX_RECORDS: Final = 10_000

@@ -16,8 +16,6 @@ from filelock import FileLock
 
 from shopstream.errors import BackpressureError, PermanentError, ShopstreamError, StateError
 
-__all__ = ["PAGE_BYTES", "Database", "create"]
-
 PAGE_BYTES = 32768
 """Large pages keep the overflow chains of 256 KiB payloads short; 64 KiB pages are hardly faster and waste more."""
 

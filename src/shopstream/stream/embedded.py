@@ -43,8 +43,6 @@ from shopstream.stream.ports import (
 )
 from shopstream.stream.settings import StreamSettings
 
-__all__ = ["EmbeddedStream", "StreamStatus"]
-
 _SHARD_ID = re.compile(r"shardId-(\d{12})")
 
 _INSERT_SHARD = (

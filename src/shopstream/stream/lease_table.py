@@ -18,8 +18,6 @@ from shopstream.errors import BackpressureError, PermanentError, RetryableError
 from shopstream.stream.leases import Lease
 from shopstream.stream.ports import Position
 
-__all__ = ["LeaseTable", "NewestTable"]
-
 _LOGGER = logging.getLogger(__name__)
 _MAX_IN_TRANSACTION: Final = 100
 _BACK_OFF: Final = timedelta(milliseconds=500)

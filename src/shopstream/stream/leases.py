@@ -25,8 +25,6 @@ from shopstream.clock import Clock
 from shopstream.errors import RetryableError, ShopstreamError
 from shopstream.stream.ports import Position, Shard
 
-__all__ = ["HeartbeatMonitor", "LeaderLease", "Lease", "Leases", "SharedShards", "assign_shards", "ready"]
-
 _LOGGER = logging.getLogger(__name__)
 
 _RENEWALS: Final = 3

@@ -16,29 +16,6 @@ from typing import Protocol, Self
 from shopstream.clock import Clock
 from shopstream.errors import PermanentError, StateError
 
-__all__ = [
-    "HASH_KEY_SPACE",
-    "MAX_PARTITION_KEY_CHARACTERS",
-    "MAX_PUT_BYTES",
-    "MAX_PUT_RECORDS",
-    "MAX_RECORD_BYTES",
-    "TRIM_HORIZON",
-    "ConsumerPositions",
-    "NewRecord",
-    "Position",
-    "PutOutcome",
-    "ReadBatch",
-    "Record",
-    "Shard",
-    "Stream",
-    "StreamReader",
-    "StreamWriter",
-    "check_put",
-    "check_read_limits",
-    "hash_key",
-    "lag",
-]
-
 HASH_KEY_SPACE = 1 << 128
 MAX_RECORD_BYTES = 1 << 20
 MAX_PUT_RECORDS = 500

@@ -7,8 +7,6 @@ from pydantic import ByteSize, Field
 
 from shopstream.settings_section import PositiveDuration, SettingsSection
 
-__all__ = ["KinesisSettings", "StreamSettings"]
-
 
 class StreamSettings(SettingsSection):
     """Settings of the embedded stream."""

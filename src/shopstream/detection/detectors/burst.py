@@ -15,8 +15,6 @@ from shopstream.detection.detector import BIN_MS, AlertTemplate, Detector, OpenA
 from shopstream.detection.detectors.site_state import SILENCE_ODDS, SiteState
 from shopstream.engine.signals import Signal
 
-__all__ = ["BurstDetector"]
-
 _BINS: Final = 30
 _BURSTINESS: Final = 4.0
 _PEAK: Final = 5.0

@@ -18,8 +18,6 @@ from shopstream.detection.detector import SITE_60S, TAIL_60S, AlertTemplate, Det
 from shopstream.detection.detectors.site_state import SiteState, numbers
 from shopstream.engine.signals import Signal
 
-__all__ = ["CompositionDetector"]
-
 _LEAST_USERS: Final = 40.0
 _SLOWLY: Final = 0.15
 _WARM_UP: Final = 60.0

@@ -16,8 +16,6 @@ from shopstream.detection.detector import SITE_60S, AlertTemplate, Detector, Ope
 from shopstream.detection.detectors.site_state import SiteState, numbers
 from shopstream.engine.signals import Signal
 
-__all__ = ["ConversionDetector"]
-
 _LAG: Final = 0.3
 """Purchases follow the events of the last few minutes: weight of the newest minute."""
 _MEMORY: Final = 90.0

@@ -27,8 +27,6 @@ from shopstream.detection.detectors.site_state import numbers
 from shopstream.engine.signals import Signal
 from shopstream.errors import StateError
 
-__all__ = ["AGENT_60S", "NET_60S", "PATH_300S", "CoordinationDetector", "ShareQuantiles", "SpaceSaving"]
-
 
 class SpaceSaving:
     """Counts at most `capacity` keys; a new key takes the place, and the count, of the lightest.

@@ -18,8 +18,6 @@ from shopstream.detection.detector import AlertTemplate, Detector, OpenAlert, in
 from shopstream.detection.detectors.site_state import SiteState, numbers
 from shopstream.engine.signals import Signal
 
-__all__ = ["KeyVolumeDetector"]
-
 _LEAST: Final = 12
 """Keys with fewer events a minute are ignored."""
 _LEAST_HOUR: Final = 60

@@ -22,8 +22,6 @@ from shopstream.detection.detector import (
 from shopstream.detection.detectors.site_state import SiteState, numbers
 from shopstream.engine.signals import Signal
 
-__all__ = ["DuplicateDetector", "NullDetector", "PriceDetector"]
-
 _STORM: Final = AlertTemplate(
     "duplicates",
     "duplicates-1",

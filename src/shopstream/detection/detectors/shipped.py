@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from shopstream.detection.product_reference import ProductReference
     from shopstream.engine.engine import Engine
 
-__all__ = ["shipped_detectors", "shipped_runner"]
-
 
 def shipped_detectors(settings: DetectionSettings, baselines: Baselines | None = None) -> list[Detector]:
     """All detectors, in the order in which their detections of one bin come.

@@ -12,8 +12,6 @@ from shopstream.detection.detector import BIN_MS, EVENT_TYPES, AlertTemplate, De
 from shopstream.detection.detectors.site_state import SILENCE_ODDS, SITE, SeriesState, SiteState
 from shopstream.engine.signals import Signal
 
-__all__ = ["SilenceDetector"]
-
 _THRESHOLD: Final = "so many events due that the chance of none is below 1e-9"
 _SITE: Final = AlertTemplate(
     "silence", "silence-1", "No data for {silence_seconds}", (), Nature.FAULT, _THRESHOLD, 300_000

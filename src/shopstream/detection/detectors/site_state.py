@@ -15,8 +15,6 @@ from shopstream.detection.detectors.surge_classifier import TrafficMix
 from shopstream.detection.forecast import SeriesForecast
 from shopstream.engine.signals import Signal
 
-__all__ = ["SILENCE_ODDS", "SITE", "SeriesState", "SiteState", "numbers"]
-
 SITE: Final = "site"
 SILENCE_ODDS: Final = -math.log(1e-9)
 """With so many events expected, the chance of none is 1e-9."""

@@ -16,8 +16,6 @@ from typing import Final
 from shopstream.detection.baseline import Baselines
 from shopstream.detection.detector import BIN_MS
 
-__all__ = ["SIGNS", "Classification", "Excess", "TrafficMix"]
-
 SIGNS: Final = ("tail", "new_users", "users", "buys")
 """Events on rarely seen products (as breadth: the smaller of users and products), first events of ids, users of each
 bin, carts and purchases; all as shares of the events."""

@@ -27,8 +27,6 @@ from shopstream.detection.detectors.site_state import SITE, SeriesState, SiteSta
 from shopstream.detection.detectors.surge_classifier import Classification, Excess
 from shopstream.engine.signals import QUIET, Signal
 
-__all__ = ["VolumeDetector"]
-
 _JUMP: Final = 6.0
 _JUMP_BINS: Final = 2
 _DRIFT: Final = 3.0
