@@ -9,6 +9,9 @@ SERVE  ?= 1
 INDEX   = $(shell $(PYTHON) -m pip config get global.index-url 2>/dev/null)
 UV      = $(if $(INDEX),UV_DEFAULT_INDEX=$(INDEX) )$(BIN)/uv --system-certs pip
 
+# Start-up time counts here: Python may cache its bytecode.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help env demo test test-all test-aws infra-env test-infra synth deploy destroy lint format lambda lambda-cold-start bench evaluate bench-nab lock clean
 
 help: ## this list

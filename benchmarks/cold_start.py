@@ -1,10 +1,9 @@
-"""How long the detection function takes to start: fresh processes from its package, against stand-ins on this machine.
+"""Measures the cold start of the detection function: fresh processes from its package, against local stand-ins.
 
     make lambda-cold-start
 
-Each process has the package's folder and nothing else, as in Lambda. Printed are medians: loading (what Lambda calls
-init: imports, settings, rules, a look at the table), the first call, a warm call, and memory. CPU seconds are what
-counts on a busy machine.
+Each process has only the package's folder, as in Lambda. It prints medians: loading (Lambda's init: imports, settings,
+rules, a table lookup), the first call, a warm call, and memory. On a busy machine, compare CPU seconds.
 """
 
 import os
@@ -22,8 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from lambdas.functions import Services, event_of, started  # noqa: E402  the tests' helpers
-from shopstream.engine.signal import Signal  # noqa: E402  likewise
-from shopstream.engine.signal_codec import encode_signals  # noqa: E402  likewise
+from shopstream.engine.signals import Signal, encode_signals  # noqa: E402  likewise
 from shopstream.lambdas.ports import SignalRecord  # noqa: E402  likewise
 from standins import process  # noqa: E402  likewise
 
@@ -34,7 +32,7 @@ ARN = "arn:aws:kinesis:eu-central-1:123456789012:stream/signals"
 
 
 def records(first: int, count: int) -> list[SignalRecord]:
-    """Bins of ten seconds in which three users are too fast."""
+    """Signals of ten-second bins in which three users fire a rule."""
     made = []
     for number in range(first, first + count):
         start_ms = START_MS + number * 10_000
@@ -47,6 +45,7 @@ def records(first: int, count: int) -> list[SignalRecord]:
 
 def main() -> None:
     """Measure and print."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # children cache bytecode, as in production
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cold-start-")))
         command = [sys.executable, str(ROOT / "infra" / "package_lambda.py"), "--architecture", platform.machine()]
@@ -68,7 +67,7 @@ def main() -> None:
 
 
 def measure(folder: Path, number: int) -> dict:
-    """One process over services of its own."""
+    """One process with services of its own."""
     services = Services(lambda word: f"{word}-{uuid4().hex[:8]}", folder / f"home-{number}")
     with started(folder / "package", "detection", **services.settings()) as function:
         loaded = function.loaded

@@ -1,4 +1,4 @@
-"""Who runs: shopstream's variants and the other engines, each as a whole process on the same events."""
+"""The engines under test: variants of shopstream and other engines, each as a whole process on the same events."""
 
 import os
 import shutil
@@ -34,13 +34,13 @@ class Contender(Protocol):
     most_events: int | None
 
     def run(self, made: Workload, windows: str, scratch: Path) -> tuple[Measurement, Check]:
-        """One run in an empty folder, and how its result compares with the batch answer."""
+        """One run in an empty folder, and the comparison with the batch answer."""
         ...
 
 
 @dataclass(frozen=True)
 class Ours:
-    """shopstream on a copy of a stream that was filled before.
+    """shopstream on a copy of a filled stream.
 
     Args:
         variant: what is switched on.
@@ -55,16 +55,16 @@ class Ours:
 
     @property
     def name(self) -> str:
-        """Short."""
+        """Short name."""
         return self.variant.name
 
     @property
     def title(self) -> str:
-        """For people."""
+        """Label for tables."""
         return self.variant.title
 
     def run(self, made: Workload, windows: str, scratch: Path) -> tuple[Measurement, Check]:
-        """Copy the stream, process it, compare."""
+        """Copy the stream, process it, compare the result."""
         home = scratch / "home"
         ours.fresh_home(self.preloaded[made.events], home)
         measured = run(
@@ -96,7 +96,7 @@ class Peer:
     most_events: int | None = None
 
     def run(self, made: Workload, windows: str, scratch: Path) -> tuple[Measurement, Check]:
-        """Run the script, compare what it wrote."""
+        """Run the script, compare its output."""
         output = scratch / "output"
         shutil.rmtree(output, ignore_errors=True)
         output.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""`make bench ONLY=detection`: what each rule, window and detector costs, and how large the state is.
+"""`make bench ONLY=detection`: the cost of each rule, window and detector, and the size of the state.
 
 One synthetic shop day of `EVENTS` events, with addresses and client software, goes through the engine in micro-batches
 of `BATCH`, on one thread, in this process: first without any window, then with each window alone, then with
@@ -19,18 +19,18 @@ import pyarrow as pa
 from measure import Measurement
 from report import Table
 
-from shopstream.detection import load_rules
-from shopstream.detection.bank import DetectorBank, OperatorFactory
 from shopstream.detection.detection import Detection
 from shopstream.detection.detector import Detector
-from shopstream.detection.detectors import shipped_bank
+from shopstream.detection.detector_runner import DetectorRunner, OperatorFactory
+from shopstream.detection.detectors.shipped import shipped_runner
+from shopstream.detection.rule import load_rules
 from shopstream.detection.settings import DetectionSettings
 from shopstream.engine.engine import Engine
 from shopstream.engine.settings import EngineSettings
-from shopstream.engine.signal import Signal
+from shopstream.engine.signals import Signal
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.events.codec import REJECT_SCHEMA, Decoded
-from shopstream.simulation import Synthesis, SynthesisSettings
+from shopstream.simulation.synthesis import Synthesis, SynthesisSettings
 from shopstream.stream.ports import Record
 
 __all__ = ["EVENTS", "INTRODUCTION", "costs", "pack_table"]
@@ -51,7 +51,7 @@ _ACTORS = ("user_id", "user_session", "ip", "ip_net", "agent_hash")
 
 @dataclass(slots=True)
 class Run:
-    """One way through all events.
+    """One pass over all events.
 
     Args:
         cpu_s: of everything.
@@ -66,12 +66,12 @@ class Run:
     steps: list[tuple[list[Signal], int]] = field(default_factory=list)
 
 
-class Timed:
-    """A detector whose CPU time is taken."""
+class Timed(Detector):
+    """A detector with measured CPU time."""
 
     def __init__(self, inner: Detector) -> None:
         self._inner = inner
-        self.id = inner.id
+        self.id, self.version = inner.id, inner.version
         self.windows = inner.windows
         self.other_signals = inner.other_signals
         self.cpu_ns = 0
@@ -94,17 +94,17 @@ class Timed:
         return self._inner.snapshot()
 
     def restore(self, state: Mapping[str, object]) -> None:
-        """Go on from a snapshot."""
+        """Restore a snapshot."""
         self._inner.restore(state)
 
 
 def costs() -> list[Table]:
-    """Measure, and give the tables; a few minutes on one core."""
+    """Measure, and return the tables; takes a few minutes on one core."""
     batches = _batches()
     events = sum(decoded.events.num_rows for _, decoded in batches)
     bare = _closed(_run(batches, []))
     rules = {rule_id: rule.window_declaration() for rule_id, rule in load_rules().items() if rule.enabled}
-    bank = shipped_bank(DetectionSettings())
+    bank = shipped_runner(DetectionSettings())
     windows = [*rules.values(), *bank.declarations]
     alone = {window.name: _closed(_run(batches, [window])) for window in windows}
     reference = _closed(_run(batches, [], bank.operators))
@@ -190,8 +190,8 @@ def _line(what: str, cpu_s: float, events: int, signals: int) -> tuple[str, ...]
 
 
 def _detectors(whole: Run, events: int) -> Table:
-    timed = [Timed(detector) for detector in shipped_bank(DetectionSettings()).detectors]
-    bank = DetectorBank(timed)
+    timed = [Timed(detector) for detector in shipped_runner(DetectionSettings()).detectors]
+    bank = DetectorRunner(timed)
     begun = process_time()
     for signals, watermark_ms in whole.steps:
         bank.advance(signals, watermark_ms)
@@ -229,7 +229,7 @@ def _detectors(whole: Run, events: int) -> Table:
 
 
 def _state(engine: Engine, windows: Iterable[WindowDeclaration]) -> Table:
-    """What a checkpoint holds, as Arrow columns, by the actors in it; tables with nothing in them are left out."""
+    """Size of each table of a checkpoint, as Arrow columns, per actor; without empty tables."""
     keys = {f"window_{window.name}": window.key for window in windows}
     found: list[tuple[int, tuple[str, ...]]] = []
     everybody: set[object] = set()
@@ -266,7 +266,7 @@ def _state(engine: Engine, windows: Iterable[WindowDeclaration]) -> Table:
 
 
 def pack_table(events: int, runs: Sequence[Measurement]) -> Table:
-    """The command itself over a stream: decoding, all rules and detectors, incidents, checkpoints."""
+    """`shopstream run` over a stream: decoding, all rules and detectors, incidents, checkpoints."""
     return Table(
         "All rules and detectors, from the stream to incidents",
         ("what", "events", "wall s", "events/s", "CPU µs/event", "peak MiB"),

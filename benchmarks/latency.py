@@ -19,7 +19,7 @@ from ours import SHOPSTREAM, Variant, environment
 from windows import RULES
 from workload import FIRST_BURST_USER, Workload
 
-from shopstream.bootstrap import open_stream
+from shopstream.adapters.ports import adapters_of
 from shopstream.config import load_settings
 from shopstream.events.codec import decode
 from shopstream.stream.ports import TRIM_HORIZON
@@ -30,7 +30,7 @@ GRACE_S = 20
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """What came out.
+    """Result of the measurement.
 
     Args:
         rate: events a second that the producer kept up.
@@ -52,7 +52,7 @@ class Latency:
 
 
 def measure_latency(made: Workload, home: Path, variant: Variant, log: Path) -> Latency:
-    """Run producer and engine side by side and watch the incidents.
+    """Run producer and engine in parallel and watch the incidents.
 
     Args:
         made: a workload with a burst a second.
@@ -62,7 +62,7 @@ def measure_latency(made: Workload, home: Path, variant: Variant, log: Path) -> 
     """
     home.mkdir(parents=True)
     settings = load_settings(None, {"home": home})
-    open_stream(settings).close()
+    adapters_of(settings).open_stream().close()
     base = [SHOPSTREAM, "--home", str(home)]
     with log.open("wb") as out:
         engine = _start([*base, "run", "--quiet", *variant.flags], out)
@@ -148,11 +148,11 @@ def _watch(path: Path, producer: "subprocess.Popen[bytes]", engine: Tree, bursts
 
 
 def _appended(made: Workload, home: Path) -> tuple[dict[str, float], float]:
-    """User → arrival (epoch ms) of the record that made the condition true; and the rate that was kept up."""
+    """User → arrival (epoch ms) of the record that made the condition true; and the achieved rate."""
     needed = next(window.more_than for window in RULES if window.name == "user_burst") + 1
     arrivals: dict[str, list[float]] = {}
     first, last, events = math.inf, 0, 0
-    with open_stream(load_settings(None, {"home": home})) as stream:
+    with adapters_of(load_settings(None, {"home": home})).open_stream() as stream:
         for shard in stream.shards():
             position = TRIM_HORIZON
             while records := (

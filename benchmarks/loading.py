@@ -17,7 +17,7 @@ MONTH_DAYS = 31
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """One command's figures."""
+    """Results of one command."""
 
     what: str
     rows: int

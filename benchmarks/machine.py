@@ -1,4 +1,4 @@
-"""What the figures were measured on."""
+"""Describes the machine of the measurement."""
 
 import os
 import platform
@@ -17,7 +17,7 @@ class Machine:
 
 
 def describe(peers: dict[str, Path]) -> Machine:
-    """Look around.
+    """Collect facts about the machine.
 
     Args:
         peers: package name → interpreter of the environment it is installed in.

@@ -1,4 +1,4 @@
-"""What a whole process tree took: wall clock, CPU and peak memory.
+"""Measures a process tree: wall-clock time, CPU time and peak memory.
 
 The command runs in a session of its own; every process of that session is sampled from `/proc`, also those that lost
 their parent (Flink and Spark start a JVM), and all of them are gone when `run` returns.
@@ -19,7 +19,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """Figures of one run.
+    """Results of one run.
 
     Args:
         wall_s: from start to the end of the command.

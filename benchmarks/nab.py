@@ -35,11 +35,10 @@ from report import Table, write_page
 
 from shopstream.clock import to_ms
 from shopstream.detection.detection import Detection
-from shopstream.detection.detector import BIN_MS
-from shopstream.detection.detectors import shipped_detectors
-from shopstream.detection.detectors.series import SITE_TEN
+from shopstream.detection.detector import BIN_MS, SITE_10S
+from shopstream.detection.detectors.shipped import shipped_detectors
 from shopstream.detection.settings import DetectionSettings
-from shopstream.engine.signal import Signal
+from shopstream.engine.signals import Signal
 
 HERE = Path(__file__).parent
 WORK = HERE / ".work"
@@ -64,7 +63,7 @@ What to expect: these detectors are made for counts of events of a busy shop. Th
 follow a level that falls without a word, and take half an hour to know a series. Most labels of NAB are changes of
 machine metrics, downward ones and changes of pattern among them, which nothing here looks for."""
 _HALF = 10.0
-"""A score of so many standard deviations is written as 0.5."""
+"""Standard deviations that correspond to a score of 0.5."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +84,7 @@ class Series:
 
     @staticmethod
     def read(path: Path) -> "Series":
-        """From NAB's CSV."""
+        """Read a CSV file of NAB."""
         with path.open(newline="") as file:
             rows = list(csv.DictReader(file))
         times = tuple(row["timestamp"] for row in rows)
@@ -112,21 +111,21 @@ def bins(series: Series) -> Iterator[tuple[int, float]]:
 
 
 def detect(series: Series) -> tuple[list[Detection], int]:
-    """What the univariate detectors say of a file, and of how many bins."""
+    """Detections of the univariate detectors in a file, and the number of bins."""
     settings = DetectionSettings()
     detectors = [detector for detector in shipped_detectors(settings) if detector.id in UNIVARIATE]
     found: list[Detection] = []
     number = 0
     for end_ms, count in bins(series):
         number += 1
-        signal = Signal(SITE_TEN.name, {}, end_ms - BIN_MS, end_ms, end_ms - BIN_MS, end_ms, {"events": count}, True)
+        signal = Signal(SITE_10S.name, {}, end_ms - BIN_MS, end_ms, end_ms - BIN_MS, end_ms, {"events": count}, True)
         for detector in detectors:
             found += detector.observe(end_ms, [signal] if count else [])
     return found, number
 
 
 def incidents(detections: Sequence[Detection]) -> list[Detection]:
-    """The first detection of each incident: a rule's next one after its quiet time begins another."""
+    """The first detection of each incident; a detection after the suppression time begins another incident."""
     quiet_until: dict[str, int] = {}
     first = []
     for detection in detections:
@@ -137,7 +136,7 @@ def incidents(detections: Sequence[Detection]) -> list[Detection]:
 
 
 def anomaly_scores(series: Series, opened: Sequence[Detection]) -> list[float]:
-    """0 to 1 for each row: that of the incident that opened while its value held."""
+    """Score of each row, 0 to 1: that of the incident that opened during its interval."""
     scores = [0.0] * len(series.values)
     for detection in opened:
         place = max(0, bisect_right(series.at_ms, detection.end_ms - 1) - 1)
@@ -148,7 +147,7 @@ def anomaly_scores(series: Series, opened: Sequence[Detection]) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """One file, judged."""
+    """One file, scored."""
 
     name: str
     rows: int
@@ -158,7 +157,7 @@ class Done:
 
 
 def judge(path: Path, labels: Path, results: Path) -> Done:
-    """Judge one file and write its rows for NAB's scorer."""
+    """Score one file and write its rows for NAB's scorer."""
     series = Series.read(path)
     begun = process_time()
     detections, number = detect(series)
@@ -179,7 +178,7 @@ def judge(path: Path, labels: Path, results: Path) -> Done:
 
 
 def main() -> int:
-    """Judge every file, let NAB score, write the section."""
+    """Score every file, run NAB's scorer, write the section."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("nab", type=Path, help="a checkout of github.com/numenta/NAB")
     options.add_argument("--processes", type=int, default=2)
@@ -210,7 +209,7 @@ def main() -> int:
 
 
 def _scores(nab: Path, ours: Mapping[str, Mapping[str, float]]) -> Table:
-    """Ours among the published ones, best first."""
+    """Our score among the published ones, best first."""
     rows = [(name, *figures) for name, *figures in _published(nab)]
     for detector, title in TITLES.items():
         rows.append((f"**{title}**", *(f"{ours[detector][profile]:.1f}" for profile in PROFILES)))

@@ -1,4 +1,4 @@
-"""shopstream under measurement: its own commands, in fresh processes, on a data home of its own."""
+"""Runs shopstream for measurement: its commands, in fresh processes, on a separate data home."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,12 +16,13 @@ from measure import Measurement, run
 from windows import RULES, WINDOWS
 from workload import Check, Workload, check
 
-from shopstream.alerting.reading import read_episodes, read_incidents
-from shopstream.bootstrap import open_lakehouse
+from shopstream.adapters.ports import adapters_of
+from shopstream.clock import SystemClock
 from shopstream.config import load_settings
-from shopstream.detection import load_rules
-from shopstream.detection.detectors import shipped_detectors
+from shopstream.detection.detectors.shipped import shipped_detectors
+from shopstream.detection.rule import load_rules
 from shopstream.detection.settings import DetectionSettings
+from shopstream.incidents.embedded import EmbeddedIncidentStore
 from shopstream.lakehouse.ports import LakeTable
 
 SHOPSTREAM = str(Path(sys.executable).parent / "shopstream")
@@ -30,7 +32,7 @@ WORK = Path(__file__).parent / ".work"
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What is switched on besides windows, detections, incidents, deduplication and checkpoints."""
+    """What is enabled besides windows, detections, incidents, deduplication and checkpoints."""
 
     name: str
     title: str
@@ -44,7 +46,7 @@ VARIANTS = (WINDOWS_ONLY, WITH_LAKE, EVERYTHING)
 
 
 def check_rules() -> None:
-    """Hold the windows given to the other engines against the shipped rules of the same names.
+    """Check that the windows of the other engines equal the shipped rules of the same names.
 
     Raises:
         RuntimeError: they are not the same.
@@ -61,7 +63,7 @@ def check_rules() -> None:
 
 
 def preload(made: Workload, folder: Path, log: Path) -> tuple[Path, Measurement]:
-    """Put the workload into a stream, once; each run gets a copy of it.
+    """Write the workload into a stream once; each run gets a copy.
 
     Returns:
         The data home, and what filling it took.
@@ -86,9 +88,9 @@ def command(home: Path, variant: Variant) -> list[str]:
 
 
 def environment(windows: str = "rules") -> dict[str, str]:
-    """All variables of the run: no settings but the defaults, and exactly the windows that the other engines have.
+    """Environment of the run: default settings, and exactly the windows of the other engines.
 
-    Rules that no other engine computes are switched off, and so are the detectors; `everything` leaves all on.
+    Rules that no other engine computes and the detectors are disabled; `everything` enables all.
     """
     clean = {name: value for name, value in os.environ.items() if not name.startswith("SHOPSTREAM_")}
     if windows == "everything":
@@ -101,7 +103,7 @@ def environment(windows: str = "rules") -> dict[str, str]:
 
 
 def _rules_folder(windows: str) -> Path:
-    """Rules laid over the shipped ones: those that are compared on, all others off, or the classic ones on."""
+    """Rules that replace the shipped ones: compared rules enabled, all others disabled, or the classic ones."""
     folder = WORK / f"rules-{windows}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -130,17 +132,18 @@ def _check_incidents(made: Workload, windows: str, home: Path) -> Check:
     for window in WINDOWS[windows]:
         keys = duckdb.execute("SELECT DISTINCT key FROM read_parquet(?)", [str(made.answer / f"{window.name}.parquet")])
         wanted |= {(window.name, key if window.key else "") for (key,) in keys.fetchall()}
-    found = {
-        (part.rule, ",".join(map(str, part.keys.values())))
-        for incident in read_incidents(home / "incidents.db")
-        for part in read_episodes(home / "incidents.db", incident.id)
-    }
+    with closing(EmbeddedIncidentStore(home / "incidents.db", SystemClock())) as store:
+        found = {
+            (part.rule, ",".join(map(str, part.keys.values())))
+            for incident in store.list()
+            for part in store.parts(incident.id)
+        }
     return Check(len(wanted), len(wanted - found), len(found - wanted), "incidents")
 
 
 def _check_detections(made: Workload, windows: str, home: Path) -> Check:
     settings = load_settings(None, {"home": home})
-    lakehouse = open_lakehouse(settings)
+    lakehouse = adapters_of(settings).open_lakehouse()
     try:
         files = lakehouse.data_files(LakeTable.DETECTIONS)
     finally:
@@ -170,6 +173,6 @@ def _check_detections(made: Workload, windows: str, home: Path) -> Check:
 
 
 def preload_figures(measured: Measurement) -> Mapping[str, object]:
-    """What `simulate` says of itself."""
+    """The JSON result of `simulate`."""
     figures: Mapping[str, object] = json.loads(measured.output)
     return figures

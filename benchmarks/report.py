@@ -1,4 +1,4 @@
-"""Results as tables: on the screen, and as `RESULTS.md`."""
+"""Shows results as tables, and writes `RESULTS.md`."""
 
 import statistics
 from collections.abc import Sequence
@@ -60,7 +60,7 @@ class Row:
 
     @property
     def steady(self) -> float | None:
-        """Rate without start-up, from the median wall time; None where start-up is most of it and the rest is noise."""
+        """Rate without start-up, from the median wall time; None if start-up dominates."""
         if self.floor_s is None or not self.runs:
             return None
         wall_s = statistics.median(run.wall_s for run in self.runs)
@@ -68,13 +68,13 @@ class Row:
 
     @property
     def wrong(self) -> bool:
-        """Failed, or another answer."""
+        """Whether it failed or gave a wrong answer."""
         return bool(self.problem) or any(check.missing or check.extra for check in self.checks)
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A title, a header, rows of text, and remarks below."""
+    """A table with title, header, rows of text, and remarks."""
 
     title: str
     header: tuple[str, ...]
@@ -91,7 +91,7 @@ def spread(values: Sequence[float], unit: str = "", digits: int = 0) -> str:
 
 
 def engines_table(title: str, rows: Sequence[Row], most_events: int) -> Table:
-    """One line an engine."""
+    """One row per engine."""
     lines = []
     for row in rows:
         if row.problem:
@@ -134,14 +134,14 @@ def engines_table(title: str, rows: Sequence[Row], most_events: int) -> Table:
 
 
 def pairs(mine: Row, peer: Row) -> list[float]:
-    """How many times as fast, round by round; each with each where one ran fewer rounds."""
+    """Speed-up per round; all pairs if the numbers of rounds differ."""
     if len(mine.rates) == len(peer.rates):
         return [a / b for a, b in zip(mine.rates, peer.rates, strict=True)]
     return [a / b for a in mine.rates for b in peer.rates]
 
 
 def ratios_table(title: str, rows: Sequence[Row], ours: Sequence[str]) -> Table:
-    """How many times as fast ours is; rounds are paired where both have as many, else each with each."""
+    """Speed-up of shopstream, by pairs of rounds; all pairs if the numbers of rounds differ."""
     good = {row.name: row for row in rows if row.runs}
     peers = [row for row in good.values() if not row.name.startswith("ours")]
     lines = []
@@ -154,7 +154,7 @@ def ratios_table(title: str, rows: Sequence[Row], ours: Sequence[str]) -> Table:
 
 
 def print_table(table: Table, console: Console) -> None:
-    """On the screen."""
+    """Print a table."""
     rich = RichTable(title=table.title, title_justify="left", header_style="bold")
     for place, name in enumerate(table.header):
         rich.add_column(name, justify="left" if place == 0 or name in _TEXT else "right")
@@ -166,13 +166,13 @@ def print_table(table: Table, console: Console) -> None:
 
 
 def write_markdown(path: Path, machine: Machine, definition: str, tables: Sequence[Table]) -> None:
-    """The comparison that is committed."""
+    """The committed comparison."""
     introduction = f"# Benchmark results\n\n{INTRODUCTION}"
     write_page(path, introduction, machine, tables, "## Workload", definition, "## How each engine runs", HOW)
 
 
 def write_page(path: Path, introduction: str, machine: Machine, tables: Sequence[Table], *before: str) -> None:
-    """A page of tables; `before` are paragraphs above them."""
+    """A page of tables, after the paragraphs of `before`."""
     parts = [introduction, f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC. {machine.text}", *before]
     for table in tables:
         marks = ["---" if place == 0 or name in _TEXT else "---:" for place, name in enumerate(table.header)]

@@ -1,9 +1,9 @@
-"""`make bench`: shopstream beside Flink SQL, Spark and plain DuckDB, in one run on the same events.
+"""`make bench`: compares shopstream with Flink SQL, Spark and plain DuckDB on the same events.
 
     make bench                          everything, 10 million events (about 25 minutes)
     make bench BENCH_EVENTS=1000000     fewer events
-    make bench ONLY=ours,duckdb,latency some parts; the tables go to the screen alone
-    make bench ONLY=detection           what rules and detectors cost (about 5 minutes)
+    make bench ONLY=ours,duckdb,latency some parts; tables are only printed
+    make bench ONLY=detection           the cost of rules and detectors (about 5 minutes)
     make bench BENCH_MONTH=1            also a month of 42 million rows into the lake
 
 A full run writes `benchmarks/RESULTS.md`, the part detection `benchmarks/RESULTS-detection.md`; raw figures go to
@@ -46,7 +46,8 @@ console = Console(width=None if sys.stdout.isatty() else 200)
 
 
 def main() -> int:
-    """Run what was asked for; 1 when an engine failed or gave another answer."""
+    """Run the selected parts; returns 1 if an engine failed or gave a wrong answer."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # children cache bytecode, as on users' machines
     options = _options()
     only = tuple(part for part in options.only.split(",") if part)
     unknown = set(only) - {*PARTS, "month"}
@@ -96,7 +97,7 @@ def main() -> int:
 
 @dataclass
 class Found:
-    """Everything measured so far; tables are shown as they come."""
+    """All results so far; tables are printed at once."""
 
     tables: list[report.Table] = field(default_factory=list)
     rows: dict[str, list[report.Row]] = field(default_factory=dict)
@@ -104,7 +105,7 @@ class Found:
     loaded: list[loading.Loaded] = field(default_factory=list)
 
     def show(self, table: report.Table) -> None:
-        """Print it, and keep it for the file."""
+        """Print a table, and keep it for the file."""
         self.tables.append(table)
         report.print_table(table, console)
 
@@ -147,7 +148,7 @@ def _contenders(parts: set[str], preloaded: dict[int, Path]) -> list[Contender]:
 
 
 def _detection(machine: Machine) -> None:
-    """What rules and detectors cost, on a page of its own."""
+    """The cost of rules and detectors, on a page of its own."""
     with console.status("costs of rules and detectors"):
         tables = costs.costs()
     made = _prepared(PACK_EVENTS)
@@ -170,7 +171,7 @@ def _detection(machine: Machine) -> None:
 
 
 def _compare(made: Workload, parts: set[str], rounds: int, found: Found) -> None:
-    """Rounds of all engines, one after the other in each round, so that each round is a fair pair."""
+    """Rounds of all engines, one after the other in each round, so that rounds are comparable."""
     preloaded: dict[int, Path] = {}
     remarks: list[str] = []
     workloads = {made.events: made, FLOOR_EVENTS: _prepared(FLOOR_EVENTS)}
@@ -226,7 +227,7 @@ def _rounds(
 
 
 def _once(contender: Contender, made: Workload, windows: str, row: report.Row) -> float | None:
-    """One run; a failure is written down, and the others go on."""
+    """One run; a failure is recorded, and the other runs continue."""
     scratch = WORK / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()

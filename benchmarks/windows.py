@@ -1,4 +1,4 @@
-"""The windowed counts that every engine computes; imported by all peers, so the standard library alone."""
+"""The windowed counts that every engine computes; all peers import it, so it only uses the standard library."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ class Window:
 
     @property
     def words(self) -> str:
-        """For people."""
+        """Label for tables."""
         what = f"events per {self.key}" if self.key else "events of the whole site"
         kind = "tumbling" if self.size_ms == self.slide_ms else f"sliding by {self.slide_ms // 1000} s"
         above = f", more than {self.more_than}" if self.more_than else ""
@@ -33,14 +33,14 @@ RULES = (
     Window("user_burst", 10_000, 1_000, "user_id", 15),
     Window("site_rate", 10_000, 1_000, None, 450),
 )
-"""The windows of two shipped rules; `ours.check_rules` holds them against the rule files."""
+"""The windows of two shipped rules; `ours.check_rules` compares them with the rule files."""
 
 CLASSIC = (
     Window("user_tumbling", 10_000, 10_000, "user_id", 5),
     Window("user_minute", 60_000, 10_000, "user_id", 12),
     Window("type_minute", 60_000, 60_000, "event_type", 0),
 )
-"""Windows that published pipelines of this kind use; for ours they stand in `rules-classic/`."""
+"""Windows of published pipelines of this kind; for shopstream they are in `rules-classic/`."""
 
 WINDOWS = {"rules": RULES, "classic": CLASSIC}
 

@@ -1,4 +1,4 @@
-"""The events that every engine gets, written once as Parquet and CSV, and the answer they must all find.
+"""The events that every engine gets, written once as Parquet and CSV, and the expected answer.
 
 Organic traffic: `RATE` events a second of event time, in time order, by `USERS` shoppers drawn uniformly. That is the
 hard case for windows per user: about one event per user and window, so that state is as large as the traffic.
@@ -44,7 +44,7 @@ none late, none twice; {USERS:,} shoppers drawn uniformly, {PRODUCTS:,} products
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Where the events are.
+    """Files of the workload.
 
     Args:
         events: how many.
@@ -66,14 +66,14 @@ class Workload:
 
     @property
     def definition(self) -> str:
-        """What the events are, in Markdown."""
+        """Description of the events, in Markdown."""
         return DEFINITION.format(
             events=self.events, seconds=self.events / RATE, burst_every_s=self.burst_every_s, bursts=self.bursts
         )
 
 
 def prepare(folder: Path, events: int, burst_every_s: int = 5) -> Workload:
-    """Write the workload and its answer unless they are there.
+    """Write the workload and its answer, unless they exist.
 
     Args:
         folder: parent of all workloads.
@@ -171,7 +171,7 @@ def _chunks(made: Workload) -> Iterator[pa.Table]:
 
 
 def _no_twins(rng: np.random.Generator, ms: np.ndarray, user: np.ndarray) -> np.ndarray:
-    """No shopper twice in one millisecond: equal events would be duplicates, which only some engines take out."""
+    """No shopper has two events in one millisecond: equal events are duplicates, which only some engines remove."""
     while True:
         first = np.unique(ms * USERS + user, return_index=True)[1]
         if len(first) == len(user):
@@ -190,7 +190,7 @@ def _write_parquet(made: Workload) -> None:
 
 
 def _write_csv(made: Workload) -> None:
-    """CSV without a header; times as SQL timestamps of UTC with milliseconds, which all engines parse themselves."""
+    """CSV without header; times are UTC SQL timestamps with milliseconds, which all engines can parse."""
     con = duckdb.connect()
     con.execute("SET TimeZone = 'UTC'")
     columns = "strftime(event_time, '%Y-%m-%d %H:%M:%S.%g') AS event_time, * EXCLUDE (event_time, file_row_number)"
@@ -222,7 +222,7 @@ def _write_answer(made: Workload) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """How an engine's windows compare with the batch answer; equal when nothing is missing, extra or wrong."""
+    """Comparison of an engine's windows with the batch answer."""
 
     expected: int
     missing: int

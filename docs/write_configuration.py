@@ -11,10 +11,11 @@ from shopstream.config import Settings
 
 _HEAD = """# Configuration
 
-Written by `docs/write_configuration.py` from the settings tree; change the descriptions there.
+`docs/write_configuration.py` writes this page from the settings tree; edit descriptions there.
 
-Later wins: the default, the settings file, the variable, the flag. The settings file is `shopstream.toml` in the working directory, or the file that
-`--config` or `SHOPSTREAM_CONFIG` names. A name with a dot is a table of TOML and two underscores in a variable:
+Later sources win: the default, the settings file, the variable, the flag. The settings file is
+`shopstream.toml` in the working directory, or the file that `--config` or `SHOPSTREAM_CONFIG`
+names. A name with a dot is a table in TOML and two underscores in a variable:
 
 ```toml
 timezone = "Europe/Berlin"   # SHOPSTREAM_TIMEZONE
@@ -23,8 +24,9 @@ timezone = "Europe/Berlin"   # SHOPSTREAM_TIMEZONE
 out_of_orderness = "PT30S"   # SHOPSTREAM_ENGINE__OUT_OF_ORDERNESS
 ```
 
-Durations are ISO 8601 (`PT30S`, `PT5M`, `P1D`) or `hh:mm:ss`; sizes are bytes or, where the default is written so, like `8GiB`; lists in variables are JSON
-(`'["a", "b"]'`). A name that does not exist, or a value that does not fit, is an error. `shopstream config` prints what is in force; secrets show as stars.
+Durations are ISO 8601 (`PT30S`, `PT5M`, `P1D`) or `hh:mm:ss`. Sizes are bytes or, where the default
+is written so, like `8GiB`. Lists in variables are JSON (`'["a", "b"]'`). An unknown name or an
+invalid value is an error. `shopstream config` prints the settings in force; secrets show as stars.
 """
 
 

@@ -1,13 +1,13 @@
-"""Job of AWS Glue (Spark): months of CSV from S3 into the lake's tables `events` and `dead_letters`.
+"""AWS Glue (Spark) job: loads months of CSV from S3 into the lake's tables `events` and `dead_letters`.
 
     spark-submit glue/backfill.py --sources s3://bucket/raw/ --warehouse s3://bucket/warehouse --database shopstream
 
-Spark only spreads the work: each task reads one block of a file from S3, decodes it by shopstream's own code and writes
-its events as Parquet files of the lake. The driver commits them in order by PyIceberg, with the mark of how far the
-file has come in the same atomic step; Spark's own Iceberg writer has no such step for rows and mark together. So a job
-that was stopped goes on where it stopped, and a file that is in the lake is skipped, whoever loaded it.
+Spark only distributes the work: each task reads one block of a file from S3, decodes it with shopstream's own code and
+writes its events as Parquet files of the lake. The driver commits them in order with PyIceberg, together with the
+progress of the file; Spark's own Iceberg writer cannot commit rows and progress in one atomic step. So a stopped job
+resumes where it stopped, and a file that is already in the lake is skipped.
 
-Arguments, and what the job needs: docs/lake-on-aws.md. Prints one line of JSON a file.
+docs/lake-on-aws.md describes arguments and requirements. Prints one line of JSON per file.
 """
 
 import argparse
@@ -21,11 +21,10 @@ from pyspark.sql import SparkSession
 
 from shopstream.clock import SystemClock
 from shopstream.lakehouse.aws import AwsLakehouse
-from shopstream.lakehouse.backfill import Piece, in_waves
-from shopstream.lakehouse.ingest import Part, ingest
+from shopstream.lakehouse.ingest import LoadedBlock, Piece, in_waves, ingest
 from shopstream.lakehouse.settings import GlueSettings, LakehouseSettings
 
-_PIECES_A_CORE = 4
+_PIECES_PER_CORE = 4
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -39,13 +38,13 @@ def main(arguments: Sequence[str]) -> None:
     spark = SparkSession.builder.appName("shopstream-backfill").getOrCreate()
     context = spark.sparkContext
 
-    def spread(load: Callable[[Piece], list[Part]], pieces: Sequence[Piece]) -> list[list[Part]]:
+    def spread(load: Callable[[Piece], list[LoadedBlock]], pieces: Sequence[Piece]) -> list[list[LoadedBlock]]:
         return context.parallelize(pieces, len(pieces)).map(load).collect()
 
-    at_once = _PIECES_A_CORE * context.defaultParallelism
+    at_once = _PIECES_PER_CORE * context.defaultParallelism
     try:
         for file in _files(given.sources):
-            result = ingest(lakehouse, file, SystemClock(), parts=in_waves(spread, at_once))
+            result = ingest(lakehouse, file, SystemClock(), loader=in_waves(spread, at_once))
             sys.stdout.write(json.dumps(asdict(result)) + "\n")
     finally:
         spark.stop()

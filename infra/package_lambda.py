@@ -1,11 +1,11 @@
-"""Makes the package of the detection functions: the same inputs give the same bytes.
+"""Builds the package of the detection functions; the same inputs give the same bytes.
 
     make lambda                                   the package that is deployed (arm64, this Python)
     python infra/package_lambda.py --help         others
 
 A package holds the locked libraries for the functions' platform, the parts of shopstream that they use, the rules as
-checked data (so that neither DuckDB nor a SQL parser has to come along) and the allow-lists. Beside it lies a JSON file
-that says what it is: runtime, architecture, digest, sizes.
+checked data (so that it needs neither DuckDB nor a SQL parser) and the allow-lists. A JSON file beside it states
+runtime, architecture, digest and sizes.
 """
 
 import argparse
@@ -20,28 +20,41 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
-from shopstream.detection import load_allow_list, load_rules
-from shopstream.detection.pack import pack_rules
+from shopstream.detection.allowlist import load_allow_list
+from shopstream.detection.rule import load_rules
+from shopstream.detection.rule_matcher import write_rule_bundle
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "shopstream-detection"
 MAX_ZIPPED = 50_000_000
 MAX_UNZIPPED = 250_000_000
-"""Limits of a package that is uploaded directly, and of what it unpacks to."""
+"""Limits of a directly uploaded package, packed and unpacked."""
 
 PLATFORMS = {"arm64": "aarch64-manylinux2014", "x86_64": "x86_64-manylinux2014"}
-PACKAGES = ("alerting", "dashboard", "detection", "engine", "events", "lakehouse", "lambdas", "stream")
-"""What of shopstream comes along, beside its modules at the top; a test runs the functions from the package."""
+PACKAGES = (
+    "aws",
+    "dashboard",
+    "detection",
+    "engine",
+    "events",
+    "incidents",
+    "lakehouse",
+    "lambdas",
+    "notify",
+    "response",
+    "stream",
+)
+"""Folders of shopstream in the package, besides its top modules; a test runs the functions from the package."""
 
 SERVICES = ("dynamodb", "firehose", "s3", "sns", "sqs", "sts")
-"""AWS services whose descriptions come along: botocore has those of all, 100 MB."""
+"""AWS services whose descriptions are included: botocore has those of all, 100 MB."""
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The earliest time that a ZIP file can name."""
+"""The earliest time that a ZIP file can store."""
 
 
 def main() -> None:
-    """Make one package."""
+    """Build one package."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architecture", choices=sorted(PLATFORMS), default="arm64")
     parser.add_argument("--python", default=f"{sys.version_info.major}.{sys.version_info.minor}", help="of the runtime")
@@ -63,16 +76,16 @@ def main() -> None:
 
 
 def install(build: Path, architecture: str, python: str) -> None:
-    """The locked libraries, as built for the functions' platform; nothing is built here."""
+    """Install the locked libraries for the functions' platform, from wheels only."""
     command = ["--system-certs", "pip", "install", "--quiet", "--target", str(build), "--python-version", python]
     command += ["--python-platform", PLATFORMS[architecture], "--only-binary", ":all:", "--require-hashes"]
     command += ["--no-deps", "-r", str(ROOT / "requirements" / "lambda.txt")]
     uv = Path(sys.executable).with_name("uv")
-    subprocess.run([str(uv) if uv.exists() else "uv", *command], check=True)  # noqa: S603  our own words
+    subprocess.run([str(uv) if uv.exists() else "uv", *command], check=True)  # noqa: S603  our own arguments
 
 
 def prune(build: Path) -> None:
-    """Take away what no function reads; licences stay."""
+    """Remove what no function reads; licences stay."""
     data = build / "botocore" / "data"
     for service in data.iterdir():
         if service.is_dir() and service.name not in SERVICES:
@@ -86,28 +99,28 @@ def prune(build: Path) -> None:
 
 
 def add_shopstream(build: Path, rules: Path | None, allow_lists: Path | None) -> None:
-    """Our own parts, the rules as data, the allow-lists as they are."""
+    """Add our own code, the rules as data, and the allow-lists."""
     source, target = ROOT / "src" / "shopstream", build / "shopstream"
     for file in sorted(source.rglob("*.py")):
         place = file.relative_to(source)
         if len(place.parts) == 1 or place.parts[0] in PACKAGES:
             (target / place).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target / place)
-    (target / "lambdas" / "rules.json").write_bytes(pack_rules(load_rules(rules)))
+    (target / "lambdas" / "rules.json").write_bytes(write_rule_bundle(load_rules(rules)))
     if allow_lists:
-        load_allow_list(allow_lists)  # what does not fit is said here, not in the function
+        load_allow_list(allow_lists)  # report mistakes here, not in the function
         (target / "lambdas" / "allow_lists").mkdir()
         for file in sorted(allow_lists.glob("*.yml")):
             shutil.copyfile(file, target / "lambdas" / "allow_lists" / file.name)
 
 
 def compile_all(build: Path, python: str) -> None:
-    """Bytecode, since a function cannot write it down and would compile everything at each cold start."""
+    """Compile to bytecode: a function cannot store it and would compile everything at each cold start."""
     if python != f"{sys.version_info.major}.{sys.version_info.minor}":
-        print(f"no bytecode: run this with Python {python}, and cold starts are shorter")
+        print(f"no bytecode; run this with Python {python} for shorter cold starts")
         return
     options = ["-q", "-f", "-j1", "--invalidation-mode", "unchecked-hash", "-s", str(build), "-p", "/var/task"]
-    subprocess.run(  # noqa: S603  our own words
+    subprocess.run(  # noqa: S603  our own arguments
         [sys.executable, "-m", "compileall", *options, str(build)],
         check=True,
         env={**os.environ, "PYTHONHASHSEED": "0"},
@@ -115,7 +128,7 @@ def compile_all(build: Path, python: str) -> None:
 
 
 def write_zip(build: Path, target: Path) -> Counter[str]:
-    """The package: sorted, one time for all; bytes by library, unpacked."""
+    """Write the package, sorted and with one timestamp; return unpacked bytes by library."""
     sizes: Counter[str] = Counter()
     part = target.with_suffix(".part")
     with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as package:
@@ -123,7 +136,7 @@ def write_zip(build: Path, target: Path) -> Counter[str]:
             place = file.relative_to(build).as_posix()
             info = zipfile.ZipInfo(place, EPOCH)
             info.compress_type = zipfile.ZIP_DEFLATED
-            info.create_system = 3  # Unix, wherever it is made
+            info.create_system = 3  # Unix, on any build machine
             info.external_attr = (0o100644 if file.suffix != ".so" else 0o100755) << 16
             package.writestr(info, file.read_bytes())
             sizes[place.partition("/")[0]] += file.stat().st_size
@@ -132,7 +145,7 @@ def write_zip(build: Path, target: Path) -> Counter[str]:
 
 
 def describe(target: Path, sizes: Counter[str], build: Path, arguments: argparse.Namespace) -> None:
-    """Say what it is; a package over a limit is an error."""
+    """Write the description; a package over a limit is an error."""
     rules = json.loads((build / "shopstream" / "lambdas" / "rules.json").read_bytes())
     zipped, unzipped = target.stat().st_size, sizes.total()
     manifest = {
@@ -150,9 +163,7 @@ def describe(target: Path, sizes: Counter[str], build: Path, arguments: argparse
         print(f"  {size / 1e6:6.1f} MB  {name}")
     if zipped > MAX_ZIPPED or unzipped > MAX_UNZIPPED:
         target.unlink()
-        raise SystemExit(
-            f"expected at most {MAX_ZIPPED / 1e6:.0f} MB packed and {MAX_UNZIPPED / 1e6:.0f} MB unpacked; see what grew"
-        )
+        raise SystemExit(f"expected at most {MAX_ZIPPED / 1e6:.0f} MB packed and {MAX_UNZIPPED / 1e6:.0f} MB unpacked")
 
 
 if __name__ == "__main__":

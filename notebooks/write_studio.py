@@ -1,12 +1,12 @@
 """Writes shopstream.zpln, the Studio (Zeppelin) notebook over the Kinesis streams: journeys, and rules as Flink SQL.
 
-Rules come from where the engine has them: `.venv/bin/python notebooks/write_studio.py` after one has changed.
+Rules are the shipped ones: run `.venv/bin/python notebooks/write_studio.py` after one has changed.
 """
 
 import json
 from pathlib import Path
 
-from shopstream.detection import load_rules
+from shopstream.detection.rule import load_rules
 from shopstream.engine.flink import flink_sql
 
 NOTEBOOK = Path(__file__).with_name("shopstream.zpln")
@@ -15,11 +15,12 @@ RULES = ("user_burst", "user_rate", "user_breadth", "cart_hoarding")
 _INTRODUCTION = """\
 # shopstream: explore the streams
 
-Run the paragraphs of **Tables** first, in their order; `stage` and `region` are fields above them. The queries below go
-on until they are stopped.
+Run the paragraphs of **Tables** first, in order; `stage` and `region` are fields above them. The queries below run
+until they are stopped.
 
-Events are read as text, one a line (CSV in the order of the REES46 files, or JSON); payloads in Arrow are left out.
-Time is that of **arrival**: right while a shop is live, not for a replay at another speed. Nothing is kept or told.
+Events are read as text, one per line (CSV in the order of the REES46 files, or JSON); payloads in Arrow are skipped.
+Time is that of **arrival**: right for a live shop, wrong for a replay at another speed. The notebook stores and sends
+nothing.
 """
 _RECORDS = """\
 CREATE TABLE IF NOT EXISTS records (
@@ -60,7 +61,7 @@ COLUMNS = "event_time,event_type,product_id,category_id,category_code,brand,pric
 
 
 class Lines(TableFunction):
-    """The events of one record; what is no event is left out, as the engine keeps it as a dead letter."""
+    """The events of one record; invalid rows are skipped, which the engine stores as dead letters."""
 
     def eval(self, payload):
         lines = (payload or "").splitlines()
@@ -93,16 +94,16 @@ FROM records, LATERAL TABLE(event_lines(payload))
   AS line(t, event_type, product_id, category_id, category_code, brand, price, user_id, user_session);
 """
 _JOURNEYS = {
-    "Journeys: from view to purchase, each minute": """\
+    "Journeys: from view to purchase, by minute": """\
 SELECT window_start,
-  COUNT(*) FILTER (WHERE event_type = 'view') AS looks,
+  COUNT(*) FILTER (WHERE event_type = 'view') AS views,
   COUNT(*) FILTER (WHERE event_type = 'cart') AS carts,
   COUNT(*) FILTER (WHERE event_type = 'purchase') AS purchases,
   COUNT(DISTINCT user_id) AS shoppers
 FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(event_time), INTERVAL '1' MINUTE))
 GROUP BY window_start, window_end;
 """,
-    "Journeys: sessions that ended, and what came of them": """\
+    "Journeys: ended sessions and their revenue": """\
 SELECT SESSION_START(event_time, INTERVAL '30' MINUTE) AS begun,
   user_session,
   COUNT(*) AS events,
@@ -112,10 +113,10 @@ FROM events
 WHERE user_session IS NOT NULL
 GROUP BY SESSION(event_time, INTERVAL '30' MINUTE), user_session;
 """,
-    "Journeys: the ten products most looked at, every five minutes": """\
-SELECT window_start, product_id, looks FROM (
-  SELECT *, ROW_NUMBER() OVER (PARTITION BY window_start, window_end ORDER BY looks DESC) AS place FROM (
-    SELECT window_start, window_end, product_id, COUNT(*) AS looks
+    "Journeys: the ten most viewed products, every five minutes": """\
+SELECT window_start, product_id, views FROM (
+  SELECT *, ROW_NUMBER() OVER (PARTITION BY window_start, window_end ORDER BY views DESC) AS place FROM (
+    SELECT window_start, window_end, product_id, COUNT(*) AS views
     FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(event_time), INTERVAL '5' MINUTE))
     WHERE event_type = 'view'
     GROUP BY window_start, window_end, product_id
@@ -125,7 +126,7 @@ WHERE place <= 10;
 """,
 }
 _SIGNALS = {
-    "Signals: what the engine tells, by window, each minute": """\
+    "Signals: signals of the engine by window and minute": """\
 SELECT TUMBLE_START(arrival, INTERVAL '1' MINUTE) AS since, `window`, COUNT(*) AS signals FROM (
   SELECT arrival, `window`
   FROM signal_batches CROSS JOIN UNNEST(signals) AS signal(`window`, `key`, start_ms, end_ms, final)
@@ -136,7 +137,7 @@ GROUP BY TUMBLE(arrival, INTERVAL '1' MINUTE), `window`;
 
 
 def text() -> str:
-    """The notebook, as Zeppelin imports it."""
+    """The notebook in Zeppelin's import format."""
     rules = load_rules(None)
     paragraphs = [
         ("", f"%md\n{_INTRODUCTION}"),

@@ -1,4 +1,4 @@
-"""Plain DuckDB over the finished CSV files: no stream, no state, the answer after the last event.
+"""Plain DuckDB over the finished CSV files: no stream, no state; one answer after the last event.
 
 Usage: duckdb_batch.py INPUT OUTPUT rules|classic
 """

@@ -1,4 +1,4 @@
-"""The limit: hand-written DuckDB micro-batches over in-order events, with pane counts as state.
+"""The upper bound: hand-written DuckDB micro-batches over in-order events, with pane counts as state.
 
 It has no checkpoint, no late data, no duplicates, no incidents: what is left when everything that makes a stream
 processor safe is taken away. Panes are kept as long as the longest window; a key is expanded to all its windows only
@@ -20,7 +20,7 @@ BATCH = 100_000
 
 
 class Counter:
-    """One window definition: its panes, and how far its windows are closed."""
+    """One window definition: its panes, and the end of its closed windows."""
 
     def __init__(self, con: duckdb.DuckDBPyConnection, window: Window, output: Path) -> None:
         self._con = con
@@ -43,7 +43,7 @@ class Counter:
         self.close(last_ms // window.slide_ms)
 
     def close(self, upto: int) -> None:
-        """Write and forget windows whose last pane is before `upto`."""
+        """Write and drop windows whose last pane is before `upto`."""
         name, panes = self._window.name, self._panes
         if self._closed is None:
             self._closed = self._con.execute(f"SELECT min(pane) FROM {name}").fetchall()[0][0]
@@ -66,7 +66,7 @@ class Counter:
         self._closed = upto
 
     def end(self) -> None:
-        """Close what is open."""
+        """Close all open windows."""
         last = self._con.execute(f"SELECT max(pane) FROM {self._window.name}").fetchall()[0][0]
         self.close(last + self._panes)
         self._out.close()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Thresholds, scores, scores between null and perfect: NAB's three steps."""
+    """NAB's three steps: thresholds, scores, scores normalised between null and perfect."""
     nab, results = Path(sys.argv[1]), Path(sys.argv[2])
     given = dict(argument.partition("=")[::2] for argument in sys.argv[3:])
     sys.path.insert(0, str(nab))

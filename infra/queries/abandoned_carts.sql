@@ -1,4 +1,4 @@
--- What was put in the cart and not bought, dearest first: worth a reminder while it is fresh.
+-- Abandoned cart lines of the last week, by value: worth a reminder.
 select
     user_id,
     product_id,

@@ -1,4 +1,4 @@
--- How many carts were left each day, and what they were worth.
+-- Abandoned carts per day and their value.
 select
     shop_date,
     cart_lines,

@@ -1,4 +1,4 @@
--- Brands that are looked at and not bought, or bought and hardly seen, with the reason in numbers.
+-- Brands that are viewed but not bought, or bought but rarely seen, with the reason in numbers.
 select
     brand,
     verdict,

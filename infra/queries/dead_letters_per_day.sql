@@ -1,4 +1,4 @@
--- What was rejected each day (UTC), and why.
+-- Rejected records per day (UTC) and reason.
 select
     cast(arrival_time at time zone 'UTC' as date) as day,
     reason,

@@ -1,4 +1,4 @@
--- What rules and detectors found each day (UTC), the last word on each window, allow-listed ones apart.
+-- Detections per day (UTC) and rule, each window once, with allow-listed ones counted separately.
 with latest as (
     select
         rule_id,

@@ -1,4 +1,4 @@
--- The five categories that shoppers look at most, by weekday and hour.
+-- The five most viewed categories by weekday and hour.
 select
     weekday_name,
     hour,

@@ -1,4 +1,4 @@
--- Different shoppers each day, new and returning, and what they bought; bots left out.
+-- Visitors per day, new and returning, and their purchases; bots excluded.
 select
     shop_date,
     visitors,

@@ -1,4 +1,4 @@
-"""The names of all alarms: one page of docs/runbooks each."""
+"""The names of all alarms; each has a page in docs/runbooks."""
 
 from enum import StrEnum
 

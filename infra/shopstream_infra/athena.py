@@ -1,4 +1,4 @@
-"""What people ask: a workgroup that limits what a query scans, and queries ready to run."""
+"""An Athena workgroup that limits the bytes a query scans, and saved queries."""
 
 from pathlib import Path
 
@@ -13,14 +13,14 @@ from shopstream_infra.lake import Lake
 __all__ = ["QUERIES", "Athena", "read_query"]
 
 QUERIES = REPOSITORY / "infra" / "queries"
-"""One file a query: NAME.sql, whose first line is `-- ` and what it tells."""
+"""One file per query: NAME.sql, whose first line is `-- ` and a description."""
 
 _GB = 10**9
 _MARK = "-- "
 
 
 class Athena(Construct):
-    """The workgroup; its settings go before those of a client, so that no query leaves results unencrypted."""
+    """The workgroup; its settings override those of a client, so that all results are encrypted."""
 
     def __init__(self, scope: Construct, construct_id: str, *, config: StageConfig, lake: Lake) -> None:
         super().__init__(scope, construct_id)
@@ -30,7 +30,7 @@ class Athena(Construct):
             name=workgroup_name(config),
             description=f"Queries over the lake of {config.prefix}; one scans at most {config.query_limit_gb} GB",
             state="ENABLED",
-            recursive_delete_option=True,  # saved queries go with it; they are in the repository
+            recursive_delete_option=True,  # deletes its saved queries, too; they are in the repository
             work_group_configuration=athena.CfnWorkGroup.WorkGroupConfigurationProperty(
                 enforce_work_group_configuration=True,
                 publish_cloud_watch_metrics_enabled=True,
@@ -62,7 +62,7 @@ class Athena(Construct):
 
 
 def read_query(file: Path) -> tuple[str, str]:
-    """What a query tells, and its SQL.
+    """Return a query's description and its SQL.
 
     Raises:
         ConfigError: the file does not begin with a description.
@@ -70,6 +70,6 @@ def read_query(file: Path) -> tuple[str, str]:
     first, _, sql = file.read_text(encoding="utf-8").partition("\n")
     if not first.startswith(_MARK) or not sql.strip():
         raise ConfigError(
-            f"expected {file.name} to begin with `-- what it tells`, then SQL, got {first!r}; describe it"
+            f"expected {file.name} to begin with `-- description`, then SQL, got {first!r}; add a description"
         )
     return first.removeprefix(_MARK), sql.strip()

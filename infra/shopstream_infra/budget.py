@@ -1,4 +1,4 @@
-"""What it may cost: a monthly limit that tells before it is reached."""
+"""A monthly budget that notifies before it is reached."""
 
 from aws_cdk import aws_budgets as budgets
 from aws_cdk import aws_sns as sns
@@ -8,13 +8,13 @@ from shopstream_infra.config import StageConfig
 
 __all__ = ["Budget"]
 
-_TOLD_AT = (("ACTUAL", 80), ("ACTUAL", 100), ("FORECASTED", 100))
+_NOTIFY_AT = (("ACTUAL", 80), ("ACTUAL", 100), ("FORECASTED", 100))
 
 
 class Budget(Construct):
     """Counts what carries this stage's tag: activate the cost allocation tag `stage` once in the billing console.
 
-    It limits nothing: AWS tells those who run the pipeline, hours later.
+    It stops nothing: AWS notifies the operators, hours later.
     """
 
     def __init__(self, scope: Construct, construct_id: str, *, config: StageConfig, ops: sns.ITopic) -> None:
@@ -40,6 +40,6 @@ class Budget(Construct):
                     ),
                     subscribers=[kind.SubscriberProperty(subscription_type="SNS", address=ops.topic_arn)],
                 )
-                for counted, percent in _TOLD_AT
+                for counted, percent in _NOTIFY_AT
             ],
         )

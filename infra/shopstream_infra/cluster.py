@@ -1,4 +1,4 @@
-"""What containers share: cluster, image, role, volumes, logs."""
+"""Cluster, image, role, volumes and logs that all containers share."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,10 +11,10 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from constructs import Construct
 
-from shopstream_infra.alerting import Alerting
 from shopstream_infra.config import REPOSITORY, StageConfig
 from shopstream_infra.environment import delivery_name, worker_settings, workgroup_name
-from shopstream_infra.grants import look_at, publish, put_metrics, read_stream, use_table, write_delivery, write_stream
+from shopstream_infra.grants import describe, publish, put_metrics, read_stream, use_table, write_delivery, write_stream
+from shopstream_infra.incidents import Incidents
 from shopstream_infra.lake import Lake
 from shopstream_infra.logs import log_group
 from shopstream_infra.nag import accept
@@ -29,7 +29,7 @@ _AGENT_FOLDERS = ("/managed-agents", "/var/lib/amazon/ssm", "/var/log/amazon/ssm
 
 
 class Cluster(Construct):
-    """Where tasks of `shopstream` run; all have one role, as one person or another runs each command by ECS Exec."""
+    """The ECS cluster of all tasks. They share one role, since ECS Exec may run any command in any of them."""
 
     def __init__(
         self,
@@ -40,12 +40,12 @@ class Cluster(Construct):
         key: kms.IKey,
         network: Network,
         streams: Streams,
-        alerting: Alerting,
+        incidents: Incidents,
         lake: Lake,
     ) -> None:
         super().__init__(scope, construct_id)
         self.config, self.network = config, network
-        self.environment = worker_settings(config, streams, alerting, lake)
+        self.environment = worker_settings(config, streams, incidents, lake)
         self.logs = log_group(self, "Logs", config=config, key=key, name="worker")
         self.cluster = ecs.Cluster(
             self,
@@ -70,19 +70,19 @@ class Cluster(Construct):
             assumed_by=iam.ServicePrincipal("ecs-tasks.amazonaws.com"),
             description="Containers of shopstream",
         )
-        self._grant(streams, alerting, lake)
+        self._grant(streams, incidents, lake)
         accept(
             self.role,
             "AwsSolutions-IAM5",
-            "These actions know no resources: metrics (narrowed to this stage's namespace), sessions of ECS Exec, "
-            "and the list of log groups that such a session asks for",
+            "No resource ARNs exist for metrics (narrowed to this stage's namespace), sessions of ECS Exec, "
+            "and the list of log groups that such a session requests",
             findings=["Resource::*"],
             children=True,
         )
         accept(
             self.role,
             "AwsSolutions-IAM5",
-            "Objects below prefixes of the lake's buckets, tables of its database, and streams of the log of sessions",
+            "Objects below prefixes of the lake's buckets, tables of its database, and log streams of sessions",
             findings=[
                 r"/^Resource::<Lake[A-Za-z]+[0-9A-F]{8}\.Arn>\/[a-z]+\/\*$/",
                 f"/^Resource::.*:table\\/{lake.database_name}\\/\\*$/",
@@ -95,19 +95,19 @@ class Cluster(Construct):
             "Starter",
             role_name=config.named("task-starter"),
             assumed_by=iam.ServicePrincipal("ecs-tasks.amazonaws.com"),
-            description="Pulls the image and opens the log of tasks",
+            description="Pulls the image and creates the log streams of tasks",
         )
         self._starter.add_to_policy(iam.PolicyStatement(actions=["ecr:GetAuthorizationToken"], resources=["*"]))
         accept(
             self._starter,
             "AwsSolutions-IAM5",
-            "ecr:GetAuthorizationToken knows no resources",
+            "ecr:GetAuthorizationToken has no resource-level permissions",
             findings=["Resource::*"],
             children=True,
         )
 
     def task(self, scope: Construct, name: str, *, cpu: int, memory_mib: int) -> ecs.FargateTaskDefinition:
-        """A task on ARM with the shared role, a data volume and the agent's folders."""
+        """An ARM task with the shared role, a data volume and the agent's folders."""
         task = ecs.FargateTaskDefinition(
             scope,
             "Task",
@@ -125,7 +125,7 @@ class Cluster(Construct):
         accept(
             task,
             "AwsSolutions-ECS2",
-            "Names and places, no secrets: secrets come from the task's role",
+            "Names and addresses, no secrets: credentials come from the task's role",
         )
         return task
 
@@ -140,7 +140,7 @@ class Cluster(Construct):
         health: Sequence[str] = (),
         defaults: Mapping[str, str] | None = None,
     ) -> ecs.ContainerDefinition:
-        """A container of the image: not root, read-only but for its volumes, its log in the stage's.
+        """A container of the image: not root, read-only except its volumes, logging to the stage's group.
 
         `defaults` are variables of its own; a stage's settings win over them.
         """
@@ -179,7 +179,7 @@ class Cluster(Construct):
     def service(
         self, scope: Construct, name: str, task: ecs.FargateTaskDefinition, *, desired_count: int
     ) -> ecs.FargateService:
-        """Runs a task for ever; a new version that does not come up is rolled back."""
+        """Keep a task running; a new version that does not come up is rolled back."""
         return ecs.FargateService(
             scope,
             "Service",
@@ -216,15 +216,15 @@ class Cluster(Construct):
             )
         )
 
-    def _grant(self, streams: Streams, alerting: Alerting, lake: Lake) -> None:
+    def _grant(self, streams: Streams, incidents: Incidents, lake: Lake) -> None:
         read_stream(streams.events, self.role)
         if streams.signals:
             write_stream(streams.signals, self.role)
         use_table(streams.leases, self.role, indexes=False)
-        use_table(alerting.table, self.role)
-        publish(alerting.incidents, self.role)
+        use_table(incidents.table, self.role)
+        publish(incidents.topic, self.role)
         lake.grant_write(self.role)
         lake.grant_query(self.role, workgroup_name(self.config))
         write_delivery(Stack.of(self), delivery_name(self.config), self.role)
-        look_at(alerting.table, alerting.incidents, delivery_name(self.config), self.role)
+        describe(incidents.table, incidents.topic, delivery_name(self.config), self.role)
         put_metrics(self.config, self.role)

@@ -1,4 +1,4 @@
-"""What differs between stages, and nothing else: every construct gets one `StageConfig`.
+"""Settings that differ between stages: every construct gets one `StageConfig`.
 
 `infra/stages.toml`, where there is one, changes values of a stage:
 
@@ -41,10 +41,10 @@ _TASK_GIB = {
 """Sizes of Fargate tasks: processor units to memory."""
 _SPARK_WORKERS = 2
 _VARIABLE = re.compile(
-    r"SHOPSTREAM_((ENGINE|LAKEHOUSE|DETECTION|ALERTING|DASHBOARD)__(?!NOTIFY_URLS)[A-Z_]+"
+    r"SHOPSTREAM_((ENGINE|LAKEHOUSE|DETECTION|INCIDENTS|NOTIFY|DASHBOARD)__(?!URLS)[A-Z_]+"
     r"|AWS__KINESIS__(LEASE_TIME|POLL_INTERVAL|SKIP_GAPS))"
 )
-"""What a stage may set of the program: the stacks set the rest, and addresses for notifications are secrets."""
+"""Settings of the program that a stage may set; the stacks set the rest, and notification addresses are secrets."""
 _CLOCK = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
 _QUICKSIGHT = re.compile(r"arn:aws[a-z-]*:quicksight:[a-z0-9-]+:\d{12}:(user|group)/[\w.@+=,/-]+")
 _LOG_DAYS = {
@@ -117,11 +117,11 @@ _RULES: tuple[_Rule, ...] = (
     ),
     (("quicksight_refresh",), "hh:mm", _CLOCK.fullmatch),
 )
-"""Settings, what they must be, and the test of it."""
+"""Settings, their rule in words, and its check."""
 
 
 class ConfigError(Exception):
-    """A value of a stage does not fit; says rule, value and remedy."""
+    """Invalid value of a stage; states rule, value and remedy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,37 +130,37 @@ class StageConfig:
 
     name: str
     retains: bool
-    """Whether destroying the stage keeps what cannot be made again: lake, raw files, incidents, key."""
+    """Whether destroying the stage keeps what cannot be recreated: lake, raw files, incidents, key."""
 
-    # Who hears of it
+    # Recipients
     ops_email: str = ""
-    """Gets alarms about the pipeline; empty: subscribe by hand."""
+    """Receives alarms about the pipeline; empty: subscribe by hand."""
     incidents_email: str = ""
-    """Gets notifications of incidents; empty: subscribe by hand."""
+    """Receives notifications of incidents; empty: subscribe by hand."""
 
     # Streams
     events_mode: Literal["on-demand", "provisioned"] = "on-demand"
     events_shards: int = 2
-    """Of a provisioned events stream: 1 MiB/s or 1,000 records/s in, each."""
+    """Shards of a provisioned events stream; each takes 1 MiB/s or 1,000 records/s."""
     events_retention_hours: int = 24
     signals_retention_hours: int = 168
-    """Long, so that what the queue of failed signals names can still be read."""
+    """Long, so that records named by the queue of failed signals can still be read."""
 
     # Network
     egress: Literal["nat", "endpoints"] = "nat"
-    """nat: gateways to the internet (33 $ a month each); endpoints: no way but to AWS (12 of 8 $ a month and zone)."""
+    """nat: gateways to the internet (33 $ a month each); endpoints: to AWS only (12 of 8 $ a month and zone)."""
     nat_gateways: int = 1
 
     # Worker
     worker_image: str = ""
-    """`repository:tag` in this account's ECR; empty builds docker/Dockerfile when deploying."""
+    """`repository:tag` in this account's ECR; empty builds docker/Dockerfile on deployment."""
     worker_cpu: int = 1024
     worker_memory_mib: int = 4096
     worker_disk_gib: int = 30
     worker_standby: int = 0
-    """Further workers, which wait for the lease."""
+    """Standby workers, which wait for the lease."""
     archive_workers: int = 0
-    """Workers of `shopstream archive`: the lake's writers where windows run on Flink."""
+    """Workers of `shopstream archive`, which write the lake when windows run on Flink."""
     build_schedule: str = "cron(0 3 * * ? *)"
     """When reports are built (UTC)."""
     upkeep_schedule: str = "cron(0 2 * * ? *)"
@@ -174,16 +174,16 @@ class StageConfig:
     detection_zip: str = "dist/lambda/shopstream-detection.zip"
     """Relative to the repository; `make lambda` builds it."""
     detection_reserved: int = 0
-    """Concurrency kept for each function; 0 reserves none, as small accounts have none to spare."""
+    """Reserved concurrency of each function; 0 reserves none, since small accounts have none to spare."""
     baselines_key: str = ""
-    """Of baselines.json in the lake's bucket; empty: detectors learn as they go."""
+    """Key of baselines.json in the lake's bucket; empty: detectors learn from scratch."""
 
     # Flink
     flink_code: str = ""
-    """s3://bucket/key of the job's zip; empty makes no application."""
+    """s3://bucket/key of the job's zip; empty creates no application."""
     flink_parallelism: int = 1
     flink_notebook: bool = False
-    """A Studio (Zeppelin) notebook; it costs by the hour while it runs."""
+    """A Studio (Zeppelin) notebook; costs by the hour while it runs."""
 
     # Upkeep
     log_days: int = 30
@@ -194,28 +194,28 @@ class StageConfig:
 
     # Queries and dashboards
     query_limit_gb: int = 100
-    """Athena stops a query that has scanned so much (half a dollar)."""
+    """Athena stops a query that scans more (half a dollar)."""
     crawler_schedule: str = ""
-    """When the crawler looks at raw/ (UTC), such as cron(0 1 * * ? *); empty: when somebody starts it."""
+    """When the crawler reads raw/ (UTC), such as cron(0 1 * * ? *); empty: on demand."""
     backfill_wheel: str = ""
-    """Wheel of shopstream for the Spark job that loads raw files, relative to the repository; empty makes no job."""
+    """Wheel of shopstream for the Spark job that loads raw files, relative to the repository; empty creates no job."""
     backfill_workers: int = 4
-    """Of the Spark job, 1 DPU each; the first one leads."""
+    """Workers of the Spark job, 1 DPU each; the first one is the driver."""
     quicksight_owner: str = ""
-    """ARN of a QuickSight user or group that owns the dashboard; empty makes nothing in QuickSight."""
+    """ARN of a QuickSight user or group that owns the dashboard; empty creates nothing in QuickSight."""
     quicksight_readers: str = ""
-    """ARN of a QuickSight user or group that may look at it."""
+    """ARN of a QuickSight user or group with read access."""
     quicksight_refresh: str = "04:00"
-    """Time of day (UTC) when QuickSight reads the marts again; after `build_schedule`."""
+    """Time of day (UTC) when QuickSight refreshes the marts; after `build_schedule`."""
 
-    # When alarms go off
+    # Alarms
     runbooks: str = "docs/runbooks/"
-    """Where alarms say that their pages are; an https address of this folder makes them links."""
+    """Location of the runbooks in alarm texts; an https address of this folder makes them links."""
     lag_alarm_s: int = 120
     silence_alarm_min: int = 15
 
     def __post_init__(self) -> None:
-        """Refuse what AWS would refuse minutes later."""
+        """Reject early what AWS would reject minutes later."""
         for settings, expected, fits in _RULES:
             for setting in settings:
                 if not fits(getattr(self, setting)):
@@ -227,7 +227,7 @@ class StageConfig:
         if self.quicksight_readers and not self.quicksight_owner:
             raise self._wrong("quicksight_readers", "empty without quicksight_owner")
         if self.flink_code and self.detection != "lambda":
-            raise self._wrong("detection", "'lambda' where windows run on Flink: no worker is there to judge")
+            raise self._wrong("detection", "'lambda' when windows run on Flink: there is no worker to run detection")
 
     def _wrong(self, setting: str, expected: str) -> ConfigError:
         return ConfigError(
@@ -237,7 +237,7 @@ class StageConfig:
 
     @property
     def prefix(self) -> str:
-        """First part of the names of this stage."""
+        """Prefix of the names of this stage."""
         return f"{SERVICE}-{self.name}"
 
     def named(self, part: str) -> str:
@@ -246,22 +246,22 @@ class StageConfig:
 
     @property
     def metrics_namespace(self) -> str:
-        """Of our own metrics in CloudWatch."""
+        """CloudWatch namespace of our own metrics."""
         return self.prefix
 
     @property
-    def precious(self) -> RemovalPolicy:
-        """For what cannot be made again."""
+    def removal_policy(self) -> RemovalPolicy:
+        """Removal policy of what cannot be recreated."""
         return RemovalPolicy.RETAIN if self.retains else RemovalPolicy.DESTROY
 
     @property
     def log_retention(self) -> RetentionDays:
-        """Of every log group."""
+        """Retention of every log group."""
         return _LOG_DAYS[self.log_days]
 
     @property
     def key_pending(self) -> Duration:
-        """How long a destroyed key can be brought back."""
+        """How long a destroyed key can be recovered."""
         return Duration.days(7)
 
 
@@ -283,7 +283,7 @@ STAGES: Mapping[str, StageConfig] = {
 
 
 def load_stages(overrides: Path) -> dict[str, StageConfig]:
-    """The shipped stages, with the values of a TOML file where there is one.
+    """The shipped stages, with the values of a TOML file if it exists.
 
     Raises:
         ConfigError: unknown stage, unknown setting, or a value that does not fit.

@@ -1,4 +1,4 @@
-"""One page of CloudWatch that says whether the pipeline is well, in the order in which an event goes."""
+"""A CloudWatch dashboard of the pipeline, in the order of the data flow."""
 
 from collections.abc import Mapping, Sequence
 
@@ -31,7 +31,7 @@ class Dashboard(Construct):
         rows: list[list[cloudwatch.IWidget]] = [
             [
                 cloudwatch.AlarmStatusWidget(
-                    title="Alarms; what to do stands in docs/runbooks",
+                    title="Alarms (runbooks: docs/runbooks)",
                     alarms=list(alarms.values()),
                     width=_WIDTH,
                     height=4,
@@ -55,7 +55,7 @@ def _events(metrics: Metrics) -> list[cloudwatch.IWidget]:
         _graph("Records into the stream", [metrics.kinesis("events", "IncomingRecords", "Sum")]),
         _graph("Bytes into the stream", [metrics.kinesis("events", "IncomingBytes", "Sum")]),
         _graph(
-            "Refused by the stream",
+            "Throttled by the stream",
             [
                 metrics.kinesis("events", "WriteProvisionedThroughputExceeded", "Sum"),
                 metrics.kinesis("events", "ReadProvisionedThroughputExceeded", "Sum"),
@@ -68,12 +68,10 @@ def _engine(metrics: Metrics) -> list[cloudwatch.IWidget]:
     return [
         _graph("Events", [metrics.worker(name, "Sum") for name in ("EventsRead", "EventsKept")]),
         _graph(
-            "Events that are no good",
+            "Late, duplicate and rejected events",
             [metrics.worker(name, "Sum") for name in ("LateEvents", "Duplicates", "DeadLetters")],
         ),
-        _graph(
-            "Behind, seconds", [metrics.worker(name, "Maximum") for name in ("BehindSeconds", "WatermarkAgeSeconds")]
-        ),
+        _graph("Lag, seconds", [metrics.worker(name, "Maximum") for name in ("BehindSeconds", "WatermarkAgeSeconds")]),
     ]
 
 
@@ -82,26 +80,26 @@ def _incidents(metrics: Metrics) -> list[cloudwatch.IWidget]:
         _graph(
             "Incidents opened",
             [
-                metrics.judging("IncidentsOpened", "Sum", severity=level)
+                metrics.detection("IncidentsOpened", "Sum", severity=level)
                 for level in ("low", "medium", "high", "critical")
             ],
             stacked=True,
         ),
         _graph(
-            "Incidents open",
-            [metrics.judging("OpenIncidents", "Maximum")],
+            "Open incidents",
+            [metrics.detection("OpenIncidents", "Maximum")],
         ),
         _graph(
-            "Notifications", [metrics.judging(name, "Sum") for name in ("NotificationsSent", "NotificationsFailed")]
+            "Notifications", [metrics.detection(name, "Sum") for name in ("NotificationsSent", "NotificationsFailed")]
         ),
     ]
 
 
 def _functions(metrics: Metrics) -> list[cloudwatch.IWidget]:
     return [
-        _graph("Signals and detections", [metrics.judging(name, "Sum") for name in ("Signals", "Detections")]),
+        _graph("Signals and detections", [metrics.detection(name, "Sum") for name in ("Signals", "Detections")]),
         _graph(
-            "Age of signals when judged, ms",
+            "Signal age, ms",
             [metrics.function("detection", "IteratorAge", "Maximum")],
         ),
         _graph(
@@ -135,9 +133,9 @@ def _stores(metrics: Metrics, config: StageConfig) -> list[cloudwatch.IWidget]:
 
 def _flink(metrics: Metrics) -> list[cloudwatch.IWidget]:
     return [
-        _graph("Flink, ms up", [metrics.flink("uptime", "Maximum")]),
+        _graph("Flink, uptime in ms", [metrics.flink("uptime", "Maximum")]),
         _graph(
-            "Flink, duration and failures of checkpoints",
+            "Flink, checkpoint duration and failures",
             [metrics.flink("lastCheckpointDuration", "Maximum"), metrics.flink("numberOfFailedCheckpoints", "Maximum")],
         ),
         _graph("Flink, KPUs", [metrics.flink("KPUs", "Maximum")]),

@@ -1,4 +1,4 @@
-"""Detections into the lake: a Firehose stream that writes the Iceberg table `detections`."""
+"""A Firehose stream that writes detections to the Iceberg table `detections`."""
 
 from aws_cdk import RemovalPolicy, Stack
 from aws_cdk import aws_iam as iam
@@ -22,9 +22,9 @@ _BUFFER_MB = 64
 
 
 class Delivery(Construct):
-    """What the function puts there is in the table after five minutes; what does not fit it lies in `delivery/`.
+    """Delivers the function's detections to the table within five minutes; rejected ones go to `delivery/`.
 
-    The table must be there: the worker makes it when it starts for the first time.
+    The table must exist: the worker creates it at its first start.
     """
 
     def __init__(self, scope: Construct, construct_id: str, *, config: StageConfig, key: kms.IKey, lake: Lake) -> None:

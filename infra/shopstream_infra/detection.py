@@ -1,4 +1,4 @@
-"""What is wrong: functions that turn signals into incidents; what they need is said in docs/lambda.md."""
+"""Functions that turn signals into incidents; docs/lambda.md lists their settings."""
 
 import json
 
@@ -13,10 +13,10 @@ from aws_cdk import aws_scheduler_targets as targets
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
-from shopstream_infra.alerting import Alerting
 from shopstream_infra.config import REPOSITORY, ConfigError, StageConfig
 from shopstream_infra.environment import delivery_name, function_settings
 from shopstream_infra.grants import publish, send, use_table, write_delivery
+from shopstream_infra.incidents import Incidents
 from shopstream_infra.lake import Lake
 from shopstream_infra.logs import log_group
 from shopstream_infra.nag import accept
@@ -26,7 +26,7 @@ __all__ = ["Detection"]
 
 
 class Detection(Construct):
-    """The detection function behind the signals stream, the ticker, and the queue of what could not be judged."""
+    """The detection function on the signals stream, the ticker, and the queue of failed signals."""
 
     def __init__(
         self,
@@ -36,12 +36,12 @@ class Detection(Construct):
         config: StageConfig,
         key: kms.IKey,
         streams: Streams,
-        alerting: Alerting,
+        incidents: Incidents,
         lake: Lake,
         schedules: scheduler.ScheduleGroup,
     ) -> None:
         super().__init__(scope, construct_id)
-        self._config, self._key, self._alerting, self._lake = config, key, alerting, lake
+        self._config, self._key, self._incidents, self._lake = config, key, incidents, lake
         self._code, self._runtime = _package(config)
         self.failed = sqs.Queue(
             self,
@@ -53,7 +53,7 @@ class Detection(Construct):
             retention_period=Duration.days(14),
             removal_policy=RemovalPolicy.DESTROY,
         )
-        accept(self.failed, "AwsSolutions-SQS3", "This is the dead-letter queue: what comes here waits for people")
+        accept(self.failed, "AwsSolutions-SQS3", "This is the dead-letter queue: its messages wait for people")
         self.detection = self._function(
             "Detection",
             "detection",
@@ -62,7 +62,7 @@ class Detection(Construct):
             "Signals to incidents",
         )
         self.ticker = self._function(
-            "Ticker", "ticker", Duration.seconds(50), 512, "Sends what waits, counts what is open"
+            "Ticker", "ticker", Duration.seconds(50), 512, "Sends pending notifications, counts open incidents"
         )
         send(self.failed, self.detection)
         write_delivery(Stack.of(self), delivery_name(config), self.detection)
@@ -80,7 +80,7 @@ class Detection(Construct):
                 on_failure=_OnFailure(self.failed),
             )
         )
-        role = _scheduler(self, config.named("ticker-scheduler"), "Calls the ticker every minute")
+        role = _scheduler(self, config.named("ticker-scheduler"), "Invokes the ticker every minute")
         scheduler.Schedule(
             self,
             "EveryMinute",
@@ -93,7 +93,7 @@ class Detection(Construct):
                 max_event_age=Duration.minutes(1),
                 role=role,
             ),
-            description="Sends what waits, counts what is open",
+            description="Sends pending notifications, counts open incidents",
         )
         accept(
             role,
@@ -130,23 +130,23 @@ class Detection(Construct):
             retry_attempts=0,
             reserved_concurrent_executions=config.detection_reserved or None,
             environment={
-                **function_settings(config, self._alerting, self._lake),
+                **function_settings(config, self._incidents, self._lake),
                 "SHOPSTREAM_AWS__FAILED_SIGNALS": self.failed.queue_url,
             },
             environment_encryption=self._key,
             log_group=logs,
             role=role,
         )
-        accept(function, "AwsSolutions-L1", "The Python that the package's compiled parts are built for: make lambda")
-        use_table(self._alerting.table, function)
-        publish(self._alerting.incidents, function)
+        accept(function, "AwsSolutions-L1", "The Python version that the package was built for: make lambda")
+        use_table(self._incidents.table, function)
+        publish(self._incidents.topic, function)
         self._lake.grant_baselines(function)
         return function
 
 
 @jsii.implements(lambda_.IEventSourceDlq)
 class _OnFailure:
-    """A queue as destination; the library's own would grant more than sending."""
+    """A queue as destination; the library's own class grants more than sending."""
 
     def __init__(self, queue: sqs.Queue) -> None:
         self._queue = queue
@@ -173,7 +173,7 @@ def _scheduler(scope: Construct, name: str, description: str) -> iam.Role:
 
 
 def _package(config: StageConfig) -> tuple[lambda_.Code, lambda_.Runtime]:
-    """The functions' package, and the Python that its compiled parts are built for: they load in no other."""
+    """The functions' package, and the only Python version that its compiled parts load in."""
     package = REPOSITORY / config.detection_zip
     described = package.with_suffix(".json")
     if not package.is_file() or not described.is_file():

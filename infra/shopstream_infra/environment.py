@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from shopstream_infra.alerting import Alerting
 from shopstream_infra.config import StageConfig
+from shopstream_infra.incidents import Incidents
 from shopstream_infra.lake import Lake
 from shopstream_infra.streams import Streams
 
@@ -20,13 +20,13 @@ def workgroup_name(config: StageConfig) -> str:
     return config.prefix
 
 
-def worker_settings(config: StageConfig, streams: Streams, alerting: Alerting, lake: Lake) -> dict[str, str]:
-    """Of every container, and of people who work from their own machine."""
-    return _shared(config, alerting, lake) | {
+def worker_settings(config: StageConfig, streams: Streams, incidents: Incidents, lake: Lake) -> dict[str, str]:
+    """Settings of every container, and of people who work from their own machine."""
+    return _shared(config, incidents, lake) | {
         "SHOPSTREAM_HOME": "/data",
         "SHOPSTREAM_TIMEZONE": config.timezone,
         "SHOPSTREAM_AWS__DETECTION": config.detection,
-        "SHOPSTREAM_ENGINE__COMMIT_INTERVAL": "PT60S",  # each commit is some ten requests to S3; no alarm waits for it
+        "SHOPSTREAM_ENGINE__COMMIT_INTERVAL": "PT60S",  # each commit costs some ten S3 requests; no alarm waits for it
         "SHOPSTREAM_AWS__KINESIS__EVENTS": streams.events.stream_name,
         "SHOPSTREAM_AWS__KINESIS__SIGNALS": config.named("signals"),
         "SHOPSTREAM_AWS__KINESIS__LEASES": streams.leases.table_name,
@@ -38,16 +38,16 @@ def worker_settings(config: StageConfig, streams: Streams, alerting: Alerting, l
     }
 
 
-def function_settings(config: StageConfig, alerting: Alerting, lake: Lake) -> Mapping[str, str]:
-    """Of the Lambda functions; what docs/lambda.md asks for."""
-    return _shared(config, alerting, lake) | {"SHOPSTREAM_HOME": "/tmp/shopstream", "POWERTOOLS_LOG_LEVEL": "INFO"}  # noqa: S108  Lambda's only writable folder
+def function_settings(config: StageConfig, incidents: Incidents, lake: Lake) -> Mapping[str, str]:
+    """Settings of the Lambda functions, as docs/lambda.md lists them."""
+    return _shared(config, incidents, lake) | {"SHOPSTREAM_HOME": "/tmp/shopstream", "POWERTOOLS_LOG_LEVEL": "INFO"}  # noqa: S108  Lambda's only writable folder
 
 
-def _shared(config: StageConfig, alerting: Alerting, lake: Lake) -> dict[str, str]:
+def _shared(config: StageConfig, incidents: Incidents, lake: Lake) -> dict[str, str]:
     settings = {
         "SHOPSTREAM_PROFILE": "aws",
-        "SHOPSTREAM_AWS__DYNAMODB__TABLE": alerting.table.table_name,
-        "SHOPSTREAM_AWS__DYNAMODB__TOPIC_ARN": alerting.incidents.topic_arn,
+        "SHOPSTREAM_AWS__DYNAMODB__TABLE": incidents.table.table_name,
+        "SHOPSTREAM_AWS__DYNAMODB__TOPIC_ARN": incidents.topic.topic_arn,
         "SHOPSTREAM_AWS__DELIVERY": delivery_name(config),
         "SHOPSTREAM_AWS__METRICS": config.metrics_namespace,
     }

@@ -1,4 +1,4 @@
-"""How it is processed where one machine is not enough: the Flink application, and a Studio notebook to explore with."""
+"""The Flink application for windows beyond one machine, and a Studio notebook."""
 
 from aws_cdk import RemovalPolicy, Stack
 from aws_cdk import aws_glue as glue
@@ -21,7 +21,7 @@ _Application = flink.CfnApplication
 
 
 class FlinkApplication(Construct):
-    """Managed Service for Apache Flink runs the job whose zip the configuration names: events in, signals out."""
+    """Managed Service for Apache Flink; runs the job in `flink_code`: events in, signals out."""
 
     def __init__(
         self, scope: Construct, construct_id: str, *, config: StageConfig, key: kms.IKey, streams: Streams
@@ -91,7 +91,7 @@ class FlinkApplication(Construct):
 
 
 class StudioNotebook(Construct):
-    """A Zeppelin notebook over the streams; import notebooks/shopstream.zpln into it. It is paid for while it runs."""
+    """A Zeppelin notebook over the streams; import notebooks/shopstream.zpln. It costs money while it runs."""
 
     def __init__(
         self, scope: Construct, construct_id: str, *, config: StageConfig, key: kms.IKey, streams: Streams
@@ -125,7 +125,7 @@ class StudioNotebook(Construct):
                     database_arn,
                     stack.format_arn(service="glue", resource="table", resource_name=f"{name}/*"),
                     stack.format_arn(service="glue", resource="userDefinedFunction", resource_name=f"{name}/*"),
-                    # Studio asks for the database of Hive's example before it opens the named one.
+                    # Studio requests Hive's default database before it opens the named one.
                     stack.format_arn(service="glue", resource="database", resource_name="hive"),
                 ],
             )
@@ -187,7 +187,7 @@ def _role(scope: Construct, name: str, description: str) -> iam.Role:
 
 
 def _log(scope: Construct, application: _Application, role: iam.Role, group: logs.LogGroup) -> None:
-    """The application's log goes to a stream of the group; it starts once it may write there."""
+    """Send the application's log to a stream of the group; the application starts once it may write there."""
     stream = logs.LogStream(
         scope, "Stream", log_group=group, log_stream_name="application", removal_policy=RemovalPolicy.DESTROY
     )

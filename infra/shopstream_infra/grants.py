@@ -1,4 +1,4 @@
-"""Rights that several stages give, each as narrow as AWS lets it be."""
+"""Permissions that several stacks grant, each as narrow as AWS allows."""
 
 from aws_cdk import Stack
 from aws_cdk import aws_dynamodb as dynamodb
@@ -10,7 +10,7 @@ from aws_cdk import aws_sqs as sqs
 from shopstream_infra.config import StageConfig
 
 __all__ = [
-    "look_at",
+    "describe",
     "publish",
     "put_metrics",
     "read_stream",
@@ -20,11 +20,10 @@ __all__ = [
     "write_stream",
 ]
 
-# Transactions are judged by the actions that they hold.
+# A transaction needs the permissions of its actions, here UpdateItem.
 _TABLE_ACTIONS = (
     "BatchGetItem",
     "BatchWriteItem",
-    "ConditionCheckItem",
     "DeleteItem",
     "DescribeTable",
     "GetItem",
@@ -36,7 +35,7 @@ _TABLE_ACTIONS = (
 
 
 def use_table(table: dynamodb.Table, grantee: iam.IGrantable, *, indexes: bool = True) -> None:
-    """Read and write items; a copy of all incidents begins with a scan. Nothing of the table itself."""
+    """Read and write items, scans included; no change of the table itself."""
     resources = [table.table_arn, *([f"{table.table_arn}/index/gsi1"] if indexes else [])]
     grantee.grant_principal.add_to_principal_policy(
         iam.PolicyStatement(actions=[f"dynamodb:{action}" for action in _TABLE_ACTIONS], resources=resources)
@@ -54,7 +53,7 @@ def read_stream(stream: kinesis.Stream, grantee: iam.IGrantable) -> None:
 
 
 def write_stream(stream: kinesis.Stream, grantee: iam.IGrantable) -> None:
-    """Put records, and see the shards they go to."""
+    """Put records and list shards."""
     actions = ("DescribeStreamSummary", "ListShards", "PutRecord", "PutRecords")
     grantee.grant_principal.add_to_principal_policy(
         iam.PolicyStatement(actions=[f"kinesis:{action}" for action in actions], resources=[stream.stream_arn])
@@ -83,7 +82,7 @@ def send(queue: sqs.Queue, grantee: iam.IGrantable) -> None:
 
 
 def write_delivery(scope: Stack, name: str, grantee: iam.IGrantable) -> None:
-    """Put records into the Firehose stream of that name."""
+    """Put records into a Firehose stream."""
     grantee.grant_principal.add_to_principal_policy(
         iam.PolicyStatement(
             actions=["firehose:PutRecordBatch"],
@@ -92,8 +91,8 @@ def write_delivery(scope: Stack, name: str, grantee: iam.IGrantable) -> None:
     )
 
 
-def look_at(table: dynamodb.Table, topic: sns.Topic, delivery: str, grantee: iam.IGrantable) -> None:
-    """See that these are there and how they are set, as `shopstream doctor` does."""
+def describe(table: dynamodb.Table, topic: sns.Topic, delivery: str, grantee: iam.IGrantable) -> None:
+    """Describe these resources, as `shopstream doctor` does."""
     grantee.grant_principal.add_to_principal_policy(
         iam.PolicyStatement(
             actions=[
@@ -112,7 +111,7 @@ def look_at(table: dynamodb.Table, topic: sns.Topic, delivery: str, grantee: iam
 
 
 def put_metrics(config: StageConfig, grantee: iam.IGrantable) -> None:
-    """Put metrics into this stage's namespace; the action knows no resources, so a condition narrows it."""
+    """Put metrics into this stage's namespace; a condition narrows the action, which knows no resource ARNs."""
     grantee.grant_principal.add_to_principal_policy(
         iam.PolicyStatement(
             actions=["cloudwatch:PutMetricData"],

@@ -1,4 +1,4 @@
-"""What is kept: the buckets and the Glue databases."""
+"""The lake's buckets and Glue databases."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from shopstream_infra.config import StageConfig
 __all__ = ["FILES", "Lake"]
 
 FILES = r"/^Resource::<Lake[A-Za-z]+[0-9A-F]{8}\.Arn>\/[a-z_\/]+\/\*$/"
-"""cdk-nag's finding of objects below a prefix of a bucket, whose names are not known beforehand."""
+"""cdk-nag's finding for objects below a prefix of a bucket."""
 
 _READ = ("GetDatabase", "GetDatabases", "GetPartition", "GetPartitions", "GetTable", "GetTables", "GetTableVersions")
 _WRITE = (
@@ -33,7 +33,7 @@ _WRITE = (
 )
 _CATALOG = ("GetDataCatalog", "GetDatabase", "GetTableMetadata", "ListDatabases", "ListTableMetadata")
 _KEPT_BACK = Duration.days(7)
-"""What was overwritten or deleted can be brought back for so long, where the bucket keeps versions."""
+"""How long overwritten or deleted objects can be restored in versioned buckets."""
 
 
 class Lake(Construct):
@@ -65,7 +65,7 @@ class Lake(Construct):
         )
         self.work = self._bucket(
             "Work",
-            versioned=False,  # checkpoints and results are written anew all the time
+            versioned=False,  # checkpoints and results are overwritten all the time
             rules=[
                 s3.LifecycleRule(id=f"{prefix}-expires", prefix=f"{prefix}/", expiration=Duration.days(days))
                 for prefix, days in (("athena", 7), ("glue", 7), ("delivery", 90))
@@ -73,8 +73,8 @@ class Lake(Construct):
         )
         self.database_name = config.prefix.replace("-", "_")
         self.raw_database_name = f"{self.database_name}_raw"
-        # Glue drops the tables of a database with it, and only they know which files of the lake are theirs.
-        self._database("Database", self.database_name).apply_removal_policy(config.precious)
+        # Deleting a Glue database deletes its tables, and only they know their files in the lake.
+        self._database("Database", self.database_name).apply_removal_policy(config.removal_policy)
         self._database("RawDatabase", self.raw_database_name).apply_removal_policy(RemovalPolicy.DESTROY)
         self.warehouse = f"s3://{self.bucket.bucket_name}/warehouse"
         self.raw = f"s3://{self.bucket.bucket_name}/raw"
@@ -82,10 +82,10 @@ class Lake(Construct):
         self.results = f"s3://{self.work.bucket_name}/athena/"
 
         if not config.retains:
-            _keep_quiet(Stack.of(self))
+            _silence_lint(Stack.of(self))
 
     def tables(self, database: str) -> str:
-        """cdk-nag's finding of all tables of a database."""
+        """cdk-nag's finding for all tables of a database."""
         return f"/^Resource::.*:table\\/{database}\\/\\*$/"
 
     def grant_write(self, grantee: iam.IGrantable) -> None:
@@ -97,7 +97,7 @@ class Lake(Construct):
         self.grant_catalog(grantee, [self.database_name], write=True)
 
     def grant_baselines(self, grantee: iam.IGrantable, *, write: bool = False) -> None:
-        """Read what is normal, and the products beside it, where the stage names a place for them; write: learn it."""
+        """Read (or write) the baselines, if the stage has a key for them."""
         key = self._config.baselines_key
         if key:
             self._files(grantee, self.bucket, [key, f"{key.removesuffix('.json')}.products.parquet"], write=write)
@@ -131,7 +131,7 @@ class Lake(Construct):
         self._files(grantee, self.work, [f"{prefix}/*"], write=True)
 
     def grant_query(self, grantee: iam.IGrantable, workgroup: str) -> None:
-        """Run queries in a workgroup and fetch their results; what they may read is granted apart."""
+        """Run queries in a workgroup and fetch results; access to the data is granted separately."""
         actions = (
             "BatchGetQueryExecution",
             "GetQueryExecution",
@@ -153,7 +153,7 @@ class Lake(Construct):
         self.grant_work(grantee, "athena")
 
     def grant_catalog(self, grantee: iam.IGrantable, databases: Sequence[str], *, write: bool) -> None:
-        """Tables of these databases in the Glue Data Catalog."""
+        """Read or write tables of these databases in the Glue Data Catalog."""
         stack = Stack.of(self)
         grantee.grant_principal.add_to_principal_policy(
             iam.PolicyStatement(
@@ -179,7 +179,7 @@ class Lake(Construct):
                 resources=[bucket.arn_for_objects(pattern) for pattern in patterns],
             )
         )
-        # Of the whole bucket: with a condition on the prefix, S3 answers 403, not 404, for an object that is not there.
+        # For the whole bucket: with a condition on the prefix, S3 answers 403, not 404, for a missing object.
         whole = ["s3:GetBucketLocation", "s3:ListBucket", *(["s3:ListBucketMultipartUploads"] if write else [])]
         policy(iam.PolicyStatement(actions=whole, resources=[bucket.bucket_arn]))
         actions = ["kms:Decrypt", "kms:GenerateDataKey"] if write else ["kms:Decrypt"]
@@ -205,7 +205,7 @@ class Lake(Construct):
             name,
             encryption=s3.BucketEncryption.KMS,
             encryption_key=self.key,
-            bucket_key_enabled=True,  # one call to KMS for many objects
+            bucket_key_enabled=True,  # one KMS call for many objects
             block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
             enforce_ssl=True,
             minimum_tls_version=1.2,
@@ -213,7 +213,7 @@ class Lake(Construct):
             versioned=versioned,
             server_access_logs_bucket=self._logs,
             server_access_logs_prefix=f"{name.lower()}/",
-            removal_policy=self._config.precious,
+            removal_policy=self._config.removal_policy,
             auto_delete_objects=not self._config.retains,
             lifecycle_rules=[cleaning, *rules],
         )
@@ -222,19 +222,19 @@ class Lake(Construct):
         return s3.Bucket(
             self,
             "AccessLogs",
-            encryption=s3.BucketEncryption.S3_MANAGED,  # S3 delivers access logs to no bucket with a customer's key
+            encryption=s3.BucketEncryption.S3_MANAGED,  # S3 cannot deliver access logs to a bucket with a customer key
             block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
             enforce_ssl=True,
             minimum_tls_version=1.2,
             object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
-            removal_policy=self._config.precious,
+            removal_policy=self._config.removal_policy,
             auto_delete_objects=not self._config.retains,
             lifecycle_rules=[s3.LifecycleRule(id="logs-expire", expiration=Duration.days(self._config.log_days))],
         )
 
 
-def _keep_quiet(stack: Stack) -> None:
-    """The CDK's function that empties buckets names its role twice, which cfn-lint remarks on."""
+def _silence_lint(stack: Stack) -> None:
+    """Silence cfn-lint: the CDK's function that empties buckets names its role twice."""
     provider = stack.node.find_child("Custom::S3AutoDeleteObjectsCustomResourceProvider")
     handler = provider.node.find_child("Handler")
     if not isinstance(handler, CfnResource):

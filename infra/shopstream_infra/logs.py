@@ -1,4 +1,4 @@
-"""Log groups: encrypted, of limited life, gone with their stack."""
+"""Encrypted log groups with a retention, deleted with their stack."""
 
 from aws_cdk import RemovalPolicy
 from aws_cdk import aws_kms as kms
@@ -11,7 +11,7 @@ __all__ = ["log_group"]
 
 
 def log_group(scope: Construct, construct_id: str, *, config: StageConfig, key: kms.IKey, name: str) -> logs.LogGroup:
-    """The log group `/shopstream-STAGE/NAME`, which the key's policy knows by its first part."""
+    """The log group `/shopstream-STAGE/NAME`; the key's policy allows this prefix."""
     return logs.LogGroup(
         scope,
         construct_id,

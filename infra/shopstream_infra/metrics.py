@@ -1,4 +1,4 @@
-"""The metrics that alarms and dashboard look at, by name: nothing here refers to another stack."""
+"""The metrics of alarms and dashboard, by name, so that no stack refers to another."""
 
 from aws_cdk import Duration
 from aws_cdk import aws_cloudwatch as cloudwatch
@@ -14,35 +14,35 @@ _FUNCTIONS = "detection"
 
 
 class Metrics:
-    """Metrics of one stage. Periods are a minute unless said otherwise."""
+    """Metrics of one stage; the period is a minute by default."""
 
     def __init__(self, config: StageConfig) -> None:
         self._config = config
 
     def worker(self, name: str, statistic: str, *, minutes: int = 1) -> cloudwatch.Metric:
-        """Of the engine."""
+        """A metric of the engine."""
         return self._own(name, statistic, minutes, {"Service": _WORKER})
 
-    def judging(self, name: str, statistic: str, *, severity: str = "") -> cloudwatch.Metric:
-        """Of the functions, which are one service."""
+    def detection(self, name: str, statistic: str, *, severity: str = "") -> cloudwatch.Metric:
+        """A metric of the functions, which are one service."""
         dimensions = {"Service": _FUNCTIONS} | ({"Severity": severity} if severity else {})
         return self._own(name, statistic, 1, dimensions)
 
     def kinesis(self, stream: str, name: str, statistic: str, *, minutes: int = 1) -> cloudwatch.Metric:
-        """Of the events or signals stream."""
+        """A metric of the events or signals stream."""
         return self._of("AWS/Kinesis", name, statistic, {"StreamName": self._config.named(stream)}, minutes)
 
     def function(self, function: str, name: str, statistic: str) -> cloudwatch.Metric:
-        """Of the detection or ticker function."""
+        """A metric of the detection or ticker function."""
         return self._of("AWS/Lambda", name, statistic, {"FunctionName": self._config.named(function)})
 
     def failed_signals(self) -> cloudwatch.Metric:
-        """Messages in the queue of what could not be judged."""
+        """Messages in the queue of failed signals."""
         dimensions = {"QueueName": self._config.named("failed-signals")}
         return self._of("AWS/SQS", "ApproximateNumberOfMessagesVisible", "Maximum", dimensions)
 
     def throttled_tables(self) -> cloudwatch.MathExpression:
-        """Refused reads and writes of both tables."""
+        """Throttled reads and writes of both tables."""
         metrics = {
             f"{table}_{kind.lower()}": self._of(
                 "AWS/DynamoDB", f"{kind}ThrottleEvents", "Sum", {"TableName": self._table(table)}
@@ -53,12 +53,12 @@ class Metrics:
         return cloudwatch.MathExpression(
             expression=" + ".join(f"FILL({metric}, 0)" for metric in metrics),
             using_metrics=metrics,
-            label="refused by tables",
+            label="throttled by tables",
             period=Duration.minutes(1),
         )
 
     def table(self, table: str, name: str) -> cloudwatch.Metric:
-        """Consumed units of the table of `incidents` or `leases`."""
+        """Consumed capacity units of the table of `incidents` or `leases`."""
         return self._of("AWS/DynamoDB", name, "Sum", {"TableName": self._table(table)})
 
     def delivery_age(self) -> cloudwatch.Metric:
@@ -72,17 +72,17 @@ class Metrics:
         return self._of("AWS/Events", "TriggeredRules", "Sum", dimensions, 5)
 
     def dropped_schedules(self) -> cloudwatch.Metric:
-        """Starts that the scheduler gave up."""
+        """Invocations that the scheduler dropped."""
         dimensions = {"ScheduleGroup": self._config.prefix}
         return self._of("AWS/Scheduler", "InvocationDroppedCount", "Sum", dimensions, 5)
 
     def tasks(self, name: str, service: str) -> cloudwatch.Metric:
-        """Of Container Insights, per service."""
+        """A metric of Container Insights, per service."""
         dimensions = {"ClusterName": self._config.prefix, "ServiceName": self._config.named(service)}
         return self._of("ECS/ContainerInsights", name, "Average", dimensions)
 
     def flink(self, name: str, statistic: str, *, rate: bool = False) -> cloudwatch.IMetric:
-        """Of the Flink application; `rate` takes the growth of a counter."""
+        """A metric of the Flink application; `rate` returns the growth of a counter."""
         dimensions = {"Application": self._config.named("engine")}
         metric = self._of("AWS/KinesisAnalytics", name, statistic, dimensions)
         if not rate:

@@ -1,4 +1,4 @@
-"""Who looks: an alarm for each way in which the pipeline can fail, told to the topic of those who run it."""
+"""Alarms on the pipeline; they notify the operators' topic."""
 
 from aws_cdk import Duration
 from aws_cdk import aws_cloudwatch as cloudwatch
@@ -26,21 +26,21 @@ _DETECTION = (
     Alarm.TICKER_ERRORS,
 )
 _SLOW_SHARE = 0.8
-"""Of the detection function's time limit."""
+"""Share of the detection function's time limit."""
 _LATE_PERCENT = 5
 _HOURS_LEFT_SHARE = 4
-"""The engine is dangerously behind at a quarter of what the stream keeps."""
+"""The alarm fires at a quarter of the stream's retention."""
 
 
 class Monitoring(Construct):
-    """Alarms by name; those that fail together tell of it once, through a composite."""
+    """Alarms by name; those that fail together notify once, through a composite alarm."""
 
     def __init__(
         self, scope: Construct, construct_id: str, *, config: StageConfig, metrics: Metrics, ops: sns.ITopic
     ) -> None:
         super().__init__(scope, construct_id)
         self._config, self._metrics = config, metrics
-        self._tell = actions.SnsAction(ops)
+        self._notify = actions.SnsAction(ops)
         self.alarms: dict[Alarm, cloudwatch.AlarmBase] = {}
         self._engine()
         if config.detection == "lambda":
@@ -72,14 +72,14 @@ class Monitoring(Construct):
         kept_ms = config.events_retention_hours * 3_600_000
         self._alarm(
             Alarm.STREAM_BEHIND,
-            f"Events wait unread for a quarter of the {config.events_retention_hours} h that the stream keeps them",
+            f"Events have been unread for a quarter of the stream's retention of {config.events_retention_hours} h",
             metrics.kinesis("events", "GetRecords.IteratorAgeMilliseconds", "Maximum"),
             threshold=kept_ms // _HOURS_LEFT_SHARE,
             minutes=5,
         )
         self._alarm(
             Alarm.DEAD_LETTERS,
-            "Records came that cannot be processed",
+            "Records arrived that cannot become events",
             metrics.worker("DeadLetters", "Sum", minutes=5),
             threshold=0,
         )
@@ -100,7 +100,7 @@ class Monitoring(Construct):
         )
         self._alarm(
             Alarm.SILENCE,
-            f"Nobody has sent an event for {config.silence_alarm_min} minutes",
+            f"The stream has received no event for {config.silence_alarm_min} minutes",
             metrics.kinesis("events", "IncomingRecords", "Sum", minutes=config.silence_alarm_min),
             threshold=1,
             comparison=_UNDER,
@@ -108,26 +108,26 @@ class Monitoring(Construct):
         )
         self._alarm(
             Alarm.STREAM_THROTTLED,
-            "The events stream refuses records: it takes no more",
+            "The events stream throttles writes",
             metrics.kinesis("events", "WriteProvisionedThroughputExceeded", "Sum"),
             threshold=0,
             minutes=5,
             of=3,
         )
-        self._together(Alarm.ENGINE_UNHEALTHY, "The engine is down or behind", _ENGINE)
+        self._composite(Alarm.ENGINE_UNHEALTHY, "The engine is down or behind", _ENGINE)
 
     def _functions(self) -> None:
         config, metrics = self._config, self._metrics
         self._alarm(
             Alarm.DETECTION_BEHIND,
-            f"Signals wait for more than {config.lag_alarm_s} s to be judged",
+            f"Signals wait for more than {config.lag_alarm_s} s to be processed",
             metrics.function("detection", "IteratorAge", "Maximum"),
             threshold=config.lag_alarm_s * 1000,
             minutes=5,
         )
         self._alarm(
             Alarm.DETECTION_ERRORS,
-            "The detection function fails again and again",
+            "The detection function fails repeatedly",
             metrics.function("detection", "Errors", "Sum"),
             threshold=0,
             minutes=5,
@@ -135,14 +135,14 @@ class Monitoring(Construct):
         )
         self._alarm(
             Alarm.DETECTION_THROTTLED,
-            "The detection function gets no capacity to run",
+            "The detection function is throttled",
             metrics.function("detection", "Throttles", "Sum"),
             threshold=0,
             minutes=5,
         )
         self._alarm(
             Alarm.DETECTION_SLOW,
-            "The detection function comes close to its time limit",
+            "The detection function is close to its time limit",
             metrics.function("detection", "Duration", "Maximum"),
             threshold=int(config.detection_timeout_s * 1000 * _SLOW_SHARE),
             minutes=5,
@@ -150,7 +150,7 @@ class Monitoring(Construct):
         )
         self._alarm(
             Alarm.TICKER_ERRORS,
-            "The function that sends what waits and counts open incidents fails",
+            "The function that sends pending notifications and counts open incidents fails",
             metrics.function("ticker", "Errors", "Sum"),
             threshold=0,
             minutes=5,
@@ -158,24 +158,24 @@ class Monitoring(Construct):
         )
         self._alarm(
             Alarm.FAILED_SIGNALS,
-            "Signals were given up: nobody has judged them",
+            "Signals could not be processed and are in the queue of failed signals",
             metrics.failed_signals(),
             threshold=0,
         )
-        self._together(Alarm.DETECTION_UNHEALTHY, "Detection fails or is behind", _DETECTION)
+        self._composite(Alarm.DETECTION_UNHEALTHY, "Detection fails or is behind", _DETECTION)
 
     def _incidents(self) -> None:
         metrics = self._metrics
         self._alarm(
             Alarm.INCIDENT_CRITICAL,
             "A critical incident was opened",
-            metrics.judging("IncidentsOpened", "Sum", severity="critical"),
+            metrics.detection("IncidentsOpened", "Sum", severity="critical"),
             threshold=0,
         )
         self._alarm(
             Alarm.NOTIFICATIONS_FAILED,
             "Notifications could not be delivered",
-            metrics.judging("NotificationsFailed", "Sum"),
+            metrics.detection("NotificationsFailed", "Sum"),
             threshold=0,
         )
 
@@ -183,7 +183,7 @@ class Monitoring(Construct):
         metrics = self._metrics
         self._alarm(
             Alarm.TABLE_THROTTLED,
-            "A table refuses reads or writes",
+            "A table throttles reads or writes",
             metrics.throttled_tables(),
             threshold=0,
             minutes=5,
@@ -250,7 +250,7 @@ class Monitoring(Construct):
         of: int | None = None,
         missing: cloudwatch.TreatMissingData = _FINE,
     ) -> None:
-        """Goes off when `of` (default all) of so many periods cross the threshold."""
+        """Fire when `of` (default all) of `minutes` periods cross the threshold."""
         made = cloudwatch.Alarm(
             self,
             _identifier(alarm),
@@ -264,11 +264,11 @@ class Monitoring(Construct):
             treat_missing_data=missing,
         )
         if alarm not in _ENGINE + _DETECTION:
-            made.add_alarm_action(self._tell)
-            made.add_ok_action(self._tell)
+            made.add_alarm_action(self._notify)
+            made.add_ok_action(self._notify)
         self.alarms[alarm] = made
 
-    def _together(self, alarm: Alarm, what: str, parts: tuple[Alarm, ...]) -> None:
+    def _composite(self, alarm: Alarm, what: str, parts: tuple[Alarm, ...]) -> None:
         made = cloudwatch.CompositeAlarm(
             self,
             _identifier(alarm),
@@ -282,12 +282,12 @@ class Monitoring(Construct):
                 )
             ),
         )
-        made.add_alarm_action(self._tell)
-        made.add_ok_action(self._tell)
+        made.add_alarm_action(self._notify)
+        made.add_ok_action(self._notify)
         self.alarms[alarm] = made
 
     def _text(self, what: str, alarm: Alarm) -> str:
-        return f"{what}. What to do: {self._config.runbooks}{alarm}.md"
+        return f"{what}. Runbook: {self._config.runbooks}{alarm}.md"
 
 
 def _identifier(alarm: Alarm) -> str:

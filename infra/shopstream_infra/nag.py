@@ -1,4 +1,4 @@
-"""Findings of cdk-nag that are accepted, each where it arises and with its reason."""
+"""Checks a stage with cdk-nag, and suppresses findings where they arise, with their reason."""
 
 from collections.abc import Sequence
 
@@ -9,15 +9,15 @@ from constructs import IConstruct
 __all__ = ["accept", "check"]
 
 
-def check(stage: Stage, *, tell_accepted: bool = False) -> None:
-    """Let every resource of a stage be checked by AwsSolutions; a finding that is not accepted fails the synth.
+def check(stage: Stage, *, report_accepted: bool = False) -> None:
+    """Check every resource of a stage with AwsSolutions; an unaccepted finding fails the synthesis.
 
     Args:
-        stage: what is checked.
-        tell_accepted: also tell of each finding that is accepted, as information on its resource.
+        stage: the stage to check.
+        report_accepted: also report accepted findings, as information on their resource.
     """
     checks = AwsSolutionsChecks(
-        verbose=True, reports=True, report_formats=[NagReportFormat.JSON], log_ignores=tell_accepted
+        verbose=True, reports=True, report_formats=[NagReportFormat.JSON], log_ignores=report_accepted
     )
     Aspects.of(stage).add(checks)
 
@@ -25,15 +25,15 @@ def check(stage: Stage, *, tell_accepted: bool = False) -> None:
 def accept(
     construct: IConstruct, rule: str, reason: str, *, findings: Sequence[str] = (), children: bool = False
 ) -> None:
-    """Accept one rule's findings at a construct.
+    """Accept one rule's findings on a construct.
 
     Args:
         construct: where the finding arises.
         rule: such as `AwsSolutions-IAM5`.
-        reason: why it stands; a test asks for one, and that something is suppressed by it.
+        reason: why it is acceptable; a test requires one, and that it suppresses something.
         findings: only these, such as `Resource::*`; between slashes, a regular expression. None
             accepts all of the rule.
-        children: also at what the construct holds by now.
+        children: also on its current children.
     """
     only = [RegexAppliesTo(regex=finding) if finding.startswith("/") else finding for finding in findings]
     suppression = NagPackSuppression(id=rule, reason=reason, applies_to=only or None)

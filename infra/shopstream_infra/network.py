@@ -1,4 +1,4 @@
-"""Where the worker runs: private subnets, endpoints to AWS, a way out where the stage wants one."""
+"""The workers' network: private subnets, endpoints to AWS, NAT gateways if configured."""
 
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
@@ -24,11 +24,11 @@ _INTERFACES = {
     "Sts": ec2.InterfaceVpcEndpointAwsService.STS,
     "SsmMessages": ec2.InterfaceVpcEndpointAwsService.SSM_MESSAGES,
 }
-"""What the worker talks to, beside S3 and DynamoDB, whose gateway endpoints cost nothing."""
+"""Services that the worker calls, besides S3 and DynamoDB, whose gateway endpoints are free."""
 
 
 class Network(Construct):
-    """A VPC of two zones; `workers` has no way in and speaks HTTPS only."""
+    """A VPC of two zones; security group `workers` allows HTTPS out and nothing in."""
 
     def __init__(self, scope: Construct, construct_id: str, *, config: StageConfig, key: kms.IKey) -> None:
         super().__init__(scope, construct_id)

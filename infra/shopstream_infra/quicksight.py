@@ -1,4 +1,4 @@
-"""Who looks at the reports: a QuickSight dashboard over the marts, where the stage names its owner."""
+"""A QuickSight dashboard over the marts, if the stage names its owner."""
 
 from typing import Any
 
@@ -56,7 +56,7 @@ _DASHBOARD = (
 
 
 class QuickSight(Construct):
-    """Data source, data sets in SPICE that are read again daily, an analysis to change, a dashboard to look at.
+    """Data source, SPICE data sets with a daily refresh, an editable analysis, a published dashboard.
 
     QuickSight must be subscribed to in the account before. It reads as `role`: queries of this stage's workgroup, and
     the marts' files.
@@ -143,7 +143,7 @@ class QuickSight(Construct):
         role = iam.Role(
             self,
             "Role",
-            assumed_by=iam.ServicePrincipal("quicksight.amazonaws.com"),  # which tells no account to put a condition on
+            assumed_by=iam.ServicePrincipal("quicksight.amazonaws.com"),  # which passes no account for a condition
             description=f"QuickSight reads the marts of {self._config.prefix}",
         )
         lake.grant_read(role)
@@ -151,7 +151,7 @@ class QuickSight(Construct):
         role.add_to_policy(
             iam.PolicyStatement(
                 actions=[f"athena:{action}" for action in _LOOK_AROUND],
-                resources=["*"],  # lists know no resources
+                resources=["*"],  # list actions have no resource-level permissions
             )
         )
         accept(
@@ -164,14 +164,14 @@ class QuickSight(Construct):
         accept(
             role,
             "AwsSolutions-IAM5",
-            "Lists of catalogs and workgroups know no resources; QuickSight asks for them to show a choice",
+            "List actions know no resource ARNs; QuickSight lists catalogs and workgroups for its selection",
             findings=["Resource::*"],
             children=True,
         )
         return role
 
     def _make(self, construct_id: str, kind: str, properties: Json) -> CfnResource:
-        """A resource in the words of CloudFormation, which for QuickSight are those of its API."""
+        """A CloudFormation resource; for QuickSight its properties are those of the API."""
         return CfnResource(
             self,
             construct_id,
@@ -185,7 +185,7 @@ class QuickSight(Construct):
 
 
 def _literal(value: Any) -> Any:  # noqa: ANN401  JSON
-    """The same, with `${Bots}` of QuickSight's expressions kept from CloudFormation, which knows it as its own."""
+    """Escape `${Bots}` of QuickSight's expressions, which CloudFormation would substitute."""
     if isinstance(value, dict):
         return {name: _literal(inner) for name, inner in value.items()}
     if isinstance(value, list):

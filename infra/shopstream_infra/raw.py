@@ -1,4 +1,4 @@
-"""CSV to come in: a crawler that makes tables of raw files, and a Spark job that loads months of them into the lake."""
+"""Raw CSV: a crawler that creates tables of it, and a Spark job that loads it into the lake."""
 
 from aws_cdk import Stack
 from aws_cdk import aws_glue as glue
@@ -32,11 +32,11 @@ _COLUMNS = (
     "user_id",
     "user_session",
 )
-"""Of the REES46 files, as `shopstream.events.schema` has them."""
+"""Columns of the REES46 files, as in `shopstream.events.schema`."""
 
 
 class RawFiles(Construct):
-    """`raw/` of the lake's bucket, as tables in a database of its own, so that a crawler never touches the lake's."""
+    """Tables of `raw/` in a database of their own, so that the crawler never touches the lake's."""
 
     def __init__(self, scope: Construct, construct_id: str, *, config: StageConfig, key: kms.IKey, lake: Lake) -> None:
         super().__init__(scope, construct_id)
@@ -85,7 +85,7 @@ class RawFiles(Construct):
             self,
             "Crawler",
             name=config.named("raw"),
-            description="Tables of the CSV files below raw/, one for each folder",
+            description="Tables of the CSV files below raw/, one per folder",
             role=role.role_arn,
             database_name=lake.raw_database_name,
             classifiers=[config.named("events-csv")],
@@ -104,7 +104,7 @@ class RawFiles(Construct):
         crawler.node.add_dependency(role.node.find_child("DefaultPolicy"))
 
     def _backfill(self) -> None:
-        """The job of docs/lake-on-aws.md; `--sources` is given when it is started."""
+        """The job of docs/lake-on-aws.md; pass `--sources` when you start it."""
         config, lake = self._config, self._lake
         wheel = REPOSITORY / config.backfill_wheel
         if not wheel.is_file():
@@ -123,7 +123,7 @@ class RawFiles(Construct):
         accept(
             role,
             "AwsSolutions-IAM5",
-            "Script and wheel lie in the bucket of CDK's assets under names made of their content",
+            "Script and wheel are in the bucket of CDK assets under content hashes",
             findings=_ASSETS,
             children=True,
         )
@@ -139,7 +139,7 @@ class RawFiles(Construct):
             glue_version="5.0",
             worker_type="G.1X",
             number_of_workers=config.backfill_workers,
-            max_retries=0,  # it goes on where it stopped, when somebody has looked why
+            max_retries=0,  # a restart continues where it stopped; look for the cause first
             timeout=_TIMEOUT_MIN,
             execution_property=glue.CfnJob.ExecutionPropertyProperty(max_concurrent_runs=1),
             security_configuration=config.prefix,
@@ -176,7 +176,7 @@ class RawFiles(Construct):
         role.add_to_policy(
             iam.PolicyStatement(
                 actions=["glue:GetSecurityConfiguration"],
-                resources=["*"],  # the action knows no resources
+                resources=["*"],  # the action has no resource-level permissions
             )
         )
         return role
@@ -192,7 +192,7 @@ class RawFiles(Construct):
         accept(
             role,
             "AwsSolutions-IAM5",
-            "Glue names its log groups itself, and glue:GetSecurityConfiguration knows no resources",
+            "Glue names its log groups itself, and glue:GetSecurityConfiguration has no resource-level permissions",
             findings=["Resource::*", r"/^Resource::.*:log-group:\/aws-glue\/\*$/"],
             children=True,
         )

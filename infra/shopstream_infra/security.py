@@ -1,4 +1,4 @@
-"""The key that encrypts what a stage keeps."""
+"""The key that encrypts a stage's data."""
 
 from aws_cdk import Stack
 from aws_cdk import aws_iam as iam
@@ -11,7 +11,7 @@ __all__ = ["Security"]
 
 
 class Security(Construct):
-    """One customer-managed key; who may use it is said by the grants of the stages and by the services below."""
+    """One customer-managed key; grants of the stacks and the services below may use it."""
 
     def __init__(self, scope: Construct, construct_id: str, *, config: StageConfig) -> None:
         super().__init__(scope, construct_id)
@@ -23,7 +23,7 @@ class Security(Construct):
             description=f"Streams, tables, topics, logs and lake of {config.prefix}",
             enable_key_rotation=True,
             pending_window=config.key_pending,
-            removal_policy=config.precious,
+            removal_policy=config.removal_policy,
         )
         self.key.add_to_resource_policy(
             iam.PolicyStatement(
@@ -37,7 +37,7 @@ class Security(Construct):
                             stack.format_arn(service="logs", resource="log-group", resource_name=groups).replace(
                                 "log-group/", "log-group:"
                             )
-                            for groups in (f"/{config.prefix}/*", "/aws-glue/*")  # Glue names its groups itself
+                            for groups in (f"/{config.prefix}/*", "/aws-glue/*")  # Glue names its log groups itself
                         ]
                     }
                 },
@@ -45,7 +45,7 @@ class Security(Construct):
         )
         self.key.add_to_resource_policy(
             iam.PolicyStatement(
-                sid="ServicesThatTell",
+                sid="NotifyingServices",
                 principals=[
                     iam.ServicePrincipal(service)
                     for service in ("cloudwatch.amazonaws.com", "events.amazonaws.com", "budgets.amazonaws.com")

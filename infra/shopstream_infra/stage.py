@@ -1,10 +1,10 @@
 """READ FIRST: a stage and its stacks.
 
-    data ──┬──► network ──► service     what runs
-           ├──► analytics               what people ask
-           └──► watch                   who looks
+    data ──┬──► network ──► service     worker, functions, schedules
+           ├──► analytics               crawler, Athena, Firehose, QuickSight
+           └──► watch                   alarms, dashboard, budget
 
-`data` holds what must last (key, streams, tables, topics, lake); the others can be made again from it.
+`data` holds what must last (key, streams, tables, topics, lake); the others can be recreated from it.
 """
 
 import shlex
@@ -13,7 +13,6 @@ from aws_cdk import CfnOutput, RemovalPolicy, Stack, Stage, Tags
 from aws_cdk import aws_scheduler as scheduler
 from constructs import Construct
 
-from shopstream_infra.alerting import Alerting
 from shopstream_infra.athena import Athena
 from shopstream_infra.budget import Budget
 from shopstream_infra.cluster import Cluster
@@ -23,6 +22,7 @@ from shopstream_infra.delivery import Delivery
 from shopstream_infra.detection import Detection
 from shopstream_infra.environment import worker_settings
 from shopstream_infra.flink import FlinkApplication, StudioNotebook
+from shopstream_infra.incidents import Incidents
 from shopstream_infra.lake import Lake
 from shopstream_infra.metrics import Metrics
 from shopstream_infra.monitoring import Monitoring
@@ -44,13 +44,13 @@ FLAGS = {
     "@aws-cdk/core:validateAgainstDefaultRules": True,
     "@aws-cdk/aws-kms:reduceCrossAccountRegionPolicyScope": True,
 }
-"""Behaviour of the CDK that newer apps have by default."""
+"""CDK behaviour that newer apps have by default."""
 
 
 class ShopstreamStage(Stage):
-    """All of one stage; no account and no region is named, so it goes where the credentials lead."""
+    """All stacks of one stage; account and region come from the credentials."""
 
-    def __init__(self, scope: Construct, config: StageConfig, *, tell_accepted: bool = False) -> None:
+    def __init__(self, scope: Construct, config: StageConfig, *, report_accepted: bool = False) -> None:
         super().__init__(scope, config.name)
         self.config = config
         self._data()
@@ -60,7 +60,7 @@ class ShopstreamStage(Stage):
         self._watch()
         Tags.of(self).add("application", SERVICE)
         Tags.of(self).add("stage", config.name)
-        check(self, tell_accepted=tell_accepted)
+        check(self, report_accepted=report_accepted)
 
     def _stack(self, name: str, description: str) -> Stack:
         return Stack(
@@ -72,25 +72,25 @@ class ShopstreamStage(Stage):
         )
 
     def _data(self) -> None:
-        """What must last."""
+        """Create what must last."""
         stack, config = self._stack("data", "Streams, tables, topics and lake"), self.config
         self.security = Security(stack, "Security", config=config)
         key = self.security.key
         self.streams = Streams(stack, "Streams", config=config, key=key)
-        self.alerting = Alerting(stack, "Alerting", config=config, key=key)
+        self.incidents = Incidents(stack, "Incidents", config=config, key=key)
         self.lake = Lake(stack, "Lake", config=config, key=key)
-        settings = worker_settings(config, self.streams, self.alerting, self.lake)
-        settings.pop("SHOPSTREAM_HOME")  # a container's
-        settings |= {name: shlex.quote(value) for name, value in config.settings.items()}  # as a shell reads them
+        settings = worker_settings(config, self.streams, self.incidents, self.lake)
+        settings.pop("SHOPSTREAM_HOME")  # only for containers
+        settings |= {name: shlex.quote(value) for name, value in config.settings.items()}  # quoted for a shell
         CfnOutput(stack, "Settings", value="\n".join(f"{name}={value}" for name, value in settings.items()))
 
     def _network(self) -> None:
-        """Where the worker runs."""
+        """Create the workers' network."""
         stack = self._stack("network", "Network of the workers")
         self.network = Network(stack, "Network", config=self.config, key=self.security.key)
 
     def _analytics(self) -> None:
-        """What people ask: crawler, Athena, Firehose into the lake, QuickSight."""
+        """Create crawler, Athena, Firehose into the lake, QuickSight."""
         stack, config = self._stack("analytics", "Crawler, queries, delivery and dashboards over the lake"), self.config
         key, lake = self.security.key, self.lake
         RawFiles(stack, "RawFiles", config=config, key=key, lake=lake)
@@ -100,10 +100,10 @@ class ShopstreamStage(Stage):
             QuickSight(stack, "QuickSight", config=config, lake=lake).node.add_dependency(athena)
 
     def _service(self) -> None:
-        """What runs."""
+        """Create worker, functions and schedules."""
         stack, config = self._stack("service", "Worker, functions and schedules"), self.config
-        key, streams, alerting, lake = self.security.key, self.streams, self.alerting, self.lake
-        shared = {"config": config, "key": key, "streams": streams, "alerting": alerting, "lake": lake}
+        key, streams, incidents, lake = self.security.key, self.streams, self.incidents, self.lake
+        shared = {"config": config, "key": key, "streams": streams, "incidents": incidents, "lake": lake}
         self.schedules = scheduler.ScheduleGroup(
             stack, "Schedules", schedule_group_name=config.prefix, removal_policy=RemovalPolicy.DESTROY
         )
@@ -120,8 +120,8 @@ class ShopstreamStage(Stage):
             self.notebook = StudioNotebook(stack, "Notebook", config=config, key=key, streams=streams)
 
     def _watch(self) -> None:
-        """Who looks: alarms, dashboard, budget."""
+        """Create alarms, dashboard, budget."""
         stack, metrics = self._stack("watch", "Alarms, dashboard and budget"), Metrics(self.config)
-        monitoring = Monitoring(stack, "Monitoring", config=self.config, metrics=metrics, ops=self.alerting.ops)
+        monitoring = Monitoring(stack, "Monitoring", config=self.config, metrics=metrics, ops=self.incidents.ops)
         Dashboard(stack, "Dashboard", config=self.config, metrics=metrics, alarms=monitoring.alarms)
-        Budget(stack, "Budget", config=self.config, ops=self.alerting.ops)
+        Budget(stack, "Budget", config=self.config, ops=self.incidents.ops)

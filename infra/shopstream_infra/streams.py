@@ -1,19 +1,19 @@
-"""How it travels: the events stream, the signals stream, and the table of leases."""
+"""The events stream, the signals stream, and the table of leases."""
 
 from aws_cdk import Duration, RemovalPolicy
-from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_kinesis as kinesis
 from aws_cdk import aws_kms as kms
 from constructs import Construct
 
 from shopstream_infra.config import StageConfig
 from shopstream_infra.nag import accept
+from shopstream_infra.tables import table
 
 __all__ = ["Streams"]
 
 
 class Streams(Construct):
-    """Records live here for hours; what is kept lies in the lake, so nothing of this outlives its stage."""
+    """Streams keep records for days at most; the lake keeps them for good, so all of this is removed with the stage."""
 
     def __init__(self, scope: Construct, construct_id: str, *, config: StageConfig, key: kms.IKey) -> None:
         super().__init__(scope, construct_id)
@@ -34,31 +34,18 @@ class Streams(Construct):
             accept(
                 stream,
                 "AwsSolutions-KDS3",
-                "The stage's own key, so that taking it away locks records too; its calls cost cents a month",
+                "The stage's own key, so that disabling it locks records too; its calls cost cents a month",
             )
-        self.leases = dynamodb.Table(
-            self,
-            "Leases",
-            table_name=config.named("leases"),
-            partition_key=dynamodb.Attribute(name="pk", type=dynamodb.AttributeType.STRING),
-            sort_key=dynamodb.Attribute(name="sk", type=dynamodb.AttributeType.STRING),
-            billing_mode=dynamodb.BillingMode.PAY_PER_REQUEST,
-            encryption=dynamodb.TableEncryption.CUSTOMER_MANAGED,
-            encryption_key=key,
-            point_in_time_recovery_specification=dynamodb.PointInTimeRecoverySpecification(
-                point_in_time_recovery_enabled=True
-            ),
-            removal_policy=RemovalPolicy.DESTROY,
-        )
+        self.leases = table(self, "Leases", name=config.named("leases"), key=key, removal_policy=RemovalPolicy.DESTROY)
 
     def _signals(self, config: StageConfig, key: kms.IKey) -> kinesis.Stream:
-        """Only where somebody else than the worker judges."""
+        """The stream from the worker to the detection function."""
         return kinesis.Stream(
             self,
             "Signals",
             stream_name=config.named("signals"),
             stream_mode=kinesis.StreamMode.PROVISIONED,
-            shard_count=1,  # which orders all signals
+            shard_count=1,  # orders all signals
             retention_period=Duration.hours(config.signals_retention_hours),
             encryption=kinesis.StreamEncryption.KMS,
             encryption_key=key,

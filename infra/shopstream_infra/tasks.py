@@ -1,4 +1,4 @@
-"""What it means: tasks on a schedule, which build the reports and keep the lake in order."""
+"""Scheduled tasks, which build the reports and maintain the lake."""
 
 from aws_cdk import ArnFormat, Duration, Stack
 from aws_cdk import aws_ec2 as ec2
@@ -20,7 +20,7 @@ _MEMORY_MIB = 4096
 
 
 class Tasks(Construct):
-    """Two scheduled tasks, and a rule that matches each that ends with an error."""
+    """Two scheduled tasks, and a rule that matches failed ones."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Tasks(Construct):
         self._cluster, self._schedules = cluster, schedules
         self._scheduled("build", "shopstream build", config.build_schedule, "Build the reports from the lake")
         upkeep = "shopstream lake compact && shopstream lake expire && shopstream lake orphans --delete"
-        self._scheduled("upkeep", upkeep, config.upkeep_schedule, "Merge the lake's files and forget old snapshots")
+        self._scheduled("upkeep", upkeep, config.upkeep_schedule, "Compact the lake and expire old snapshots")
         failures = log_group(self, "FailureLogs", config=config, key=key, name="failed-tasks")
         policy = logs.CfnResourcePolicy(
             self,
@@ -108,7 +108,7 @@ def _may_write(group: logs.LogGroup) -> dict[str, object]:
 
 
 def _bare_arn(group: logs.LogGroup) -> str:
-    """Without the part that stands for its streams, which EventBridge does not take."""
+    """The ARN without the suffix of its streams, which EventBridge rejects."""
     return Stack.of(group).format_arn(
         service="logs",
         resource="log-group",
@@ -118,5 +118,5 @@ def _bare_arn(group: logs.LogGroup) -> str:
 
 
 def _group(cluster: Cluster) -> str:
-    """Tells scheduled tasks from those of services."""
+    """The task group that marks scheduled tasks."""
     return cluster.config.named("scheduled")

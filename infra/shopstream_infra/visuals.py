@@ -1,6 +1,6 @@
-"""What QuickSight shows: data sets over the marts, and the sheet of visuals, in the words of its API.
+"""QuickSight data sets over the marts, and the sheet of visuals, in the terms of its API.
 
-Plain data without the CDK, so that tests can hold it against the marts and against the API's own model.
+Plain data without the CDK, so that tests can compare it with the marts and the API's model.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 __all__ = ["BOTS", "CONTROLS", "DATA_SETS", "DataSet", "definition", "physical_table"]
 
 BOTS = "Bots"
-"""The parameter that takes every figure with bots or without."""
+"""The parameter that includes or excludes bots in every figure."""
 
 CONTROLS = ("without bots", "with bots")
 _TWIN = "_with_bots"
@@ -42,11 +42,11 @@ class DataSet:
 
     @property
     def twins(self) -> list[str]:
-        """Columns that there are with bots, too."""
+        """Columns that also exist with bots."""
         return [name for name in self.columns if f"{name}{_TWIN}" in self.columns]
 
 
-def _plain(mart: str, title: str, single: Mapping[str, str], twins: Mapping[str, str]) -> DataSet:
+def _data_set(mart: str, title: str, single: Mapping[str, str], twins: Mapping[str, str]) -> DataSet:
     columns = {**single, **twins, **{f"{name}{_TWIN}": kind for name, kind in twins.items()}}
     return DataSet(mart, title, MappingProxyType(columns), f"select {', '.join(columns)} from {mart}")
 
@@ -62,17 +62,17 @@ _CARTS = """select
 from abandoned_carts
 where state = 'abandoned'
 group by shop_date, category, brand"""
-"""Shoppers' ids stay in the lake: no person's data are copied to QuickSight."""
+"""Shopper ids stay in the lake: no personal data are copied to QuickSight."""
 
 DATA_SETS: Mapping[str, DataSet] = MappingProxyType(
     {
-        "visitors": _plain(
+        "visitors": _data_set(
             "unique_visitors",
             "Visitors per day",
             {"shop_date": "DATETIME"},
             {"visitors": "INTEGER", "buyers": "INTEGER", "sessions": "INTEGER", "revenue": "DECIMAL"},
         ),
-        "carts_daily": _plain(
+        "carts_daily": _data_set(
             "abandoned_carts_daily",
             "Carts per day",
             {"shop_date": "DATETIME"},
@@ -80,7 +80,7 @@ DATA_SETS: Mapping[str, DataSet] = MappingProxyType(
         ),
         "carts": DataSet(
             "abandoned_carts",
-            "Carts not bought, by category and brand",
+            "Abandoned carts, by category and brand",
             MappingProxyType(
                 {
                     "shop_date": "DATETIME",
@@ -94,7 +94,7 @@ DATA_SETS: Mapping[str, DataSet] = MappingProxyType(
             ),
             _CARTS,
         ),
-        "categories": _plain(
+        "categories": _data_set(
             "top_categories",
             "Categories per weekday and hour",
             {
@@ -106,7 +106,7 @@ DATA_SETS: Mapping[str, DataSet] = MappingProxyType(
             },
             {"rank": "INTEGER", "views": "INTEGER", "visitors": "INTEGER", "purchases": "INTEGER"},
         ),
-        "brands": _plain(
+        "brands": _data_set(
             "brand_marketing",
             "Brands that need marketing",
             {"brand": "STRING"},
@@ -186,7 +186,7 @@ def definition(arns: Mapping[str, str]) -> Json:
 
 
 def _calculated() -> Iterator[Json]:
-    """NAME_shown: the column or its twin, as the control says; and weekdays in their order."""
+    """NAME_shown: the column or its twin, by the control; and weekdays in their order."""
     for name, data_set in DATA_SETS.items():
         for column in data_set.twins:
             yield {
@@ -208,13 +208,13 @@ def _visuals() -> list[Json]:
         _line("revenue-line", "Sales per day", day, _sums("visitors", "revenue_shown")),
         _bars(
             "carts-bar",
-            "Value of carts not bought, per day",
+            "Value of abandoned carts, per day",
             _dimension("carts_daily", "shop_date"),
             _sums("carts_daily", "abandoned_value_shown"),
         ),
         _grouped(
             "carts-table",
-            "Carts not bought, by category and brand",
+            "Abandoned carts, by category and brand",
             [_dimension("carts", "category"), _dimension("carts", "brand")],
             _sums("carts", "cart_value_shown", "cart_lines_shown"),
         ),
@@ -245,7 +245,7 @@ def _visuals() -> list[Json]:
         ),
         _bars(
             "brands-bar",
-            "Brands with the most sales missed",
+            "Brands with the most missed sales",
             _dimension("brands", "brand"),
             _sums("brands", "missed_revenue_shown"),
             largest="brands.missed_revenue_shown",
@@ -347,7 +347,7 @@ def _filter(
 
 
 def _grid(visuals: Sequence[Json]) -> Iterator[Json]:
-    """Two visuals a row."""
+    """Two visuals per row."""
     width, height = _COLUMNS // 2, 10
     for place, visual in enumerate(visuals):
         (inner,) = visual.values()

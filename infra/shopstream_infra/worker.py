@@ -1,4 +1,4 @@
-"""How it is processed: the engine, with the web page beside it, and the lake's writers where windows run on Flink."""
+"""The engine's task with its dashboard, and the archive workers for windows on Flink."""
 
 from constructs import Construct
 
@@ -7,7 +7,7 @@ from shopstream_infra.cluster import Cluster
 __all__ = ["Archive", "Worker"]
 
 _ALIVE = ["CMD-SHELL", 'test -n "$(find /data/alive -mmin -5)"']
-"""A process that goes round touches the file every ten seconds, also while it waits for the lease."""
+"""A working process touches its heartbeat file every ten seconds, also while it waits for the lease."""
 
 _PAGE = "http://127.0.0.1:8787/healthz"
 
@@ -15,14 +15,14 @@ _PAGE = "http://127.0.0.1:8787/healthz"
 class Worker(Construct):
     """`shopstream run` and `shopstream dashboard` over one data volume; standbys wait for the lease.
 
-    The page listens on loopback only: people reach it by port forwarding through ECS Exec, see docs/aws.md.
+    The dashboard listens on loopback only; use port forwarding through ECS Exec, see docs/aws.md.
     """
 
     def __init__(self, scope: Construct, construct_id: str, *, cluster: Cluster) -> None:
         super().__init__(scope, construct_id)
         config = cluster.config
         task = cluster.task(self, "worker", cpu=config.worker_cpu, memory_mib=config.worker_memory_mib)
-        # Python, Arrow and the page take the other half.
+        # Python, Arrow and the dashboard take the other half.
         windows = {"SHOPSTREAM_ENGINE__MEMORY_LIMIT": f"{config.worker_memory_mib // 2}MiB"}
         cluster.container(task, "engine", ["run", "--quiet"], health=_ALIVE, defaults=windows)
         cluster.container(
@@ -36,7 +36,7 @@ class Worker(Construct):
 
 
 class Archive(Construct):
-    """`shopstream archive`: reads the events stream into the lake while Flink does the windows; off by default."""
+    """`shopstream archive`: writes the events to the lake while Flink computes the windows; off by default."""
 
     def __init__(self, scope: Construct, construct_id: str, *, cluster: Cluster) -> None:
         super().__init__(scope, construct_id)

@@ -1,3 +1,1 @@
 """shopstream: live shopper journeys, alarms on attacks and trusted reports from one event stream."""
-
-__all__: list[str] = []

@@ -1,32 +1,31 @@
-"""Keeps a stream's events in the lake without windows, where those run elsewhere: on Flink.
+"""Archive workers: store a stream's events in the lake, without windows, while Flink runs those.
 
-Any number of workers share the shards by leases. Each reads its shards, decodes and validates, and commits rows of all
-of them together:
+Any number of workers share the shards by leases. Each reads, decodes and validates its shards, and commits their rows
+together:
 
-1. Rejected rows go into `dead_letters`, unless that table's positions say that they are there.
-2. Events go into `events` with the positions they reach. **This decides**: a worker goes on from there, this one or
-   the next that takes the shard.
-3. The leases note how far their shards are; a closed one at its end is done, and its children may be read.
+1. Rejected rows go into `dead_letters`, unless that table's positions show that they are there.
+2. Events go into `events` with their positions. **This decides**: the worker, or the next one that takes the shard,
+   continues from there.
+3. The leases record the positions; a closed shard at its end is done, and its children may be read.
 
-Both appends name the positions that the table must have before. A worker that lost a shard to another without noticing
-is refused, forgets what it had read, and starts again from what the lake holds. Duplicates that producers made are in
-the lake as they are in the stream: the dbt models drop them.
+Both appends name the positions that the table must hold before. A worker that lost a shard without noticing is refused,
+drops what it has read, and restarts from what the lake holds. Duplicates of producers are stored as they came: the dbt
+models drop them.
 """
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shopstream.clock import Clock
-from shopstream.engine.lake_rows import dead_letter_rows, event_rows
+from shopstream.clock import MILLISECOND, Clock
 from shopstream.engine.settings import EngineSettings
+from shopstream.engine.source import dead_letter_rows, event_rows
 from shopstream.errors import ConfigurationError, RetryableError, ShopstreamError, StateError
 from shopstream.events.codec import Decoder
 from shopstream.events.schema import LAKE_FIELDS, arrow_schema
@@ -35,14 +34,11 @@ from shopstream.lakehouse.ports import Lakehouse, LakeTable
 from shopstream.stream.leases import SharedShards
 from shopstream.stream.ports import TRIM_HORIZON, Position, Record, StreamReader
 
-__all__ = ["Archive", "Archived"]
-
 _CHECKPOINT: Final = "checkpoint"
-"""A lake that carries this beside the shards' positions belongs to the engine (see `pipeline`)."""
+"""A lake with this key beside the shards' positions belongs to the engine (see `pipeline`)."""
 
-_MS: Final = timedelta(milliseconds=1)
 _SHARE_OF_TIME: Final = 10
-"""Committing takes at most a tenth of the time: a commit waits ten times as long as the last took."""
+"""Commits take at most a tenth of the time: the next one waits ten times as long as the last one took."""
 
 _TRY_AGAIN_MS: Final = 1_000
 _EVENTS: Final = arrow_schema(LAKE_FIELDS)
@@ -50,13 +46,13 @@ _EVENTS: Final = arrow_schema(LAKE_FIELDS)
 
 @dataclass(frozen=True, slots=True)
 class Archived:
-    """What this worker did so far.
+    """Progress of this worker.
 
     Args:
-        shards: held now.
-        events: committed by this process.
-        dead_letters: likewise.
-        behind_ms: of the shard that is furthest from its tip.
+        shards: number of shards that it holds.
+        events: events committed by this process.
+        dead_letters: dead letters committed by this process.
+        behind_ms: largest lag behind the tip of a shard.
     """
 
     shards: int
@@ -123,7 +119,7 @@ class Archive:
         self._rows = 0
         self._events = self._dead_letters = 0
         self._balance_at_ms = 0
-        self._commit_at_ms = clock.now_ms() + settings.commit_interval // _MS
+        self._commit_at_ms = clock.now_ms() + settings.commit_interval // MILLISECOND
         self._again_at_ms = 0
         self._lost: ShopstreamError | None = None
 
@@ -134,7 +130,7 @@ class Archive:
         stop: Callable[[], bool] = lambda: False,
         progress: Callable[[Archived], None] = lambda _archived: None,
     ) -> Archived:
-        """Work until told to stop, or until each shard is at its tip or in the care of another worker.
+        """Run until `stop` returns True, or until each shard is at its tip or held by another worker.
 
         Raises:
             ConfigurationError: the lake belongs to an engine, or AWS denies something.
@@ -154,16 +150,16 @@ class Archive:
         return self.archived()
 
     def close(self) -> None:
-        """Let go of the decoder; what was not committed is read again by whoever takes the shards."""
+        """Close the decoder; the next owner of a shard reads uncommitted records again."""
         self._decoder.close()
 
     def archived(self) -> Archived:
-        """What was done so far."""
+        """Progress so far."""
         behind = [shard.behind_ms for shard in self._shards.values() if shard.behind_ms is not None]
         return Archived(len(self._shards), self._events, self._dead_letters, max(behind, default=0))
 
     def step(self) -> bool:
-        """Read some of each shard; returns whether there was anything, or still is."""
+        """Read a batch of each shard; returns whether there are or may be more records."""
         if self._lost:
             raise self._lost
         if self._clock.now_ms() >= self._balance_at_ms:
@@ -189,13 +185,13 @@ class Archive:
         )
         shard.behind_ms, shard.ended = read.behind_ms, read.ended
         if read.records:
-            self._take(shard, read.records)
+            self._decode(shard, read.records)
             shard.position = read.position
         return bool(read.records or read.behind_ms)
 
-    def _take(self, shard: _Shard, records: Sequence[Record]) -> None:
+    def _decode(self, shard: _Shard, records: Sequence[Record]) -> None:
         decoded = self._decoder.decode([r.payload for r in records], [r.arrival_ms for r in records])
-        # Late is what comes after its windows closed; here are none.
+        # Without windows, no event is late.
         shard.events.append(event_rows(records, decoded.events, np.zeros(len(decoded.events), dtype=np.bool_)))
         self._rows += len(decoded.events)
         if len(decoded.rejects):
@@ -208,21 +204,21 @@ class Archive:
             self._rows += rows.num_rows
 
     def commit(self) -> None:
-        """Make what was read durable, of the shards that are still held; the order stands at the top of this module."""
+        """Commit the rows of all shards that are still held; see the order in the module's docstring."""
         started_ms = self._clock.now_ms()
         self._forget(self._shards.keys() - set(self._shared.held()))
         waiting = {shard_id: shard for shard_id, shard in self._shards.items() if shard.waiting}
-        wait_ms = self._settings.commit_interval // _MS
+        wait_ms = self._settings.commit_interval // MILLISECOND
         try:
             self._append(waiting)
         except (StateError, OutcomeUnknownError) as error:
             self._start_again(error)
             return
         except RetryableError:
-            wait_ms = _TRY_AGAIN_MS  # nothing was committed; what waits is kept, and no more read than fits
+            wait_ms = _TRY_AGAIN_MS  # nothing was committed; keep the rows, and read no more than fits
             self._again_at_ms = self._clock.now_ms() + wait_ms
         else:
-            self._tell(waiting)
+            self._record(waiting)
         now_ms = self._clock.now_ms()
         self._commit_at_ms = now_ms + max(wait_ms, _SHARE_OF_TIME * (now_ms - started_ms))
 
@@ -243,7 +239,7 @@ class Archive:
                 shard.dead_after = positions[shard_id]
                 shard.dead_letters.clear()
         if shards:
-            rows = _together([part for shard in shards.values() for part in shard.events])
+            rows = _concatenate([part for shard in shards.values() for part in shard.events])
             self._lakehouse.append(
                 LakeTable.EVENTS,
                 rows,
@@ -257,11 +253,11 @@ class Archive:
                 shard.dead_letters.clear()
             self._rows = 0
 
-    def _tell(self, committed: Mapping[str, _Shard]) -> None:
+    def _record(self, committed: Mapping[str, _Shard]) -> None:
         """Step 3."""
         for shard_id, shard in list(self._shards.items()):
             if shard.ended or shard_id in committed:
-                held = self._shared.told(shard_id, shard.position, ended=shard.ended)
+                held = self._shared.record_progress(shard_id, shard.position, ended=shard.ended)
                 if shard.ended:
                     self._balance_at_ms = 0  # its children may be read now
                 if shard.ended or not held:
@@ -275,11 +271,11 @@ class Archive:
             self._start(new)
 
     def _removed(self, shard_id: str, position: Position) -> None:
-        """The stream lists a shard no longer that was not read to its end: it raises where something is lost."""
+        """Handle a shard that the stream no longer lists and that was not read to its end: raises if data is lost."""
         self._stream.read(shard_id, position, max_records=1, max_bytes=1)
 
     def _start(self, shard_ids: set[str]) -> None:
-        """Go on where the lake is."""
+        """Continue from the lake's positions."""
         events, letters = (self._lakehouse.positions(table) for table in (LakeTable.EVENTS, LakeTable.DEAD_LETTERS))
         if _CHECKPOINT in events:
             raise ConfigurationError(
@@ -292,7 +288,7 @@ class Archive:
             self._shards[shard_id] = _Shard(after, letters.get(shard_id), position)
 
     def _start_again(self, error: ShopstreamError) -> None:
-        """Another worker went on with a shard: see what the lake holds. Without such a change, it was no refusal."""
+        """Restart from the lake after another worker has taken a shard; raise if the lake has not changed."""
         before = {shard_id: shard.events_after for shard_id, shard in self._shards.items()}
         letters = {shard_id: shard.dead_after for shard_id, shard in self._shards.items()}
         held = set(self._shards)
@@ -322,20 +318,20 @@ class Archive:
 
     @contextmanager
     def _giving_back(self) -> Iterator[None]:
-        """Others need not wait for the leases to run out, however this worker ends."""
+        """Release the leases at the end, so that other workers take over at once."""
         try:
             yield
         except BaseException as error:
             try:
                 self._shared.release()
             except ShopstreamError as other:
-                error.add_note(f"its shards are free once their leases have run out: {other}")
+                error.add_note(f"its shards are free once their leases have expired: {other}")
             raise
         self._shared.release()
 
     @contextmanager
     def _renewing(self) -> Iterator[None]:
-        """A long commit must not cost the leases."""
+        """Renew the leases in a thread, so that a long commit does not lose them."""
         stopping = threading.Event()
 
         def renew() -> None:
@@ -343,7 +339,7 @@ class Archive:
                 try:
                     self._shared.renew()
                 except RetryableError:
-                    continue  # leases run out by themselves where it goes on; the line sees which are left
+                    continue  # if this continues, the leases expire, and `held` no longer lists them
                 except ShopstreamError as error:
                     self._lost = error
                     return
@@ -365,5 +361,5 @@ def _count(tables: Sequence[pa.Table]) -> int:
     return sum(table.num_rows for table in tables)
 
 
-def _together(tables: Sequence[pa.Table]) -> pa.Table:
+def _concatenate(tables: Sequence[pa.Table]) -> pa.Table:
     return pa.concat_tables([_EVENTS.empty_table(), *(table.cast(_EVENTS) for table in tables)])

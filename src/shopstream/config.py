@@ -1,8 +1,8 @@
-"""Every setting, in one frozen tree.
+"""All settings, in one frozen tree.
 
-Later wins: defaults, `shopstream.toml` (in the working directory, or the file named by SHOPSTREAM_CONFIG or
-`--config`), environment variables (`SHOPSTREAM_STREAM__SHARDS=8` sets `stream.shards`), flags. `shopstream config`
-prints the result.
+Later sources override earlier ones: defaults, `shopstream.toml` (in the working directory, or the file named by
+SHOPSTREAM_CONFIG or `--config`), environment variables (`SHOPSTREAM_STREAM__SHARDS=8` sets `stream.shards`), flags.
+`shopstream config` prints the result.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -20,26 +20,23 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from shopstream.alerting.settings import AlertingSettings, DynamoSettings
 from shopstream.dashboard.settings import DashboardSettings
 from shopstream.detection.settings import DetectionSettings
 from shopstream.engine.settings import EngineSettings
 from shopstream.errors import ConfigurationError
+from shopstream.incidents.settings import DynamoSettings, IncidentSettings, NotifySettings
 from shopstream.lakehouse.settings import GlueSettings, LakehouseSettings
+from shopstream.settings_section import SettingsSection
 from shopstream.stream.settings import KinesisSettings, StreamSettings
 
-__all__ = ["AwsSettings", "Settings", "load_settings"]
-
-_SECRETS = frozenset({"notify_urls"})
-"""Settings whose values no message repeats."""
+_SECRETS = frozenset({"urls"})
+"""Settings whose values messages never contain."""
 
 _toml_file: ContextVar[Path | None] = ContextVar("toml_file", default=None)
 
 
-class AwsSettings(BaseModel):
-    """What the AWS profile uses; account and region come from where AWS tools look for them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class AwsSettings(SettingsSection):
+    """AWS resources; account and region come from the usual AWS configuration."""
 
     kinesis: KinesisSettings = Field(default_factory=KinesisSettings, description="Kinesis Data Streams.")
     dynamodb: DynamoSettings = Field(default_factory=DynamoSettings, description="DynamoDB and SNS.")
@@ -72,7 +69,7 @@ class AwsSettings(BaseModel):
 
 
 class Settings(BaseSettings):
-    """The settings tree; one branch per stage."""
+    """The settings tree, one branch per stage."""
 
     model_config = SettingsConfigDict(
         env_prefix="SHOPSTREAM_", env_nested_delimiter="__", frozen=True, extra="forbid", validate_default=True
@@ -87,7 +84,8 @@ class Settings(BaseSettings):
     engine: EngineSettings = Field(default_factory=EngineSettings, description="Windows, watermarks and checkpoints.")
     lakehouse: LakehouseSettings = Field(default_factory=LakehouseSettings, description="The Iceberg tables.")
     detection: DetectionSettings = Field(default_factory=DetectionSettings, description="Rules.")
-    alerting: AlertingSettings = Field(default_factory=AlertingSettings, description="Incidents and notifications.")
+    incidents: IncidentSettings = Field(default_factory=IncidentSettings, description="Incidents.")
+    notify: NotifySettings = Field(default_factory=NotifySettings, description="Notifications.")
     dashboard: DashboardSettings = Field(default_factory=DashboardSettings, description="The web page.")
     aws: AwsSettings = Field(default_factory=AwsSettings, description="Names and places of the AWS profile.")
 
@@ -119,7 +117,7 @@ class Settings(BaseSettings):
 
     @property
     def baselines_path(self) -> Path:
-        """What is normal, as `shopstream baselines build` learned it."""
+        """Baselines, written by `shopstream baselines build`."""
         return self.home / "baselines.json"
 
     @property
@@ -140,7 +138,7 @@ class Settings(BaseSettings):
     @property
     def live_path(self) -> Path:
         """Live journeys, as the dashboard reads them."""
-        return self.home / "live.db"
+        return self.home / "live.json"
 
     @property
     def reports_path(self) -> Path:
@@ -156,7 +154,7 @@ def load_settings(config: Path | None = None, flags: Mapping[str, object] | None
         flags: values given on the command line, as a nested mapping.
 
     Raises:
-        ConfigurationError: the file is missing, or a value does not fit (the message names setting, value and remedy).
+        ConfigurationError: the file is missing, or a value is invalid (the message names setting, value and remedy).
     """
     named = config or (Path(os.environ["SHOPSTREAM_CONFIG"]) if os.environ.get("SHOPSTREAM_CONFIG") else None)
     if named is not None and not named.is_file():
@@ -166,7 +164,8 @@ def load_settings(config: Path | None = None, flags: Mapping[str, object] | None
         return Settings(**dict(flags or {}))  # type: ignore[arg-type]  # pydantic checks them
     except ValidationError as error:
         lines = [
-            f"{'.'.join(str(part) for part in item['loc'])} = {_shown(item)}: {item['msg']}" for item in error.errors()
+            f"{'.'.join(map(str, item['loc']))} = {_shown(item)}: {item['msg'].removeprefix('Value error, ')}"
+            for item in error.errors()
         ]
         raise ConfigurationError(
             "settings do not fit: " + "; ".join(lines) + "; see `shopstream config --help`"
@@ -178,5 +177,5 @@ def load_settings(config: Path | None = None, flags: Mapping[str, object] | None
 
 
 def _shown(item: Mapping[str, Any]) -> str:
-    """The value that does not fit, unless it may hold a token."""
+    """The invalid value, unless it may contain a token."""
     return "(secret)" if _SECRETS.intersection(item["loc"]) else repr(item.get("input"))

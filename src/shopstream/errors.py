@@ -2,14 +2,14 @@
 
     ShopstreamError
     ├── RetryableError          try the same call again later
-    │   └── BackpressureError   the other side is full or throttles: wait `retry_after`
-    └── PermanentError          the same call will fail again; say what to change
-        ├── ConfigurationError  a setting, flag or file is wrong
-        ├── RuleError           a rule file is wrong
-        ├── DecodeError         bytes that are no event
-        └── StateError          stored state is missing, foreign or damaged
+    │   └── BackpressureError   the receiver is full or throttles: wait `retry_after`
+    └── PermanentError          the same call will fail again; the message says what to change
+        ├── ConfigurationError  a setting, flag or file is invalid
+        ├── RuleError           a rule file is invalid
+        ├── DecodeError         bytes that are not an event
+        └── StateError          stored state is missing, damaged, or another program's
 
-A message says what was expected, what came, and what to do.
+A message states what was expected, the actual value, and how to fix it.
 """
 
 from datetime import timedelta
@@ -38,7 +38,7 @@ class BackpressureError(RetryableError):
     """The receiver cannot take more now; nothing of the call was accepted.
 
     Args:
-        message: what is full and what to do about it.
+        message: what is full, and what to do.
         retry_after: how long to wait before the same call.
     """
 
@@ -52,16 +52,16 @@ class PermanentError(ShopstreamError):
 
 
 class ConfigurationError(PermanentError):
-    """A setting, a flag or a file does not fit."""
+    """A setting, flag or file is invalid."""
 
 
 class RuleError(PermanentError):
-    """A rule file does not fit the rule language."""
+    """A rule file is invalid."""
 
 
 class DecodeError(PermanentError):
-    """Bytes that cannot be read as events at all."""
+    """Bytes cannot be decoded as events."""
 
 
 class StateError(PermanentError):
-    """Stored state is missing, was written by something else, or is damaged."""
+    """Stored state is missing, damaged, or was written by another program."""

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from aws.shop import AwsShop, Shop, ended_well, incidents_of, reports_of, verdicts_of, write_day
-from shopstream.bootstrap import incidents_file, open_lakehouse
+from shopstream.adapters.ports import adapters_of
 from shopstream.lakehouse.ports import LakeTable
 from standins import environment
 
@@ -83,15 +83,16 @@ def embedded(shop_day, tmp_path_factory):
 def came(shop):
     shop.run("build", "--target", "duckdb", "--format", "json")
     settings = shop.settings()
-    path = incidents_file(settings)
-    with closing(open_lakehouse(settings)) as lakehouse:
+    with closing(adapters_of(settings).open_incidents()) as store:
+        incidents, verdicts = incidents_of(store), verdicts_of(store)
+    with closing(adapters_of(settings).open_lakehouse()) as lakehouse:
         files = lakehouse.data_files(LakeTable.EVENTS)
         tables = [pq.read_table(file, filesystem=lakehouse.file_system) for file in files]
     events = pa.concat_tables(tables, promote_options="permissive").to_pylist()
     return {
         "status": shop.rows("status"),
-        "incidents": incidents_of(path),
-        "verdicts": verdicts_of(path),
+        "incidents": incidents,
+        "verdicts": verdicts,
         "reports": reports_of(settings.reports_path),
         "events": sorted((row["event_id"], row["is_late"], row["price"]) for row in events),
     }

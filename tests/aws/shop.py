@@ -11,11 +11,11 @@ from pathlib import Path
 import boto3
 import pytest
 
-from shopstream.alerting import read_episodes, read_incidents, read_verdicts
 from shopstream.config import load_settings
-from shopstream.models import ReportName
+from shopstream.incidents.verdicts import read_verdicts
+from shopstream.models.names import ReportName
 from shopstream.models.reports import report
-from shopstream.simulation import Flood, Scraper
+from shopstream.simulation.attacks import Flood, Scraper
 from shopstream.simulation.synthesis import DEFAULT_START, Synthesis, SynthesisSettings
 
 SHARDS = 2
@@ -120,7 +120,7 @@ class AwsShop(Shop):
             SHOPSTREAM_AWS__CHECKPOINTS=f"s3://{self.bucket}/checkpoints",
             SHOPSTREAM_AWS__DELIVERY=self.delivery,
             SHOPSTREAM_AWS__METRICS=self.metrics,
-            SHOPSTREAM_ALERTING__NOTIFY_HOLD="PT0S",
+            SHOPSTREAM_NOTIFY__HOLD="PT0S",
         )
 
     def _make_streams(self):
@@ -202,17 +202,17 @@ def _strings(*names):
     return [{"AttributeName": name, "AttributeType": "S"} for name in names]
 
 
-def incidents_of(path):
+def incidents_of(store):
     """All that incidents and their parts are, without what recent events said, and how often somebody was told."""
     return {
         part.id: asdict(replace(part, context=None, notifications=0))
-        for incident in read_incidents(path)
-        for part in [incident, *read_episodes(path, incident.id)]
+        for incident in store.list()
+        for part in [incident, *store.parts(incident.id)]
     }
 
 
-def verdicts_of(path):
-    return sorted(map(str, read_verdicts(path).to_pylist()))
+def verdicts_of(store):
+    return sorted(map(str, read_verdicts(store).to_pylist()))
 
 
 def reports_of(path):

@@ -10,10 +10,10 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from shopstream.bootstrap import open_lakehouse
+from shopstream.adapters.ports import adapters_of
 from shopstream.clock import SystemClock
 from shopstream.config import load_settings
-from shopstream.simulation.delivery import Delivery, Lane
+from shopstream.simulation.stream_sender import Lane, StreamSender
 from shopstream.stream.aws import KinesisStream
 from standins.numbered import archived, expected, numbered
 
@@ -88,7 +88,7 @@ def stream(shop):
 
 @pytest.fixture
 def lake(shop):
-    with closing(open_lakehouse(shop)) as lake:
+    with closing(adapters_of(shop).open_lakehouse()) as lake:
         yield lake
 
 
@@ -97,7 +97,7 @@ def send(stream, first, count):
         Lane(f"key-{key}", [numbered(number, KEYS) for number in range(first, first + count) if number % KEYS == key])
         for key in range(KEYS)
     ]
-    Delivery(stream, SystemClock(), lambda _why, _wait: None).send(lanes)
+    StreamSender(stream, SystemClock(), lambda _why, _wait: None).send(lanes)
 
 
 def wait_until(holds, seconds=90):

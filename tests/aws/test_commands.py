@@ -7,7 +7,7 @@ import boto3
 import pytest
 
 from aws.shop import AwsShop
-from shopstream.cli.dashboard import home_of
+from shopstream.adapters.ports import adapters_of
 from shopstream.dashboard.panels import Panels
 
 pytestmark = [pytest.mark.aws, pytest.mark.timeout(300)]
@@ -78,7 +78,7 @@ def test_doctor_refuses_a_table_without_its_index(shop):
     assert "lacks its index gsi1" in finding
 
 
-def test_doctor_says_that_nobody_has_subscribed(shop):
+def test_doctor_reports_a_topic_without_subscribers(shop):
     topic = boto3.client("sns").create_topic(Name="nobody")["TopicArn"]
     ok, finding = findings(shop, SHOPSTREAM_AWS__DYNAMODB__TOPIC_ARN=topic)["topic"]
     assert not ok
@@ -93,7 +93,9 @@ def test_doctor_says_where_credentials_come_from_when_there_are_none(shop):
 
 
 def test_the_page_opens_before_an_engine_ran(shop):
-    panels = {name: json.loads(text) for name, text in Panels(home_of(shop.settings())).read().items()}
+    panels = {
+        name: json.loads(text) for name, text in Panels(adapters_of(shop.settings()).dashboard_home()).read().items()
+    }
     assert panels["health"] == {**panels["health"], "engine_running": False, "checkpoint": 0, "shards": 2, "lag_ms": 0}
     assert panels["incidents"]["total"] == 0
     assert panels["live"] is None

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from aws.shop import ended_well
-from shopstream.cli.dashboard import home_of
+from shopstream.adapters.ports import adapters_of
 from shopstream.dashboard.panels import Panels
 
 pytestmark = [pytest.mark.aws, pytest.mark.xdist_group("shop"), pytest.mark.timeout(600)]
@@ -29,7 +29,7 @@ def test_the_lake_is_iceberg_in_the_glue_catalog_on_s3(on_aws):
 
 def test_each_planted_attack_is_an_incident(on_aws, shop_day):
     incidents = list(on_aws.incidents.values())
-    for episode in shop_day[1]["episodes"]:
+    for episode in shop_day[1]["injections"]:
         actors = {str(actor) for actor in episode["actors"]}
         assert [
             one
@@ -53,7 +53,7 @@ def _listed(line):
     return {name: value if isinstance(value, list) else [value] for name, value in line.items()}
 
 
-def test_people_who_subscribed_are_told_of_each_severe_incident_once(on_aws):
+def test_subscribers_are_notified_of_each_severe_incident_once(on_aws):
     told = Counter(incident["incident"] for message in on_aws.messages for incident in message["incidents"])
     severe = {
         one["id"]
@@ -77,7 +77,7 @@ def test_final_detections_are_delivered(on_aws):
     assert rules <= {row["rule_id"] for row in on_aws.delivered}
 
 
-def test_status_tells_that_everything_was_read(on_aws):
+def test_status_shows_that_everything_was_read(on_aws):
     assert on_aws.status["behind_ms"] == 0
     assert on_aws.status["profile"] == "aws"
     assert on_aws.status["incidents"] == sum(one["parent"] is None for one in on_aws.incidents.values())
@@ -122,7 +122,7 @@ for command in {commands!r}:
 
 
 def test_the_page_follows_an_engine_that_runs_elsewhere(on_aws):
-    home = home_of(on_aws.shop.settings())
+    home = adapters_of(on_aws.shop.settings()).dashboard_home()
     panels = {name: json.loads(text) for name, text in Panels(home).read().items()}
     assert panels["health"]["counters"]["events_read"] == on_aws.status["events_read"]
     assert panels["health"]["shards"] == 2

@@ -1,85 +1,62 @@
-"""Incidents on DynamoDB neither vanish nor double nor come apart, wherever a writer is killed and whoever writes."""
+"""Incidents on DynamoDB neither vanish nor double nor come apart, wherever their writer is killed."""
 
 import random
-import subprocess
-import sys
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from recovery.incident_writer import END, SETTINGS, TARGETS, detection, detections
-from shopstream.alerting import (
-    EmbeddedIncidentStore,
-    read_episodes,
-    read_incidents,
-    read_notifications,
-    read_verdicts,
-    replica,
-    table,
-)
-from shopstream.alerting.aws import DynamoIncidentStore, DynamoTable, pull_incidents
-from shopstream.alerting.replicated import ReplicatedIncidentStore
-from shopstream.alerting.settings import DynamoSettings
+from incident_desk import Desk, sqlite_desk
+from recovery.incident_writer import END, NOTIFY, SETTINGS, TARGETS, detection, detections
 from shopstream.clock import SystemClock
+from shopstream.incidents.aws import DynamoIncidentStore
+from shopstream.incidents.settings import DynamoSettings
+from shopstream.incidents.verdicts import read_verdicts
 
 pytestmark = pytest.mark.aws
 
 CLOCK = SystemClock()
-WRITER = Path(__file__).with_name("incident_process.py")
 
 
 class KilledError(BaseException):
     """The process ends here."""
 
 
-class Torn:
-    """A table whose user is killed before its n-th call that writes, or after it, which is before the next."""
+class Torn(DynamoIncidentStore):
+    """A store whose process is killed before its n-th call that writes, or after it, which is before the next."""
 
-    def __init__(self, inner, calls):
-        self._inner = inner
-        self._left = calls
+    left = 1 << 30
 
-    def __getattr__(self, name):
-        return getattr(self._inner, name)
+    def _call(self, operation, action, **arguments):
+        self._count(operation in {"put_item", "batch_write_item"})
+        return super()._call(operation, action, **arguments)
 
-    def write(self, operations):
-        self._call(self._inner.write, operations)
+    def _update(self, *arguments, **named):
+        self._count(1)
+        return super()._update(*arguments, **named)
 
-    def put(self, items):
-        self._call(self._inner.put, items)
-
-    def _call(self, method, argument):
-        if self._left == 0:
+    def _count(self, writes):
+        if self.left <= 0 and writes:
             raise KilledError
-        self._left -= 1
-        method(argument)
+        self.left -= writes
 
 
 @pytest.fixture
-def dynamo(dynamodb_local, aws_env, make_table):
+def open_torn(dynamodb_local, aws_env, make_table):
     aws_env(dynamodb=dynamodb_local)
-    return DynamoSettings(table=make_table(indexed=True))
+
+    def make():
+        dynamo = DynamoSettings(table=make_table(indexed=True))
+        return Desk(lambda: Torn(dynamo, SETTINGS.retention, CLOCK), SETTINGS, CLOCK, TARGETS, NOTIFY)
+
+    return make
 
 
-@pytest.fixture
-def small_transactions(monkeypatch):
-    """What takes more than eight items is a large change."""
-    monkeypatch.setattr(table, "MAX_OPERATIONS", 10)
-    monkeypatch.setattr(replica, "_LIST_EVERY", 3)
-
-
-def seen(path):
+def seen(store):
     """All that people see; how often they are told may depend on what was known at the moment."""
-    incidents = sorted(read_incidents(path), key=lambda incident: incident.id)
-    parts = [read_episodes(path, incident.id) for incident in incidents]
-    return [replace(incident, notifications=0) for incident in incidents], parts, read_verdicts(path).to_pylist()
-
-
-def seen_in_table(dynamo, path):
-    pull_incidents(SETTINGS, dynamo, CLOCK, path)
-    return seen(path)
+    incidents = sorted(store.list(), key=lambda incident: incident.id)
+    parts = [[replace(part, notifications=0) for part in store.parts(incident.id)] for incident in incidents]
+    return [replace(incident, notifications=0) for incident in incidents], parts, read_verdicts(store).to_pylist()
 
 
 def batches():
@@ -93,74 +70,53 @@ def batches():
     return [(first, 5_000), (joined, 6_000), ([], 45_000), ([], 200_000)]
 
 
-@pytest.mark.usefixtures("dynamo", "small_transactions")
-def test_killed_before_any_write_of_a_large_change(make_table, tmp_path):
-    with closing(EmbeddedIncidentStore(tmp_path / "embedded.db", SETTINGS, CLOCK, TARGETS)) as embedded:
-        for batch, watermark in batches():
-            embedded.apply(batch, watermark)
-    expected = seen(tmp_path / "embedded.db")
+def test_killed_before_any_write_and_begun_again(open_torn, tmp_path):
+    embedded = sqlite_desk(tmp_path / "embedded.db", SETTINGS, CLOCK, TARGETS, NOTIFY)
+    for batch, watermark in batches():
+        embedded.apply(batch, watermark)
+    expected = seen(embedded)
     killed = 0
-    for calls in range(40):
-        place = DynamoSettings(table=make_table(indexed=True))
-        folder = tmp_path / str(calls)
-        torn = Torn(DynamoTable(place.table, CLOCK), calls)
-        try:
-            store = ReplicatedIncidentStore(torn, SETTINGS, CLOCK, TARGETS, folder / "torn.db")
+    for calls in range(1, 120, 2):
+        with closing(open_torn()) as torn:
+            torn._store.left = calls
+            try:
+                for batch, watermark in batches():
+                    torn.apply(batch, watermark)
+            except KilledError:
+                killed += 1
+            else:
+                break
+            torn.restart()
             for batch, watermark in batches():
-                store.apply(batch, watermark)
-        except KilledError:
-            killed += 1
-        else:
-            break
-        pull_incidents(SETTINGS, place, CLOCK, folder / "reader.db")  # of whatever there is
-        with closing(DynamoIncidentStore(SETTINGS, place, CLOCK, TARGETS, working_copy=folder / "b.db")) as after:
-            for batch, watermark in batches():
-                after.apply(batch, watermark)
-        assert seen_in_table(place, folder / "reader.db") == expected
-        assert seen_in_table(place, folder / "new.db") == expected
-        assert seen(folder / "b.db") == expected
-        told = [(one.reference, one.target) for one in read_notifications(folder / "new.db")]
-        assert len(told) == len(set(told))
+                torn.apply(batch, watermark)
+            assert seen(torn) == expected
+            told = [(one.incident_id, one.severity, one.target) for one in torn.notifications()]
+            assert len(told) == len(set(told))
     assert killed > 15, "the change is not large any more"
 
 
-@pytest.mark.usefixtures("small_transactions")
-def test_any_batches_restarts_and_kills_give_what_the_embedded_store_gives(dynamo, tmp_path):
+def test_any_batches_restarts_and_kills_give_what_the_embedded_store_gives(open_torn, tmp_path):
     stream = detections()
-    with closing(EmbeddedIncidentStore(tmp_path / "embedded.db", SETTINGS, CLOCK, TARGETS)) as embedded:
-        embedded.apply([made for _, made in stream], END)
+    embedded = sqlite_desk(tmp_path / "embedded.db", SETTINGS, CLOCK, TARGETS, NOTIFY)
+    embedded.apply([made for _, made in stream], END)
     draw = random.Random(7)  # noqa: S311  no secret
     place = saved = starts = 0
-    while place < len(stream):
-        starts += 1
-        calls = draw.randrange(1, 90)
-        torn = Torn(DynamoTable(dynamo.table, CLOCK), calls)
-        copy = tmp_path / f"{starts if draw.random() < 0.7 else 0}.db"  # some find a copy that is older than the table
-        place = saved
-        try:
-            store = ReplicatedIncidentStore(torn, SETTINGS, CLOCK, TARGETS, copy)
-            while place < len(stream):
-                until = min(len(stream), place + draw.randrange(1, 120))
-                moment = stream[until][0] - 1 if until < len(stream) else END
-                store.apply([made for _, made in stream[place:until]], moment)
-                place = until
-                saved = place if draw.random() < 0.5 else saved
-        except KilledError:
+    with closing(open_torn()) as torn:
+        while place < len(stream):
+            starts += 1
+            torn.restart()
+            torn._store.left = draw.randrange(20, 250)
             place = saved
-    assert starts > 3
-    assert seen_in_table(dynamo, tmp_path / "reader.db") == seen(tmp_path / "embedded.db")
-
-
-def test_two_processes_that_write_at_once_lose_nothing(dynamo, tmp_path):
-    streams = [(0, 12), (6, 18)]  # users; some are both's
-    processes = [
-        subprocess.Popen([sys.executable, WRITER, dynamo.table, tmp_path / f"{first}.db", str(first), str(last)])
-        for first, last in streams
-    ]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    with closing(EmbeddedIncidentStore(tmp_path / "embedded.db", SETTINGS, CLOCK, TARGETS)) as embedded:
-        for start_ms in range(0, 10_000, 1_000):
-            for user in range(18):
-                key = {"user_id": str(user)}
-                embedded.apply([detection("user_burst", "owasp.oat-011", key, start_ms, final=True)[1]], 0)
-    assert seen_in_table(dynamo, tmp_path / "reader.db") == seen(tmp_path / "embedded.db")
+            try:
+                while place < len(stream):
+                    until = min(len(stream), place + draw.randrange(1, 120))
+                    moment = stream[until][0] - 1 if until < len(stream) else END
+                    torn.apply([made for _, made in stream[place:until]], moment)
+                    place = until
+                    if draw.random() < 0.5:
+                        torn.commit()
+                        saved = place
+            except KilledError:
+                place = saved
+        assert starts > 3
+        assert seen(torn) == seen(embedded)

@@ -9,9 +9,8 @@ import pytest
 
 from shopstream.clock import SystemClock
 from shopstream.errors import BackpressureError, ConfigurationError, RetryableError
-from shopstream.simulation.delivery import Delivery, Lane
-from shopstream.stream.aws import KinesisStream
-from shopstream.stream.kinesis_reader import Pace
+from shopstream.simulation.stream_sender import Lane, StreamSender
+from shopstream.stream.aws import KinesisStream, Pace
 from shopstream.stream.ports import TRIM_HORIZON, NewRecord
 from standins import faults
 
@@ -56,7 +55,7 @@ def stream(proxy, open_stream):  # noqa: ARG001  behind the proxy
 def send(stream, keys, numbers):
     """Send records of some keys, numbered, each key in order."""
     lanes = [Lane(f"key-{key}", [NewRecord(b"%d" % number, f"key-{key}") for number in numbers]) for key in range(keys)]
-    Delivery(stream, SystemClock(), lambda _why, _wait: None).send(lanes)
+    StreamSender(stream, SystemClock(), lambda _why, _wait: None).send(lanes)
 
 
 def read_all(stream, count):
@@ -131,7 +130,7 @@ def test_lost_answers_cost_duplicates_and_nothing_else(proxy, stream):
 # Reading
 
 
-def test_a_throttled_reader_waits_and_goes_on(proxy, stream):
+def test_a_throttled_reader_waits_and_continues(proxy, stream):
     stream.put([NewRecord(b"x", "key")])
     proxy.on("GetRecords", faults.throttled(), times=3)
     assert read_all(stream, 1) == {"key": [b"x"]}
@@ -216,8 +215,6 @@ def test_shards_are_listed_over_several_pages(proxy, open_stream):
         ("kinesis:ListShards", lambda stream: stream.shards()),
         ("kinesis:GetShardIterator", lambda stream: stream.read("shardId-000000000000", -1, **PLENTY)),
         ("kinesis:GetRecords", lambda stream: stream.read("shardId-000000000000", -1, **PLENTY)),
-        ("kinesis:SplitShard", lambda stream: stream.split("shardId-000000000000", 1 << 120)),
-        ("kinesis:MergeShards", lambda stream: stream.merge("shardId-000000000000", "shardId-000000000001")),
     ],
 )
 def test_a_missing_permission_is_named(proxy, stream, action, do):
@@ -243,7 +240,7 @@ def test_a_missing_permission_for_the_table_is_named(table_proxy, stream, operat
         do(stream)
 
 
-def test_a_clock_that_is_wrong_is_told_as_such(proxy, stream):
+def test_a_wrong_clock_is_reported_as_such(proxy, stream):
     proxy.on("ListShards", faults.skewed())
     with pytest.raises(ConfigurationError, match="clock"):
         stream.shards()

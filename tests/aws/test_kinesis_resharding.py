@@ -1,4 +1,4 @@
-"""Reading through `Intake`, as the engine does, while shards are split and merged: on kinesis-local."""
+"""Reading through `SourceReader`, as the engine does, while shards are split and merged: on kinesis-local."""
 
 import json
 import threading
@@ -9,12 +9,12 @@ from datetime import timedelta
 import pytest
 
 from shopstream.clock import SystemClock
-from shopstream.engine.intake import Intake
 from shopstream.engine.settings import EngineSettings
+from shopstream.engine.source import SourceReader
 from shopstream.engine.watermark import Watermarks
-from shopstream.stream.aws import KinesisStream
-from shopstream.stream.kinesis_reader import Pace
+from shopstream.stream.aws import Pace
 from shopstream.stream.ports import NewRecord
+from standins.reshaping import ReshapingStream
 
 pytestmark = pytest.mark.aws
 
@@ -27,7 +27,7 @@ def open_stream(kinesis_local, dynamodb_local, aws_env, make_stream, make_table)
     aws_env(kinesis=kinesis_local, dynamodb=dynamodb_local)
     names = make_stream(2), make_table()
     pace = Pace(timedelta(milliseconds=1), timedelta(milliseconds=20))
-    return lambda: KinesisStream(*names, SystemClock(), pace=pace)
+    return lambda: ReshapingStream(*names, SystemClock(), pace=pace)
 
 
 def event(key, number):
@@ -76,10 +76,10 @@ def test_shards_split_and_merged_mid_stream_lose_double_and_reorder_nothing(open
     found, positions = defaultdict(list), {}
     for life in range(restarts + 1):
         stream = open_stream()
-        with closing(Intake(stream, Watermarks(0, 60_000), settings, SystemClock(), readers=4)) as intake:
-            intake.start_after(positions)
+        with closing(SourceReader(stream, Watermarks(0, 60_000), settings, SystemClock(), readers=4)) as source:
+            source.start_after(positions)
             for _ in range(2_000):
-                batch = intake.take()
+                batch = source.poll()
                 for row in batch.decoded.events.select(["category_id", "product_id"]).to_pylist():
                     found[row["category_id"]].append(row["product_id"])
                 positions |= batch.positions

@@ -6,14 +6,14 @@ from datetime import timedelta
 import pytest
 
 from shopstream.clock import SystemClock
-from shopstream.engine.intake import Intake
 from shopstream.engine.settings import EngineSettings
+from shopstream.engine.source import SourceReader
 from shopstream.engine.watermark import Watermarks
 from shopstream.errors import StateError
-from shopstream.stream.aws import KinesisStream
-from shopstream.stream.kinesis_reader import Pace
+from shopstream.stream.aws import Pace
 from shopstream.stream.ports import TRIM_HORIZON, NewRecord
 from standins import process
+from standins.reshaping import ReshapingStream
 
 pytestmark = pytest.mark.aws
 
@@ -72,7 +72,7 @@ def open_stream(standins, clock, make_stream, make_table):  # noqa: ARG001  they
     """Opens one stream of a single shard, as processes do one after the other. Retention is 24 hours."""
     names = make_stream(1), make_table()
     pace = Pace(timedelta(milliseconds=1), timedelta(milliseconds=5))
-    return lambda kind=KinesisStream, **options: kind(*names, clock, pace=pace, **options)
+    return lambda kind=ReshapingStream, **options: kind(*names, clock, pace=pace, **options)
 
 
 def read(stream, after):
@@ -119,7 +119,7 @@ def test_trim_horizon_is_the_oldest_record_that_retention_keeps(open_stream, clo
     assert payloads(read(open_stream(), TRIM_HORIZON)) == [b"2"]
 
 
-def test_a_position_whose_record_is_kept_is_no_error(open_stream, clock):
+def test_a_position_whose_record_is_kept_is_not_an_error(open_stream, clock):
     stream = open_stream()
     first = put(stream, b"1")
     clock.advance(timedelta(hours=23))
@@ -127,7 +127,7 @@ def test_a_position_whose_record_is_kept_is_no_error(open_stream, clock):
     assert payloads(read(open_stream(), first)) == [b"2"]
 
 
-def test_a_shard_that_was_idle_for_longer_than_the_retention_is_no_error_while_its_consumer_looked(open_stream, clock):
+def test_an_idle_shard_is_not_an_error_while_its_consumer_polled(open_stream, clock):
     consumer = open_stream()
     first = put(consumer, b"1")
     consumer.commit("engine", {SHARD: first})
@@ -138,7 +138,7 @@ def test_a_shard_that_was_idle_for_longer_than_the_retention_is_no_error_while_i
     assert payloads(read(open_stream(), first)) == [b"2"]
 
 
-def test_a_shard_that_was_idle_while_nobody_looked_is_a_state_error(open_stream, clock):
+def test_a_shard_that_was_idle_while_no_consumer_polled_is_a_state_error(open_stream, clock):
     consumer = open_stream()
     first = put(consumer, b"1")
     consumer.commit("engine", {SHARD: first})
@@ -163,7 +163,7 @@ def test_a_gap_is_found_though_the_shard_was_empty_when_its_consumer_came_back(o
         read(back, first)
 
 
-def test_an_idle_shard_stays_known_as_such_by_a_consumer_that_started_again(open_stream, clock):
+def test_a_restarted_consumer_still_knows_an_idle_shard(open_stream, clock):
     consumer = open_stream()
     first = put(consumer, b"1")
     consumer.commit("engine", {SHARD: first})
@@ -176,7 +176,7 @@ def test_an_idle_shard_stays_known_as_such_by_a_consumer_that_started_again(open
     assert payloads(read(open_stream(), first)) == [b"2"]
 
 
-class Removing(KinesisStream):
+class Removing(ReshapingStream):
     """Lists closed shards no longer, as Kinesis does when the retention has passed them; the stand-ins go on."""
 
     def _list_shards(self):
@@ -194,9 +194,9 @@ def split(stream):
 
 def start_after(stream, clock, position, *ended):
     """An engine that comes back; what it reads then."""
-    with closing(Intake(stream, Watermarks(0, 10_000), EngineSettings(), clock)) as intake:
-        intake.start_after({SHARD: position}, *ended)
-        return payloads(intake.take())
+    with closing(SourceReader(stream, Watermarks(0, 10_000), EngineSettings(), clock)) as source:
+        source.start_after({SHARD: position}, *ended)
+        return payloads(source.poll())
 
 
 def test_a_shard_that_retention_removed_before_its_end_was_read_is_a_state_error(open_stream, clock):
@@ -206,7 +206,7 @@ def test_a_shard_that_retention_removed_before_its_end_was_read_is_a_state_error
             start_after(open_stream(Removing), clock, first)
 
 
-def test_a_shard_that_retention_removed_after_its_end_was_read_is_none(open_stream, clock):
+def test_a_shard_removed_after_its_end_was_read_is_not_an_error(open_stream, clock):
     first = split(open_stream())
     assert start_after(open_stream(Removing), clock, first, [SHARD]) == [b"3"]
 
@@ -235,7 +235,7 @@ def test_a_closed_shard_whose_last_record_was_read_is_at_its_end(open_stream):
 
 def test_a_position_of_another_stream_is_a_state_error(open_stream, make_stream, clock):
     clock.advance(timedelta(seconds=2))
-    other = KinesisStream(make_stream(1), "none", clock)
+    other = ReshapingStream(make_stream(1), "none", clock)
     with pytest.raises(StateError, match="another stream"):
         read(open_stream(), put(other, b"x"))
 

@@ -8,8 +8,8 @@ import pytest
 
 from shopstream.clock import SystemClock
 from shopstream.errors import BackpressureError, ConfigurationError, RetryableError
-from shopstream.stream.dynamodb import ConsumerTable
-from shopstream.stream.exclusive import ExclusiveLease
+from shopstream.stream.lease_table import LeaseTable
+from shopstream.stream.leases import LeaderLease
 from shopstream.stream.settings import KinesisSettings
 from standins import faults
 
@@ -25,7 +25,7 @@ def proxy(dynamodb_local, fault_proxy, aws_env):
 
 @pytest.fixture
 def table(proxy, make_table):  # noqa: ARG001  behind the proxy
-    return ConsumerTable(make_table(), "events/archive")
+    return LeaseTable(make_table(), "events/archive")
 
 
 def taken(lease, owner):
@@ -33,10 +33,10 @@ def taken(lease, owner):
 
 
 def exclusive(table, owner, lease_time=timedelta(seconds=30)):
-    return ExclusiveLease(table, "engine", owner, lease_time, clock=SystemClock(), monotonic=time.monotonic)
+    return LeaderLease(table, "engine", owner, lease_time, clock=SystemClock(), monotonic=time.monotonic)
 
 
-def test_a_change_whose_answer_was_lost_stands_once(proxy, table):
+def test_a_change_with_a_lost_answer_is_made_once(proxy, table):
     old = table.add("shard")
     proxy.on("PutItem", faults.lost_answer())
     assert table.change(old, taken(old, "me"))
@@ -51,14 +51,14 @@ def test_a_change_whose_request_was_lost_is_made_after_all(proxy, table):
     assert table.all() == [taken(old, "me")]
 
 
-def test_a_throttled_table_is_asked_again(proxy, table):
+def test_a_throttled_table_is_retried(proxy, table):
     proxy.on("UpdateItem", faults.throttled(), times=2)
     proxy.on("PutItem", faults.failing(), times=2)
     old = table.add("shard")
     assert table.change(old, taken(old, "me"))
 
 
-def test_a_call_that_hangs_is_made_again_before_a_lease_runs_out(proxy, table):
+def test_a_hanging_call_is_retried_before_the_lease_expires(proxy, table):
     renewal_s = KinesisSettings().lease_time.total_seconds() / 3
     old = table.add("shard")
     proxy.on("PutItem", faults.slow(renewal_s), times=1)
@@ -93,7 +93,7 @@ def test_a_missing_permission_is_named(proxy, table, action, do):
         do(table, lease)
 
 
-def test_a_holder_that_cannot_reach_the_table_gives_up_in_time(proxy, table):
+def test_a_leader_without_access_to_the_table_gives_up_in_time(proxy, table):
     lease = exclusive(table, "me", timedelta(seconds=1))
     assert lease.acquire()
     proxy.on("PutItem", faults.denied(), times=None)

@@ -4,12 +4,11 @@ from datetime import timedelta
 
 import pytest
 
-from shopstream.bootstrap.aws import S3Objects
+from shopstream.aws.objects import S3Objects
 from shopstream.clock import ManualClock
-from shopstream.engine.checkpoint import Manifest
-from shopstream.engine.shared_checkpoint import SharedCheckpointStore
+from shopstream.engine.checkpoint import Manifest, SharedCheckpointStore
 from shopstream.errors import BackpressureError, ConfigurationError, RetryableError, StateError
-from shopstream.journeys.shared import SharedLiveStore
+from shopstream.journeys.store import LiveObject
 from standins import faults
 from standins.call import Answer
 
@@ -27,7 +26,7 @@ def objects(s3, aws_env, make_bucket):
     return S3Objects(f"s3://{make_bucket()}/some/prefix")
 
 
-def test_what_was_written_is_read_with_its_version(objects):
+def test_an_object_is_read_with_its_version(objects):
     objects.write("a", b"one")
     content, version = objects.read("a")
     assert content == b"one"
@@ -35,7 +34,7 @@ def test_what_was_written_is_read_with_its_version(objects):
     assert objects.read("a")[0] == b"two"
 
 
-def test_what_is_not_there_is_none(objects):
+def test_a_missing_object_is_none(objects):
     assert objects.read("a") is None
     assert objects.written_at("a") is None
 
@@ -46,7 +45,7 @@ def test_only_the_first_of_two_writers_makes_a_new_object(objects):
     assert objects.read("a")[0] == b"first"
 
 
-def test_whoever_does_not_know_the_last_version_changes_nothing(objects):
+def test_a_stale_version_changes_nothing(objects):
     old = objects.replace("a", b"one", None)
     objects.replace("a", b"two", old)
     assert objects.replace("a", b"three", old) is None
@@ -54,7 +53,7 @@ def test_whoever_does_not_know_the_last_version_changes_nothing(objects):
     assert objects.read("a")[0] == b"two"
 
 
-def test_files_come_back_as_they_were(objects, tmp_path):
+def test_a_file_is_downloaded_as_it_was_uploaded(objects, tmp_path):
     (tmp_path / "state").write_bytes(bytes(range(256)) * 50_000)
     objects.upload("g/state", tmp_path / "state")
     objects.download("g/state", tmp_path / "again")
@@ -75,7 +74,7 @@ def test_keys_are_those_below_the_prefix_alone(objects):
     ("code", "told"),
     [("InternalError", RetryableError), ("SlowDown", BackpressureError), ("AccessDenied", ConfigurationError)],
 )
-def test_an_object_that_cannot_be_removed_is_told_by_kind(s3, objects, code, told):
+def test_an_object_that_cannot_be_removed_is_reported_by_kind(s3, objects, code, told):
     objects.write("a", b"")
     refusal = f"<DeleteResult><Error><Key>a</Key><Code>{code}</Code><Message>no</Message></Error></DeleteResult>"
     s3.on("DeleteObjects", lambda *_: Answer(200, {"Content-Type": "application/xml"}, refusal.encode()), times=1)
@@ -83,18 +82,18 @@ def test_an_object_that_cannot_be_removed_is_told_by_kind(s3, objects, code, tol
         objects.delete(["a"])
 
 
-def test_a_missing_bucket_is_told_with_a_remedy(moto, aws_env):
+def test_a_missing_bucket_is_reported_with_a_remedy(moto, aws_env):
     aws_env(s3=moto)
     with pytest.raises(StateError, match="deploy it, or correct the name"):
         S3Objects("s3://no-such-bucket-here/x").keys("")
 
 
-def test_a_file_that_is_gone_is_told(objects, tmp_path):
+def test_a_file_that_is_gone_is_reported(objects, tmp_path):
     with pytest.raises(StateError, match="to read s3://"):
         objects.download("gone", tmp_path / "gone")
 
 
-def test_a_file_whose_answers_all_break_off_can_be_tried_again(s3, objects, tmp_path):
+def test_a_download_whose_answers_are_all_cut_short_is_retryable(s3, objects, tmp_path):
     objects.write("a", b"content" * 1_000)
     s3.on("GetObject", faults.cut_short(), times=None)
     with pytest.raises(RetryableError, match=r"cannot be reached to read s3://.*; try again"):
@@ -106,7 +105,7 @@ def test_a_file_whose_answers_all_break_off_can_be_tried_again(s3, objects, tmp_
 
 def test_live_panels_are_written_every_ten_seconds_and_at_the_end(objects):
     clock = ManualClock(0)
-    live = SharedLiveStore(objects, clock)
+    live = LiveObject(objects, clock)
     assert live.read() == {}
     live.publish({"sessions": 1}, 5)
     live.publish({"sessions": 2}, 6)
@@ -115,12 +114,12 @@ def test_live_panels_are_written_every_ten_seconds_and_at_the_end(objects):
     assert live.read() == {"sessions": 2, "as_of_ms": 6}
 
 
-def test_live_panels_that_cannot_be_written_do_not_stop_the_line(s3, objects, caplog):
+def test_live_panels_that_cannot_be_written_do_not_block_the_pipeline(s3, objects, caplog):
     clock = ManualClock(0)
-    live = SharedLiveStore(objects, clock)
+    live = LiveObject(objects, clock)
     s3.on("PutObject", faults.failing(), times=5)  # all tries of one call
     live.publish({"sessions": 1}, 5)
-    assert "live panels wait" in caplog.text
+    assert "live panels cannot be written now" in caplog.text
     clock.sleep(timedelta(seconds=10))
     live.publish({"sessions": 2}, 6)
     assert live.read() == {"sessions": 2, "as_of_ms": 6}
@@ -137,7 +136,7 @@ def test_live_panels_that_cannot_be_written_do_not_stop_the_line(s3, objects, ca
     ],
     ids=["denied", "skewed", "throttled", "failing", "unreachable"],
 )
-def test_trouble_with_s3_is_told_by_kind(s3, objects, tmp_path, fault, told):
+def test_trouble_with_s3_is_reported_by_kind(s3, objects, tmp_path, fault, told):
     (tmp_path / "file").write_bytes(b"content")
     s3.on("PutObject", fault, times=None)
     for call in (
@@ -149,7 +148,7 @@ def test_trouble_with_s3_is_told_by_kind(s3, objects, tmp_path, fault, told):
             call()
 
 
-def test_a_promotion_whose_answer_got_lost_on_the_way_counts(s3, objects, tmp_path):
+def test_a_promotion_with_a_lost_answer_counts(s3, objects, tmp_path):
     store = SharedCheckpointStore(tmp_path, objects)
     store.claim()
     manifest = Manifest(1, {}, 0, {}, {}, {}, store.owner)
@@ -160,7 +159,7 @@ def test_a_promotion_whose_answer_got_lost_on_the_way_counts(s3, objects, tmp_pa
     assert store.current() == manifest
 
 
-def test_a_claim_whose_answer_got_lost_on_the_way_is_made_again(s3, objects, tmp_path):
+def test_a_claim_with_a_lost_answer_is_made_again(s3, objects, tmp_path):
     store = SharedCheckpointStore(tmp_path, objects)
     s3.on("PutObject", faults.lost_answer())
     store.claim()

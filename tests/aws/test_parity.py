@@ -1,9 +1,11 @@
 """The same day gives the same incidents and reports in both profiles."""
 
+from contextlib import closing
+
 import pytest
 
 from aws.shop import AwsShop, incidents_of
-from shopstream.bootstrap import incidents_file
+from shopstream.adapters.ports import adapters_of
 
 pytestmark = [pytest.mark.aws, pytest.mark.xdist_group("shop"), pytest.mark.timeout(600)]
 
@@ -29,9 +31,10 @@ def test_the_reports_are_the_same(on_aws, embedded):
 
 
 @pytest.mark.usefixtures("aws_services")
-def test_a_worker_that_judges_by_itself_finds_and_tells_the_same(shop_day, embedded, fresh_name, tmp_path):
+def test_a_worker_with_its_own_detection_finds_and_notifies_the_same(shop_day, embedded, fresh_name, tmp_path):
     with AwsShop(tmp_path / "home", fresh_name, detection="worker") as shop:
         shop.run("simulate", shop.upload(shop_day[0]))
         shop.run("run", "--until-caught-up", "--quiet")
-        assert incidents_of(incidents_file(shop.settings())) == embedded.incidents
+        with closing(adapters_of(shop.settings()).open_incidents()) as store:
+            assert incidents_of(store) == embedded.incidents
         assert shop.messages()

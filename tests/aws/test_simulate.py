@@ -14,15 +14,14 @@ import pytest
 
 from shopstream.clock import SystemClock
 from shopstream.errors import ConfigurationError, PermanentError, RetryableError, StateError
-from shopstream.events import Decoder
-from shopstream.simulation import ReplaySettings
-from shopstream.simulation.replay import replay
-from shopstream.stream import StreamSettings
+from shopstream.events.codec import Decoder
+from shopstream.simulation.replay import ReplaySettings, replay
 from shopstream.stream.aws import KinesisStream
 from shopstream.stream.embedded import EmbeddedStream
 from shopstream.stream.ports import TRIM_HORIZON, hash_key
-from shopstream.stream.settings import KinesisSettings
+from shopstream.stream.settings import KinesisSettings, StreamSettings
 from standins import faults
+from standins.reshaping import ReshapingStream
 
 pytestmark = pytest.mark.aws
 
@@ -139,7 +138,7 @@ def test_each_event_arrives_on_the_shard_where_the_embedded_stream_has_it(upload
     source = upload(csv_of(20_000))
     summary = replay(source, stream)
     assert (summary.events, summary.rejected, summary.complete) == (20_000, 0, True)
-    assert summary.delivery.refused == summary.delivery.repeated == summary.delivery.waited_ms == 0
+    assert summary.sent.refused == summary.sent.repeated == summary.sent.waited_ms == 0
     check_arrived_in_order(stream, 20_000)
     settings = StreamSettings(shards=SHARDS)
     with EmbeddedStream.open(tmp_path / "stream.db", settings, SystemClock()) as embedded:
@@ -152,8 +151,8 @@ def test_refused_records_go_again_and_nothing_overtakes_them(upload, stream, kin
     source = upload(csv_of(20_000))
     kinesis.on("PutRecords", faults.partly(), times=None, chance=0.3)
     summary = paced(source, stream)
-    assert summary.delivery.refused > 5
-    assert summary.delivery.waited_ms > 0
+    assert summary.sent.refused > 5
+    assert summary.sent.waited_ms > 0
     check_arrived_in_order(stream, 20_000)
     assert check_doubled_at_once(stream) == 0
 
@@ -162,7 +161,7 @@ def test_lost_answers_double_whole_puts_only(upload, stream, kinesis):
     source = upload(csv_of(20_000))
     kinesis.on("PutRecords", faults.lost_answer(), times=None, chance=0.2)
     summary = paced(source, stream)
-    assert summary.delivery.repeated > 2
+    assert summary.sent.repeated > 2
     check_arrived_in_order(stream, 20_000)
     assert check_doubled_at_once(stream) > 2
 
@@ -188,14 +187,14 @@ def test_a_throttled_shard_is_sent_to_as_fast_as_it_takes(upload, stream, kinesi
     kinesis.on("PutRecords", limit, times=None)
     told = []
     summary = replay(source, stream, ReplaySettings(rate=30_000), progress=told.append)
-    assert summary.delivery.refused == limit.refused > 0
-    assert summary.delivery.refused < summary.delivery.records
-    assert max(progress.delivery.refused for progress in told) == limit.refused
+    assert summary.sent.refused == limit.refused > 0
+    assert summary.sent.refused < summary.sent.records
+    assert max(progress.sent.refused for progress in told) == limit.refused
     assert any("throttle" in (progress.waiting or "") for progress in told)
     check_arrived_in_order(stream, 30_000)
 
 
-def test_a_replay_that_was_stopped_goes_on_in_kinesis(upload, stream, tmp_path):
+def test_a_replay_that_was_stopped_continues_in_kinesis(upload, stream, tmp_path):
     source, calls = upload(csv_of(20_000)), []
 
     def stop(progress):
@@ -213,7 +212,7 @@ def test_a_replay_that_was_stopped_goes_on_in_kinesis(upload, stream, tmp_path):
 def test_shards_may_be_split_and_merged_on_the_way(s3, kinesis_local, aws_env, upload, make_stream):
     aws_env(s3=s3.url, kinesis=kinesis_local)
     source, name, calls = upload(csv_of(20_000)), make_stream(2), []
-    with KinesisStream.open(KinesisSettings(events=name), SystemClock()) as stream:
+    with ReshapingStream.open(KinesisSettings(events=name), SystemClock()) as stream:
 
         def reshape(progress):
             calls.append(progress)
@@ -229,7 +228,7 @@ def test_shards_may_be_split_and_merged_on_the_way(s3, kinesis_local, aws_env, u
     assert sorted(n for numbers in found.values() for n in numbers) == list(range(20_000))
     by_key = [[n for n in numbers if n % 31 == key] for numbers in found.values() for key in range(31)]
     assert all(numbers == sorted(numbers) for numbers in by_key)
-    assert summary.delivery.refused == summary.delivery.repeated == 0
+    assert summary.sent.refused == summary.sent.repeated == 0
 
 
 def test_another_stream_has_a_bookmark_of_its_own(upload, stream, tmp_path):
@@ -264,10 +263,10 @@ def test_rows_that_are_no_events_arrive_as_they_came(upload, stream):
     records = [record for records in read(stream).values() for record in records]
     decoded = Decoder().decode([r.payload for r in records], [FAR_MS] * len(records))
     assert sorted(decoded.rejects["payload"].to_pylist()) == sorted(bad)
-    assert summary.delivery.puts < summary.delivery.records / 50
+    assert summary.sent.puts < summary.sent.records / 50
 
 
-def test_a_missing_permission_to_put_is_told_at_once(upload, stream, kinesis):
+def test_a_missing_permission_to_put_is_reported_at_once(upload, stream, kinesis):
     source = upload(csv_of(100))
     kinesis.on("PutRecords", faults.denied(), times=None)
     with pytest.raises(ConfigurationError, match=r"denies permission.*kinesis:PutRecords"):
@@ -275,7 +274,7 @@ def test_a_missing_permission_to_put_is_told_at_once(upload, stream, kinesis):
     assert kinesis.count("PutRecords") == 1
 
 
-def test_a_wrong_clock_is_told(upload, stream, kinesis):
+def test_a_wrong_clock_is_reported(upload, stream, kinesis):
     source = upload(csv_of(100))
     kinesis.on("PutRecords", faults.skewed(), times=None)
     with pytest.raises(ConfigurationError, match="clock of this machine"):
@@ -283,14 +282,14 @@ def test_a_wrong_clock_is_told(upload, stream, kinesis):
 
 
 @pytest.mark.parametrize("operation", ["HeadObject", "GetObject"])
-def test_a_missing_permission_to_read_is_told(upload, stream, s3, operation):
+def test_a_missing_permission_to_read_is_reported(upload, stream, s3, operation):
     source = upload(csv_of(100))
     s3.on(operation, faults.denied(), times=None)
     with pytest.raises(ConfigurationError, match=r"2019-Nov\.csv is denied .* grant it to the role .*s3:GetObject"):
         replay(source, stream)
 
 
-def test_permission_that_is_taken_away_on_the_way_is_told(upload, stream, s3):
+def test_permission_that_is_taken_away_on_the_way_is_reported(upload, stream, s3):
     source = upload(csv_of(200_000, filler=40))
     s3.on("GetObject", faults.denied(), times=None, skip=66)
     with pytest.raises(ConfigurationError, match=r"2019-Nov\.csv is denied"):
@@ -298,14 +297,14 @@ def test_permission_that_is_taken_away_on_the_way_is_told(upload, stream, s3):
 
 
 @pytest.mark.parametrize("address", ["s3://no-such-bucket-here/day.csv", "{folder}/missing.csv"])
-def test_a_missing_bucket_or_file_is_told(upload, stream, address):
+def test_a_missing_bucket_or_file_is_reported(upload, stream, address):
     folder = upload(b"x").rpartition("/")[0]
     with pytest.raises(PermanentError, match=r"expected a file at s3://.*found none; check the path or URL"):
         replay(address.format(folder=folder), stream)
 
 
 @pytest.mark.usefixtures("upload")
-def test_a_missing_stream_is_told():
+def test_a_missing_stream_is_reported():
     with (
         KinesisStream.open(KinesisSettings(events="no-such-stream"), SystemClock()) as stream,
         pytest.raises(StateError, match="no-such-stream"),
@@ -313,7 +312,7 @@ def test_a_missing_stream_is_told():
         replay("s3://b/day.csv", stream)
 
 
-def test_missing_credentials_are_told(upload, stream, monkeypatch):
+def test_missing_credentials_are_reported(upload, stream, monkeypatch):
     source = upload(csv_of(100))
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")

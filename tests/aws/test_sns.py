@@ -8,41 +8,37 @@ import boto3
 import pytest
 
 from conformance.test_incidents import detection
-from shopstream.alerting import AlertingSettings, Delivery, read_notifications, targets_of
-from shopstream.alerting.aws import DynamoIncidentStore, SnsChannel, open_dynamo_sender, pull_incidents, retry_failed
-from shopstream.alerting.message import Message
-from shopstream.alerting.settings import DynamoSettings
+from incident_desk import Desk as IncidentDesk
 from shopstream.clock import ManualClock
-from shopstream.detection import Severity
+from shopstream.detection.detection import Severity
 from shopstream.errors import RetryableError
+from shopstream.incidents.aws import DynamoIncidentStore
+from shopstream.incidents.settings import DynamoSettings, IncidentSettings, NotifySettings
+from shopstream.notify.aws import SnsChannel
+from shopstream.notify.message import Message
+from shopstream.notify.sender import DeliveryReport, Sender, targets_of
 from standins import faults
 
 pytestmark = pytest.mark.aws
 
-SETTINGS = AlertingSettings(notify_hold=timedelta(0), notify_severity=Severity.LOW)
+SETTINGS = NotifySettings(hold=timedelta(0), severity=Severity.LOW)
 
 
 class Desk:
     """A topic with queues, incidents in a table, and senders of both."""
 
-    def __init__(self, dynamo, topic, folder):
+    def __init__(self, dynamo, topic):
         self.dynamo = dynamo
         self.topic = topic
-        self.folder = folder
         self.clock = ManualClock(1_795_000_000_000)
         self.targets = targets_of(SETTINGS, topic)
-        self.store = self.open_store("a.db")
+        self.store = IncidentDesk(self.open_store, None, self.clock, self.targets, SETTINGS)
 
-    def open_store(self, name):
-        copy = self.folder / name
-        return DynamoIncidentStore(SETTINGS, self.dynamo, self.clock, self.targets, working_copy=copy)
+    def open_store(self):
+        return DynamoIncidentStore(self.dynamo, IncidentSettings().retention, self.clock)
 
     def sender(self):
-        return self.store.sender([SnsChannel(self.topic)])
-
-    def lone_sender(self, name):
-        channels = [SnsChannel(self.topic)]
-        return open_dynamo_sender(SETTINGS, self.dynamo, self.clock, channels, working_copy=self.folder / name)
+        return Sender(self.open_store(), [SnsChannel(self.topic)], SETTINGS, self.clock)
 
     def queue(self, policy=None):
         """Subscribes a queue to the topic; returns what reads it."""
@@ -61,8 +57,7 @@ class Desk:
         return read
 
     def told(self):
-        pull_incidents(SETTINGS, self.dynamo, self.clock, self.folder / "reader.db")
-        return read_notifications(self.folder / "reader.db")
+        return self.store.notifications()
 
 
 @pytest.fixture
@@ -73,10 +68,10 @@ def proxy(fault_proxy, moto, dynamodb_local, aws_env):
 
 
 @pytest.fixture
-def desk(proxy, make_table, fresh_name, tmp_path):
+def desk(proxy, make_table, fresh_name):
     assert proxy.url
     topic = boto3.client("sns").create_topic(Name=fresh_name("incidents"))["TopicArn"]
-    made = Desk(DynamoSettings(table=make_table(indexed=True)), topic, tmp_path)
+    made = Desk(DynamoSettings(table=make_table(indexed=True)), topic)
     with closing(made.store):
         yield made
 
@@ -85,7 +80,7 @@ def test_a_notification_reaches_a_queue_as_a_document_with_attributes(desk):
     read = desk.queue()
     desk.store.apply([detection(0)], 20_000)
     with closing(desk.sender()) as sender:
-        assert sender.deliver_pending() == Delivery(sent=1, messages=1)
+        assert sender.deliver_pending() == DeliveryReport(sent=1, messages=1)
     (got,) = read()
     document = json.loads(got["Message"])
     (incident,) = document["incidents"]
@@ -93,7 +88,7 @@ def test_a_notification_reaches_a_queue_as_a_document_with_attributes(desk):
     assert (incident["rule"], incident["kind"], incident["peak"]["events"]) == ("user_burst", "opened", 20)
     assert "keys" not in incident, "a user's id is personal data"
     assert document["count"] == 1
-    assert document["text"].startswith("Rule user_burst, one user_id: events > 15")
+    assert "Who: one user\n" in document["text"]
     assert {name: one["Value"] for name, one in got["MessageAttributes"].items()} == {
         "severity": "high",
         "count": "1",
@@ -127,31 +122,31 @@ def test_what_gathers_in_the_interval_is_one_digest_that_every_filter_sees(desk)
         20_000,
     )
     with closing(desk.sender()) as sender:
-        assert sender.deliver_pending() == Delivery(sent=3, messages=1)
+        assert sender.deliver_pending() == DeliveryReport(sent=3, messages=1)
     (got,) = read()
     document = json.loads(got["Message"])
     assert (got["Subject"], document["count"]) == ("[high] 3 incidents", 3)
     assert {one["rule"] for one in document["incidents"]} == {"rule_a", "rule_b", "rule_c"}
 
 
-def test_of_two_senders_one_tells(desk):
+def test_of_two_senders_one_sends(desk):
     read = desk.queue()
     desk.store.apply([detection(0)], 20_000)
-    with closing(desk.lone_sender("b.db")) as first, closing(desk.lone_sender("c.db")) as second:
-        taken = first._outbox.due(desk.targets[0], desk.clock.now_ms())
+    with closing(desk.sender()) as first, closing(desk.sender()) as second:
+        taken = first._store.pending(desk.targets[0], desk.clock.now_ms())
         assert len(taken) == 1
-        assert second.deliver_pending() == Delivery()
+        assert second.deliver_pending() == DeliveryReport()
         desk.clock.advance(timedelta(minutes=2))  # the first was killed while it sent
-        assert second.deliver_pending() == Delivery(sent=1, messages=1)
-        assert first.deliver_pending() == Delivery()
+        assert second.deliver_pending() == DeliveryReport(sent=1, messages=1)
+        assert first.deliver_pending() == DeliveryReport()
     assert len(read()) == 1
 
 
 def test_a_lone_sender_hears_of_what_is_queued_later(desk):
-    with closing(desk.lone_sender("b.db")) as sender:
-        assert sender.deliver_pending() == Delivery()
+    with closing(desk.sender()) as sender:
+        assert sender.deliver_pending() == DeliveryReport()
         desk.store.apply([detection(0)], 20_000)
-        assert sender.deliver_pending() == Delivery(sent=1, messages=1)
+        assert sender.deliver_pending() == DeliveryReport(sent=1, messages=1)
     assert desk.store.apply([detection(0)], 20_000) == []
 
 
@@ -161,13 +156,13 @@ def test_a_failure_waits_and_is_tried_again(desk, proxy, fault):
     proxy.on("Publish", fault, times=5)
     desk.store.apply([detection(0)], 20_000)
     with closing(desk.sender()) as sender:
-        assert sender.deliver_pending() == Delivery(retried=1)
+        assert sender.deliver_pending() == DeliveryReport(retried=1)
         (waiting,) = desk.told()
         assert (waiting.state, waiting.attempts) == ("pending", 1)
         assert desk.topic not in waiting.error
         proxy.clear()
         desk.clock.advance(timedelta(minutes=1))
-        assert sender.deliver_pending() == Delivery(sent=1, messages=1)
+        assert sender.deliver_pending() == DeliveryReport(sent=1, messages=1)
     assert len(read()) == 1
 
 
@@ -175,14 +170,13 @@ def test_what_was_given_up_is_tried_again_when_a_person_says_so(desk, proxy):
     proxy.on("Publish", faults.denied(), times=None)
     desk.store.apply([detection(0)], 20_000)
     with closing(desk.sender()) as sender:
-        for _ in range(SETTINGS.notify_attempts):
+        for _ in range(SETTINGS.attempts):
             sender.deliver_pending()
             desk.clock.advance(timedelta(hours=1))
         assert desk.told()[0].state == "failed"
         proxy.clear()
-        assert retry_failed(SETTINGS, desk.dynamo, desk.clock, desk.folder / "person.db") == 1
-        desk.store.refresh()
-        assert sender.deliver_pending() == Delivery(sent=1, messages=1)
+        assert desk.store.retry_failed(desk.clock.now_ms()) == 1
+        assert sender.deliver_pending() == DeliveryReport(sent=1, messages=1)
 
 
 def test_a_missing_topic_is_a_failure_to_retry(desk):

@@ -4,29 +4,24 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import count
 from pathlib import Path
 
 import pytest
 
-from shopstream.alerting import AlertingSettings, EmbeddedIncidentStore, IncidentStore, replica
-from shopstream.alerting.aws import DynamoIncidentStore, pull_incidents
-from shopstream.alerting.settings import DynamoSettings
 from shopstream.clock import Clock, ManualClock, SystemClock
-from shopstream.lakehouse import Lakehouse
+from shopstream.incidents.aws import DynamoIncidentStore
+from shopstream.incidents.embedded import EmbeddedIncidentStore
+from shopstream.incidents.ports import IncidentStore
+from shopstream.incidents.settings import DynamoSettings, IncidentSettings
 from shopstream.lakehouse.aws import AwsLakehouse
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
+from shopstream.lakehouse.ports import Lakehouse
 from shopstream.lakehouse.settings import GlueSettings, LakehouseSettings
-from shopstream.stream import (
-    ConsumerPositions,
-    EmbeddedStream,
-    StreamAdmin,
-    StreamReader,
-    StreamSettings,
-    StreamWriter,
-)
-from shopstream.stream.aws import KinesisStream
-from shopstream.stream.kinesis_reader import Pace
+from shopstream.stream.aws import Pace
+from shopstream.stream.embedded import EmbeddedStream
+from shopstream.stream.ports import ConsumerPositions, StreamReader, StreamWriter
+from shopstream.stream.settings import StreamSettings
+from standins.reshaping import ReshapingStream
 
 
 @dataclass(frozen=True)
@@ -35,7 +30,7 @@ class StreamUnderTest:
 
     writer: StreamWriter
     reader: StreamReader
-    admin: StreamAdmin
+    admin: EmbeddedStream | ReshapingStream
     consumers: ConsumerPositions
     clock: Clock
 
@@ -66,7 +61,7 @@ def kinesis_stream(standin: str) -> StreamFactory:
         request.getfixturevalue("aws_env")(kinesis=server, dynamodb=dynamodb)
         table = request.getfixturevalue("make_table")()
         clock, pace = SystemClock(), Pace(timedelta(milliseconds=1), timedelta(milliseconds=5))
-        with KinesisStream(new_stream(shards), table, clock, pace=pace) as stream:
+        with ReshapingStream(new_stream(shards), table, clock, pace=pace) as stream:
             yield StreamUnderTest(stream, stream, stream, stream, clock)
 
     return open_stream
@@ -122,59 +117,29 @@ def lakehouse(open_lakehouse) -> Lakehouse:
     return open_lakehouse()
 
 
-@dataclass(frozen=True)
-class IncidentsUnderTest:
-    """An adapter of incidents, opened as often as asked, as another process would; `path` is a file for readers."""
-
-    open: Callable[..., IncidentStore]
-    path: Callable[[], Path]
-    clock: ManualClock
-
-
-IncidentsFactory = Callable[[pytest.FixtureRequest, Path, ManualClock], IncidentsUnderTest]
+OpenIncidents = Callable[[], IncidentStore]
+IncidentsFactory = Callable[[pytest.FixtureRequest, Path, ManualClock], OpenIncidents]
 
 
 def embedded_incidents(_request, folder, clock):
-    def open_store(settings=None, targets=()):
-        return EmbeddedIncidentStore(folder / "incidents.db", settings or AlertingSettings(), clock, targets)
-
-    return IncidentsUnderTest(open_store, lambda: folder / "incidents.db", clock)
+    return lambda: EmbeddedIncidentStore(folder / "incidents.db", clock)
 
 
-def dynamo_incidents(request, folder, clock):
-    """Every store has a working copy of its own, as processes on other machines have.
-
-    On DynamoDB Local: moto copies the whole table for each transaction, which takes minutes for a thousand actors.
-    """
+def dynamo_incidents(request, _folder, clock):
     request.getfixturevalue("aws_env")(dynamodb=request.getfixturevalue("dynamodb_local"))
     table = DynamoSettings(table=request.getfixturevalue("make_table")(indexed=True))
-    copies = count()
-
-    def open_store(settings=None, targets=()):
-        copy = folder / f"{next(copies)}.db"
-        return DynamoIncidentStore(settings or AlertingSettings(), table, clock, targets, working_copy=copy)
-
-    def path():
-        pull_incidents(AlertingSettings(), table, clock, folder / "readers.db")
-        return folder / "readers.db"
-
-    return IncidentsUnderTest(open_store, path, clock)
+    return lambda: DynamoIncidentStore(table, IncidentSettings().retention, clock)
 
 
-def partial_incidents(request, folder, clock):
-    """Stores begin with nothing but what may still change, as functions do after many changes."""
-    request.getfixturevalue("monkeypatch").setattr(replica, "_LIST_EVERY", 1)
-    return dynamo_incidents(request, folder, clock)
+INCIDENTS: dict[str, IncidentsFactory] = {"embedded": embedded_incidents, "dynamodb": dynamo_incidents}
+"""Name → opens a store: without incidents at first, the same one when asked again, as another process would open it."""
 
 
-INCIDENTS: dict[str, IncidentsFactory] = {
-    "embedded": embedded_incidents,
-    "dynamodb": dynamo_incidents,
-    "dynamodb-partial": partial_incidents,
-}
-"""Name → no incidents at first, the same ones when opened again."""
+@pytest.fixture
+def incident_clock() -> ManualClock:
+    return ManualClock(1_795_000_000_000)
 
 
 @pytest.fixture(params=[pytest.param(name, marks=[] if name == "embedded" else pytest.mark.aws) for name in INCIDENTS])
-def incidents(request, tmp_path) -> IncidentsUnderTest:
-    return INCIDENTS[request.param](request, tmp_path, ManualClock(1_795_000_000_000))
+def open_incidents(request, tmp_path, incident_clock) -> OpenIncidents:
+    return INCIDENTS[request.param](request, tmp_path, incident_clock)

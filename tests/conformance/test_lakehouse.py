@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from shopstream.errors import PermanentError, StateError
-from shopstream.lakehouse import LakeTable
-from shopstream.lakehouse.views import create_views
+from shopstream.lakehouse.ports import LakeTable
+from shopstream.lakehouse.tables import create_views
 
 EVENTS = LakeTable.EVENTS
 
@@ -38,7 +38,7 @@ def test_a_new_table_is_empty_and_has_all_columns(lakehouse, lake_events):
     ]
 
 
-def test_values_come_back_as_they_were_kept(lakehouse, lake_events):
+def test_values_are_read_as_they_were_stored(lakehouse, lake_events):
     rows = lake_events(0, 100)
     lakehouse.append(EVENTS, rows, {"a": 1})
     with duckdb.connect() as connection:
@@ -75,7 +75,7 @@ def test_empty_rows_advance_positions(lakehouse, lake_events):
     assert numbers_of(lakehouse) == [0, 1, 2]
 
 
-def test_a_worker_goes_on_from_the_positions_it_committed_last(lakehouse, lake_events):
+def test_a_worker_continues_from_the_positions_it_committed_last(lakehouse, lake_events):
     lakehouse.append(EVENTS, lake_events(0, 1), {"a": 1, "b": 7}, after={})
     lakehouse.append(EVENTS, lake_events(1, 1), {"a": 2}, after={"a": 1, "b": 7})
     lakehouse.append(EVENTS, lake_events(2, 1), {"a": 4, "c": 1}, after={"a": 2, "b": 7})
@@ -93,7 +93,7 @@ def test_a_worker_that_missed_a_commit_is_refused_and_leaves_nothing(lakehouse, 
     assert [path for path in lakehouse.orphans(EVENTS, timedelta(0), delete=False) if path.endswith(".parquet")] == []
 
 
-def test_of_workers_that_go_on_from_the_same_position_one_commits(open_lakehouse, lake_events):
+def test_of_workers_that_continue_from_the_same_position_one_commits(open_lakehouse, lake_events):
     def write(worker):
         try:
             open_lakehouse().append(EVENTS, lake_events(worker * 10, 10), {"a": 1}, after={})
@@ -178,7 +178,7 @@ def test_compaction_sorts_by_time(lakehouse, lake_events):
     assert len(times) == 20
 
 
-def test_compaction_of_what_is_compact_does_nothing(lakehouse, lake_events):
+def test_compacting_twice_changes_nothing(lakehouse, lake_events):
     lakehouse.append(EVENTS, lake_events(0, 10), {"a": 1})
     snapshot = status_of(lakehouse).current_snapshot_id
     assert lakehouse.compact(EVENTS) == 0

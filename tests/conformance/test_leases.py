@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from shopstream.stream.dynamodb import ConsumerTable
+from shopstream.stream.lease_table import LeaseTable
 from shopstream.stream.leases import Lease
 from standins.memory_leases import MemoryLeases
 
@@ -20,7 +20,7 @@ def open_leases(request):
         return lambda: memory
     request.getfixturevalue("aws_env")(dynamodb=request.getfixturevalue("dynamodb_local"))
     table = request.getfixturevalue("make_table")()
-    return lambda: ConsumerTable(table, "events/archive")
+    return lambda: LeaseTable(table, "events/archive")
 
 
 @pytest.fixture
@@ -38,14 +38,14 @@ def test_a_lease_is_made_once_and_free(leases):
     assert leases.all() == [Lease("shard")]
 
 
-def test_a_change_stands_for_all(open_leases):
+def test_a_change_is_visible_to_all(open_leases):
     mine = replace(taken(open_leases().add("shard"), "me"), position=BIG, ended=True)
     assert open_leases().change(Lease("shard"), mine)
     assert open_leases().all() == [mine]
     assert open_leases().add("shard") == mine
 
 
-def test_a_change_of_what_somebody_else_changed_is_refused(leases):
+def test_a_change_of_a_concurrently_changed_lease_is_refused(leases):
     old = leases.add("shard")
     mine = taken(old, "me")
     assert leases.change(old, mine)
@@ -53,7 +53,7 @@ def test_a_change_of_what_somebody_else_changed_is_refused(leases):
     assert leases.all() == [mine]
 
 
-def test_the_same_change_again_stands_as_after_a_lost_answer(leases):
+def test_a_repeated_change_counts_as_made(leases):
     old = leases.add("shard")
     mine = taken(old, "me")
     assert leases.change(old, mine)
@@ -67,14 +67,14 @@ def test_a_change_of_a_lease_that_is_gone_is_refused(leases):
     assert leases.all() == []
 
 
-def test_what_somebody_changed_is_not_removed(leases):
+def test_a_concurrently_changed_lease_is_not_removed(leases):
     old = leases.add("shard")
     leases.change(old, taken(old, "me"))
     assert not leases.remove(old)
     assert len(leases.all()) == 1
 
 
-def test_of_many_that_want_a_lease_at_once_one_gets_it(open_leases):
+def test_one_of_many_concurrent_workers_gets_a_lease(open_leases):
     old = open_leases().add("shard")
     owners = [f"worker-{number}" for number in range(8)]
     keepers = [open_leases() for _ in owners]

@@ -162,7 +162,7 @@ def test_an_explicit_hash_key_beats_the_partition_key(stream):
 # What comes back
 
 
-def test_a_record_comes_back_as_it_was_put(stream):
+def test_a_record_is_read_as_it_was_put(stream):
     payload = bytes(range(256)) * 40
     (outcome,) = put_all(stream, [NewRecord(payload, "schlüssel")])
     (record,) = drain(stream, outcome.shard_id, 1)
@@ -194,7 +194,7 @@ def test_reading_takes_nothing_away(stream):
     assert drain(stream, outcome.shard_id, 1) == drain(stream, outcome.shard_id, 1)
 
 
-def test_reading_goes_on_after_the_position(make_stream):
+def test_reading_continues_after_the_position(make_stream):
     stream = make_stream(1)
     (shard,) = open_shards(stream)
     for number in range(5):
@@ -212,7 +212,7 @@ def test_trim_horizon_starts_at_the_oldest_record(make_stream):
     assert drain(stream, shard.shard_id, 1, max_records=1)[0].payload == b"first"
 
 
-def test_an_empty_read_gives_a_position_that_later_records_come_after(make_stream):
+def test_later_records_follow_the_position_of_an_empty_read(make_stream):
     stream = make_stream(1)
     (shard,) = open_shards(stream)
     batch = stream.reader.read(shard.shard_id, TRIM_HORIZON, **PLENTY)
@@ -233,7 +233,7 @@ def test_a_read_at_the_tip_is_empty_and_stays_there(make_stream):
 # Limits of a read
 
 
-def test_a_read_gives_at_most_max_records(make_stream):
+def test_a_read_returns_at_most_max_records(make_stream):
     stream = make_stream(1)
     (shard,) = open_shards(stream)
     put_all(stream, [NewRecord(b"x", "key")] * 10)
@@ -242,7 +242,7 @@ def test_a_read_gives_at_most_max_records(make_stream):
     assert len(drain(stream, shard.shard_id, 10, max_records=3)) == 10
 
 
-def test_a_read_gives_at_most_max_bytes(make_stream):
+def test_a_read_returns_at_most_max_bytes(make_stream):
     stream = make_stream(1)
     (shard,) = open_shards(stream)
     put_all(stream, [NewRecord(b"x" * 1000, "key")] * 10)
@@ -487,7 +487,7 @@ def test_a_closed_or_unknown_shard_cannot_be_reshaped(stream):
 # At once
 
 
-def test_a_reader_follows_writers_that_write_at_once(stream):
+def test_a_reader_follows_concurrent_writers(stream):
     def write(writer: int) -> None:
         for number in range(20):
             put_all(stream, [NewRecord(b"%d" % number, f"{writer}-{key}") for key in range(5)])

@@ -6,11 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from factories import make_signal
 from shopstream.detection.baseline import Baselines, SeriesProfile, Share
-from shopstream.detection.detector import BIN_MS
-from shopstream.detection.detectors.series import SITE_MINUTE, SITE_TEN
-from shopstream.detection.reference_signals import TAIL_MINUTE, TAIL_TEN
-from shopstream.engine.signal import Signal
+from shopstream.detection.detector import BIN_MS, SITE_10S, SITE_60S, TAIL_10S, TAIL_60S
 
 START_MS = 1_573_430_400_000  # a Monday, 00:00 UTC
 BINS_A_DAY = 86_400_000 // BIN_MS
@@ -46,12 +44,6 @@ def baselines(level=20.0, error=0.1):
     )
 
 
-def signal(window, end_ms, size_ms, measures):
-    """One window's."""
-    start_ms = end_ms - size_ms
-    return Signal(window, {}, start_ms, end_ms, start_ms, end_ms - 1, measures, True)
-
-
 def site_signals(rng, genuine, hostile, *, start_ms=START_MS, tail=True, uniform=0.85, new=0.5):
     """Signals of the site from expected counts of bins.
 
@@ -82,10 +74,10 @@ def site_signals(rng, genuine, hostile, *, start_ms=START_MS, tail=True, uniform
         }
         minute.append({**values, "tails": int(tails[place]), "hostile": int(others[place])})
         if count:
-            signals.append(signal(SITE_TEN.name, end_ms, BIN_MS, values))
+            signals.append(make_signal(SITE_10S.name, end_ms, size_ms=BIN_MS, measures=values))
             if tail:
                 spread = int(tails[place])
-                signals.append(signal(TAIL_TEN, end_ms, BIN_MS, _tails(spread)))
+                signals.append(make_signal(TAIL_10S, end_ms, size_ms=BIN_MS, measures=_tails(spread)))
         if end_ms % 60_000 == 0:
             signals += _minute(rng, end_ms, minute, tail=tail)
             minute = []
@@ -111,10 +103,10 @@ def _minute(rng, end_ms, bins, *, tail):
         "no_category_code": int(rng.binomial(total["events"], 0.32)),
         "no_session": 0,
     }
-    made = [signal(SITE_MINUTE.name, end_ms, 60_000, total)]
+    made = [make_signal(SITE_60S.name, end_ms, size_ms=60_000, measures=total)]
     if tail:
         count = int(rng.binomial(shoppers, 0.1)) + int(rng.binomial(hostile, 0.75))
-        made.append(signal(TAIL_MINUTE, end_ms, 60_000, _tails(count)))
+        made.append(make_signal(TAIL_60S, end_ms, size_ms=60_000, measures=_tails(count)))
     return made
 
 
@@ -135,7 +127,6 @@ def shop():
         bins_a_day=BINS_A_DAY,
         rate=rate,
         baselines=baselines,
-        signal=signal,
         signals=site_signals,
         minutes=minutes_of,
     )

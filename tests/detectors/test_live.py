@@ -6,14 +6,15 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
-from shopstream.alerting import read_incidents
-from shopstream.bootstrap import open_pipeline, open_stream
+from incident_desk import read_incidents
+from shopstream.adapters.flow import open_pipeline
+from shopstream.adapters.ports import adapters_of
 from shopstream.clock import ManualClock
 from shopstream.config import Settings
 from shopstream.detection.baseline import SLOTS, Baselines, SeriesProfile
 from shopstream.engine.checkpoint import CheckpointStore
 from shopstream.errors import RuleError
-from shopstream.events.codec import encode_arrow
+from shopstream.events.arrow_ipc import encode_arrow
 from shopstream.events.schema import WIRE_SCHEMA
 from shopstream.stream.ports import NewRecord
 
@@ -42,7 +43,7 @@ def home(tmp_path):
         }
         for number in range(MINUTES * 60 * PER_SECOND)
     ]
-    with open_stream(settings, ManualClock(START_MS)) as stream:
+    with adapters_of(settings, ManualClock(START_MS)).open_stream() as stream:
         shard = stream.shards()[0]
         payload = encode_arrow(pa.Table.from_pylist(rows, schema=WIRE_SCHEMA))
         stream.put([NewRecord(payload, "k", shard.first_hash_key)])
@@ -72,7 +73,7 @@ def test_the_end_of_a_replay_is_no_silence(home):
     assert watch(home, ManualClock(START_MS + 10**10), 300) == []
 
 
-def test_what_detectors_learned_is_in_the_checkpoint_and_goes_on_from_there(home):
+def test_what_detectors_learned_is_in_the_checkpoint_and_continues_from_there(home):
     clock = ManualClock(START_MS + MINUTES * 60_000)
     assert watch(home, clock, 60) == ["silence"]
     checkpoints = CheckpointStore(home.checkpoint_path)

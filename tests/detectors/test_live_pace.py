@@ -1,7 +1,6 @@
 """Detection at a shop's pace gives what a replay gives, whatever stops, waits or is starved on the way."""
 
 import shutil
-import sqlite3
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from decimal import Decimal
@@ -9,21 +8,24 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
-from shopstream.alerting import AlertingSettings, EmbeddedIncidentStore, read_incidents
-from shopstream.alerting.judging import Judging
+from incident_desk import read_incidents
 from shopstream.clock import ManualClock
 from shopstream.detection.allowlist import AllowList
-from shopstream.detection.bank import DetectorBank
 from shopstream.detection.baseline import SLOTS, Baselines, SeriesProfile
+from shopstream.detection.detector_runner import DetectorRunner
 from shopstream.detection.detectors.silence import SilenceDetector
-from shopstream.detection.detectors.traffic import Traffic
+from shopstream.detection.detectors.site_state import SiteState
 from shopstream.detection.detectors.volume import VolumeDetector
+from shopstream.detection.runner import LocalDetectionRunner
 from shopstream.engine.checkpoint import CheckpointStore
 from shopstream.engine.engine import Engine
-from shopstream.engine.intake import Intake
 from shopstream.engine.settings import EngineSettings
-from shopstream.events.codec import encode_arrow
+from shopstream.engine.source import SourceReader
+from shopstream.events.arrow_ipc import encode_arrow
 from shopstream.events.schema import WIRE_SCHEMA
+from shopstream.incidents.embedded import EmbeddedIncidentStore
+from shopstream.incidents.recorder import IncidentRecorder
+from shopstream.incidents.settings import IncidentSettings, NotifySettings
 from shopstream.pipeline import Pipeline
 from shopstream.stream.embedded import EmbeddedStream
 from shopstream.stream.ports import NewRecord
@@ -104,22 +106,22 @@ class Shop:
 def opened(home, pace, clock):
     """A stream, and a pipeline with the detectors of volume and silence."""
     profile = SeriesProfile((float(pace),) * SLOTS, (1.0,) * 7, 0.05, 28.0)
-    traffic = Traffic(Baselines(START_MS - 1, START_MS, 1, series={"site": profile, "event_type=view": profile}))
-    bank = DetectorBank([VolumeDetector(traffic), SilenceDetector(traffic)])
+    traffic = SiteState(Baselines(START_MS - 1, START_MS, 1, series={"site": profile, "event_type=view": profile}))
+    detectors = DetectorRunner([VolumeDetector(traffic), SilenceDetector(traffic)])
     settings = EngineSettings(threads=1)
-    engine = Engine(settings, bank.declarations)
+    engine = Engine(settings, detectors.declarations)
     with (
         EmbeddedStream.open(home / "stream.db", StreamSettings(shards=2), clock) as stream,
         closing(engine.connection),
-        closing(EmbeddedIncidentStore(home / "incidents.db", AlertingSettings(), clock)) as store,
-        closing(Intake(stream, engine.watermarks, settings, clock)) as intake,
+        closing(EmbeddedIncidentStore(home / "incidents.db", clock)) as store,
+        closing(SourceReader(stream, engine.watermarks, settings, clock)) as source,
     ):
         pipeline = Pipeline(
-            intake=intake,
+            source=source,
             consumers=stream,
             engine=engine,
-            judges=Judging({}, bank, AllowList(), store),
-            incidents=None,
+            runner=LocalDetectionRunner({}, detectors, AllowList()),
+            incidents=IncidentRecorder(store, IncidentSettings(), NotifySettings(), clock),
             checkpoints=CheckpointStore(home / "checkpoint"),
             lakehouse=None,
             journeys=None,
@@ -149,9 +151,9 @@ def incidents(home):
 
 def episodes(home):
     """What incidents are made of."""
-    with closing(sqlite3.connect(home / "incidents.db")) as connection:
-        columns = "rule, severity, end_ms, last_event_ms, closes_ms, facts ->> '$.windows'"
-        return connection.execute(f"SELECT {columns} FROM incidents ORDER BY end_ms, rule").fetchall()
+    with closing(EmbeddedIncidentStore(home / "incidents.db", ManualClock())) as store:
+        parts = [part for incident in store.list() for part in store.parts(incident.id)]
+    return sorted((one.rule, one.severity, one.last_event_time, one.peak_end, one.windows) for one in parts)
 
 
 def rules(found):
@@ -219,7 +221,7 @@ def test_both_stopped_for_minutes_at_a_time_is_no_silence(shop, tmp_path):
     assert shop.replayed(tmp_path / "replay") == []
 
 
-def test_a_sender_that_stops_for_a_minute_is_a_silence_and_what_it_held_back_is_judged(shop, tmp_path):
+def test_a_sender_that_stops_for_a_minute_is_a_silence_and_its_buffered_events_are_processed(shop, tmp_path):
     counters, found = shop.live(180)
     assert found == []
     counters, found = shop.live(60, silent=range(60))

@@ -5,12 +5,14 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
-from shopstream.detection.bank import DetectorBank
-from shopstream.detection.reference import PRODUCT_SCHEMA, ProductReference
-from shopstream.detection.reference_signals import DUPLICATE_SIGNAL, PRICE_SIGNAL, TAIL_MINUTE, TAIL_TEN
+from factories import make_event
+from shopstream.detection.detector import DUPLICATE_SIGNAL, PRICE_SIGNAL, TAIL_10S, TAIL_60S
+from shopstream.detection.detector_runner import DetectorRunner
+from shopstream.detection.product_reference import PRODUCT_SCHEMA, ProductReference
 from shopstream.engine.engine import Engine
 from shopstream.engine.settings import EngineSettings
-from shopstream.events.codec import Decoder, encode_arrow
+from shopstream.events.arrow_ipc import encode_arrow
+from shopstream.events.codec import Decoder
 from shopstream.events.schema import WIRE_SCHEMA
 from shopstream.stream.ports import Record
 
@@ -26,16 +28,9 @@ KNOWN = pa.Table.from_pylist(
 
 
 def event(second, product, price="100", user=7, category=1):
-    return {
-        "event_time": (START_MS + int(second * 1000)) * 1000,
-        "event_type": "view",
-        "product_id": product,
-        "category_id": category,
-        "price": Decimal(price),
-        "user_id": user,
-        "user_session": "s",
-        "event_id": f"{second}-{product}-{user}-{price}",
-    }
+    named = {"user_session": "s", "event_id": f"{second}-{product}-{user}-{price}"}
+    time_us = (START_MS + int(second * 1000)) * 1000
+    return make_event(time_us, user, product=product, category_id=category, price=Decimal(price), **named)
 
 
 class Shop:
@@ -66,7 +61,7 @@ def of(signals, window):
 
 
 @pytest.mark.parametrize("batch", [1, 3, 100])
-def test_prices_far_from_all_usual_ones_are_told_and_others_not(batch):
+def test_prices_far_from_all_usual_ones_are_reported_and_others_not(batch):
     events = [
         *(event(1, 1, "100"), event(2, 1, "299"), event(3, 1, "51"), event(4, 1, "0")),
         *(event(5, 1, "301"), event(6, 1, "49"), event(12, 2, "1")),
@@ -94,12 +89,12 @@ def test_the_tail_is_counted_by_shoppers_and_products_with_and_without_its_busie
     ]
     signals = Shop().all(*events, batch=batch)
     whole = {"tail_users": 4, "tail_products": 3, "spread_users": 1, "spread_products": 1}
-    assert of(signals, TAIL_TEN)[:2] == [(0, {}, whole), (10_000, {}, dict.fromkeys(whole, 0))]
-    assert of(signals, TAIL_MINUTE)[0] == (0, {}, whole)
+    assert of(signals, TAIL_10S)[:2] == [(0, {}, whole), (10_000, {}, dict.fromkeys(whole, 0))]
+    assert of(signals, TAIL_60S)[0] == (0, {}, whole)
 
 
 def test_nothing_is_said_of_the_tail_where_nothing_is_known_of_it():
-    assert of(Shop(None).all(event(1, 1), event(2, 2)), TAIL_TEN) == []
+    assert of(Shop(None).all(event(1, 1), event(2, 2)), TAIL_10S) == []
 
 
 def test_duplicates_count_when_they_come():
@@ -120,7 +115,7 @@ def test_state_survives_a_restart(tmp_path):
     assert again.all(*rest) == shop.all(*rest)
 
 
-def test_a_bank_gives_its_operators_to_the_engine():
+def test_a_detector_runner_attaches_its_operators_to_the_engine():
     engine = Engine(EngineSettings(threads=1), [])
-    DetectorBank([], [lambda engine: ProductReference(engine.connection)]).attach(engine)
+    DetectorRunner([], [lambda engine: ProductReference(engine.connection)]).attach(engine)
     assert "detect_products_learned" in engine.state_tables()

@@ -60,7 +60,7 @@ def synthesise(package, tmp_path_factory):
     def make(*configs):
         app = App(outdir=str(tmp_path_factory.mktemp("cdk.out")), context=FLAGS)
         for config in configs:
-            ShopstreamStage(app, replace(config, detection_zip=str(package)), tell_accepted=True)
+            ShopstreamStage(app, replace(config, detection_zip=str(package)), report_accepted=True)
         assembly = app.synth()
         return {
             config.name: _read(config, assembly.get_nested_assembly(f"assembly-{config.name}")) for config in configs

@@ -83,7 +83,7 @@ def test_production_keeps_its_buckets_and_versions_of_the_lake(stages):
         assert len(versioned) == (1 if name == "prod" else 0)
 
 
-def test_results_of_queries_are_forgotten_after_a_week(stage):
+def test_query_results_expire_after_a_week(stage):
     rules = [
         rule
         for bucket in stage.properties("AWS::S3::Bucket")
@@ -93,7 +93,7 @@ def test_results_of_queries_are_forgotten_after_a_week(stage):
     assert [rule["ExpirationInDays"] for rule in rules] == [7]
 
 
-def test_a_missing_object_is_told_from_a_forbidden_one(stage):
+def test_a_missing_object_differs_from_a_forbidden_one(stage):
     """S3 answers 404 to whoever may list the whole bucket, 403 to others, also where a condition names the prefix."""
     listing = [one for one in statements(stage, "") if "s3:ListBucket" in one["Action"]]
     assert listing
@@ -108,7 +108,7 @@ def test_checkpoints_and_tables_never_expire(stage):
                 assert rule.get("Prefix") or "AES256" in str(bucket["BucketEncryption"])
 
 
-def test_baselines_are_read_by_the_function_and_learnt_by_the_worker(variant):
+def test_the_function_reads_baselines_and_the_worker_writes_them(variant):
     def may(role, action):
         return any(
             action in one["Action"] and "baselines/baselines.json" in json.dumps(one["Resource"])
@@ -134,7 +134,7 @@ def test_no_query_scans_more_than_the_limit_and_results_are_encrypted(stage):
     assert configuration["PublishCloudWatchMetricsEnabled"] is True
 
 
-def test_every_query_of_the_repository_is_saved_with_what_it_tells(stage):
+def test_every_query_of_the_repository_is_saved_with_its_description(stage):
     saved = {query["Name"]: query for query in stage.properties("AWS::Athena::NamedQuery")}
     assert set(saved) == {file.stem for file in QUERIES.glob("*.sql")}
     assert all(query["Description"] and query["WorkGroup"] == stage.config.prefix for query in saved.values())
@@ -143,14 +143,14 @@ def test_every_query_of_the_repository_is_saved_with_what_it_tells(stage):
 def test_a_query_without_a_description_is_refused(tmp_path):
     file = tmp_path / "bare.sql"
     file.write_text("select 1")
-    with pytest.raises(ConfigError, match=r"bare\.sql to begin with `-- what it tells`"):
+    with pytest.raises(ConfigError, match=r"bare\.sql to begin with `-- description`"):
         read_query(file)
 
 
 # Firehose
 
 
-def test_detections_are_appended_to_their_table_and_what_fails_is_kept(stage):
+def test_detections_are_appended_to_their_table_and_failed_ones_are_kept(stage):
     delivery = stage.one("AWS::KinesisFirehose::DeliveryStream")
     destination = delivery["IcebergDestinationConfiguration"]
     (table,) = destination["DestinationTableConfigurationList"]
@@ -183,7 +183,7 @@ def test_the_crawler_may_not_write_files(stage):
     assert {"s3:PutObject", "s3:DeleteObject"}.isdisjoint(actions(stage, "RawFilesCrawlerRole"))
 
 
-def test_the_backfill_is_there_with_its_wheel_only(stage, full):
+def test_the_backfill_exists_only_with_its_wheel(stage, full):
     assert stage.properties("AWS::Glue::Job") == []
     job = full.one("AWS::Glue::Job")
     arguments = job["DefaultArguments"]
@@ -192,7 +192,7 @@ def test_the_backfill_is_there_with_its_wheel_only(stage, full):
     assert full.one("AWS::Glue::Crawler")["Schedule"] == {"ScheduleExpression": "cron(0 1 * * ? *)"}
 
 
-def test_a_wheel_that_is_not_there_says_how_to_build_it(synthesise):
+def test_the_error_about_a_missing_wheel_says_how_to_build_it(synthesise):
     with pytest.raises(ConfigError, match="build it"):
         synthesise(replace(STAGES["dev"], backfill_wheel="dist/no-such.whl"))
 
@@ -204,11 +204,11 @@ def test_the_backfill_s_script_is_in_the_repository():
 # QuickSight
 
 
-def test_nothing_is_made_in_quicksight_until_somebody_owns_it(stage):
+def test_quicksight_has_no_resources_without_an_owner(stage):
     assert [kind for kind in stage.resources().values() if kind["Type"].startswith("AWS::QuickSight")] == []
 
 
-def test_quicksight_reads_as_a_role_that_changes_nothing_of_the_lake(full):
+def test_the_role_of_quicksight_cannot_change_the_lake(full):
     source = full.one("AWS::QuickSight::DataSource")["DataSourceParameters"]["AthenaParameters"]
     assert source["WorkGroup"] == full.config.prefix
     assert "RoleArn" in source
@@ -219,7 +219,7 @@ def test_quicksight_reads_as_a_role_that_changes_nothing_of_the_lake(full):
     assert not any(re.match(r"glue:(Create|Update|Delete|Batch)", action) for action in actions(full, "QuickSightRole"))
 
 
-def test_every_data_set_is_read_again_each_day(full):
+def test_every_data_set_is_refreshed_daily(full):
     sets = {one["DataSetId"] for one in full.properties("AWS::QuickSight::DataSet")}
     schedules = full.properties("AWS::QuickSight::RefreshSchedule")
     assert len(sets) == len(DATA_SETS)
@@ -227,7 +227,7 @@ def test_every_data_set_is_read_again_each_day(full):
     assert {one["Schedule"]["ScheduleFrequency"]["TimeOfTheDay"] for one in schedules} == {"04:00"}
 
 
-def test_readers_may_look_at_the_dashboard_and_at_nothing_else(full):
+def test_readers_may_only_read_the_dashboard(full):
     granted = [
         (resource["Type"], permission["Actions"])
         for resource in full.resources().values()
@@ -239,7 +239,7 @@ def test_readers_may_look_at_the_dashboard_and_at_nothing_else(full):
     assert not [action for action in allowed if re.search("Update|Delete|Pass|Create", action)]
 
 
-def test_the_parameter_of_the_control_reaches_quicksight_as_it_is(full):
+def test_the_control_s_parameter_reaches_quicksight_unchanged(full):
     fields = full.one("AWS::QuickSight::Dashboard")["Definition"]["CalculatedFields"]
     shown = next(field["Expression"] for field in fields if field["Name"] == "visitors_shown")
     text, values = shown["Fn::Sub"]
@@ -248,7 +248,7 @@ def test_the_parameter_of_the_control_reaches_quicksight_as_it_is(full):
     )
 
 
-def test_what_is_off_as_shipped_passes_the_checks_too(full):
+def test_optional_resources_pass_the_checks(full):
     assert [message for message in full.messages if message[0] in {"ERROR", "WARNING"}] == []
     assert lint(full, "analytics") == []
 
@@ -256,7 +256,7 @@ def test_what_is_off_as_shipped_passes_the_checks_too(full):
 # budget and settings
 
 
-def test_the_budget_counts_this_stage_and_tells_before_the_limit(stage):
+def test_the_budget_counts_this_stage_and_notifies_before_the_limit(stage):
     budget = stage.one("AWS::Budgets::Budget")
     assert budget["Budget"]["BudgetLimit"] == {"Amount": stage.config.monthly_budget_usd, "Unit": "USD"}
     assert budget["Budget"]["CostFilters"] == {"TagKeyValue": [f"user:stage${stage.config.name}"]}
@@ -277,6 +277,6 @@ def test_the_budget_counts_this_stage_and_tells_before_the_limit(stage):
         ({"backfill_workers": 1}, "at least 2"),
     ],
 )
-def test_a_value_that_aws_would_refuse_is_refused_here(changes, message):
+def test_a_quicksight_value_that_aws_would_reject_is_rejected_early(changes, message):
     with pytest.raises(ConfigError, match=message):
         replace(STAGES["dev"], **changes)

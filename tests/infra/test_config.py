@@ -17,7 +17,7 @@ def overrides(tmp_path):
     return write
 
 
-def test_without_a_file_stages_are_as_shipped(tmp_path):
+def test_without_a_file_stages_have_the_shipped_values(tmp_path):
     assert load_stages(tmp_path / "none.toml") == STAGES
 
 
@@ -42,7 +42,7 @@ def test_a_file_changes_one_stage_and_leaves_the_other(overrides):
         ("[dev\n", r"stages\.toml.*TOML"),
     ],
 )
-def test_a_file_that_does_not_fit_says_what_would(overrides, text, told):
+def test_the_error_about_an_invalid_file_names_valid_values(overrides, text, told):
     with pytest.raises(ConfigError, match=told):
         load_stages(overrides(text))
 
@@ -69,18 +69,18 @@ def test_a_file_that_does_not_fit_says_what_would(overrides, text, told):
         {"timezone": "Berlin"},
         {"settings": {"SHOPSTREAM_PROFILE": "embedded"}},
         {"settings": {"SHOPSTREAM_AWS__GLUE__DATABASE": "other"}},
-        {"settings": {"SHOPSTREAM_ALERTING__NOTIFY_URLS": "json://example"}},
+        {"settings": {"SHOPSTREAM_NOTIFY__URLS": "json://example"}},
         {"settings": {"SHOPSTREAM_ENGINE__THREADS": 2}},
         {"flink_code": "s3://jobs/flink.zip", "detection": "worker"},
     ],
     ids=str,
 )
-def test_what_aws_would_refuse_is_refused_here(values):
+def test_values_that_aws_would_reject_are_rejected_early(values):
     with pytest.raises(ConfigError, match=r"expected \w+ of stage dev to be .*; correct it in infra/stages.toml"):
         replace(STAGES["dev"], **values)
 
 
-def test_prod_is_bigger_kept_longer_and_never_alone():
+def test_prod_is_larger_with_longer_retention_and_a_standby():
     dev, prod = STAGES["dev"], STAGES["prod"]
     assert (dev.retains, prod.retains) == (False, True)
     assert prod.events_retention_hours > dev.events_retention_hours

@@ -42,12 +42,12 @@ def test_functions_get_all_settings_that_the_docs_name(stage):
         assert given <= named
 
 
-def test_baselines_are_named_where_the_stage_has_some(stages):
+def test_functions_get_the_baselines_of_the_stage(stages):
     variables = function(stages["dev"], "detection")["Environment"]["Variables"]
     assert "SHOPSTREAM_AWS__BASELINES" not in variables
 
 
-def test_the_signals_stream_calls_the_function_in_order_and_gives_nothing_up_early(stage):
+def test_the_signals_stream_invokes_the_function_in_order_and_drops_nothing_early(stage):
     mapping = stage.one("AWS::Lambda::EventSourceMapping")
     assert (
         mapping.items()
@@ -66,24 +66,24 @@ def test_the_signals_stream_calls_the_function_in_order_and_gives_nothing_up_ear
     assert "Signals" in str(mapping["EventSourceArn"])
 
 
-def test_signals_outlive_the_wait_in_the_queue_of_what_failed_no_longer_than_the_docs_say(stage):
+def test_the_queue_of_failed_signals_has_the_documented_retention(stage):
     queue = stage.one("AWS::SQS::Queue")
     assert queue["MessageRetentionPeriod"] == 14 * 86_400
     assert queue["QueueName"] == f"{stage.config.prefix}-failed-signals"
 
 
-def test_concurrency_is_kept_in_prod_only(stages):
+def test_concurrency_is_reserved_in_prod_only(stages):
     assert function(stages["prod"], "detection")["ReservedConcurrentExecutions"] == 1
     assert "ReservedConcurrentExecutions" not in function(stages["dev"], "detection")
 
 
-def test_the_ticker_ticks_every_minute_and_is_not_called_twice_for_one(stage):
+def test_the_ticker_runs_once_a_minute_without_retries(stage):
     (ticker,) = [s for s in stage.properties("AWS::Scheduler::Schedule") if s["Name"].endswith("-ticker")]
     assert ticker["ScheduleExpression"] == "rate(1 minute)"
     assert ticker["Target"]["RetryPolicy"]["MaximumRetryAttempts"] == 0
 
 
-def test_without_the_package_the_remedy_is_named(tmp_path):
+def test_the_error_about_a_missing_package_names_the_remedy(tmp_path):
     config = replace(STAGES["dev"], detection_zip=str(tmp_path / "none.zip"))
     with pytest.raises(ConfigError, match="run `make lambda`"):
         ShopstreamStage(App(outdir=str(tmp_path), context=FLAGS), config)

@@ -52,7 +52,7 @@ def test_images_are_built_by_the_docker_of_the_host(container, dockerfile):
     assert " docker-buildx " in dockerfile or not needs_buildkit
 
 
-def test_the_page_s_port_is_forwarded(container):
+def test_the_dashboard_s_port_is_forwarded(container):
     docs = (_REPOSITORY / "docs" / "configuration.md").read_text(encoding="utf-8")
     (port,) = container["forwardPorts"]
     assert f"| `SHOPSTREAM_DASHBOARD__PORT` | `{port}` |" in docs

@@ -22,7 +22,7 @@ def shown(value):
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
-def test_every_setting_of_a_stage_stands_in_the_table_and_no_other():
+def test_the_table_lists_exactly_the_settings_of_a_stage():
     assert set(ROWS) == {field.name for field in fields(StageConfig)} - {"name"}
 
 
@@ -32,5 +32,5 @@ def test_the_table_has_the_shipped_values():
         assert meaning
 
 
-def test_every_alarm_names_a_page_that_is_there():
+def test_every_alarm_names_an_existing_page():
     assert [alarm for alarm in Alarm if not (REPOSITORY / alarm.runbook).is_file()] == []

@@ -46,12 +46,12 @@ def test_all_work_in_the_aws_profile_on_names_of_the_stage(stage):
 @pytest.mark.parametrize(
     "name", ["SHOPSTREAM_PROFILE", "SHOPSTREAM_AWS__GLUE__WAREHOUSE", "SHOPSTREAM_AWS__KINESIS__EVENTS"]
 )
-def test_the_stack_tells_people_what_to_set(stage, name):
+def test_the_stack_outputs_the_settings_for_people(stage, name):
     value = str(stage.templates["data"]["Outputs"]["Settings"]["Value"])
     assert f"{name}=" in value
 
 
-def test_people_are_not_told_where_a_container_has_its_home(stage):
+def test_the_output_omits_the_home_of_containers(stage):
     assert "SHOPSTREAM_HOME" not in str(stage.templates["data"]["Outputs"]["Settings"])
 
 

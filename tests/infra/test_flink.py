@@ -10,7 +10,7 @@ def application(stage, mode):
     return found
 
 
-def test_as_shipped_there_is_neither(stage):
+def test_the_shipped_stages_have_neither(stage):
     assert stage.resources("AWS::KinesisAnalyticsV2::Application") == {}
 
 
@@ -25,7 +25,7 @@ def test_the_job_runs_on_flink_1_20_with_checkpoints_snapshots_and_scaling(varia
     assert flink["MonitoringConfiguration"]["MetricsLevel"] == "APPLICATION"
 
 
-def test_the_job_s_code_is_where_the_stage_says(variant):
+def test_the_job_s_code_comes_from_the_stage_s_setting(variant):
     content = application(variant, "STREAMING")["ApplicationConfiguration"]["ApplicationCodeConfiguration"]
     assert content["CodeContent"]["S3ContentLocation"]["FileKey"] == "shopstream-flink.zip"
     assert "my-jobs" in str(content["CodeContent"]["S3ContentLocation"]["BucketARN"])

@@ -31,7 +31,7 @@ def test_buckets_of_dev_are_emptied_when_they_go(stages):
     assert len(dev.resources("Custom::S3AutoDeleteObjects")) == len(dev.resources("AWS::S3::Bucket"))
 
 
-def test_destroying_prod_leaves_what_cannot_be_made_again(stages):
+def test_destroying_prod_keeps_what_cannot_be_recreated(stages):
     prod = stages["prod"]
     kinds = {prod.resources()[key]["Type"] for key in kept(prod)}
     assert kinds == {"AWS::DynamoDB::Table", "AWS::Glue::Database", "AWS::KMS::Key", "AWS::S3::Bucket"} | (
@@ -44,19 +44,19 @@ def test_destroying_prod_leaves_what_cannot_be_made_again(stages):
     assert set(prod.resources("AWS::S3::Bucket")) <= kept(prod)
 
 
-def test_nothing_is_kept_or_dropped_by_accident(stage):
+def test_every_resource_states_its_removal_policy(stage):
     for key, resource in stage.resources().items():
         if resource["Type"] in STATEFUL:
             assert resource["DeletionPolicy"] == resource["UpdateReplacePolicy"], key
             assert resource["DeletionPolicy"] in {"Delete", "Retain"}, key
 
 
-def test_what_cannot_be_made_again_is_protected_in_prod(stages):
+def test_what_cannot_be_recreated_is_protected_in_prod(stages):
     tables = {table["TableName"]: table for table in stages["prod"].properties("AWS::DynamoDB::Table")}
     assert tables["shopstream-prod"]["DeletionProtectionEnabled"] is True
 
 
-def test_all_that_is_kept_is_encrypted_with_the_stage_key(stage):
+def test_all_stored_data_is_encrypted_with_the_stage_key(stage):
     for stream in stage.properties("AWS::Kinesis::Stream"):
         assert stream["StreamEncryption"]["EncryptionType"] == "KMS"
     for table in stage.properties("AWS::DynamoDB::Table"):
@@ -72,7 +72,7 @@ def test_all_that_is_kept_is_encrypted_with_the_stage_key(stage):
     assert stage.one("AWS::KMS::Key")["EnableKeyRotation"] is True
 
 
-def test_logs_end_after_the_days_of_the_stage(stage):
+def test_logs_have_the_retention_of_the_stage(stage):
     assert {group["RetentionInDays"] for group in stage.properties("AWS::Logs::LogGroup")} == {stage.config.log_days}
 
 

@@ -7,10 +7,9 @@ import pytest
 from shopstream_infra.alarms import Alarm
 
 _REPOSITORY = Path(__file__).parents[2]
+_PACKAGE = _REPOSITORY / "src" / "shopstream"
 _SOURCES = "".join(
-    path.read_text(encoding="utf-8")
-    for folder in ("metrics", "lambdas")
-    for path in (_REPOSITORY / "src" / "shopstream" / folder).glob("*.py")
+    path.read_text(encoding="utf-8") for path in (_PACKAGE / "metrics.py", *(_PACKAGE / "lambdas").glob("*.py"))
 )
 
 
@@ -49,7 +48,7 @@ def test_an_alarm_says_where_its_page_is(any_stage):
         assert alarm["AlarmDescription"].endswith(f"docs/runbooks/{name}.md")
 
 
-def test_the_parts_of_a_composite_are_silent_and_all_others_tell(any_stage):
+def test_only_alarms_outside_a_composite_notify(any_stage):
     rules = str([alarm["AlarmRule"] for alarm in any_stage.properties("AWS::CloudWatch::CompositeAlarm")])
     for (_, logical_id), resource in any_stage.resources("AWS::CloudWatch::Alarm").items():
         silent = "AlarmActions" not in resource["Properties"]
@@ -91,7 +90,7 @@ def test_our_own_metrics_have_the_dimensions_that_are_published(any_stage):
         ("AWS::KinesisAnalyticsV2::Application", "ApplicationName", "Application"),
     ],
 )
-def test_alarms_look_at_what_the_stage_makes(any_stage, kind, key, dimension):
+def test_alarms_use_resources_of_the_stage(any_stage, kind, key, dimension):
     made = {properties.get(key) for properties in any_stage.properties(kind)}
     watched = {
         dimensions[dimension]
@@ -103,23 +102,23 @@ def test_alarms_look_at_what_the_stage_makes(any_stage, kind, key, dimension):
 
 
 @pytest.mark.parametrize("name", ["silence", "worker-down"])
-def test_no_figures_at_all_are_an_alarm(stage, name):
+def test_missing_data_raises_the_alarm(stage, name):
     alarm = alarms(stage)[name]
     assert alarm["TreatMissingData"] == "breaching"
     assert alarm["ComparisonOperator"] == "LessThanThreshold"
 
 
-def test_data_is_in_danger_when_a_quarter_of_its_time_has_passed(stages):
+def test_stream_behind_fires_at_a_quarter_of_the_retention(stages):
     assert alarms(stages["prod"])["stream-behind"]["Threshold"] == 168 * 3_600_000 / 4
 
 
-def test_flink_takes_the_place_of_the_worker_in_what_is_watched(stages, variant):
+def test_flink_alarms_replace_those_of_the_worker(stages, variant):
     assert {"flink-down", "flink-lag", "flink-checkpoints"} <= set(alarms(variant))
     assert "worker-down" not in alarms(variant)
     assert not [name for name in alarms(stages["prod"]) if name.startswith("flink")]
 
 
-def test_the_dashboard_shows_every_alarm_and_every_stage_of_the_way(stage):
+def test_the_dashboard_shows_every_alarm_and_every_step_of_the_flow(stage):
     dashboard = str(stage.one("AWS::CloudWatch::Dashboard")["DashboardBody"])
     assert dashboard.count('"Arn"') + dashboard.count("'Arn'") >= len(alarms(stage))
     for name in (

@@ -18,7 +18,7 @@ def test_no_finding_is_left(any_stage):
     assert [message for message in any_stage.messages if message[0] in {"ERROR", "WARNING"}] == []
 
 
-def test_each_suppression_says_why(any_stage):
+def test_each_suppression_has_a_reason(any_stage):
     for _, name, rule in accepted(any_stage):
         assert len(rule["reason"].split()) >= _LEAST_WORDS, f"{name} suppresses {rule['id']} without a reason"
 
@@ -50,5 +50,5 @@ def test_rights_on_everything_are_accepted_one_by_one(any_stage):
 
 
 @pytest.mark.parametrize("word", ["todo", "temporary", "legacy"])
-def test_no_suppression_is_for_later(any_stage, word):
+def test_no_suppression_is_postponed(any_stage, word):
     assert all(word not in rule["reason"].lower() for _, _, rule in accepted(any_stage))

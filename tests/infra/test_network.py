@@ -16,7 +16,7 @@ def test_nothing_comes_in_and_only_https_goes_out(stage):
     assert stage.resources("AWS::EC2::SecurityGroupIngress") == {}
 
 
-def test_gateways_are_as_many_as_the_stage_pays_for(stage):
+def test_the_stage_sets_the_number_of_nat_gateways(stage):
     assert len(stage.resources("AWS::EC2::NatGateway")) == stage.config.nat_gateways
 
 

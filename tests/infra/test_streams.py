@@ -23,16 +23,16 @@ def test_the_signals_stream_has_one_shard_which_orders_signals(stage):
 
 
 @pytest.fixture(scope="module")
-def judged_by_the_worker(synthesise):
+def detection_in_worker(synthesise):
     return synthesise(replace(STAGES["dev"], detection="worker"))["dev"]
 
 
-def test_where_the_worker_judges_there_are_no_signals_stream_and_no_functions(judged_by_the_worker):
-    names = {stream["Name"] for stream in judged_by_the_worker.properties("AWS::Kinesis::Stream")}
+def test_with_detection_in_the_worker_there_are_no_signals_stream_and_no_functions(detection_in_worker):
+    names = {stream["Name"] for stream in detection_in_worker.properties("AWS::Kinesis::Stream")}
     assert names == {"shopstream-dev-events"}
-    assert judged_by_the_worker.resources("AWS::Lambda::EventSourceMapping") == {}
-    assert judged_by_the_worker.resources("AWS::SQS::Queue") == {}
-    assert [message for message in judged_by_the_worker.messages if message[0] == "ERROR"] == []
+    assert detection_in_worker.resources("AWS::Lambda::EventSourceMapping") == {}
+    assert detection_in_worker.resources("AWS::SQS::Queue") == {}
+    assert [message for message in detection_in_worker.messages if message[0] == "ERROR"] == []
 
 
 def test_the_events_stream_grows_by_itself(stage):
@@ -42,7 +42,7 @@ def test_the_events_stream_grows_by_itself(stage):
     assert events["RetentionPeriodHours"] == stage.config.events_retention_hours
 
 
-def test_a_provisioned_events_stream_has_the_shards_that_were_asked_for(variant):
+def test_a_provisioned_events_stream_has_the_configured_shards(variant):
     events = by_name(variant, "AWS::Kinesis::Stream", "-events")
     assert (events["ShardCount"], events["StreamModeDetails"]) == (4, {"StreamMode": "PROVISIONED"})
 
@@ -71,16 +71,16 @@ def test_topics_are_those_of_incidents_and_of_the_pipeline(stage):
     }
 
 
-def test_nobody_is_subscribed_unless_an_address_is_given(stage):
+def test_topics_have_no_subscribers_without_an_address(stage):
     assert stage.resources("AWS::SNS::Subscription") == {}
 
 
-def test_an_address_that_is_given_is_subscribed(variant):
+def test_a_configured_address_is_subscribed(variant):
     assert {(s["Protocol"], s["Endpoint"]) for s in variant.properties("AWS::SNS::Subscription")} == {
         ("email", "ops@example.com"),
         ("email", "shop@example.com"),
     }
 
 
-def test_names_of_the_stages_do_not_meet():
+def test_names_of_the_stages_are_disjoint():
     assert len({config.prefix for config in STAGES.values()}) == len(STAGES)

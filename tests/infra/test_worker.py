@@ -30,7 +30,7 @@ def test_no_container_is_root_or_writes_outside_of_its_volumes(stage):
         assert {point["ContainerPath"] for point in container["MountPoints"]} >= {"/data", "/tmp"}  # noqa: S108
 
 
-def test_engine_and_page_share_the_data_volume(stage):
+def test_engine_and_dashboard_share_the_data_volume(stage):
     worker = tasks(stage)["worker"]
     volumes = [
         {p["SourceVolume"] for p in c["MountPoints"] if p["ContainerPath"] == "/data"}
@@ -39,7 +39,7 @@ def test_engine_and_page_share_the_data_volume(stage):
     assert volumes == [{"data"}, {"data"}]
 
 
-def test_the_page_cannot_be_reached_from_outside_of_its_task(stage):
+def test_the_dashboard_is_unreachable_from_outside_its_task(stage):
     (page,) = [c for name, c in containers(stage) if c["Name"] == "dashboard"]
     assert page["Command"] == ["dashboard"]  # which listens on loopback, unless told otherwise
     assert "PortMappings" not in page
@@ -63,12 +63,12 @@ def test_tasks_run_on_arm(stage):
     assert {t["RuntimePlatform"]["CpuArchitecture"] for t in tasks(stage).values()} == {"ARM64"}
 
 
-def test_one_worker_runs_and_prod_has_another_that_waits(stages):
+def test_one_worker_runs_and_prod_has_a_standby(stages):
     assert services(stages["dev"])["worker"]["DesiredCount"] == 1
     assert services(stages["prod"])["worker"]["DesiredCount"] == 2
 
 
-def test_archive_workers_are_off_until_flink_takes_the_windows(stages, variant):
+def test_archive_workers_are_off_without_flink(stages, variant):
     assert services(stages["prod"])["archive"]["DesiredCount"] == 0
     assert services(variant)["archive"]["DesiredCount"] == 2
     assert "worker" not in services(variant)
@@ -104,17 +104,19 @@ def test_commands_of_containers_exist(stages, variant):
                 if "EntryPoint" not in container
                 else [line for command in container["Command"] for line in command.split(" && ")]
             )
+    table = (_COMMANDS / "program.py").read_text(encoding="utf-8")
     for line in lines:
         words = line.split()
         assert words[0] == "shopstream"
-        assert (_COMMANDS / f"{words[1]}.py").is_file(), line
-        if words[2:] and not words[2].startswith("-"):
-            assert f"def {words[2]}(" in (_COMMANDS / f"{words[1]}.py").read_text(), line
+        path = [word for word in words[1:3] if not word.startswith("-")]
+        assert all(f'"{word}": ' in table for word in path), line
+        found = re.search(rf'"{path[-1]}": Command\(\s*"(\w+):', table)
+        assert found, line
         for option in (word for word in words if word.startswith("--")):
-            assert f'"{option}"' in (_COMMANDS / f"{words[1]}.py").read_text(), line
+            assert f'"{option}"' in (_COMMANDS / f"{found[1]}.py").read_text(encoding="utf-8"), line
 
 
-def test_an_image_of_the_account_is_taken_where_one_is_named(variant):
+def test_a_configured_image_is_used(variant):
     for _, container in containers(variant):
         assert str(container["Image"]).endswith("/shopstream:1.2.3']]}")
 
@@ -125,14 +127,14 @@ def test_base_images_name_no_registry(line):
         assert re.fullmatch(r"FROM python:3\.\d+-slim( AS \w+)?", line)
 
 
-def test_the_image_is_made_of_locked_parts_and_is_not_root():
+def test_the_image_has_locked_dependencies_and_is_not_root():
     text = (_REPOSITORY / "docker" / "Dockerfile").read_text()
     assert "--require-hashes -r requirements/aws.txt" in text
     assert "\nUSER 10001:10001\n" in text
     assert "HEALTHCHECK" in text
 
 
-def test_what_the_image_copies_is_let_through_by_dockerignore():
+def test_dockerignore_admits_what_the_image_copies():
     allowed = {
         line.removeprefix("!")
         for line in (_REPOSITORY / ".dockerignore").read_text().splitlines()

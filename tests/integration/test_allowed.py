@@ -6,15 +6,16 @@ from datetime import timedelta
 import duckdb
 import pytest
 
-from shopstream.alerting import read_incidents
-from shopstream.bootstrap import open_lakehouse, open_pipeline, open_stream
+from incident_desk import read_incidents
+from shopstream.adapters.flow import open_pipeline
+from shopstream.adapters.ports import adapters_of
 from shopstream.config import Settings
-from shopstream.detection.detectors import shipped_detectors
+from shopstream.detection.detectors.shipped import shipped_detectors
 from shopstream.detection.settings import DetectionSettings
 from shopstream.engine.settings import EngineSettings
 from shopstream.lakehouse.ports import LakeTable
-from shopstream.lakehouse.views import create_views
-from shopstream.simulation import Replay, ReplaySettings
+from shopstream.lakehouse.tables import create_views
+from shopstream.simulation.replay import ReplaySettings, replay
 
 HEADER = "event_time,event_type,product_id,category_id,category_code,brand,price,user_id,user_session,ip,user_agent\n"
 ENTRIES = """\
@@ -49,8 +50,8 @@ def home(tmp_path_factory):
         detection=DetectionSettings(allow_lists_path=folder / "allow", detectors_off=rules_alone),
         engine=EngineSettings(batch_events=7, commit_interval=timedelta(hours=1)),
     )
-    with open_stream(settings) as stream:
-        Replay(str(folder / "events.csv"), stream, ReplaySettings(), bookmarks=settings.home / "replays").run()
+    with adapters_of(settings).open_stream() as stream:
+        replay(str(folder / "events.csv"), stream, ReplaySettings(), bookmarks=settings.home / "replays")
     with open_pipeline(settings, with_journeys=False) as pipeline:
         pipeline.run(until_caught_up=True)
     return settings
@@ -64,7 +65,7 @@ def test_only_those_whose_every_event_is_allowed_open_no_incident(home):
 
 def test_what_is_allowed_stands_in_the_lake_without_the_hidden_measure(home):
     with duckdb.connect() as connection:
-        lakehouse = open_lakehouse(home)
+        lakehouse = adapters_of(home).open_lakehouse()
         create_views(connection, lakehouse, [LakeTable.DETECTIONS])
         kept = connection.execute(
             "SELECT key, measures, allowed_by, allowed_reason FROM detections WHERE rule_id = 'user_burst'"

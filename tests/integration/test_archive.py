@@ -5,8 +5,9 @@ from datetime import timedelta
 
 import pytest
 
+from shopstream.adapters.flow import open_pipeline
+from shopstream.adapters.ports import adapters_of
 from shopstream.archive import Archive
-from shopstream.bootstrap import open_lakehouse, open_pipeline
 from shopstream.clock import ManualClock
 from shopstream.config import Settings
 from shopstream.engine.settings import EngineSettings
@@ -98,7 +99,7 @@ def test_one_worker_archives_all_and_ends_when_caught_up(place):
     assert all(lease.owner is None for lease in place.leases.all())
 
 
-def test_a_second_run_goes_on_where_the_first_stopped(place):
+def test_a_second_run_continues_where_the_first_stopped(place):
     place.send(100)
     place.worker("first").run(until_caught_up=True)
     place.send(100)
@@ -118,7 +119,7 @@ def test_workers_share_the_shards_and_archive_all_of_them_once(place):
     assert shares == [1, 1, 2]
 
 
-def test_a_dead_workers_shards_go_on_with_another(place):
+def test_a_dead_workers_shards_continue_with_another(place):
     dead, left = place.worker("dead"), place.worker("left")
     place.send(100)
     dead.step()
@@ -129,7 +130,7 @@ def test_a_dead_workers_shards_go_on_with_another(place):
     assert left.archived().shards == 4
 
 
-def test_a_worker_that_stood_still_is_refused_by_the_lake_and_begins_again(place):
+def test_the_lake_refuses_a_suspended_worker_which_restarts(place):
     place.send(60)
     still = place.worker("still", seconds=Seconds())  # its own clock stands still with it
     still.step()
@@ -189,7 +190,7 @@ def test_a_worker_at_the_end_of_its_shards_waits_a_second_between_commits_that_f
     finish(place, waiting)
 
 
-def test_a_worker_that_fails_gives_its_shards_back_at_once(place):
+def test_a_failing_worker_releases_its_shards(place):
     place.send(40)
     lake = Failing(place.lake, LakeTable.EVENTS, StateError("a rollback"))
     with pytest.raises(StateError, match="a rollback"):
@@ -198,14 +199,14 @@ def test_a_worker_that_fails_gives_its_shards_back_at_once(place):
     assert place.worker("next").run(until_caught_up=True).events == 36
 
 
-def test_a_worker_that_cannot_give_its_shards_back_says_so_beside_its_error(place, monkeypatch):
+def test_a_worker_that_cannot_release_its_shards_reports_it_beside_its_error(place, monkeypatch):
     place.send(40)
     lake = Failing(place.lake, LakeTable.EVENTS, StateError("a rollback"))
     worker = place.worker("failing", lake=lake)
     monkeypatch.setattr(worker._shared, "release", unreachable)
     with pytest.raises(StateError, match="a rollback") as failed:
         worker.run(until_caught_up=True)
-    assert failed.value.__notes__ == ["its shards are free once their leases have run out: away"]
+    assert failed.value.__notes__ == ["its shards are free once their leases have expired: away"]
 
 
 def test_a_split_and_a_merge_lose_and_double_nothing(place):
@@ -234,7 +235,7 @@ def test_a_lake_of_an_engine_is_refused(place, lake_events):
 
 def test_an_engine_refuses_a_lake_of_archive_workers(tmp_path, lake_events):
     settings = Settings(home=tmp_path)
-    with closing(open_lakehouse(settings)) as lake:
+    with closing(adapters_of(settings).open_lakehouse()) as lake:
         lake.append(LakeTable.EVENTS, lake_events(0, 3), {"shardId-000000000000": 7})
     with pytest.raises(StateError, match="archive workers"), open_pipeline(settings):
         pass

@@ -18,18 +18,19 @@ import pytest
 from filelock import FileLock
 from prometheus_client.parser import text_string_to_metric_families
 
-from shopstream.alerting import AlertingSettings, EmbeddedIncidentStore
+from factories import make_detection
+from incident_desk import sqlite_desk
 from shopstream.clock import SystemClock
-from shopstream.dashboard import DashboardSettings
-from shopstream.dashboard.home import Home
 from shopstream.dashboard.server import serve
-from shopstream.detection import Detection, Severity, detection_id
+from shopstream.dashboard.settings import DashboardSettings
+from shopstream.dashboard.sources import DataHome
+from shopstream.detection.detection import Severity
 from shopstream.engine.checkpoint import CheckpointStore, Manifest
 from shopstream.errors import ConfigurationError
-from shopstream.journeys.embedded import EmbeddedLiveStore
+from shopstream.journeys.store import LiveFile
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.ports import LakeTable
-from shopstream.models.runner import build
+from shopstream.models.dbt import build
 from shopstream.stream.embedded import EmbeddedStream
 from shopstream.stream.ports import NewRecord
 from shopstream.stream.settings import StreamSettings
@@ -43,7 +44,7 @@ WAIT_S = 20
 class Server:
     """A page that is being served; `address` holds the token."""
 
-    def __init__(self, home: Home, settings: DashboardSettings) -> None:
+    def __init__(self, home: DataHome, settings: DashboardSettings) -> None:
         self.home = home
         self._stop = threading.Event()
         self._ready = threading.Event()
@@ -78,7 +79,7 @@ class Server:
 
 @contextmanager
 def serving(folder, settings=SETTINGS):
-    server = Server(Home.at(folder), settings)
+    server = Server(DataHome.at(folder), settings)
     try:
         yield server
     finally:
@@ -121,25 +122,14 @@ def panels_of(html: str) -> dict[str, object]:
 
 
 def add_incident(folder, user="7", severity=Severity.HIGH):
-    found = Detection(
-        detection_id=detection_id("user_burst", {"user_id": user}, NOW_MS),
-        rule_id="user_burst",
-        rule_version="v1",
+    found = make_detection(
+        NOW_MS,
+        {"user_id": user},
         title="One user sends events faster than a person clicks",
         severity=severity,
-        tags=("owasp.oat-011",),
-        key_kind="user_id",
-        key={"user_id": user},
-        start_ms=NOW_MS,
-        end_ms=NOW_MS + 10_000,
-        first_event_ms=NOW_MS + 1,
-        last_event_ms=NOW_MS + 9_000,
         measures={"events": 1234},
-        threshold="events > 15",
-        final=True,
-        suppress_for_ms=300_000,
     )
-    with closing(EmbeddedIncidentStore(folder / "incidents.db", AlertingSettings(), SystemClock())) as store:
+    with closing(sqlite_desk(folder / "incidents.db")) as store:
         store.apply([found], NOW_MS + 10_000)
 
 
@@ -201,7 +191,7 @@ def test_the_token_in_the_address_is_swapped_for_a_cookie_that_scripts_and_other
     assert server.token not in page.text
 
 
-def test_somebody_who_comes_from_another_site_gets_a_page_that_starts_anew(server):
+def test_a_visitor_from_another_site_gets_a_page_that_reloads(server):
     with server.client() as client:
         answer = client.get("/", params={"token": server.token}, headers={"Sec-Fetch-Site": "cross-site"})
         assert answer.status_code == 200
@@ -249,14 +239,14 @@ def test_loopback_names_are_answered(server, host):
         assert client.get("/").status_code == 200
 
 
-def test_further_names_are_answered_when_the_settings_say_so(tmp_path):
+def test_configured_host_names_are_answered(tmp_path):
     settings = SETTINGS.model_copy(update={"names": ("shop.example",)})
     with serving(tmp_path, settings) as server, server.client(Host="shop.example") as client:
         assert client.get("/healthz").status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/static/app.js", "/nowhere"])
-def test_every_answer_forbids_scripts_from_elsewhere_and_framing(server, path):
+def test_every_response_forbids_foreign_scripts_and_framing(server, path):
     with server.visitor() as client:
         headers = client.get(path).headers
     policy = dict(rule.strip().split(" ", 1) for rule in headers["content-security-policy"].split(";"))
@@ -283,7 +273,7 @@ def test_charts_come_from_the_installed_plotly_and_are_kept_by_the_browser(serve
     assert again.status_code in {200, 304}
 
 
-def test_the_page_loads_nothing_from_elsewhere(server):
+def test_the_page_loads_only_its_own_resources(server):
     with server.visitor() as client:
         html = client.get("/").text
         linked = re.findall(r'(?:src|href)="([^"#]+)"', html)
@@ -309,11 +299,11 @@ def test_an_empty_home_says_which_commands_to_run(server):
 
 
 def test_commands_on_the_page_name_a_home_that_is_not_the_usual_one(tmp_path):
-    assert Home.at(tmp_path / "a b").command == f"shopstream --home '{tmp_path}/a b'"
+    assert DataHome.at(tmp_path / "a b").command == f"shopstream --home '{tmp_path}/a b'"
 
 
 def test_texts_of_events_are_data_never_markup(tmp_path):
-    EmbeddedLiveStore(tmp_path / "live.db").publish(live_panels(brand=EVIL), NOW_MS)
+    LiveFile(tmp_path / "live.json").publish(live_panels(brand=EVIL), NOW_MS)
     with serving(tmp_path) as server, server.visitor() as client:
         html = client.get("/").text
         assert "<script>alert" not in html
@@ -329,14 +319,14 @@ def test_an_incident_carries_evidence_and_the_command_that_shows_its_events(tmp_
         panel = panels_of(client.get("/").text)["incidents"]
     (row,) = panel["rows"]
     assert (panel["ongoing"], row["severity"], row["state"], row["who"]) == (1, "high", "open", "user_id 7")
-    assert (row["observed"], row["threshold"]) == ("events 1,234", "events > 15")
+    assert (row["observed"], row["threshold"]) == ("1,234 events in 10 s", "events > 15")
     assert row["first"] == "2019-11-01T12:00:00Z"
     assert row["evidence"].startswith(f"shopstream --home {tmp_path} query 'select ")
 
 
-def test_a_file_that_is_none_of_ours_is_told_of_and_holds_up_no_other_panel(tmp_path):
+def test_a_foreign_file_is_reported_and_blocks_no_other_panel(tmp_path):
     (tmp_path / "incidents.db").write_bytes(b"not a database, by far" * 100)
-    EmbeddedLiveStore(tmp_path / "live.db").publish(live_panels(), NOW_MS)
+    LiveFile(tmp_path / "live.json").publish(live_panels(), NOW_MS)
     with serving(tmp_path) as server, server.visitor() as client:
         panels = panels_of(client.get("/").text)
         assert "incidents.db" in panels["incidents"]["error"]
@@ -391,8 +381,8 @@ def test_a_new_incident_is_pushed(tmp_path):
         until(events, "incidents", lambda value: value["total"] == 2)
 
 
-def test_live_journeys_are_pushed_to_everybody_who_watches(tmp_path):
-    store = EmbeddedLiveStore(tmp_path / "live.db")
+def test_live_journeys_are_pushed_to_all_viewers(tmp_path):
+    store = LiveFile(tmp_path / "live.json")
     with (
         serving(tmp_path) as server,
         server.visitor() as client,
@@ -407,7 +397,7 @@ def test_live_journeys_are_pushed_to_everybody_who_watches(tmp_path):
                 assert value["as_of"] == "2019-11-01T12:00:00Z"
 
 
-def test_an_open_feed_does_not_hold_up_the_end(tmp_path):
+def test_an_open_feed_does_not_delay_the_shutdown(tmp_path):
     with serving(tmp_path) as server, server.visitor() as client, client.stream("GET", "/events") as response:
         events = feed(response)
         next(events)
@@ -416,19 +406,17 @@ def test_an_open_feed_does_not_hold_up_the_end(tmp_path):
             pass
 
 
-def test_writers_are_not_held_up_and_a_locked_file_is_still_read(tmp_path):
-    live = tmp_path / "live.db"
-    EmbeddedLiveStore(live).publish(live_panels(4), NOW_MS)
+def test_writers_are_not_blocked_and_a_locked_file_is_still_read(tmp_path):
+    add_incident(tmp_path)
     with (
         serving(tmp_path) as server,
         server.visitor() as client,
         client.stream("GET", "/events") as response,
-        closing(sqlite3.connect(live, isolation_level=None, timeout=0)) as writer,
+        closing(sqlite3.connect(tmp_path / "incidents.db", isolation_level=None, timeout=0)) as writer,
     ):
         writer.execute("BEGIN IMMEDIATE")
-        assert until(feed(response), "live", bool)["sessions"]["shoppers"] == 4
-        writer.execute("DELETE FROM panel")
-        writer.execute("COMMIT")
+        assert until(feed(response), "incidents", bool)["total"] == 1
+        writer.execute("ROLLBACK")
 
 
 # Metrics
@@ -452,7 +440,7 @@ def test_metrics_of_an_empty_home_are_zero(server):
     assert found["shopstream_incidents", "open"] == 0
 
 
-def test_metrics_tell_counters_incidents_watermark_and_lag(tmp_path):
+def test_metrics_have_counters_incidents_watermark_and_lag(tmp_path):
     checkpoint(tmp_path, COUNTERS)
     add_incident(tmp_path)
     with closing(EmbeddedStream.open(tmp_path / "stream.db", StreamSettings(shards=1), SystemClock())) as stream:
@@ -467,7 +455,7 @@ def test_metrics_tell_counters_incidents_watermark_and_lag(tmp_path):
     assert 0 < lag < 60
 
 
-def test_metrics_tell_whether_an_engine_runs(tmp_path):
+def test_metrics_show_whether_an_engine_runs(tmp_path):
     with serving(tmp_path) as server:
         with FileLock(tmp_path / "engine.lock"):
             assert metrics(server)["shopstream_engine_running",] == 1
@@ -479,22 +467,22 @@ def test_metrics_tell_whether_an_engine_runs(tmp_path):
 
 def test_an_address_beyond_loopback_has_to_be_allowed(tmp_path):
     with pytest.raises(ConfigurationError, match="--allow-remote"):
-        serve(Home.at(tmp_path), SETTINGS.model_copy(update={"host": "192.0.2.1"}), ready=print)
+        serve(DataHome.at(tmp_path), SETTINGS.model_copy(update={"host": "192.0.2.1"}), ready=print)
 
 
 def test_all_addresses_need_names(tmp_path):
     with pytest.raises(ConfigurationError, match=r"dashboard\.names"):
-        serve(Home.at(tmp_path), SETTINGS.model_copy(update={"host": "0.0.0.0"}), ready=print, allow_remote=True)  # noqa: S104
+        serve(DataHome.at(tmp_path), SETTINGS.model_copy(update={"host": "0.0.0.0"}), ready=print, allow_remote=True)  # noqa: S104
 
 
-def test_a_taken_port_is_told_with_the_remedy(server, tmp_path):
+def test_a_taken_port_is_reported_with_the_remedy(server, tmp_path):
     port = httpx.URL(server.base).port
     with pytest.raises(ConfigurationError, match="--port 0"):
-        serve(Home.at(tmp_path), SETTINGS.model_copy(update={"port": port}), ready=print)
+        serve(DataHome.at(tmp_path), SETTINGS.model_copy(update={"port": port}), ready=print)
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_the_command_prints_the_address_keeps_the_token_out_of_its_log_and_ends_when_told(tmp_path, name):
+def test_the_command_prints_the_address_keeps_the_token_out_of_its_log_and_exits_on_a_signal(tmp_path, name):
     process = subprocess.Popen(
         [sys.executable, "-c", "from shopstream.cli import main; main()", "dashboard", "--port", "0"],
         env={**os.environ, "SHOPSTREAM_HOME": str(tmp_path)},

@@ -7,9 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from shopstream.cli import app
-from shopstream.evaluation.attack import AttackJob, run_attack
-from shopstream.evaluation.genuine import GenuineJob, run_genuine
 from shopstream.evaluation.plan import Shop
+from shopstream.evaluation.runs import AttackJob, BaselineJob, run_attack, run_baseline
 
 SMALL = ("--events", "20000", "--history-days", "2", "--seeds", "1", "--tuning", "--jobs", "1")
 
@@ -21,8 +20,8 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def job(cache):
-    job = GenuineJob.of(Shop(1000, events_a_day=20_000, history_days=2), cache)
-    run_genuine(job)
+    job = BaselineJob.of(Shop(1000, events_a_day=20_000, history_days=2), cache)
+    run_baseline(job)
     return job
 
 
@@ -38,7 +37,7 @@ def test_an_evaluation_finds_a_flood_and_writes_what_it_found(job, cache, tmp_pa
     assert "site flood" in result.output
     figures = json.loads((tmp_path / "evaluation.json").read_text())
     assert figures["rows"][0]["found"] == 1
-    assert figures["genuine"]["events"] > 10_000
+    assert figures["baseline"]["events"] > 10_000
     assert json.loads((tmp_path / "scenarios" / "site_flood.json").read_text())[0]["seed"] == job.shop.seed
     assert "| site flood |" in page.read_text()
     assert (tmp_path / "report.html").stat().st_size > 1_000_000
@@ -51,7 +50,7 @@ def test_the_same_attack_gives_the_same_result(job, tmp_path):
     assert first.actors
 
 
-def test_a_program_gets_the_figures_as_json(cache, tmp_path):
+def test_the_figures_are_printed_as_json(cache, tmp_path):
     result = evaluate(cache, tmp_path, "--scenario", "pulse", "--format", "json")
     assert json.loads(result.stdout)["rows"][0]["scenario"] == "pulse"
 

@@ -16,7 +16,7 @@ from shopstream.clock import SystemClock
 from shopstream.lakehouse.aws import AwsLakehouse
 from shopstream.lakehouse.ingest import ingest
 from shopstream.lakehouse.settings import GlueSettings, LakehouseSettings
-from shopstream.lakehouse.views import create_views
+from shopstream.lakehouse.tables import create_views
 
 pytestmark = pytest.mark.aws
 

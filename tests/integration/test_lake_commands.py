@@ -8,7 +8,9 @@ from typer.testing import CliRunner
 from shopstream.cli import app
 from shopstream.clock import SystemClock
 from shopstream.errors import PermanentError
-from shopstream.stream import TRIM_HORIZON, EmbeddedStream, StreamSettings
+from shopstream.stream.embedded import EmbeddedStream
+from shopstream.stream.ports import TRIM_HORIZON
+from shopstream.stream.settings import StreamSettings
 
 HEADER = "event_time,event_type,product_id,category_id,category_code,brand,price,user_id,user_session\n"
 ROWS = "".join(f"2019-11-0{n % 3 + 1} 00:00:{n:02} UTC,view,{n},7,,nan,1.5,{n},s\n" for n in range(30))
@@ -41,7 +43,7 @@ def test_a_file_goes_into_the_lake_and_its_bad_row_out_of_it(shopstream, tmp_pat
     }
     again = shopstream("lake", "ingest", tmp_path / "f.csv", "--format", "json")
     assert as_json(again)[0]["outcome"] == "skipped"
-    assert "nothing was done" in again.stderr
+    assert "already in the lake and was skipped" in again.stderr
 
     status = {row["table"]: row for row in as_json(shopstream("lake", "status", "--format", "json"))}
     assert (status["events"]["rows"], status["events"]["data_files"]) == (30, 3)
@@ -65,7 +67,7 @@ def test_a_file_goes_into_the_lake_and_its_bad_row_out_of_it(shopstream, tmp_pat
     assert as_json(replayed) == {"sent": 1, "sent_before": 0, "refused": 0}
     once_more = shopstream("deadletters", "replay", "--all", "--format", "json")
     assert as_json(once_more) == {"sent": 0, "sent_before": 1, "refused": 0}
-    assert "not sent again" in once_more.stderr
+    assert "were replayed before and were skipped" in once_more.stderr
     with EmbeddedStream.open(tmp_path / "home" / "stream.db", StreamSettings(), SystemClock()) as stream:
         reads = [stream.read(s.shard_id, TRIM_HORIZON, max_records=9, max_bytes=9999) for s in stream.shards()]
     assert [record.payload for read in reads for record in read.records] == [BAD.replace("abc", "2.5").encode()]

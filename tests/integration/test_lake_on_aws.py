@@ -13,14 +13,14 @@ from typer.testing import CliRunner
 
 from shopstream.cli.program import app
 from shopstream.errors import ConfigurationError
-from shopstream.lakehouse import LakeTable
 from shopstream.lakehouse.aws import AwsLakehouse
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
+from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.settings import GlueSettings, LakehouseSettings
-from shopstream.models import ReportName
+from shopstream.models.dbt import build
+from shopstream.models.names import ReportName
 from shopstream.models.query import query
 from shopstream.models.reports import report
-from shopstream.models.runner import build
 
 pytestmark = pytest.mark.aws
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from shopstream.lakehouse import LakeTable
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
+from shopstream.lakehouse.ports import LakeTable
 
 ROOT = Path(__file__).resolve().parents[2]
 DUCKDB_READER = ROOT / ".venv-reader" / "bin" / "python"

@@ -9,18 +9,20 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from shopstream.alerting import read_incidents
-from shopstream.bootstrap import open_lakehouse, open_pipeline, open_stream
+from incident_desk import read_incidents
+from shopstream.adapters.flow import open_pipeline
+from shopstream.adapters.ports import adapters_of
 from shopstream.clock import ManualClock
 from shopstream.config import Settings
-from shopstream.detection import load_rules
+from shopstream.detection.rule import load_rules
 from shopstream.engine.compile import batch_sql
 from shopstream.engine.settings import EngineSettings
 from shopstream.errors import BackpressureError, RetryableError, StateError
-from shopstream.events.codec import encode_arrow
-from shopstream.journeys.embedded import EmbeddedLiveStore
-from shopstream.lakehouse.views import create_views
-from shopstream.simulation import Flood, Replay, ReplaySettings, Scraper
+from shopstream.events.arrow_ipc import encode_arrow
+from shopstream.journeys.store import LiveFile
+from shopstream.lakehouse.tables import create_views
+from shopstream.simulation.attacks import Flood, Scraper
+from shopstream.simulation.replay import ReplaySettings, replay
 from shopstream.simulation.synthesis import DEFAULT_START, OutOfOrder, Synthesis, SynthesisSettings
 from shopstream.stream.embedded import EmbeddedStream
 from shopstream.stream.ports import NewRecord
@@ -50,13 +52,13 @@ def processed(day, tmp_path_factory) -> Settings:
 
 
 def send(settings: Settings, source: Path) -> None:
-    with open_stream(settings) as stream:
-        Replay(str(source), stream, ReplaySettings(), bookmarks=settings.home / "replays").run()
+    with adapters_of(settings).open_stream() as stream:
+        replay(str(source), stream, ReplaySettings(), bookmarks=settings.home / "replays")
 
 
 @pytest.fixture
 def lake(processed) -> Iterator[duckdb.DuckDBPyConnection]:
-    lakehouse = open_lakehouse(processed)
+    lakehouse = adapters_of(processed).open_lakehouse()
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         create_views(connection, lakehouse)
@@ -118,7 +120,7 @@ def test_streamed_detections_are_those_of_the_batch_query_over_the_lake(lake):
     assert {"user_burst", "user_rate", "user_breadth", "user_regular"} <= fired
 
 
-def test_each_attack_is_one_incident_and_nobody_else_is_accused(processed):
+def test_each_attack_is_one_incident_and_no_other_actor_is_accused(processed):
     incidents = read_incidents(processed.incidents_path)
     assert sorted(incident.rule for incident in incidents) == ["user_burst", "volume"]
     user, site = sorted(incidents, key=lambda incident: incident.rule)
@@ -128,7 +130,7 @@ def test_each_attack_is_one_incident_and_nobody_else_is_accused(processed):
 
 
 def test_the_live_funnel_counts_the_sessions_of_the_lake(processed, lake):
-    panels = EmbeddedLiveStore(processed.live_path).read()
+    panels = LiveFile(processed.live_path).read()
     now_ms = panels["as_of_ms"]
     for funnel in panels["funnel"]:
         since = datetime.fromtimestamp(now_ms / 1000, UTC) - timedelta(minutes=funnel["minutes"])
@@ -157,7 +159,7 @@ def test_the_live_funnel_counts_the_sessions_of_the_lake(processed, lake):
 
 
 def test_live_open_carts_are_those_of_the_lake(processed, lake):
-    carts = EmbeddedLiveStore(processed.live_path).read()["carts"]
+    carts = LiveFile(processed.live_path).read()["carts"]
     expected = lake.execute("""
         SELECT count(DISTINCT user_id), count(*), sum(worth) FROM (
             SELECT user_id, product_id, max(price) AS worth,
@@ -176,7 +178,7 @@ def test_a_second_run_finds_nothing_new(processed):
 
 def test_a_stream_of_bad_records_alone_reaches_the_lake(tmp_path):
     settings = Settings(home=tmp_path, engine=EngineSettings(commit_events=10, batch_events=5))
-    with open_stream(settings) as stream:
+    with adapters_of(settings).open_stream() as stream:
         for number in range(50):
             stream.put([NewRecord(b"no event %d" % number, "k")])
     with open_pipeline(settings) as pipeline:
@@ -185,21 +187,21 @@ def test_a_stream_of_bad_records_alone_reaches_the_lake(tmp_path):
         pipeline.run(until_caught_up=True)
     with open_pipeline(settings) as pipeline:
         assert pipeline.progress().counters["dead_letters"] == 50, "they are not read again"
-    with closing(open_lakehouse(settings)) as lakehouse:
+    with closing(adapters_of(settings).open_lakehouse()) as lakehouse:
         assert {status.table: status.rows for status in lakehouse.status()}["dead_letters"] == 50
 
 
-def test_a_stream_that_cannot_be_told_of_a_commit_does_not_end_the_engine(tmp_path, monkeypatch, caplog):
+def test_a_stream_that_refuses_positions_does_not_stop_the_engine(tmp_path, monkeypatch, caplog):
     def throttled(*_):
         raise BackpressureError("the table throttles", timedelta(seconds=1))
 
     monkeypatch.setattr(EmbeddedStream, "commit", throttled)
     settings = Settings(home=tmp_path)
-    with open_stream(settings) as stream:
+    with adapters_of(settings).open_stream() as stream:
         stream.put([NewRecord(b"no event", "k")])
     with open_pipeline(settings) as pipeline:
         pipeline.run(until_caught_up=True)
-    assert "was not told" in caplog.text
+    assert "did not accept" in caplog.text
     with open_pipeline(settings) as pipeline:
         assert pipeline.progress().counters["dead_letters"] == 1
 
@@ -222,7 +224,7 @@ def test_a_lake_without_its_checkpoint_is_refused(tmp_path, processed):
 def test_a_stream_reshaped_on_the_way_gives_the_same_events(tmp_path):
     settings = Settings(home=tmp_path)
     batches = list(Synthesis(SynthesisSettings(events=20_000)).batches(2_000))
-    with open_stream(settings) as stream:
+    with adapters_of(settings).open_stream() as stream:
         for number, batch in enumerate(batches):
             open_shards = [shard for shard in stream.shards() if not shard.closed]
             if number == 3:
@@ -248,7 +250,7 @@ def test_a_checkpoint_keeps_which_shards_were_read_to_their_end(tmp_path, monkey
     """A stream that removed a shard cannot tell it, as Kinesis cannot."""
     settings, clock = Settings(home=tmp_path), ManualClock(DEFAULT_START_MS)
     batches = list(Synthesis(SynthesisSettings(events=2_000)).batches(1_000))
-    with open_stream(settings, clock) as stream:
+    with adapters_of(settings, clock).open_stream() as stream:
         first = stream.shards()[0]
         stream.put([NewRecord(encode_arrow(batches[0]), "k", first.first_hash_key)])
         with open_pipeline(settings, clock=clock) as pipeline:

@@ -16,10 +16,10 @@ import pytest
 
 from shopstream.clock import SystemClock
 from shopstream.errors import PermanentError
-from shopstream.simulation import ReplaySettings
-from shopstream.simulation.replay import replay
-from shopstream.simulation.skew import even_shards, events_of_file, measure_skew
-from shopstream.stream import EmbeddedStream, StreamSettings
+from shopstream.simulation.partitioning import even_shards, events_of_file, measure_skew
+from shopstream.simulation.replay import ReplaySettings, replay
+from shopstream.stream.embedded import EmbeddedStream
+from shopstream.stream.settings import StreamSettings
 
 ROWS = 120_000
 START = datetime(2019, 11, 1, tzinfo=UTC)
@@ -80,7 +80,7 @@ def bucket(endpoint, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["day.csv", "day.csv.gz", "day.parquet"])
-def test_a_replay_reads_s3_and_goes_on_where_it_stopped(bucket, tmp_path, name):
+def test_a_replay_reads_s3_and_continues_where_it_stopped(bucket, tmp_path, name):
     with EmbeddedStream.open(tmp_path / "stream.db", StreamSettings(), SystemClock()) as stream:
         calls = 0
 
@@ -119,7 +119,7 @@ def test_skew_of_a_file_in_s3(bucket):
     assert by_key["user_id"].split_users == 0
 
 
-def test_a_missing_object_is_told(bucket, tmp_path):
+def test_a_missing_object_is_reported(bucket, tmp_path):
     with (
         EmbeddedStream.open(tmp_path / "stream.db", StreamSettings(), SystemClock()) as stream,
         pytest.raises(PermanentError, match="found none"),

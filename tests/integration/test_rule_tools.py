@@ -8,18 +8,21 @@ from datetime import timedelta
 import pytest
 from typer.testing import CliRunner
 
-from shopstream.alerting import AlertingSettings, EmbeddedIncidentStore
-from shopstream.bootstrap import open_lakehouse, open_pipeline, open_stream
+from incident_desk import sqlite_desk
+from shopstream.adapters.flow import open_pipeline
+from shopstream.adapters.ports import adapters_of
 from shopstream.cli import app
-from shopstream.clock import ManualClock
 from shopstream.config import Settings
-from shopstream.detection import detect, load_rules
-from shopstream.detection.detectors import shipped_detectors
+from shopstream.detection.detectors.shipped import shipped_detectors
+from shopstream.detection.rule import load_rules
+from shopstream.detection.rule_matcher import detect
 from shopstream.detection.settings import DetectionSettings
-from shopstream.engine.signal import Signal
+from shopstream.engine.signals import Signal
 from shopstream.lakehouse.ports import LakeTable
-from shopstream.lakehouse.views import create_views
-from shopstream.simulation import FlashSale, Flood, Replay, ReplaySettings, Scraper
+from shopstream.lakehouse.tables import create_views
+from shopstream.simulation.attacks import Flood, Scraper
+from shopstream.simulation.faults_and_surges import FlashSale
+from shopstream.simulation.replay import ReplaySettings, replay
 from shopstream.simulation.synthesis import DEFAULT_START, Synthesis, SynthesisSettings
 
 SCRAPER = Scraper(DEFAULT_START + timedelta(hours=9), timedelta(minutes=10), 2, 0.4)
@@ -68,7 +71,7 @@ def as_json(done):
 
 
 def scrapers(day):
-    return next(sorted(map(str, episode.actors)) for episode in day.episodes if episode.kind == "scraper")
+    return next(sorted(map(str, truth.actors)) for truth in day.ground_truth if truth.kind == "scraper")
 
 
 # list
@@ -80,7 +83,7 @@ def test_detectors_are_listed_beside_rules_with_what_people_found(home, tmp_path
     assert (rows["burst"]["kind"], rows["burst"]["status"], rows["volume"]["status"]) == ("detector", "off", "on")
     assert rows["user_burst"]["precision"] is None
     found = detection()
-    store = EmbeddedIncidentStore(tmp_path / "incidents.db", AlertingSettings(), ManualClock())
+    store = sqlite_desk(tmp_path / "incidents.db")
     store.apply([found], found.end_ms + 10 * found.suppress_for_ms)
     store.close()
     (incident,) = as_json(run(tmp_path, "incidents", "list", "--format", "json"))
@@ -108,7 +111,7 @@ def test_a_backtest_counts_incidents_actors_and_buyers(day, home):
     assert tried["buyers"] == 0
     assert tried["windows"] > 100
     assert tried["events"] >= day.events - 1_000
-    assert tried["days_looked_at"] == 1.0
+    assert tried["days"] == 1.0
     assert tried["by_day"] == [{"day": "2019-11-05", "incidents": 2, "windows": tried["windows"], "actors": 2}]
     assert sorted(example["keys"]["user_id"] for example in tried["examples"]) == scrapers(day)
     assert all(example["peak"]["events"] > 15 for example in tried["examples"])
@@ -124,7 +127,7 @@ def test_the_command_of_an_example_shows_its_events(home):
     assert {str(row["user_id"]) for row in shown} == {example["keys"]["user_id"]}
 
 
-def test_known_attacks_are_found_or_named(day, home):
+def test_known_attacks_are_found_or_listed_as_missed(day, home):
     truth = ("--truth", day.truth_path, "--format", "json")
     by_user = as_json(run(home, "rules", "backtest", "user_burst", *truth))
     assert {attack["kind"]: attack["incidents"] for attack in by_user["attacks"]} == {"scraper": 2, "flood": 0}
@@ -150,7 +153,7 @@ def test_a_sweep_is_a_table_from_strict_to_loose(home):
     assert int(rows[1]["incidents"]) == alone["incidents"]
 
 
-def test_the_time_looked_at_is_limited(home):
+def test_the_time_range_is_limited(home):
     limits = ("--from", "2019-11-05T09:05", "--to", "2019-11-05T09:06", "--format", "json")
     tried = as_json(run(home, "rules", "backtest", "user_burst", *limits))
     assert tried["from"] >= "2019-11-05T09:05"
@@ -161,7 +164,7 @@ def test_the_time_looked_at_is_limited(home):
         == 2
     )
     nothing = run(home, "rules", "backtest", "user_burst", "--from", "2020-01-01")
-    assert "There are no events in that time" in nothing.stdout
+    assert "There are no events in this period" in nothing.stdout
 
 
 def test_a_file_of_events_needs_no_lake(day, tmp_path):
@@ -171,7 +174,7 @@ def test_a_file_of_events_needs_no_lake(day, tmp_path):
     assert list((tmp_path / "spill").iterdir()) == [], "nothing is left behind"
 
 
-def test_a_rule_file_that_is_not_in_force_can_be_tried(home, tmp_path):
+def test_a_rule_file_that_is_not_in_force_can_be_backtested(home, tmp_path):
     (tmp_path / "looker.yml").write_text(RULE)
     done = run(home, "rules", "backtest", tmp_path / "looker.yml", "--sweep", "views=20..40:10")
     for said in ("views > 20 AND purchases = 0", "would have fired", "Thresholds", "Days with incidents", "The first"):
@@ -191,19 +194,19 @@ def test_a_rule_file_that_is_not_in_force_can_be_tried(home, tmp_path):
         (("user_burst", "--events", "/nowhere.csv"), "found none"),
     ],
 )
-def test_what_cannot_be_tried_is_told(home, arguments, said):
+def test_invalid_backtest_options_are_reported(home, arguments, said):
     done = run(home, "rules", "backtest", *arguments, code=1)
     assert said in str(done.exception)
 
 
-def test_a_home_without_a_lake_is_told(tmp_path):
+def test_a_home_without_a_lake_is_reported(tmp_path):
     assert "lake ingest FILE" in str(run(tmp_path, "rules", "backtest", "user_burst", code=1).exception)
 
 
 # explain
 
 
-def test_who_fired_is_explained_with_the_strongest_window(day, home):
+def test_a_key_that_fired_is_explained_with_its_strongest_window(day, home):
     found = as_json(run(home, "rules", "explain", "user_burst", "--actor", scrapers(day)[0], "--format", "json"))
     assert found["met"] > 50
     assert found["windows"] > found["met"]
@@ -217,7 +220,7 @@ def test_who_fired_is_explained_with_the_strongest_window(day, home):
     assert all(found["start"] <= event["event_time"] < found["end"] for event in counted)
 
 
-def test_who_did_not_fire_is_told_which_part_was_missing(home, tmp_path):
+def test_an_explanation_names_the_part_of_the_condition_that_failed(home, tmp_path):
     (tmp_path / "looker.yml").write_text(RULE)
     buyer = as_json(
         run(
@@ -262,7 +265,7 @@ def test_other_keys_and_the_whole_site_are_explained_too(home, tmp_path):
         (("site_rate", "--actor", "1"), "neither --actor nor --key"),
     ],
 )
-def test_what_cannot_be_explained_is_told(home, arguments, said):
+def test_invalid_explain_options_are_reported(home, arguments, said):
     done = run(home, "rules", "explain", *arguments, code=1)
     assert said in str(done.exception)
 
@@ -321,7 +324,7 @@ def test_a_difference_is_printed_and_ends_with_1(own):
     assert "innocent, but found: exactly on the line" in run(own, "rules", "test", own, code=1).stdout
 
 
-def test_an_innocent_that_is_not_in_the_events_is_a_difference(own):
+def test_missing_harmless_events_are_a_difference(own):
     expected = own / "tests" / "looker" / "expected.yml"
     expected.write_text(expected.read_text().replace("events: 20", "events: 21"))
     (row,) = as_json(run(own, "rules", "test", own, "--format", "json", code=1))
@@ -339,14 +342,14 @@ def test_rules_without_a_test_and_tests_without_a_rule_are_named(own):
 @pytest.mark.parametrize(
     ("file", "old", "new", "said"),
     [
-        ("expected.yml", "windows: 8", "windows: many", "expected.yml:6: incidents.0.windows"),
-        ("expected.yml", "why: exactly", "wy: exactly", "expected.yml:9: innocent.0.wy"),
+        ("expected.yml", "windows: 8", "windows: many", "expected.yml:6: rule test expected: incidents.0.windows"),
+        ("expected.yml", "why: exactly", "wy: exactly", "expected.yml:9: rule test expected: innocent.0.wy"),
         ("expected.yml", "incidents:", "incidents: [", "no YAML"),
         ("expected.yml", "2026-03-02T10:03:00Z", "later", "expected a time such as"),
-        ("events.csv", "view,3,7", "look,3,7", "expected events only, got 2 rows"),
+        ("events.csv", "view,3,7", "look,3,7", "expected events only, got 2 invalid rows"),
     ],
 )
-def test_a_test_that_cannot_be_read_is_told_with_its_line(own, file, old, new, said):
+def test_an_invalid_test_is_reported_with_its_line(own, file, old, new, said):
     path = own / "tests" / "looker" / file
     text = path.read_text()
     assert old in text
@@ -357,7 +360,7 @@ def test_a_test_that_cannot_be_read_is_told_with_its_line(own, file, old, new, s
 # allow-lists in the running pipeline
 
 
-def test_what_is_allowed_is_kept_with_its_reason_and_opens_no_incident(day, tmp_path):
+def test_an_allowed_detection_is_kept_with_its_reason_and_opens_no_incident(day, tmp_path):
     allowed, other = scrapers(day)
     allow = tmp_path / "allow"
     allow.mkdir()
@@ -368,8 +371,8 @@ def test_what_is_allowed_is_kept_with_its_reason_and_opens_no_incident(day, tmp_
     rules_alone = tuple(detector.id for detector in shipped_detectors(DetectionSettings()))
     detection = DetectionSettings(allow_lists_path=allow, detectors_off=rules_alone)
     settings = Settings(home=tmp_path / "home", detection=detection)
-    with open_stream(settings) as stream:
-        Replay(str(day.path), stream, ReplaySettings(), bookmarks=settings.home / "replays").run()
+    with adapters_of(settings).open_stream() as stream:
+        replay(str(day.path), stream, ReplaySettings(), bookmarks=settings.home / "replays")
     with open_pipeline(settings, with_journeys=False) as pipeline:
         pipeline.run(until_caught_up=True)
         suppressed = pipeline.progress().counters["suppressed"]
@@ -380,7 +383,7 @@ def test_what_is_allowed_is_kept_with_its_reason_and_opens_no_incident(day, tmp_
     import duckdb  # noqa: PLC0415  only here
 
     with duckdb.connect() as connection:
-        lakehouse = open_lakehouse(settings)
+        lakehouse = adapters_of(settings).open_lakehouse()
         create_views(connection, lakehouse, [LakeTable.DETECTIONS])
         kept = connection.execute(
             """

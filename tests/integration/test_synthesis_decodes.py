@@ -7,14 +7,15 @@ import pytest
 
 from shopstream.clock import to_ms
 from shopstream.events.codec import decode
-from shopstream.events.schema import REES46_COLUMNS, WIRE_SCHEMA
-from shopstream.simulation import Synthesis, SynthesisSettings
+from shopstream.events.columns import REES46_COLUMNS
+from shopstream.events.schema import WIRE_SCHEMA
+from shopstream.simulation.synthesis import Synthesis, SynthesisSettings
 
 ARRIVAL_MS = to_ms(datetime(2019, 11, 6, tzinfo=UTC))
 
 
 @pytest.mark.parametrize("tracker", [False, True])
-def test_every_synthetic_line_is_a_valid_event_with_the_same_values(tmp_path, tracker):
+def test_every_synthetic_row_decodes_to_the_same_event(tmp_path, tracker):
     settings = SynthesisSettings(events=20_000, products=3_000, seed=5, tracker=tracker)
     Synthesis(settings).write(tmp_path / "day.csv")
     columns = WIRE_SCHEMA.names if tracker else list(REES46_COLUMNS)

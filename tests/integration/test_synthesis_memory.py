@@ -6,7 +6,7 @@ import sys
 SCRIPT = """
 import sys
 from pathlib import Path
-from shopstream.simulation import Synthesis, SynthesisSettings
+from shopstream.simulation.synthesis import Synthesis, SynthesisSettings
 days, path = int(sys.argv[1]), Path(sys.argv[2])
 summary = Synthesis(SynthesisSettings(days=days, events=400_000 * days, products=20_000)).write(path)
 path.unlink()

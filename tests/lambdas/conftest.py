@@ -1,4 +1,4 @@
-"""Signals of a shop's hour with attacks in it, as the engine gives them; and what in-process judging makes of them."""
+"""Signals of a shop's hour with attacks in it, as the engine gives them; and the incidents of in-process detection."""
 
 import os
 import pickle
@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from incident_desk import read_incidents, sqlite_desk
 from lambdas.hour import FIRST_SEQUENCE_NUMBER, START_MS, events, rules, seen, wire
 from lambdas.shop import Shop
-from shopstream.alerting import AlertingSettings, EmbeddedIncidentStore
-from shopstream.alerting.judging import Judging
 from shopstream.clock import ManualClock
 from shopstream.detection.allowlist import AllowList
-from shopstream.detection.detectors import shipped_bank
+from shopstream.detection.detectors.shipped import shipped_runner
+from shopstream.detection.runner import LocalDetectionRunner
 from shopstream.detection.settings import DetectionSettings
 from shopstream.engine.engine import Engine
 from shopstream.engine.settings import EngineSettings
-from shopstream.engine.signal_codec import encode_signals
+from shopstream.engine.signals import encode_signals
 from shopstream.events.codec import decode
 from shopstream.lambdas.ports import SignalRecord
 from shopstream.stream.ports import Record
@@ -47,12 +47,14 @@ def moments(tmp_path_factory):
 
 
 def steps():
-    bank = shipped_bank(DetectionSettings())
-    windows = [*(rule.window_declaration() for rule in rules().values()), *bank.declarations]
+    detectors = shipped_runner(DetectionSettings())
+    windows = [*(rule.window_declaration() for rule in rules().values()), *detectors.declarations]
     engine = Engine(EngineSettings(threads=1), windows)
-    bank.attach(engine)
+    detectors.attach(engine)
     rows = events()
-    pause = next(place for place, ((before, *_), (after, *_)) in enumerate(pairwise(rows), 1) if after - before > 60_000)
+    pause = next(
+        place for place, ((before, *_), (after, *_)) in enumerate(pairwise(rows), 1) if after - before > 60_000
+    )
     cuts = sorted({*range(0, len(rows), 400), pause, len(rows)})  # what came before the pause arrived before it
     for number, (first, last) in enumerate(pairwise(cuts)):
         records = [Record(wire(rows[first:last], number), "k", "s", number, rows[last - 1][0])]
@@ -80,14 +82,14 @@ def records(moments):
 
 @pytest.fixture(scope="session")
 def expected(moments, tmp_path_factory):
-    """The incidents of judging in process."""
+    """The incidents of detection in process."""
     path = tmp_path_factory.mktemp("expected") / "incidents.db"
-    store = EmbeddedIncidentStore(path, AlertingSettings(), ManualClock(START_MS))
-    judging = Judging(rules(), shipped_bank(DetectionSettings()), AllowList(), store)
+    desk = sqlite_desk(path, clock=ManualClock(START_MS))
+    runner = LocalDetectionRunner(rules(), shipped_runner(DetectionSettings()), AllowList())
     for signals, until_ms in moments:
-        judging.judge(signals, until_ms)
-    store.close()
-    return seen(path)
+        desk.apply(runner.run(signals, until_ms).detections, until_ms)
+    desk.close()
+    return seen(read_incidents(path))
 
 
 @pytest.fixture(scope="session")

@@ -134,7 +134,7 @@ class Services:
             "SHOPSTREAM_AWS__DELIVERY": self.delivery,
             "SHOPSTREAM_AWS__METRICS": "shopstream-test",
             "SHOPSTREAM_AWS__FAILED_SIGNALS": self.failed,
-            "SHOPSTREAM_ALERTING__NOTIFY_HOLD": "PT0S",
+            "SHOPSTREAM_NOTIFY__HOLD": "PT0S",
             **changed,
         }
 

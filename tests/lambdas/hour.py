@@ -5,9 +5,8 @@ from decimal import Decimal
 
 import pyarrow as pa
 
-from shopstream.alerting import read_incidents
-from shopstream.detection import load_rules
-from shopstream.events.codec import encode_arrow
+from shopstream.detection.rule import load_rules
+from shopstream.events.arrow_ipc import encode_arrow
 from shopstream.events.schema import WIRE_SCHEMA
 
 START_MS = 1_573_430_400_000
@@ -48,9 +47,9 @@ def rules():
     return {rule_id: rule for rule_id, rule in load_rules().items() if rule.enabled}
 
 
-def seen(path):
+def seen(incidents):
     """What a person sees of incidents, and what must be the same however they came about."""
     return sorted(
         (i.id, i.rule, str(i.severity), i.first_event_time, i.last_event_time, i.windows, sorted(i.peak.items()))
-        for i in read_incidents(path)
+        for i in incidents
     )

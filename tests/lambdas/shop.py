@@ -1,20 +1,22 @@
-"""A line from signals to incidents over a folder, with a store of states and receivers that fail as told."""
+"""A processor of signals over a folder, with a store of states and receivers that fail as told."""
 
 import json
 
 from aws_lambda_powertools import Logger
 
 from lambdas.hour import START_MS, rules
-from shopstream.alerting import AlertingSettings, EmbeddedIncidentStore
-from shopstream.alerting.detector_state import SavedDetection
-from shopstream.alerting.judging import Judging
 from shopstream.clock import ManualClock
 from shopstream.detection.allowlist import AllowList
-from shopstream.detection.detectors import shipped_bank
-from shopstream.detection.pack import pack_rules, unpack_rules
+from shopstream.detection.detectors.shipped import shipped_runner
+from shopstream.detection.rule_matcher import read_rule_bundle, write_rule_bundle
+from shopstream.detection.runner import LocalDetectionRunner
 from shopstream.detection.settings import DetectionSettings
 from shopstream.errors import StateError
-from shopstream.lambdas.line import Line
+from shopstream.incidents.embedded import EmbeddedIncidentStore
+from shopstream.incidents.recorder import IncidentRecorder
+from shopstream.incidents.settings import IncidentSettings, NotifySettings
+from shopstream.lambdas.signal_processor import SignalProcessor
+from shopstream.lambdas.state import SavedState
 
 PLENTY_MS = 100_000
 
@@ -34,7 +36,7 @@ class States:
         return self.saved[0] if self.saved else 0
 
     def load(self):
-        return SavedDetection(self.saved[0], *json.loads(self.saved[1])) if self.saved else None
+        return SavedState(self.saved[0], *json.loads(self.saved[1])) if self.saved else None
 
     def save(self, state, positions, *, until_ms, expected_generation):
         fail, self.fail = self.fail, None
@@ -66,30 +68,34 @@ class Gathered(list):
 
 
 class Shop:
-    """A line over one folder; `line()` is another process that goes on where the last one was."""
+    """A processor over one folder; `processor()` is another process that goes on where the last one was."""
 
     def __init__(self, folder):
         self.path = folder / "incidents.db"
         self.states, self.delivered, self.failed = States(), Gathered(), Gathered()
-        self.rules = unpack_rules(pack_rules(rules()), "rules")
+        self.rules = read_rule_bundle(write_rule_bundle(rules()), "rules")
         self.opened = []
 
-    def judging(self):
-        store = EmbeddedIncidentStore(self.path, AlertingSettings(), ManualClock(START_MS))
-        self.opened.append(store)
-        return Judging(self.rules, shipped_bank(DetectionSettings()), AllowList(), store)
+    def runner(self):
+        return LocalDetectionRunner(self.rules, shipped_runner(DetectionSettings()), AllowList())
 
-    def line(self, **changed):
-        bank = shipped_bank(DetectionSettings())
+    def recorder(self):
+        store = EmbeddedIncidentStore(self.path, ManualClock(START_MS))
+        self.opened.append(store)
+        return IncidentRecorder(store, IncidentSettings(), NotifySettings(), ManualClock(START_MS))
+
+    def processor(self, **changed):
+        detectors = shipped_runner(DetectionSettings())
         parts = {
-            "build": self.judging,
-            "known": frozenset([*self.rules, *bank.reads]),
+            "runner": self.runner,
+            "recorder": self.recorder,
+            "known": frozenset([*self.rules, *detectors.reads]),
             "states": self.states,
-            "delivery": self.delivered,
+            "sink": self.delivered,
             "failed": self.failed,
             "logger": Logger(service="test"),
         }
-        return Line(**{**parts, **changed})
+        return SignalProcessor(**{**parts, **changed})
 
     def close(self):
         for store in self.opened:

@@ -5,16 +5,14 @@ import pytest
 
 from lambdas.functions import Services
 from lambdas.hour import rules
-from shopstream.detection import detect
+from shopstream.detection.detection import detection_row
+from shopstream.detection.rule_matcher import detect
 from shopstream.errors import RetryableError
-from shopstream.lakehouse.detection_row import detection_row
-from shopstream.lakehouse.detections import detection_rows
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.settings import LakehouseSettings
-from shopstream.lakehouse.tables import DETECTION_FIELDS
-from shopstream.lakehouse.views import create_views
-from shopstream.lambdas.aws import FirehoseDelivery, _batches
+from shopstream.lakehouse.tables import DETECTION_FIELDS, create_views, detection_rows
+from shopstream.lambdas.aws import FirehoseSink, _batches
 from standins import faults
 
 
@@ -67,7 +65,7 @@ def test_readers_see_a_detection_that_was_delivered_twice_once(tmp_path, detecti
 @pytest.mark.aws
 def test_what_firehose_refuses_alone_is_put_again(firehose, services, detections):
     firehose.on("PutRecordBatch", faults.partly(), times=2)
-    FirehoseDelivery(services.delivery).deliver(detections)
+    FirehoseSink(services.delivery).deliver(detections)
     assert sorted(row["detection_id"] for row in services.delivered()) == sorted(d.detection_id for d in detections)
 
 
@@ -75,11 +73,11 @@ def test_what_firehose_refuses_alone_is_put_again(firehose, services, detections
 def test_what_firehose_refuses_for_ever_is_a_retryable_error(firehose, services, detections):
     firehose.on("PutRecordBatch", faults.partly(refuse=lambda _index, _: True), times=100)
     with pytest.raises(RetryableError, match="refused 2 detections 5 times"):
-        FirehoseDelivery(services.delivery).deliver(detections[:2])
+        FirehoseSink(services.delivery).deliver(detections[:2])
 
 
 @pytest.mark.aws
 def test_a_firehose_that_throttles_is_a_retryable_error(firehose, services, detections):
     firehose.on("PutRecordBatch", faults.throttled(), times=100)
     with pytest.raises(RetryableError, match="to deliver detections"):
-        FirehoseDelivery(services.delivery).deliver(detections)
+        FirehoseSink(services.delivery).deliver(detections)

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +14,10 @@ from jsonschema import Draft7Validator
 from lambdas.emf import SCHEMA, sums
 from lambdas.functions import Services, event_of, started
 from lambdas.hour import START_MS, seen
-from shopstream.alerting import AlertingSettings
-from shopstream.alerting.aws import pull_incidents
-from shopstream.alerting.settings import DynamoSettings
 from shopstream.clock import ManualClock
 from shopstream.detection.baseline import Baselines
+from shopstream.incidents.aws import DynamoIncidentStore
+from shopstream.incidents.settings import DynamoSettings, IncidentSettings
 from shopstream.lakehouse.tables import DETECTION_FIELDS
 from standins import faults
 
@@ -56,16 +56,16 @@ def batches(records, size=40):
 
 
 def incidents_of(services):
-    path = services.home.with_name("pulled.db")
-    pull_incidents(AlertingSettings(), DynamoSettings(table=services.table), ManualClock(START_MS), path)
-    return seen(path)
+    table = DynamoSettings(table=services.table)
+    with closing(DynamoIncidentStore(table, IncidentSettings().retention, ManualClock(START_MS))) as store:
+        return seen(store.list())
 
 
 def test_a_package_loads_nothing_heavy(detection):
     assert detection.loaded["heavy"] == []
 
 
-def test_signals_become_the_incidents_of_judging_in_process(detection, services, records, expected):
+def test_signals_become_the_incidents_of_detection_in_process(detection, services, records, expected):
     for batch in batches(records):
         assert detection.call(event_of(batch))["answer"] == DONE
     assert incidents_of(services) == expected
@@ -95,7 +95,7 @@ def test_final_detections_reach_the_lake_with_its_columns(detection, services, r
     assert len({row["detection_id"] for row in rows}) == len(rows)
 
 
-def test_people_are_told_through_the_topic(detection, services, records):
+def test_people_are_notified_through_the_topic(detection, services, records):
     for batch in batches(records, 100):
         detection.call(event_of(batch))
     with_ticker = services.messages(services.told)
@@ -123,7 +123,7 @@ def test_a_process_that_is_killed_leaves_what_the_next_one_needs(package, servic
     assert incidents_of(services) == expected
 
 
-def test_a_poisoned_record_goes_to_the_queue_with_its_payload_and_the_line_goes_on(detection, services, records):
+def test_a_poisoned_record_goes_to_the_queue_with_its_payload_and_processing_continues(detection, services, records):
     bad = replace(records[2], payload=b"no signals", sequence_number=records[2].sequence_number + 1)
     batch = [*records[:3], bad, *records[3:10]]
     assert detection.call(event_of(batch))["answer"] == DONE
@@ -148,7 +148,8 @@ def test_a_throttled_table_brings_the_records_again(package, services, before, r
     proxy = before("dynamodb")
     with started(package, "detection", **services.settings()) as process:
         process.call(event_of(records[:5]))
-        proxy.on("TransactWriteItems", faults.throttled(), times=1_000)
+        proxy.on("UpdateItem", faults.throttled(), times=1_000)
+        proxy.on("PutItem", faults.throttled(), times=1_000)
         answer = process.call(event_of(records[:40]))["answer"]
         assert answer == {"batchItemFailures": [{"itemIdentifier": str(records[5].sequence_number)}]}
         proxy.clear()

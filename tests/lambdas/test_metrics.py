@@ -11,9 +11,8 @@ import pytest
 from lambdas.emf import sums
 from shopstream.clock import ManualClock
 from shopstream.errors import RetryableError
-from shopstream.lambdas.metrics import Metrics
-from shopstream.metrics import CloudWatchSink, WorkerMetrics
-from shopstream.metrics.worker import Span
+from shopstream.lambdas.setup import Metrics
+from shopstream.metrics import CloudWatchSink, StatisticSet, WorkerMetrics
 
 NOW_MS = 1_763_845_200_000
 MINUTE = timedelta(minutes=1)
@@ -62,17 +61,17 @@ def a_minute_later(metrics, clock, *observed):
         metrics._putting.exception()
 
 
-def test_a_minute_is_published_as_sums_and_spans(metrics, sink, clock):
+def test_a_minute_is_published_as_sums_and_statistics(metrics, sink, clock):
     metrics.observe(counters(1_000), 4_000, NOW_MS - 10_000)
     a_minute_later(metrics, clock, counters(1_600, late=3, late_signals=2), 2_000, NOW_MS + 58_000)
     (put,) = sink.puts
     assert (put["EventsRead"], put["LateEvents"], put["DeadLetters"]) == (600, 3, 0)
     assert put["LateSignals"] == 2
-    assert put["BehindSeconds"] == Span(2, 6.0, 2.0, 4.0)
-    assert put["WatermarkAgeSeconds"] == Span(2, 12.0, 2.0, 10.0)
+    assert put["BehindSeconds"] == StatisticSet(2, 6.0, 2.0, 4.0)
+    assert put["WatermarkAgeSeconds"] == StatisticSet(2, 12.0, 2.0, 10.0)
 
 
-def test_what_was_counted_before_a_restart_is_not_counted_again(metrics, sink, clock):
+def test_counts_before_a_restart_are_not_published_again(metrics, sink, clock):
     metrics.observe(counters(1_000_000), 0, None)
     a_minute_later(metrics, clock, counters(1_000_000), 0, None)
     assert sink.puts[0]["EventsRead"] == 0
@@ -85,7 +84,7 @@ def test_nothing_is_published_before_the_minute_is_over(metrics, sink, clock):
     assert sink.puts == []
 
 
-def test_what_could_not_be_published_goes_out_with_the_next_minute(metrics, sink, clock, caplog):
+def test_unpublished_metrics_are_published_in_the_next_minute(metrics, sink, clock, caplog):
     metrics.observe(counters(0), 1_000, None)
     sink.error = RetryableError("no way out")
     with caplog.at_level(logging.WARNING):
@@ -110,7 +109,7 @@ def test_a_service_that_does_not_answer_holds_up_nothing(metrics, sink, clock):
     assert sum(put["EventsRead"] for put in sink.puts) == 9
 
 
-def test_closing_publishes_what_is_left(sink, clock):
+def test_closing_publishes_pending_metrics(sink, clock):
     metrics = WorkerMetrics(sink, clock)
     metrics.observe(counters(5), 0, None)
     metrics.observe(counters(8), 0, None)
@@ -118,7 +117,7 @@ def test_closing_publishes_what_is_left(sink, clock):
     assert [put["EventsRead"] for put in sink.puts] == [3]
 
 
-def test_closing_says_what_could_not_be_published(sink, clock, caplog):
+def test_closing_reports_unpublished_metrics(sink, clock, caplog):
     metrics = WorkerMetrics(sink, clock)
     metrics.observe(counters(5), 0, None)
     sink.error = RetryableError("no way out")
@@ -126,7 +125,7 @@ def test_closing_says_what_could_not_be_published(sink, clock, caplog):
     assert "no way out" in caplog.text
 
 
-def test_functions_print_no_dimension_that_nobody_named(capsys):
+def test_functions_print_only_named_dimensions(capsys):
     metrics = Metrics("shopstream-test")
     metrics.publish({"Signals": 3, "SignalAgeSeconds": 1.5})
     metrics.publish({"IncidentsOpened": 2}, {"Severity": "high"})
@@ -146,7 +145,7 @@ def test_without_a_namespace_functions_print_no_metrics(capsys):
 
 
 @pytest.mark.aws
-def test_cloudwatch_has_the_sums_and_the_spans(aws_env, moto, fresh_name):
+def test_cloudwatch_has_the_sums_and_the_statistics(aws_env, moto, fresh_name):
     aws_env(cloudwatch=moto)
     namespace, now_ms = fresh_name("shop"), int(datetime.now(UTC).timestamp() * 1000)
     clock = ManualClock(now_ms)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from shopstream.detection import load_rules
-from shopstream.detection.pack import unpack_rules
+from shopstream.detection.rule import load_rules
+from shopstream.detection.rule_matcher import read_rule_bundle
 
 pytestmark = pytest.mark.aws
 
@@ -68,7 +68,7 @@ def test_it_holds_bytecode_for_every_module(deployed):
 
 def test_it_holds_the_rules_that_run(deployed):
     with zipfile.ZipFile(deployed[0]) as content:
-        packed = unpack_rules(content.read("shopstream/lambdas/rules.json"), "rules.json")
+        packed = read_rule_bundle(content.read("shopstream/lambdas/rules.json"), "rules.json")
     assert packed.keys() == {rule_id for rule_id, rule in load_rules().items() if rule.enabled}
 
 
@@ -86,5 +86,5 @@ def test_own_rules_and_allow_lists_come_along(tmp_path):
     options = ["--rules", str(tmp_path / "rules"), "--allow-lists", str(tmp_path / "allow")]
     archive, _, _ = made(tmp_path / "out", "--architecture", platform.machine(), *options)
     with zipfile.ZipFile(archive) as content:
-        assert "my_burst" in unpack_rules(content.read("shopstream/lambdas/rules.json"), "rules.json")
+        assert "my_burst" in read_rule_bundle(content.read("shopstream/lambdas/rules.json"), "rules.json")
         assert content.read("shopstream/lambdas/allow_lists/staff.yml").decode() == entries

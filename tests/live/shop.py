@@ -18,10 +18,12 @@ from typing import Any, Self
 import duckdb
 import httpx
 
-from shopstream.alerting import Incident, read_incidents
-from shopstream.detection.history import build_baselines
-from shopstream.events.schema import REES46_COLUMNS
-from shopstream.simulation import Flood, Outage
+from incident_desk import read_incidents
+from shopstream.detection.baseline_builder import build_baselines
+from shopstream.events.columns import REES46_COLUMNS
+from shopstream.incidents.incident import Incident
+from shopstream.simulation.attacks import Flood
+from shopstream.simulation.faults_and_surges import Outage
 from shopstream.simulation.synthesis import Synthesis, SynthesisSettings
 
 PROGRAM = (sys.executable, "-c", "from shopstream.cli import main; main()")

@@ -18,8 +18,8 @@ import pytest
 
 from live.shop import END, FLOOD, NOON, OUTAGE, PATIENCE_S, Folder, Reader, Traffic, moved_to_now, replayed, wait_for
 from pages import arguments_of, blocks, section, shell_lines
-from shopstream.alerting import Incident
 from shopstream.clock import to_ms
+from shopstream.incidents.incident import Incident
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("live"), pytest.mark.timeout(900)]
 

@@ -7,30 +7,29 @@ import pyarrow as pa
 import pytest
 import yaml
 
+import factories
 from shopstream.events.schema import LAKE_FIELDS, arrow_schema
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.ports import LakeTable
-from shopstream.models.runner import PROJECT, BuildResult, build
+from shopstream.models.dbt import PROJECT, BuildResult, build
 
 
 def make_event(number, at, kind, user, *, product=1, brand="acme", price="10.00", session="s"):
     moment = datetime.fromisoformat(at + "+00:00")
-    row = dict.fromkeys(field.name for field in LAKE_FIELDS)
-    row |= {
-        "event_time": moment,
-        "event_type": kind,
-        "product_id": product,
-        "category_id": 2053013555631882655 + product % 2,
-        "category_code": "electronics.smartphone" if product % 2 else None,
-        "brand": brand,
-        "price": Decimal(price),
-        "user_id": user,
-        "user_session": session,
-        "event_id": f"{number:032x}",
-        "arrival_time": moment,
-        "is_late": False,
-    }
-    return row
+    return dict.fromkeys(field.name for field in LAKE_FIELDS) | factories.make_event(
+        moment,
+        user,
+        event_type=kind,
+        product=product,
+        category_id=2053013555631882655 + product % 2,
+        category_code="electronics.smartphone" if product % 2 else None,
+        brand=brand,
+        price=Decimal(price),
+        user_session=session,
+        event_id=f"{number:032x}",
+        arrival_time=moment,
+        is_late=False,
+    )
 
 
 # One shop day and a bit: shopper 1 buys, 2 leaves the cart, 3 fills one at the end, 4 only looks.

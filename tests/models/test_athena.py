@@ -13,18 +13,16 @@ import yaml
 from sqlglot import exp
 from sqlglot.optimizer.qualify import qualify
 
-from shopstream.alerting.verdicts import VERDICT_SCHEMA
 from shopstream.errors import StateError
-from shopstream.lakehouse import LakeTable
+from shopstream.incidents.verdicts import VERDICT_SCHEMA
 from shopstream.lakehouse.aws import AwsLakehouse
+from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.settings import GlueSettings, LakehouseSettings
 from shopstream.lakehouse.tables import TABLES
-from shopstream.models import Bots, ReportName
-from shopstream.models.athena import build_on_athena
-from shopstream.models.dbt import PROJECT
-from shopstream.models.marts_file import MARTS, fetch_marts
+from shopstream.models.athena import MARTS, build_on_athena, fetch_marts
+from shopstream.models.dbt import PROJECT, build
+from shopstream.models.names import Bots, ReportName
 from shopstream.models.reports import report
-from shopstream.models.runner import build
 from standins import athena
 
 pytestmark = [pytest.mark.aws, pytest.mark.filterwarnings("ignore:Delete operation did not match:UserWarning")]
@@ -152,7 +150,7 @@ def test_a_second_build_takes_the_place_of_the_first_and_leaves_nothing_else(
     assert not [text for text in engine.statements for actor in actors if actor in text]
 
 
-def test_a_query_that_scans_more_than_the_workgroup_allows_is_told(lake, engine, tmp_path, shop_events, append):
+def test_a_query_that_scans_more_than_the_workgroup_allows_is_reported(lake, engine, tmp_path, shop_events, append):
     append(lake, shop_events)
     engine.scan_limit_exceeded = True
     with pytest.raises(StateError, match="Bytes scanned limit was exceeded"):

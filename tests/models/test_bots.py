@@ -12,13 +12,13 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from shopstream.alerting.verdicts import VERDICT_SCHEMA
-from shopstream.dashboard.reports import reports_panel
-from shopstream.engine.derived import DERIVED_FIELDS
+from shopstream.dashboard.panels import reports_panel
+from shopstream.engine.derived_columns import DERIVED_FIELDS
+from shopstream.incidents.verdicts import VERDICT_SCHEMA
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
-from shopstream.models import Bots, ReportName
+from shopstream.models.dbt import build
+from shopstream.models.names import Bots, ReportName
 from shopstream.models.reports import report, scope
-from shopstream.models.runner import build
 
 NOON = datetime(2019, 11, 1, 12, tzinfo=UTC)
 UNTIL = NOON.replace(minute=10)
@@ -80,7 +80,7 @@ def test_a_bots_whole_day_is_left_out_of_the_visitors_and_counted_beside(reports
     assert figures(reports, "unique_visitors", columns) == [(2, 4, 1, Decimal(10), 3, 12, Decimal(20))]
 
 
-def test_the_scope_counts_what_is_left_out(reports):
+def test_the_scope_counts_excluded_events(reports):
     found = scope(reports)
     assert (found.events, found.bot_events, found.visitors, found.visitors_with_bots, found.bot_actors) == (
         12,
@@ -129,10 +129,10 @@ def test_every_report_can_show_both(reports, name):
     assert set(found.main_columns) <= set(found.rows[0])
 
 
-def test_a_report_says_how_many_events_are_left_out(reports):
+def test_a_report_states_the_number_of_excluded_events(reports):
     told = {bots: report(ReportName.TOP_CATEGORIES, reports, bots=bots).bots_note for bots in Bots}
-    assert told[Bots.EXCLUDE].startswith("8 of 12 events are bots', by verdicts on 1 actors: they are left out")
-    assert told[Bots.INCLUDE].endswith("they are in these figures.")
+    assert told[Bots.EXCLUDE].startswith("8 of 12 events come from bots (verdicts on 1 actors): excluded")
+    assert told[Bots.INCLUDE].endswith("included in these figures.")
 
 
 def test_without_verdicts_both_figures_are_the_same_and_nothing_is_said(tmp_path, event, append):
@@ -152,7 +152,7 @@ def test_without_verdicts_both_figures_are_the_same_and_nothing_is_said(tmp_path
     ],
     ids=["shared", "human"],
 )
-def test_what_may_be_shared_is_a_bots_in_the_interval_only_and_human_beats_bot(
+def test_shared_actors_are_bots_only_in_the_interval_and_human_overrides_bot(
     tmp_path, event, append, given, bot_events
 ):
     path = built(tmp_path, event, append, given)

@@ -8,9 +8,9 @@ from filelock import FileLock
 
 from shopstream.errors import ConfigurationError, RetryableError, StateError
 from shopstream.lakehouse.ports import LakeTable
-from shopstream.models import ReportName
+from shopstream.models.dbt import build
+from shopstream.models.names import ReportName
 from shopstream.models.reports import open_reports, report
-from shopstream.models.runner import build
 
 
 def days(connection):
@@ -105,7 +105,7 @@ def test_readers_keep_the_old_file_and_later_ones_see_the_new(lakehouse, append,
             ]
 
 
-def test_an_empty_lake_gives_empty_reports_whatever_a_killed_build_left(lakehouse, tmp_path):
+def test_an_empty_lake_gives_empty_reports_after_a_killed_build(lakehouse, tmp_path):
     (tmp_path / "build" / "scratch").mkdir(parents=True)
     (tmp_path / "build" / "scratch" / "staging.duckdb").write_text("half of it")
     result = build(lakehouse, tmp_path / "reports.duckdb", "UTC")
@@ -117,17 +117,17 @@ def test_an_empty_lake_gives_empty_reports_whatever_a_killed_build_left(lakehous
         assert found.headline
 
 
-def test_a_second_build_at_the_same_time_is_refused(lakehouse, tmp_path):
+def test_a_concurrent_build_is_refused(lakehouse, tmp_path):
     (tmp_path / "build").mkdir()
-    with FileLock(tmp_path / "build" / "lock"), pytest.raises(RetryableError, match="another one holds"):
+    with FileLock(tmp_path / "build" / "lock"), pytest.raises(RetryableError, match="but one holds"):
         build(lakehouse, tmp_path / "reports.duckdb", "UTC")
 
 
-def test_a_missing_data_file_is_told_before_any_model_runs(lakehouse, append, shop_events, tmp_path):
+def test_a_missing_data_file_is_reported_before_any_model_runs(lakehouse, append, shop_events, tmp_path):
     append(lakehouse, shop_events)
     for file in lakehouse.data_files(LakeTable.EVENTS):
         Path(file.removeprefix("file://")).unlink()
-    with pytest.raises(StateError, match=r"expected to read the lake's \d+ files"):
+    with pytest.raises(StateError, match=r"expected to read \d+ event files"):
         build(lakehouse, tmp_path / "reports.duckdb", "UTC")
 
 

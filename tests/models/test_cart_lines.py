@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shopstream.models.runner import PROJECT
+from shopstream.models.dbt import PROJECT
 
 START = datetime(2019, 11, 1, tzinfo=UTC)
 STEPS = {"view": -1, "cart": 0, "remove_from_cart": 1, "purchase": 2}

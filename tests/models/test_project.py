@@ -7,9 +7,10 @@ import pytest
 import sqlglot
 import yaml
 
-from shopstream.events.schema import EVENT_FIELDS, LAKE_FIELDS, EventType
-from shopstream.models import ReportName
-from shopstream.models.runner import PROJECT
+from shopstream.events.columns import EventType
+from shopstream.events.schema import EVENT_FIELDS, LAKE_FIELDS
+from shopstream.models.dbt import PROJECT
+from shopstream.models.names import ReportName
 
 FOLDERS = ("staging", "intermediate", "marts")
 MODELS = sorted(path for folder in FOLDERS for path in (PROJECT / folder).glob("*.sql"))
@@ -36,7 +37,7 @@ def test_every_report_has_a_mart():
 
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
-def test_a_model_stands_beside_its_description_which_ends_with_the_grain(path):
+def test_every_model_has_a_description_that_ends_with_the_grain(path):
     model = declared(path)
     assert model["name"] == path.stem
     assert re.search(r"One row per [^.]+\.$", model["description"].strip())
@@ -78,7 +79,7 @@ def test_the_source_has_the_columns_of_the_lake():
     assert found == [(field.name, field.duckdb, field.doc) for field in LAKE_FIELDS]
 
 
-def test_staging_has_the_columns_of_the_lake_but_for_what_no_report_needs():
+def test_staging_has_the_columns_of_the_lake_that_reports_need():
     model = declared(PROJECT / "staging" / "stg_events.sql")
     columns = {c["name"]: (c["data_type"], c["description"]) for c in model["columns"]}
     kept = {field.name: (field.duckdb, field.doc) for field in LAKE_FIELDS if field.name not in PERSONAL}

@@ -8,7 +8,7 @@ from shopstream.errors import ConfigurationError
 from shopstream.models.query import query
 
 
-def test_marts_and_lake_stand_side_by_side(built):
+def test_queries_can_join_marts_and_lake(built):
     sources = ("sum(events) from unique_visitors", "count(*) from events", "count(*) from dead_letters")
     counts = [f"(select {source})" for source in sources]
     sql = f"select {', '.join(counts)}"
@@ -58,7 +58,7 @@ def test_looking_around_is_reading(built, sql):
         "selec 1",
     ],
 )
-def test_what_is_not_one_reading_statement_is_refused(built, sql):
+def test_only_a_single_reading_statement_is_accepted(built, sql):
     with pytest.raises(ConfigurationError):
         query(sql, built.lakehouse, built.reports)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from shopstream.errors import StateError
-from shopstream.models import ReportName
+from shopstream.models.names import ReportName
 from shopstream.models.reports import report, scope
 
 
@@ -45,7 +45,7 @@ def test_the_limit_keeps_the_latest_days(built):
     assert found.total_rows == 2
 
 
-def test_abandoned_carts_tell_left_from_open_ones(built):
+def test_abandoned_carts_are_distinguished_from_open_ones(built):
     found = report(ReportName.ABANDONED_CARTS, built.reports)
     assert [(row["user_id"], row["value"], row["state"]) for row in found.rows] == [
         ("2", Decimal("25.5000"), "abandoned"),
@@ -59,7 +59,7 @@ def test_a_category_without_code_is_called_by_its_id(built):
     assert categories == {"electronics.smartphone", "(no code) 2053013555631882655"}
 
 
-def test_the_brand_nan_is_judged_like_any_other(built):
+def test_the_brand_nan_is_treated_like_any_other(built):
     rows = report(ReportName.BRAND_MARKETING, built.reports).rows
     assert {row["brand"]: row["reason"] for row in rows} == {
         "acme": "seen by 2 visitors: fewer than the 100 a verdict needs",
@@ -78,7 +78,7 @@ def test_without_a_build_the_remedy_is_named(tmp_path, name):
         report(name, tmp_path / "reports.duckdb")
 
 
-def test_a_foreign_file_is_told_from_reports(tmp_path):
+def test_a_foreign_file_is_distinguished_from_reports(tmp_path):
     (tmp_path / "reports.duckdb").write_text("no database")
     with pytest.raises(StateError, match="expected a reports file"):
         report(ReportName.UNIQUE_VISITORS, tmp_path / "reports.duckdb")
@@ -100,10 +100,10 @@ def test_build_prints_json_alone_on_stdout(lakehouse, append, shop_events, tmp_p
     assert json.loads(done.stdout)["rows_unique_visitors"] == 2
 
 
-def test_a_table_says_what_it_leaves_out(built):
+def test_a_table_reports_omitted_rows(built):
     shown = run(built.home, "report", "abandoned_carts", "--limit", "1")
-    assert "Carts not bought: 1 cart lines abandoned" in shown.stdout
-    assert "1 of 2 rows; --limit 0 prints all." in shown.stderr
+    assert "Abandoned carts: 1 cart lines abandoned" in shown.stdout
+    assert "1 of 2 rows; --limit 0 shows all." in shown.stderr
     cut = run(built.home, "query", "select event_id from events", "--limit", "1")
     assert "first 1 rows" in cut.stderr
 

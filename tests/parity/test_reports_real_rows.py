@@ -14,9 +14,9 @@ import pytest
 from shopstream.events.codec import decode
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.ports import LakeTable
-from shopstream.models import ReportName
+from shopstream.models.dbt import build
+from shopstream.models.names import ReportName
 from shopstream.models.reports import report
-from shopstream.models.runner import build
 
 ROWS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "rees46"
 CASES = [

@@ -7,7 +7,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from shopstream.simulation import Synthesis, SynthesisSettings
+from shopstream.simulation.synthesis import Synthesis, SynthesisSettings
 
 SAMPLE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "rees46" / "2019-oct-nov-random-sample.csv"
 

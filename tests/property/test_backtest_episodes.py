@@ -4,9 +4,9 @@ import duckdb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shopstream.alerting.episode import gather
-from shopstream.detection import Detection, Severity
-from shopstream.rehearsal.backtest import episodes_sql
+from factories import make_detection
+from shopstream.incidents.episode import gather
+from shopstream.ruletools.backtest import episodes_sql
 
 QUIET_MS = 5_000
 
@@ -16,29 +16,19 @@ window = st.tuples(st.integers(1, 2), st.integers(0, 60), st.integers(1, 8)).map
 
 
 def detection(user, start_ms, end_ms):
-    return Detection(
-        detection_id=f"{user}-{start_ms}",
-        rule_id="r",
-        rule_version="1",
-        title="t",
-        severity=Severity.LOW,
-        tags=(),
-        key_kind="user_id",
-        key={"user_id": str(user)},
-        start_ms=start_ms,
+    return make_detection(
+        start_ms,
+        {"user_id": str(user)},
         end_ms=end_ms,
         first_event_ms=start_ms + 100,
         last_event_ms=end_ms - 100,
-        measures={"events": 1},
-        threshold="events > 0",
-        final=True,
         suppress_for_ms=QUIET_MS,
     )
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(window, max_size=30, unique_by=lambda drawn: drawn[:2]))
-def test_incidents_in_sql_are_those_of_the_algebra(windows):
+def test_incidents_in_sql_equal_the_episodes(windows):
     with duckdb.connect() as connection:
         connection.execute("CREATE TABLE w (user_id BIGINT, start_ms BIGINT, end_ms BIGINT)")
         if windows:

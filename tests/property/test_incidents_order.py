@@ -7,9 +7,9 @@ from itertools import pairwise
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shopstream.alerting import AlertingSettings, EmbeddedIncidentStore, read_incidents
-from shopstream.clock import ManualClock
-from shopstream.detection import Detection, Severity, detection_id
+from factories import make_detection
+from incident_desk import sqlite_desk
+from shopstream.detection.detection import Detection
 
 SLIDE, SIZE, QUIET = 1_000, 10_000, 20_000
 DISORDER = QUIET - 1
@@ -17,22 +17,12 @@ END = 1 << 50
 
 
 def detection(user: int, start_ms: int, events: int, *, final: bool = True) -> Detection:
-    key = {"user_id": str(user)}
-    return Detection(
-        detection_id=detection_id("user_burst", key, start_ms),
-        rule_id="user_burst",
-        rule_version="v1",
-        title="too fast",
-        severity=Severity.HIGH,
-        tags=("owasp.oat-011",),
-        key_kind="user_id",
-        key=key,
-        start_ms=start_ms,
-        end_ms=start_ms + SIZE,
+    return make_detection(
+        start_ms,
+        {"user_id": str(user)},
         first_event_ms=start_ms + start_ms % 7,
         last_event_ms=start_ms + SIZE - 1 - start_ms % 11,
         measures={"events": events},
-        threshold="events > 15",
         final=final,
         suppress_for_ms=QUIET,
     )
@@ -88,12 +78,13 @@ def deliveries(draw):
 
 
 def incidents_of(path, batches):
-    store = EmbeddedIncidentStore(path, AlertingSettings(), ManualClock())
+    store = sqlite_desk(path)
     for batch, watermark in batches:
         store.apply(batch, watermark)
     store.apply([], END)
+    found = sorted(store.list(), key=lambda incident: incident.id)
     store.close()
-    return sorted(read_incidents(path), key=lambda incident: incident.id)
+    return found
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shopstream.planning import Load, make_plan, read_prices, shipped_assumptions
+from shopstream.planning.assumptions import read_prices, shipped_assumptions
+from shopstream.planning.plan import make_plan
+from shopstream.planning.sizing import Load
 
 PRICES = read_prices()
 RATES = st.decimals("0.01", 50_000, places=2)
@@ -21,23 +23,23 @@ def plan_of(events_per_second, factor, share=Decimal("0.27"), days=365):
 
 @given(RATES, RATES, FACTORS, SHARES)
 @settings(deadline=None)
-def test_more_events_never_need_less_nor_cost_less(one, other, factor, share):
+def test_more_events_never_need_or_cost_less(one, other, factor, share):
     less, more = (plan_of(rate, factor, share) for rate in sorted((one, other)))
-    assert less.needs.stream.shards <= more.needs.stream.shards
-    assert less.needs.lake.gigabytes <= more.needs.lake.gigabytes
-    assert less.needs.function.gb_seconds <= more.needs.function.gb_seconds
-    assert less.needs.windows.flink <= more.needs.windows.flink
-    if less.needs.windows.flink == more.needs.windows.flink:
-        assert less.needs.windows.vcpu <= more.needs.windows.vcpu
-        assert less.needs.windows.kpus <= more.needs.windows.kpus
+    assert less.capacity.stream.shards <= more.capacity.stream.shards
+    assert less.capacity.lake.gigabytes <= more.capacity.lake.gigabytes
+    assert less.capacity.function.gb_seconds <= more.capacity.function.gb_seconds
+    assert less.capacity.windows.flink <= more.capacity.windows.flink
+    if less.capacity.windows.flink == more.capacity.windows.flink:
+        assert less.capacity.windows.vcpu <= more.capacity.windows.vcpu
+        assert less.capacity.windows.kpus <= more.capacity.windows.kpus
     assert less.total <= more.total
 
 
 @given(RATES, FACTORS, SHARES)
 @settings(deadline=None)
-def test_shards_carry_the_peak_and_none_is_over_its_limit(rate, factor, share):
+def test_shards_carry_the_peak_within_their_limits(rate, factor, share):
     plan = plan_of(rate, factor, share)
-    stream, limit = plan.needs.stream, plan.given["shard_bytes"] * plan.given["shard_load"]
+    stream, limit = plan.capacity.stream, plan.given["shard_bytes"] * plan.given["shard_load"]
     assert stream.peak_bytes <= stream.shards * limit
     assert stream.fullest <= limit * Decimal("1.0000001")
     assert stream.fullest * stream.shards >= stream.peak_bytes * Decimal("0.9999999")

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shopstream.clock import to_ms
-from shopstream.engine.batch import BatchScan
-from shopstream.engine.bounds import demand_of
+from shopstream.engine.batch import BatchScan, prefilter_of
 from shopstream.engine.compile import batch_sql
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.events.schema import WIRE_SCHEMA
@@ -199,7 +198,7 @@ def test_no_events_give_no_windows():
     ],
 )
 def test_a_condition_demands_what_it_must_and_no_more(measure, condition, total, half):
-    demand = demand_of(sliding("w", ("user_id",), {"m": measure}, condition))
+    demand = prefilter_of(sliding("w", ("user_id",), {"m": measure}, condition))
     assert (demand.run is not None) == (total is not None and "MAX" not in total)
     assert (demand.total, demand.halves) == (total, (half,) if half else ())
 
@@ -219,12 +218,12 @@ def test_a_condition_demands_what_it_must_and_no_more(measure, condition, total,
     ],
 )
 def test_the_largest_count_of_a_condition_is_a_run_of_events(measures, condition, events, counted):
-    run = demand_of(sliding("w", ("user_id",), measures, condition)).run
+    run = prefilter_of(sliding("w", ("user_id",), measures, condition)).run
     assert (run.events, run.counted) == (events, counted)
 
 
 def test_each_part_of_a_condition_may_hold_in_another_block():
     measures = {"m": "count(*)", "top": "max(price)"}
-    demand = demand_of(sliding("w", ("user_id",), measures, "m > 3 and top > 9"))
+    demand = prefilter_of(sliding("w", ("user_id",), measures, "m > 3 and top > 9"))
     assert demand.total == 'COUNT(*) >= 4 AND MAX("price") > 9.0'
     assert demand.halves == ("COUNT(*) >= 2", 'MAX("price") > 9.0')

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from shopstream.stream.leases import SharedShards, ready, to_take
+from shopstream.stream.leases import SharedShards, assign_shards, ready
 from shopstream.stream.ports import HASH_KEY_SPACE, Shard
 from standins.memory_leases import MemoryLeases, Seconds
 
@@ -50,8 +50,8 @@ def lineages(draw):
 
 
 @given(st.dictionaries(st.text(min_size=1, max_size=4), st.sampled_from([None, *WORKERS]), max_size=20))
-def test_a_worker_takes_what_is_free_or_too_much_elsewhere_and_nothing_of_its_own(owners):
-    taken = to_take("worker-0", owners)
+def test_a_worker_takes_only_free_or_surplus_shards(owners):
+    taken = assign_shards("worker-0", owners)
     assert len(set(taken)) == len(taken)
     assert all(owners[name] != "worker-0" for name in taken)
     after = Counter("worker-0" if name in taken else owner for name, owner in owners.items())
@@ -66,12 +66,12 @@ def test_workers_that_take_turns_come_to_equal_shares(shards, workers, random):
     owners = dict.fromkeys((shard.shard_id for shard in flat(shards)), None)
     for _ in range(2 * workers + 2):
         for worker in random.sample(WORKERS[:workers], workers):
-            owners |= dict.fromkeys(to_take(worker, owners), worker)
+            owners |= dict.fromkeys(assign_shards(worker, owners), worker)
     loads = Counter(owners.values())
     assert None not in loads
     shares = [loads[worker] for worker in WORKERS[:workers]]
     assert max(shares) - min(shares) <= 1
-    assert all(not to_take(worker, owners) for worker in WORKERS[:workers])
+    assert all(not assign_shards(worker, owners) for worker in WORKERS[:workers])
 
 
 @given(lineages(), st.randoms(use_true_random=False))
@@ -141,7 +141,7 @@ class Workers(RuleBasedStateMachine):
             name = data.draw(st.sampled_from(held))
             closed = next(shard.closed for shard in self.shards if shard.shard_id == name)
             position = self.read[name] + 1
-            if worker.told(name, position, ended=end and closed):
+            if worker.record_progress(name, position, ended=end and closed):
                 self.read[name] = position
                 if end and closed:
                     self.ended.append(name)
@@ -187,7 +187,7 @@ class Workers(RuleBasedStateMachine):
             if not closed:
                 break
             for name in closed:
-                assert last.told(name, 1_000, ended=True)
+                assert last.record_progress(name, 1_000, ended=True)
 
 
 Workers.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from shopstream.engine.compile import batch_sql
 from shopstream.engine.engine import Engine
 from shopstream.engine.settings import EngineSettings
-from shopstream.engine.signal import Signal
+from shopstream.engine.signals import Signal
 from shopstream.engine.window import WindowDeclaration, WindowKind
-from shopstream.events.codec import decode, encode_arrow
+from shopstream.events.arrow_ipc import encode_arrow
+from shopstream.events.codec import decode
 from shopstream.events.schema import WIRE_SCHEMA
 from shopstream.stream.ports import Record
 

@@ -6,7 +6,10 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shopstream.simulation import FlashSale, Flood, Outage, OutOfOrder, Scenario, Scraper, Synthesis, SynthesisSettings
+from shopstream.simulation.attacks import Flood, Scraper
+from shopstream.simulation.faults_and_surges import FlashSale, Outage
+from shopstream.simulation.injection import Scenario
+from shopstream.simulation.synthesis import OutOfOrder, Synthesis, SynthesisSettings
 
 START = datetime(2019, 11, 5, tzinfo=UTC)
 

@@ -12,8 +12,9 @@ import sys
 
 import pyarrow.parquet as pq
 
-from shopstream.lakehouse import LakeTable, aws, files
+from shopstream.lakehouse import aws, files
 from shopstream.lakehouse.aws import AwsLakehouse
+from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.settings import GlueSettings, LakehouseSettings
 
 STEPS = {

@@ -8,7 +8,7 @@ import pytest
 
 from recovery.pipelines import EVENTS, SEED, SHARDS, Processes, arriving_events, new_home, outcome
 from shopstream.clock import SystemClock
-from shopstream.events.codec import encode_arrow
+from shopstream.events.arrow_ipc import encode_arrow
 from shopstream.events.schema import WIRE_SCHEMA
 from shopstream.stream.embedded import EmbeddedStream
 from shopstream.stream.ports import NewRecord

@@ -1,18 +1,20 @@
 """Applies a fixed stream of detections to an incident store, batch by batch; is killed by the test, and goes on.
 
-Usage: incident_writer.py DATABASE PLACE SEED. PLACE holds how far the last "checkpoint" has come; it is written less
-often than batches are applied, so every start applies some detections again, cut into other batches.
+Usage: incident_writer.py DATABASE CHECKPOINT SEED. CHECKPOINT holds the recorder's snapshot and how far it has come; it
+is written less often than batches are applied, so every start applies some detections again, cut into other batches.
 """
 
+import json
 import random
 import sys
 from datetime import timedelta
 from pathlib import Path
 
-from shopstream.alerting import AlertingSettings, EmbeddedIncidentStore
 from shopstream.clock import SystemClock
-from shopstream.detection import Detection, Severity
-from shopstream.detection.detection import Nature
+from shopstream.detection.detection import Detection, Nature, Severity
+from shopstream.incidents.embedded import EmbeddedIncidentStore
+from shopstream.incidents.recorder import IncidentRecorder
+from shopstream.incidents.settings import IncidentSettings, NotifySettings
 
 QUIET, SIZE, END = 20_000, 10_000, 2_000_000
 TARGETS = ("json-a", "slack-b")
@@ -25,12 +27,12 @@ SERIES = (
     ("hoarding", "owasp.oat-021", ("user_id", "product_id")),
     ("silence", "x", ()),
 )
-SETTINGS = AlertingSettings(
+SETTINGS = IncidentSettings(
     campaign_actors=2,
     campaign_within=timedelta(seconds=8),
     recovery=timedelta(seconds=30),
-    notify_hold=timedelta(seconds=10),
 )
+NOTIFY = NotifySettings(hold=timedelta(seconds=10))
 
 
 def detections():
@@ -72,22 +74,29 @@ def detection(rule, label, key, start_ms, final):
     return (start_ms + SIZE if final else start_ms + SIZE - 3_000), made
 
 
-def main(database: Path, place_file: Path, seed: int) -> None:
+def main(database: Path, checkpoint: Path, seed: int) -> None:
     draw = random.Random(seed)  # noqa: S311  no secret
     stream = detections()
-    place = int(place_file.read_text()) if place_file.exists() else 0
-    store = EmbeddedIncidentStore(database, SETTINGS, SystemClock(), TARGETS)
+    saved = json.loads(checkpoint.read_text()) if checkpoint.exists() else {"place": 0, "generation": 0, "state": None}
+    place, generation = saved["place"], saved["generation"]
+    recorder = IncidentRecorder(
+        EmbeddedIncidentStore(database, SystemClock()), SETTINGS, NOTIFY, SystemClock(), TARGETS
+    )
+    recorder.restore(saved["state"], generation)
     print("ready", flush=True)  # noqa: T201  the test waits for it
     while place < len(stream):
         until = min(len(stream), place + draw.randrange(1, 40))
         moment = stream[until][0] - 1 if until < len(stream) else END
-        store.apply([made for _, made in stream[place:until]], moment)
+        recorder.apply([made for _, made in stream[place:until]], moment)
         place = until
         if draw.random() < 0.1:
-            place_file.with_suffix(".new").write_text(str(place))
-            place_file.with_suffix(".new").replace(place_file)
-    store.apply([], END)
-    store.close()
+            generation += 1
+            text = json.dumps({"place": place, "generation": generation, "state": recorder.snapshot()})
+            checkpoint.with_suffix(".new").write_text(text)
+            checkpoint.with_suffix(".new").replace(checkpoint)
+            recorder.begin(generation + 1)
+    recorder.apply([], END)
+    recorder.store.close()
 
 
 if __name__ == "__main__":

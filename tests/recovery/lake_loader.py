@@ -12,7 +12,7 @@ from shopstream.lakehouse import ingest
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 
 sources.BLOCK_BYTES = 20_000
-ingest._BLOCKS_A_COMMIT = 2
+ingest._BLOCKS_PER_COMMIT = 2
 
 lakehouse = EmbeddedLakehouse(Path(sys.argv[1]))
 print("ready", flush=True)  # noqa: T201  the parent waits for it

@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyiceberg.catalog.sql import SqlCatalog
 
-from shopstream.lakehouse import LakeTable, embedded, files, maintenance
+from shopstream.lakehouse import embedded, files, maintenance
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
+from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.settings import LakehouseSettings
 
 STEPS = {

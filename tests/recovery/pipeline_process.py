@@ -14,21 +14,24 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
-from shopstream.alerting.embedded import EmbeddedIncidentStore
-from shopstream.bootstrap import flow, open_pipeline, open_stream
-from shopstream.bootstrap.aws import S3Objects
+from shopstream.adapters.embedded import EmbeddedAdapters
+from shopstream.adapters.flow import open_pipeline
+from shopstream.adapters.ports import adapters_of
+from shopstream.aws.objects import S3Objects
 from shopstream.config import Settings
 from shopstream.detection.settings import DetectionSettings
-from shopstream.engine.checkpoint import CheckpointStore
+from shopstream.engine.checkpoint import CheckpointStore, SharedCheckpointStore
 from shopstream.engine.settings import EngineSettings
-from shopstream.engine.shared_checkpoint import SharedCheckpointStore
+from shopstream.incidents.embedded import EmbeddedIncidentStore
+from shopstream.incidents.recorder import IncidentRecorder
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
-from shopstream.simulation import Replay, ReplaySettings
+from shopstream.simulation.replay import ReplaySettings, replay
 from shopstream.stream.embedded import EmbeddedStream
 
 RATE = 6_000  # events/s: slow enough to be killed many times
 POINTS = {
-    "judge": (EmbeddedIncidentStore, "apply"),
+    "record": (IncidentRecorder, "apply"),
+    "put": (EmbeddedIncidentStore, "put"),
     "stage": (CheckpointStore, "stage"),
     "append": (EmbeddedLakehouse, "append"),
     "promote": (CheckpointStore, "promote"),
@@ -73,13 +76,15 @@ def die_at(point: str, when: str, nth: int) -> None:
 
 def work(settings: Settings, source: str | None, checkpoints: str | None) -> None:
     if checkpoints:
-        flow.open_checkpoints = lambda s: SharedCheckpointStore(s.checkpoint_path, S3Objects(checkpoints))
+        EmbeddedAdapters.open_checkpoints = lambda adapters: SharedCheckpointStore(
+            adapters.settings.checkpoint_path, S3Objects(checkpoints)
+        )
     if source is None:
         with open_pipeline(settings) as pipeline:
             pipeline.run(until_caught_up=True)
         return
-    with open_stream(settings) as stream:
-        Replay(source, stream, ReplaySettings(rate=RATE), bookmarks=settings.home / "replays").run()
+    with adapters_of(settings).open_stream() as stream:
+        replay(source, stream, ReplaySettings(rate=RATE), bookmarks=settings.home / "replays")
 
 
 def main() -> None:

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shopstream.alerting import read_incidents
-from shopstream.detection import load_rules
+from incident_desk import read_incidents
+from shopstream.detection.rule import load_rules
 from shopstream.engine.checkpoint import CheckpointStore
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.ports import LakeTable

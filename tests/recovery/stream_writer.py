@@ -11,7 +11,9 @@ from itertools import count
 from pathlib import Path
 
 from shopstream.clock import SystemClock
-from shopstream.stream import EmbeddedStream, NewRecord, StreamSettings
+from shopstream.stream.embedded import EmbeddedStream
+from shopstream.stream.ports import NewRecord
+from shopstream.stream.settings import StreamSettings
 
 SETTINGS = StreamSettings(shards=3, max_bytes=512 << 20)
 

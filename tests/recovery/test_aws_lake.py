@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from shopstream.errors import ConfigurationError, RetryableError, StateError
-from shopstream.lakehouse import LakeTable, catalog, maintenance
+from shopstream.lakehouse import catalog, maintenance
 from shopstream.lakehouse.aws import AwsLakehouse
 from shopstream.lakehouse.catalog import OutcomeUnknownError
+from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.settings import GlueSettings, LakehouseSettings
-from shopstream.lakehouse.views import create_views
+from shopstream.lakehouse.tables import create_views
 from standins import faults
 
 pytestmark = pytest.mark.aws
@@ -64,7 +65,7 @@ def test_a_commit_whose_answer_is_lost_or_an_error_happens_once(lake, proxy, lak
     assert parquet_of(lake) == sorted(lake.data_files(EVENTS))
 
 
-def test_a_commit_that_stands_though_glue_says_that_it_timed_out_happens_once(lake, proxy, lake_events):
+def test_a_commit_that_glue_reports_as_timed_out_happens_once(lake, proxy, lake_events):
     def timed_out(call, forward):
         forward(call)
         return call.error("OperationTimeoutException", "The operation timed out.", 400)
@@ -74,9 +75,7 @@ def test_a_commit_that_stands_though_glue_says_that_it_timed_out_happens_once(la
     assert numbers_of(lake) == list(range(10))
 
 
-def test_a_commit_that_stands_without_an_answer_and_cannot_be_asked_for_is_told_and_keeps_its_files(
-    lake, proxy, lake_events, monkeypatch
-):
+def test_a_commit_of_unknown_outcome_is_reported_and_keeps_its_files(lake, proxy, lake_events, monkeypatch):
     monkeypatch.setattr(catalog, "_COMMIT_PATIENCE_S", 0.01)
     proxy.on("UpdateTable", faults.lost_answer(), times=1)
     with pytest.raises(OutcomeUnknownError, match="compare the positions"):
@@ -121,7 +120,7 @@ def test_a_wrong_clock_is_named(lake, proxy):
 
 @pytest.mark.parametrize("operation", ["PutObject", "GetObject"])
 @pytest.mark.parametrize("fault", ["throttled", "failing", "lost_request"])
-def test_s3_that_slows_down_or_fails_is_asked_again(lake, proxy, lake_events, operation, fault):
+def test_throttled_or_failing_s3_is_retried(lake, proxy, lake_events, operation, fault):
     proxy.on(operation, getattr(faults, fault)(), times=2)
     lake.append(EVENTS, lake_events(0, 10), {"a": 1})
     assert numbers_of(lake) == list(range(10))
@@ -148,7 +147,7 @@ def test_orphans_of_a_commit_that_was_cut_short_are_found_and_removed(lake, lake
     assert numbers_of(lake) == list(range(10))
 
 
-def test_two_compactions_at_once_leave_every_row_once(lake, glue, lake_events, monkeypatch):
+def test_two_concurrent_compactions_keep_every_row_once(lake, glue, lake_events, monkeypatch):
     for turn in range(4):
         lake.append(EVENTS, lake_events(turn * 10, 10), {"a": turn})
     merge = maintenance._merge
@@ -160,7 +159,7 @@ def test_two_compactions_at_once_leave_every_row_once(lake, glue, lake_events, m
             assert other.compact(EVENTS) == 3
 
     monkeypatch.setattr(maintenance, "_merge", overtaken)
-    with pytest.raises(RetryableError, match="replaced by another program"):
+    with pytest.raises(RetryableError, match="another program replaced files"):
         lake.compact(EVENTS)
     assert numbers_of(lake) == list(range(40))
     assert len(lake.data_files(EVENTS)) == 1
@@ -189,7 +188,7 @@ def template(tmp_path, lake_events):
     return tmp_path / "rows.parquet"
 
 
-def test_two_processes_that_append_at_once_are_both_kept(glue, template):
+def test_concurrent_appends_of_two_processes_are_both_kept(glue, template):
     processes = [start(glue, template, shard, 6) for shard in "ab"]
     for process in processes:
         process.stdin.write("go\n")

@@ -7,8 +7,8 @@ import boto3
 import pytest
 
 from recovery.pipelines import Processes, new_home, outcome
-from shopstream.bootstrap.aws import S3Objects
-from shopstream.engine.shared_checkpoint import SharedCheckpointStore
+from shopstream.aws.objects import S3Objects
+from shopstream.engine.checkpoint import SharedCheckpointStore
 from standins import environment
 
 pytestmark = pytest.mark.aws

@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from shopstream.alerting import read_episodes, read_incidents, read_notifications
+from shopstream.clock import SystemClock
+from shopstream.incidents.embedded import EmbeddedIncidentStore
 
 WRITER = Path(__file__).with_name("incident_writer.py")
 KILLS = 12
@@ -16,7 +18,7 @@ KILLS = 12
 
 def start(folder, seed):
     process = subprocess.Popen(
-        [sys.executable, WRITER, folder / "incidents.db", folder / "place", str(seed)],
+        [sys.executable, WRITER, folder / "incidents.db", folder / "checkpoint.json", str(seed)],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -29,12 +31,15 @@ def finished(process):
         return process.wait(timeout=120)
 
 
-def result(folder):
-    path = folder / "incidents.db"
-    incidents = sorted(read_incidents(path), key=lambda incident: incident.id)
-    parts = [read_episodes(path, incident.id) for incident in incidents]
+def result(store):
+    incidents = sorted(store.list(), key=lambda incident: incident.id)
+    parts = [[replace(part, notifications=0) for part in store.parts(incident.id)] for incident in incidents]
     # How often people hear of it may depend on what was known at the moment.
     return [replace(incident, notifications=0) for incident in incidents], parts
+
+
+def opened(folder):
+    return closing(EmbeddedIncidentStore(folder / "incidents.db", SystemClock()))
 
 
 def test_kills_at_random_moments_change_nothing(tmp_path):
@@ -53,13 +58,14 @@ def test_kills_at_random_moments_change_nothing(tmp_path):
             break
     assert killed == KILLS, "the writer is done before it can be killed; give it more to do"
     assert finished(start(torn, 99)) == 0
-    incidents, parts = result(torn)
-    assert len(incidents) > 100
-    assert sum(map(len, parts)) > 1.5 * len(incidents)
-    assert (incidents, parts) == result(clean)
-    told = read_notifications(torn / "incidents.db")
-    assert {(one.reference, one.target) for one in told if one.target == "json-a"} == {
-        (one.reference, "json-a") for one in told if one.target == "slack-b"
-    }
-    per_incident = [incident.notifications for incident in read_incidents(torn / "incidents.db")]
-    assert min(per_incident) >= 1, "nobody was told of one"
+    with opened(torn) as store, opened(clean) as undisturbed:
+        incidents, parts = result(store)
+        assert len(incidents) > 100
+        assert sum(map(len, parts)) > 1.5 * len(incidents)
+        assert (incidents, parts) == result(undisturbed)
+        told = store.notifications()
+        assert {(one.reference, one.target) for one in told if one.target == "json-a"} == {
+            (one.reference, "json-a") for one in told if one.target == "slack-b"
+        }
+        assert len({(one.incident_id, one.severity, one.target) for one in told}) == len(told), "nobody hears twice"
+        assert min(incident.notifications for incident in store.list()) >= 1, "nobody was told of one"

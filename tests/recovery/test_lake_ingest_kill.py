@@ -9,7 +9,7 @@ from pathlib import Path
 import duckdb
 
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
-from shopstream.lakehouse.views import create_views
+from shopstream.lakehouse.tables import create_views
 
 LOADER = Path(__file__).with_name("lake_loader.py")
 

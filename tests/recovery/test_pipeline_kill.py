@@ -9,15 +9,18 @@ import duckdb
 import pytest
 
 from recovery.pipelines import SEED, Processes, new_home, outcome, write_rules
-from shopstream.simulation import Scraper
+from shopstream.simulation.attacks import Scraper
 from shopstream.simulation.synthesis import DEFAULT_START, OutOfOrder, Synthesis, SynthesisSettings
 
 KILLS = 50
 
 
 STEPS = [
-    ("judge", "before", 2),
-    ("judge", "after", 1),
+    ("record", "before", 2),
+    ("record", "after", 1),
+    ("put", "before", 2),
+    ("put", "after", 1),
+    ("put", "after", 3),
     ("stage", "before", 2),
     ("stage", "after", 1),
     ("stage", "after", 3),

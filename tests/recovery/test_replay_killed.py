@@ -11,8 +11,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from shopstream.clock import SystemClock
-from shopstream.events import Decoder, decode
-from shopstream.stream import TRIM_HORIZON, EmbeddedStream, StreamSettings
+from shopstream.events.codec import Decoder, decode
+from shopstream.stream.embedded import EmbeddedStream
+from shopstream.stream.ports import TRIM_HORIZON
+from shopstream.stream.settings import StreamSettings
 
 ROWS = 40_000
 KILLS = 6
@@ -21,9 +23,10 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from shopstream.clock import SystemClock
-from shopstream.simulation import ReplaySettings
 from shopstream.simulation.replay import replay
-from shopstream.stream import EmbeddedStream, StreamSettings
+from shopstream.simulation.replay import ReplaySettings
+from shopstream.stream.embedded import EmbeddedStream
+from shopstream.stream.settings import StreamSettings
 
 home, source, rate = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 settings = ReplaySettings(rate=float(rate) if rate != "none" else None)
@@ -86,7 +89,7 @@ def test_a_replay_killed_at_random_moments_loses_no_event_and_doubles_none_that_
     assert kept.total() - ROWS < KILLS * 8000  # what was sent twice is what lay behind the last bookmark
 
 
-def test_an_interrupted_command_says_so_and_the_same_command_goes_on(tmp_path):
+def test_an_interrupted_command_can_be_continued(tmp_path):
     source = tmp_path / "events.csv"
     source.write_text("".join(f"2019-11-01 00:00:{place:02} UTC,view,{place},1,,b,1.25,7,s\n" for place in range(60)))
     command = [sys.executable, "-c", "from shopstream.cli import main; main()", "--home", str(tmp_path / "home")]

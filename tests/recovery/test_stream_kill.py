@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from shopstream.clock import ManualClock, SystemClock
-from shopstream.stream import TRIM_HORIZON, EmbeddedStream, NewRecord, StreamSettings
+from shopstream.stream.embedded import EmbeddedStream
+from shopstream.stream.ports import TRIM_HORIZON, NewRecord
+from shopstream.stream.settings import StreamSettings
 
 WRITER = Path(__file__).with_name("stream_writer.py")
 PLENTY = {"max_records": 10_000, "max_bytes": 64 << 20}

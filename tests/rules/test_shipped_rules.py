@@ -9,40 +9,40 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from shopstream.alerting import AlertingSettings, EmbeddedIncidentStore, read_incidents
-from shopstream.clock import ManualClock
-from shopstream.detection import detect, load_rules
-from shopstream.rehearsal.trial import Expected, read_test, signals_of, try_rule
+from incident_desk import read_incidents, sqlite_desk
+from shopstream.detection.rule import load_rules
+from shopstream.detection.rule_matcher import detect
+from shopstream.ruletools.rule_test import ExpectedIncident, read_test, run_rule_test, signals_of
 
 HERE = Path(__file__).parent
 RULES = load_rules()
 FOLDERS = sorted(folder.name for folder in HERE.iterdir() if (folder / "expected.yml").exists())
 
 
-def test_every_shipped_rule_has_events_to_prove_itself_on():
+def test_every_shipped_rule_has_a_test():
     assert sorted(RULES) == FOLDERS
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_a_rule_finds_what_it_must_and_nothing_else(name):
-    trial = try_rule(RULES[name], read_test(HERE / name))
-    assert trial.found == list(read_test(HERE / name).incidents)
-    assert trial.passed, trial
+def test_a_rule_finds_exactly_the_expected_incidents(name):
+    result = run_rule_test(RULES[name], read_test(HERE / name))
+    assert result.found == list(read_test(HERE / name).incidents)
+    assert result.passed, result
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_the_incident_store_gives_what_the_trial_finds(name, tmp_path):
+def test_the_incident_store_has_the_incidents_of_the_rule_test(name, tmp_path):
     case, rule = read_test(HERE / name), RULES[name]
     running = {name: rule.model_copy(update={"status": "test"})}  # one that is switched off finds nothing
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.register("events", case.events)
         detections = detect(signals_of(rule, connection, "events"), running)
-    store = EmbeddedIncidentStore(tmp_path / "incidents.db", AlertingSettings(), ManualClock())
+    store = sqlite_desk(tmp_path / "incidents.db")
     store.apply(detections, max((d.end_ms + 10 * d.suppress_for_ms for d in detections), default=0))
     store.close()
     stored = [
-        Expected(
+        ExpectedIncident(
             keys=dict(incident.keys),
             first_event_time=incident.first_event_time,
             last_event_time=incident.last_event_time,
@@ -54,4 +54,4 @@ def test_the_incident_store_gives_what_the_trial_finds(name, tmp_path):
         if incident.rule == name  # what many of one kind are joined into stands beside them
     ]
     stored.sort(key=lambda one: (one.first_event_time, sorted(one.keys.items())))
-    assert stored == try_rule(rule, case).found
+    assert stored == run_rule_test(rule, case).found

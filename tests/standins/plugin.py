@@ -91,7 +91,7 @@ def make_table(fresh_name):
     def make(*, indexed=False):
         name = fresh_name("table")
         index = ("gsi1pk", "gsi1sk")
-        more = {"GlobalSecondaryIndexes": [{**_keys(*index), "IndexName": "gsi1", "Projection": _KEYS_ONLY}]}
+        more = {"GlobalSecondaryIndexes": [{**_keys(*index), "IndexName": "gsi1", "Projection": _PROJECTION}]}
         _client("dynamodb").create_table(
             TableName=name,
             BillingMode="PAY_PER_REQUEST",
@@ -106,7 +106,11 @@ def make_table(fresh_name):
     return make
 
 
-_KEYS_ONLY = {"ProjectionType": "KEYS_ONLY"}
+_PROJECTION = {
+    "ProjectionType": "INCLUDE",
+    "NonKeyAttributes": ["actor", "actor_kind", "closed", "expires_at", "rules", "severity", "status"],
+}
+"""As in infra/shopstream_infra/incidents.py."""
 
 
 def _keys(partition, sort):

@@ -3,7 +3,6 @@
 import re
 import shutil
 import textwrap
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,16 +10,16 @@ import duckdb
 import pytest
 from typer.testing import CliRunner
 
+from factories import make_detection
 from shopstream.cli import app
 from shopstream.clock import to_ms
-from shopstream.detection import Detection, Severity, load_allow_list, load_rules
-from shopstream.detection.allowlist import ALLOWED, AllowList, agent_hash
-from shopstream.detection.allowlist_file import read_allow_file
+from shopstream.detection.allowlist import ALLOW_LIST_FILES, ALLOWED, AllowList, agent_hash, load_allow_list
+from shopstream.detection.rule import load_rules
 from shopstream.engine.compile import batch_sql
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.errors import ConfigurationError, RuleError
 from shopstream.events.schema import WIRE_SCHEMA
-from shopstream.rehearsal import read_test
+from shopstream.ruletools.rule_test import read_test
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
@@ -55,27 +54,8 @@ def listed(tmp_path, text=GOOD) -> AllowList:
     return load_allow_list(tmp_path)
 
 
-def detection(key, rule="user_burst", at=NOW, **words):
-    start = to_ms(at)
-    plain = Detection(
-        detection_id="d",
-        rule_id=rule,
-        rule_version="1",
-        title="t",
-        severity=Severity.HIGH,
-        tags=("owasp.oat-015",),
-        key_kind="+".join(key) or "site",
-        key=key,
-        start_ms=start,
-        end_ms=start + 10_000,
-        first_event_ms=start,
-        last_event_ms=start + 9_000,
-        measures={"events": 20},
-        threshold="events > 15",
-        final=True,
-        suppress_for_ms=1,
-    )
-    return replace(plain, **words)
+def detection(key, *, at=NOW, **changes):
+    return make_detection(to_ms(at), key, **({"tags": ("owasp.oat-015",)} | changes))
 
 
 def entry_of(allow_list, found):
@@ -84,8 +64,7 @@ def entry_of(allow_list, found):
 
 
 def test_a_file_becomes_entries_with_their_place(tmp_path):
-    entries, problems = read_allow_file(written(tmp_path, GOOD))
-    assert problems == []
+    entries = ALLOW_LIST_FILES.load(written(tmp_path, GOOD))["all"]
     assert [(entry.id, entry.line, entry.name) for entry in entries] == [
         ("crawler", 2, "all.crawler"),
         ("staff", 8, "all.staff"),
@@ -101,7 +80,7 @@ def test_a_file_becomes_entries_with_their_place(tmp_path):
         ("    expires: 2026-12-01\n", "", 13, "expires: missing; write the day"),
         ("expires: 2026-12-01", "expires: soon", 15, "expected a day or a time"),
         ("id: staff", "id: Staff", 8, "lower-case words"),
-        ("id: staff", "id: crawler", 8, "stands here a second time"),
+        ("id: staff", "id: crawler", 8, "is used twice"),
         ("192.0.2.0/23", "192.0.2.0/33", 6, "write e.g. {user_id"),
         ("192.0.2.0/23", "192.0.2.1/23", 6, "has host bits set"),
         ("192.0.2.0/23", "2001:db8::/33", 6, "/16, /32 or /48"),
@@ -112,27 +91,27 @@ def test_a_file_becomes_entries_with_their_place(tmp_path):
         ("until: 2026-11-30T00:00:00Z", "until: 2026-11-20", 16, "expected until after from"),
         ("rules: [user_*]", "rule: [user_*]", 12, "unknown word 'rule'"),
         ("rules: [user_*]", "sale: {from: 2026-11-27, until: 2026-11-28, kinds: [site]}", 8, "one of the two"),
-        ("entries:\n", "entries: []\nmore: x\nother:\n", 2, "the file has one word, entries"),
+        ("entries:\n", "entries: []\nmore: x\nother:\n", 2, "unknown word 'more'; known words are entries"),
     ],
 )
-def test_a_wrong_entry_is_told_with_line_and_remedy(tmp_path, old, new, line, said):
+def test_a_wrong_entry_is_reported_with_line_and_remedy(tmp_path, old, new, line, said):
     assert old in GOOD
-    _, problems = read_allow_file(written(tmp_path, GOOD.replace(old, new)))
+    _, problems = ALLOW_LIST_FILES.read(written(tmp_path, GOOD.replace(old, new)))
     assert any(said in problem.problem for problem in problems), problems
     assert line in {problem.line for problem in problems}, problems
 
 
 @pytest.mark.parametrize("text", ["entries: 5\n", "- a\n", "other: []\n", "entries: [5]\n", "entries: [{id: [a]}]\n"])
 def test_files_that_are_no_allow_lists_are_refused(tmp_path, text):
-    entries, problems = read_allow_file(written(tmp_path, text))
-    assert entries == []
+    files, problems = ALLOW_LIST_FILES.read(written(tmp_path, text))
+    assert files == {}
     assert problems
     with pytest.raises(RuleError, match=r"all\.yml:\d+:"):
         load_allow_list(tmp_path)
 
 
-def test_a_folder_that_is_missing_is_told(tmp_path):
-    with pytest.raises(ConfigurationError, match="expected a folder of allow-lists"):
+def test_a_folder_that_is_missing_is_reported(tmp_path):
+    with pytest.raises(ConfigurationError, match="expected allow-list files at"):
         load_allow_list(tmp_path / "none")
 
 
@@ -302,16 +281,16 @@ def test_entries_are_listed_with_what_is_left_of_them(tmp_path):
     assert "expired" in lines[3]
 
 
-def test_a_check_tells_what_is_wrong_and_what_has_expired(tmp_path):
+def test_a_check_lists_mistakes_and_expired_entries(tmp_path):
     file = written(tmp_path, GOOD.replace("2026-12-01", "2020-12-01"))
     done = invoke("check", allow=tmp_path)
     assert done.exit_code == 0
-    assert f"{file}:13: warning: entry black_friday: expired on 2020-12-01" in done.stdout
+    assert f"{file}:13: expired entry black_friday: suppresses nothing since 2020-12-01" in done.stdout
     file.write_text(GOOD.replace("reason: The", "reasons: The"))
     done = invoke("check", str(file))
     assert done.exit_code == 1
-    assert f"{file}:9: error: entry staff: unknown word 'reasons'" in done.stdout
-    assert "2 good, 2 wrong" in done.stdout
+    assert f"{file}:9: allow-list all: entries.1.reasons: unknown word 'reasons'" in done.stdout
+    assert "0 good, 2 wrong" in done.stdout
 
 
 def test_expired_entries_are_warned_of_by_doctor_and_by_the_check_of_rules(tmp_path):

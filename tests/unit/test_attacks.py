@@ -8,27 +8,12 @@ import pytest
 
 from shopstream.detection.detection import Nature
 from shopstream.errors import ConfigurationError
-from shopstream.events.schema import REES46_COLUMNS
-from shopstream.simulation import (
-    Carding,
-    Crawler,
-    Crowd,
-    DuplicateStorm,
-    FlashSale,
-    Flood,
-    Hoarding,
-    Key,
-    Outage,
-    PriceError,
-    PurchaseCollapse,
-    Rotation,
-    Scalping,
-    Scraper,
-    Synthesis,
-    SynthesisSettings,
-    load_scenarios,
-)
-from shopstream.simulation.key import busy_keys
+from shopstream.events.columns import REES46_COLUMNS
+from shopstream.simulation.attacks import Carding, Crawler, Crowd, Flood, Hoarding, Rotation, Scalping, Scraper
+from shopstream.simulation.faults_and_surges import DuplicateStorm, FlashSale, Outage, PriceError, PurchaseCollapse
+from shopstream.simulation.injection import Target, busy_targets
+from shopstream.simulation.scenario_file import load_scenarios
+from shopstream.simulation.synthesis import Synthesis, SynthesisSettings
 
 START = datetime(2019, 11, 5, tzinfo=UTC)
 SMALL = {"events": 60_000, "products": 3_000, "seed": 1_003}
@@ -45,21 +30,21 @@ def _minutes(count):
 
 
 def _laid(*scenarios, **options):
-    """(Database with `events` in order of arrival, the scenarios' episodes)."""
+    """(Database with `events` in order of arrival, the scenarios' truths)."""
     synthesis = Synthesis(SynthesisSettings(**(SMALL | options), scenarios=scenarios))
     table = pa.concat_tables(synthesis.batches(), promote_options="default").unify_dictionaries()
     base = duckdb.connect()
     base.execute("set timezone = 'UTC'")
     base.register("rows", table)
     base.execute("create table events as select *, row_number() over () as place from rows")
-    episodes = synthesis.episodes()
+    truths = synthesis.ground_truth()
     base.execute("create table actors (user_id bigint)")
-    for episode in episodes:
-        if episode.actors:
-            base.execute("insert into actors select unnest(?::bigint[])", [list(episode.actors)])
+    for truth in truths:
+        if truth.actors:
+            base.execute("insert into actors select unnest(?::bigint[])", [list(truth.actors)])
     base.execute("create view mine as select * from events semi join actors using (user_id)")
     base.execute("create view others as select * from events anti join actors using (user_id)")
-    return base, episodes
+    return base, truths
 
 
 def _one(base, query, *values):
@@ -68,7 +53,7 @@ def _one(base, query, *values):
 
 def _product(column="product", share=0.002):
     world = SynthesisSettings(**SMALL).world()
-    return busy_keys(world.catalogue, column, share)[0]
+    return busy_targets(world.catalogue, column, share)[0]
 
 
 @pytest.fixture(scope="module")
@@ -81,43 +66,43 @@ def calm():
 
 
 @pytest.mark.parametrize("name", sorted(name for name, file in SHIPPED.items() if file.hostile))
-def test_the_truth_of_every_attack_is_exact_and_genuine_events_stay_as_they_were(name, calm):
+def test_the_truth_of_every_attack_is_exact_and_genuine_events_do_not_change(name, calm):
     file = SHIPPED[name].model_copy(update={"min_rate": 0.0})
     if name == "distributed":  # a small shop takes longer for so many ids
         case = Crowd(_at(9), timedelta(hours=10), 2_000, 0.3)
     else:
         case = file.draw(file.chance(1_003), START, SynthesisSettings(**SMALL).world())
-    base, (episode,) = _laid(case)
-    assert episode.nature is Nature.ATTACK
-    assert episode.scenario == (None if name == "distributed" else name)
+    base, (truth,) = _laid(case)
+    assert truth.nature is Nature.ATTACK
+    assert truth.scenario == (None if name == "distributed" else name)
     count, first, last, users = base.execute(
         "select count(*), min(event_time), max(event_time), count(distinct user_id) from mine"
     ).fetchall()[0]
-    assert count == episode.events > 0
-    assert users <= len(episode.actors) == len(set(episode.actors))
-    assert first == episode.first_time.replace(microsecond=0)
-    assert episode.from_time.replace(microsecond=0) <= first <= last < episode.until_time
+    assert count == truth.events > 0
+    assert users <= len(truth.actors) == len(set(truth.actors))
+    assert first == truth.first_time.replace(microsecond=0)
+    assert truth.from_time.replace(microsecond=0) <= first <= last < truth.until_time
     kept = base.execute(f"select {COLUMNS} from others order by all").fetchall()
     assert kept == calm.execute(f"select {COLUMNS} from events order by all").fetchall()
-    if episode.key:
-        ((column, value),) = episode.key.items()
+    if truth.key:
+        ((column, value),) = truth.key.items()
         assert _one(base, f"select count(distinct {column}) from mine") == 1
         assert str(_one(base, f"select any_value({column}) from mine")) == value
 
 
-def test_the_truth_beside_the_events_holds_scenario_figures_key_and_residents(tmp_path):
+def test_the_truth_file_has_scenario_parameters_key_and_residents(tmp_path):
     file = SHIPPED["carding_many_ids"]
     settings = SynthesisSettings(**SMALL)
     case = file.draw(file.chance(1_003), START, settings.world(), _at(13))
     synthesis = Synthesis(SynthesisSettings(**SMALL, scenarios=(case,)))
     synthesis.write(tmp_path / "day.csv")
-    (episode,) = synthesis.truth()["episodes"]
-    assert episode["scenario"] == "carding_many_ids"
-    assert episode["nature"] == "attack"
-    assert episode["key"] == {}
-    assert episode["parameters"] == dict(case.parameters)
-    assert episode["from"] == "2019-11-05T13:00:00+00:00"
-    assert episode["from"] <= episode["first"] < "2019-11-05T13:01"
+    (truth,) = synthesis.truth()["injections"]
+    assert truth["scenario"] == "carding_many_ids"
+    assert truth["nature"] == "attack"
+    assert truth["key"] == {}
+    assert truth["parameters"] == dict(case.parameters)
+    assert truth["from"] == "2019-11-05T13:00:00+00:00"
+    assert truth["from"] <= truth["first"] < "2019-11-05T13:01"
     assert synthesis.truth()["residents"] == []
     assert "carding" not in (tmp_path / "day.csv").read_text()
 
@@ -127,22 +112,22 @@ def test_the_truth_beside_the_events_holds_scenario_figures_key_and_residents(tm
 
 def test_a_category_flood_stays_in_its_category():
     key = _product("category", 0.05)
-    base, (episode,) = _laid(Flood(_at(13), _minutes(30), 5, 300, key=key))
+    base, (truth,) = _laid(Flood(_at(13), _minutes(30), 5, 300, target=key))
     during = f"event_time >= '{_at(13)}' and event_time < '{_at(13, 30)}' and category_id = {key.value}"
     usual = _one(base, f"select count(*) from others where {during}")
-    assert episode.events == pytest.approx(4 * usual, rel=0.25)
+    assert truth.events == pytest.approx(4 * usual, rel=0.25)
     assert _one(base, "select count(distinct product_id) from mine") > 3
 
 
-def test_a_ramp_grows_evenly():
-    base, (episode,) = _laid(Flood(_at(12), timedelta(hours=2), 3, 500, shape="ramp"), events=300_000)
+def test_a_ramp_grows_linearly():
+    base, (truth,) = _laid(Flood(_at(12), timedelta(hours=2), 3, 500, shape="ramp"), events=300_000)
     quarter = f"floor(epoch(event_time - timestamptz '{_at(12)}') / 1800)"
     quarters = base.execute(f"select count(*) from mine group by {quarter} order by any_value({quarter})").fetchall()
-    shares = [count / episode.events for (count,) in quarters]
+    shares = [count / truth.events for (count,) in quarters]
     assert shares == pytest.approx([1 / 16, 3 / 16, 5 / 16, 7 / 16], abs=0.03)
 
 
-def test_pulses_come_on_and_off():
+def test_pulses_alternate_with_usual_traffic():
     begin = _at(12) + timedelta(seconds=7)
     base, _ = _laid(Flood(begin, _minutes(30), 40, 500, shape="pulse", pulse_s=10, every_s=60))
     assert _one(base, f"select max(epoch(event_time - timestamptz '{begin}')::int % 60) from mine") < 10
@@ -153,7 +138,7 @@ def test_pulses_come_on_and_off():
 
 
 @pytest.mark.parametrize(("jitter", "least", "most"), [(0.0, 19, 21), (0.3, 13, 27), (0.5, 9, 31)])
-def test_even_gaps_stay_within_the_jitter(jitter, least, most):
+def test_uniform_gaps_stay_within_the_jitter(jitter, least, most):
     base, _ = _laid(Crawler(_at(9), timedelta(hours=2), 1, 20.0, jitter))
     gaps = "(select epoch(event_time - lag(event_time) over (order by place)) as gap from mine)"
     assert _one(base, f"select min(gap) from {gaps}") >= least
@@ -162,36 +147,36 @@ def test_even_gaps_stay_within_the_jitter(jitter, least, most):
     assert _one(base, "select count(*) - count(distinct product_id) from mine") == 0
 
 
-def test_a_human_like_crawler_has_the_gaps_of_shoppers_and_goes_on_all_day():
-    base, (episode,) = _laid(Crawler(_at(0), timedelta(days=1), 1, 33.0, timing="log_normal", pages_per_session=20))
+def test_a_human_like_crawler_has_the_gaps_of_shoppers_and_continues_all_day():
+    base, (truth,) = _laid(Crawler(_at(0), timedelta(days=1), 1, 33.0, timing="log_normal", pages_per_session=20))
     gaps = "(select epoch(event_time - lag(event_time) over (order by place)) as gap from mine)"
     quartiles = _one(base, f"select quantile_cont(gap, [0.25, 0.5, 0.75]) from {gaps}")
     assert quartiles == pytest.approx([17, 33, 63], rel=0.12)
     assert _one(base, "select count(distinct hour(event_time)) from mine") == 24
-    assert _one(base, "select count(distinct user_session) from mine") == pytest.approx(episode.events / 20, rel=0.35)
-    assert 1_200 < episode.events < 2_100
+    assert _one(base, "select count(distinct user_session) from mine") == pytest.approx(truth.events / 20, rel=0.35)
+    assert 1_200 < truth.events < 2_100
 
 
 def test_a_crowd_uses_each_id_a_few_times_and_takes_as_long_as_the_share_says():
     lasts = Crowd.lasts({"ids": 2_000, "share": 0.2}, 8.0)
     assert lasts == timedelta(seconds=2_000 * 3 / 1.6)
-    base, (episode,) = _laid(Crowd(_at(9), timedelta(hours=6), 2_000, 0.2))
+    base, (truth,) = _laid(Crowd(_at(9), timedelta(hours=6), 2_000, 0.2))
     uses = "(select count(*) as n from mine group by user_id)"
     assert _one(base, f"select min(n) from {uses}") == 1
     assert _one(base, f"select max(n) from {uses}") == 5
-    assert len(episode.actors) == 2_000
-    assert episode.events == pytest.approx(6_000, rel=0.05)
+    assert len(truth.actors) == 2_000
+    assert truth.events == pytest.approx(6_000, rel=0.05)
 
 
 def test_rotating_ids_are_a_share_of_the_traffic_with_a_few_pages_each():
-    base, (episode,) = _laid(Rotation(_at(10), timedelta(hours=4), 0.05), events=300_000)
+    base, (truth,) = _laid(Rotation(_at(10), timedelta(hours=4), 0.05), events=300_000)
     during = f"event_time >= '{_at(10, 30)}' and event_time < '{_at(14)}'"
     share = _one(base, f"select (select count(*) from mine where {during}) / count(*) from others where {during}")
     assert share == pytest.approx(0.05, abs=0.01)
     ended = f"(select count(*) as n from mine group by user_id having max(event_time) < '{_at(13)}')"
     assert _one(base, f"select min(n) from {ended}") >= 5
     assert _one(base, f"select max(n) from {ended}") <= 20
-    assert _one(base, "select count(*) - count(distinct product_id) from mine") <= max(episode.events - 3_000, 0)
+    assert _one(base, "select count(*) - count(distinct product_id) from mine") <= max(truth.events - 3_000, 0)
     assert _one(base, "select count(distinct event_type) from mine") == 1
 
 
@@ -209,21 +194,21 @@ def test_hoarders_fill_carts_at_their_pace_and_never_buy():
 
 
 def test_scalpers_buy_one_product_each_within_five_seconds_of_the_cart():
-    base, (episode,) = _laid(Scalping(_at(13), _minutes(5), 80, key=_product()))
+    base, (truth,) = _laid(Scalping(_at(13), _minutes(5), 80, target=_product()))
     bought, carted = (f"max(event_time) filter (event_type = '{kind}')" for kind in ("purchase", "cart"))
     count = "count(*) filter (event_type = 'purchase') as bought"
     per_id = f"(select {count}, epoch({bought} - {carted}) as pause from mine group by user_id)"
     assert _one(base, f"select count(*) from {per_id} where bought = 1 and pause between 0 and 5") == 80
     half = f"select avg((event_time < '{_at(13, 2)}')::int) from mine where event_type = 'purchase'"
     assert _one(base, half) > 0.45
-    assert episode.key == {"product_id": str(_one(base, "select any_value(product_id) from mine"))}
+    assert truth.key == {"product_id": str(_one(base, "select any_value(product_id) from mine"))}
 
 
 @pytest.mark.parametrize("ids", [1, 200])
-def test_carding_is_small_purchases_and_nothing_else(ids):
-    base, (episode,) = _laid(Carding(_at(13), _minutes(20), ids, 12.0), tracker=True)
-    assert episode.events == pytest.approx(240, rel=0.1)
-    assert len(episode.actors) == min(ids, 200)
+def test_carding_makes_only_small_purchases(ids):
+    base, (truth,) = _laid(Carding(_at(13), _minutes(20), ids, 12.0), tracker=True)
+    assert truth.events == pytest.approx(240, rel=0.1)
+    assert len(truth.actors) == min(ids, 200)
     assert base.execute("select distinct event_type from mine").fetchall() == [("purchase",)]
     low, high = base.execute("select min(price), max(price) from mine").fetchall()[0]
     assert 2 <= low <= high <= 20
@@ -235,36 +220,36 @@ def test_carding_is_small_purchases_and_nothing_else(ids):
 # faults
 
 
-def test_one_event_type_falls_silent_alone(calm):
-    base, (episode,) = _laid(Outage(_at(13), _minutes(30), key=Key("event_type", "cart")))
+def test_an_outage_of_one_event_type_keeps_the_others(calm):
+    base, (truth,) = _laid(Outage(_at(13), _minutes(30), target=Target("event_type", "cart")))
     during = f"event_time >= '{_at(13)}' and event_time < '{_at(13, 30)}'"
     kinds = f"select event_type, count(*) from events where {during} group by all order by all"
     before, after = dict(calm.execute(kinds).fetchall()), dict(base.execute(kinds).fetchall())
     assert after == {kind: count for kind, count in before.items() if kind != "cart"}
-    assert (episode.nature, episode.events, episode.key) == (Nature.FAULT, before["cart"], {"event_type": "cart"})
+    assert (truth.nature, truth.events, truth.key) == (Nature.FAULT, before["cart"], {"event_type": "cart"})
 
 
 def test_a_storm_repeats_events_exactly_and_soon():
-    base, (episode,) = _laid(DuplicateStorm(_at(13), _minutes(30), 0.5, copies=2, delay_s=20), tracker=True)
+    base, (truth,) = _laid(DuplicateStorm(_at(13), _minutes(30), 0.5, copies=2, delay_s=20), tracker=True)
     during = f"event_time >= '{_at(13)}' and event_time < '{_at(13, 30)}'"
     names = ", ".join(("event_id", "ip", "user_agent", "url", *REES46_COLUMNS))
     groups = f"(select count(*) as n from events where {during} group by {names})"
     assert _one(base, f"select avg((n >= 3)::int) from {groups}") == pytest.approx(0.5, abs=0.05)
     total, once = base.execute(f"select sum(n), count(*) from {groups}").fetchall()[0]
-    assert episode.events == pytest.approx(total - once, rel=0.02)
-    assert (episode.nature, episode.actors) == (Nature.FAULT, ())
+    assert truth.events == pytest.approx(total - once, rel=0.02)
+    assert (truth.nature, truth.actors) == (Nature.FAULT, ())
     late = "(select event_time, max(event_time) over (order by place) as seen from events)"
     assert 0 < _one(base, f"select max(epoch(seen - event_time)) from {late}") <= 20
 
 
 @pytest.mark.parametrize("loss", [0.5, 0.9])
 def test_purchases_collapse_by_the_share(calm, loss):
-    base, (episode,) = _laid(PurchaseCollapse(_at(8), timedelta(hours=6), loss))
+    base, (truth,) = _laid(PurchaseCollapse(_at(8), timedelta(hours=6), loss))
     during = f"event_time >= '{_at(8)}' and event_time < '{_at(14)}'"
     bought = f"select count(*) from events where {during} and event_type = 'purchase'"
     before, after = _one(calm, bought), _one(base, bought)
     assert after / before == pytest.approx(1 - loss, abs=0.08)
-    assert episode.events == before - after
+    assert truth.events == before - after
     other = f"select count(*) from events where not ({during} and event_type = 'purchase')"
     assert _one(base, other) == _one(calm, other)
 
@@ -272,7 +257,7 @@ def test_purchases_collapse_by_the_share(calm, loss):
 @pytest.mark.parametrize("factor", [0.01, 0.1, 10])
 def test_a_wrong_price_is_shown_for_one_product_for_a_while(calm, factor):
     key = _product()
-    base, (episode,) = _laid(PriceError(_at(8), timedelta(hours=6), factor, key=key))
+    base, (truth,) = _laid(PriceError(_at(8), timedelta(hours=6), factor, target=key))
     prices = (
         f"select price, count(*), min(event_time) from events where product_id = {key.value} "
         f"and event_time >= '{_at(8)}' and event_time < '{_at(14)}' group by price"
@@ -280,8 +265,8 @@ def test_a_wrong_price_is_shown_for_one_product_for_a_while(calm, factor):
     ((right, usual, _),) = calm.execute(prices).fetchall()
     ((wrong, hit, first),) = base.execute(prices).fetchall()
     assert float(wrong / right) == pytest.approx(factor, rel=0.05)
-    assert hit == usual == episode.events
-    assert episode.first_time.replace(microsecond=0) == first
+    assert hit == usual == truth.events
+    assert truth.first_time.replace(microsecond=0) == first
     names = "product_id, category_id, category_code, brand, user_id, user_session, event_type, event_time"
     same = f"select {names} from events order by all"
     assert base.execute(same).fetchall() == calm.execute(same).fetchall()
@@ -289,11 +274,11 @@ def test_a_wrong_price_is_shown_for_one_product_for_a_while(calm, factor):
 
 def test_two_price_errors_do_not_meet(calm):
     world = SynthesisSettings(**SMALL).world()
-    one, two = busy_keys(world.catalogue, "product", 0.004)[:2]
-    base, episodes = _laid(
-        PriceError(_at(8), timedelta(hours=3), 0.1, key=one), PriceError(_at(9), timedelta(hours=3), 10, key=two)
+    one, two = busy_targets(world.catalogue, "product", 0.004)[:2]
+    base, truths = _laid(
+        PriceError(_at(8), timedelta(hours=3), 0.1, target=one), PriceError(_at(9), timedelta(hours=3), 10, target=two)
     )
-    assert all(episode.events > 0 for episode in episodes)
+    assert all(truth.events > 0 for truth in truths)
     odd = "select product_id from events group by product_id having count(distinct price) > 1"
     assert {str(row[0]) for row in base.execute(odd).fetchall()} == {one.value, two.value}
     assert calm.execute(odd).fetchall() == []
@@ -307,7 +292,7 @@ def test_shoppers_return_little_by_little_or_all_at_once(calm):
     count = f"select count(*) from events where {after}"
     ramp, truth = _laid(Outage(_at(13), _minutes(30), "ramp", recovery_minutes=20))
     assert _one(ramp, count) / _one(calm, count) == pytest.approx(0.25, abs=0.08)
-    assert [(episode.kind, episode.nature) for episode in truth] == [
+    assert [(truth.kind, truth.nature) for truth in truth] == [
         ("outage", Nature.FAULT),
         ("recovery", Nature.SURGE),
     ]
@@ -330,12 +315,12 @@ def test_a_backlog_loses_nothing_and_arrives_after_the_outage(calm):
     assert truth[0].events == truth[1].events > 500
 
 
-def test_those_who_come_anyway_are_the_same_in_a_sale(calm):
-    base, (episode,) = _laid(FlashSale(_at(13), _minutes(60), 4))
+def test_a_sale_does_not_change_the_usual_visits(calm):
+    base, (truth,) = _laid(FlashSale(_at(13), _minutes(60), 4))
     base.register("calm_rows", calm.sql("from events").to_arrow_table())
     missing = f"select count(*) from (select {COLUMNS} from calm_rows except all select {COLUMNS} from events)"
     assert _one(base, missing) == 0
-    assert episode.nature is Nature.SURGE
+    assert truth.nature is Nature.SURGE
 
 
 def test_a_promotion_day_is_busy_all_day(calm):
@@ -361,11 +346,11 @@ def test_a_promotion_day_is_busy_all_day(calm):
         (Outage(START, _minutes(5), "soon"), r"recovery of at_once, ramp, rush, backlog"),
         (DuplicateStorm(START, _minutes(5), 0), r"share above 0, up to 1"),
         (PurchaseCollapse(START, _minutes(5), 1.5), r"loss above 0, up to 1"),
-        (PriceError(START, _minutes(5), 1, key=Key("product_id", "1", 1)), r"factor of 0 to 1000, not 1"),
+        (PriceError(START, _minutes(5), 1, target=Target("product_id", "1", 1)), r"factor of 0 to 1000, not 1"),
         (Flood(START, _minutes(5), 3, 10, shape="square"), r"shape of steady, ramp, pulse"),
         (Scraper(START, _minutes(5), 0, 1), r"at least 1 bot for a scraper"),
     ],
 )
-def test_figures_that_do_not_fit_are_refused(scenario, message):
+def test_parameters_out_of_range_are_refused(scenario, message):
     with pytest.raises(ConfigurationError, match=message):
         Synthesis(SynthesisSettings(**SMALL, scenarios=(scenario,)))

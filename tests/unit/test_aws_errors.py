@@ -2,7 +2,7 @@
 
 import pytest
 
-from shopstream.aws import client, explained
+from shopstream.aws.clients import client, explained
 from shopstream.errors import ConfigurationError, RetryableError
 
 

@@ -11,13 +11,12 @@ import pytest
 from shopstream.clock import ManualClock
 from shopstream.events import sources
 from shopstream.events.sources import identify, open_blocks, plan_blocks
-from shopstream.lakehouse import LakeTable
 from shopstream.lakehouse import ingest as ingest_module
-from shopstream.lakehouse.backfill import in_waves
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
-from shopstream.lakehouse.ingest import ingest
+from shopstream.lakehouse.ingest import in_waves, ingest
+from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.settings import LakehouseSettings
-from shopstream.lakehouse.views import create_views
+from shopstream.lakehouse.tables import create_views
 
 CLOCK = ManualClock(1_600_000_000_000)
 HEADER = "event_time,event_type,product_id,category_id,category_code,brand,price,user_id,user_session\n"
@@ -46,7 +45,7 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(sources, "BLOCK_BYTES", 3000)
     monkeypatch.setattr(sources, "_SAME_TIME_BYTES", 400)
     monkeypatch.setattr(sources, "_LONGEST_HEADER", 300)
-    monkeypatch.setattr(ingest_module, "_BLOCKS_A_COMMIT", 3)
+    monkeypatch.setattr(ingest_module, "_BLOCKS_PER_COMMIT", 3)
 
 
 @pytest.fixture
@@ -70,7 +69,7 @@ def content(lakehouse):
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("header", [HEADER, ""])
 @pytest.mark.usefixtures("small_blocks")
-def test_the_plan_cuts_where_reading_cuts(tmp_path, seed, header):
+def test_planned_blocks_equal_the_blocks_read(tmp_path, seed, header):
     path = tmp_path / "f.csv"
     path.write_text(header + rows(50 + 37 * seed, seed).rstrip("\n" if seed % 2 else ""))
     source = identify(str(path))
@@ -104,7 +103,7 @@ def test_rows_dead_letters_and_counts_are_those_of_the_load_in_one_process(tmp_p
         source = f"SELECT {columns} FROM read_csv('{tmp_path}/text.csv', all_varchar = true) WHERE price <> 'abc'"
         duckdb.sql(source).write_parquet(str(path), row_group_size=2048)
     one = ingest(open_lake("one"), str(path), CLOCK)
-    many = ingest(open_lake("many"), str(path), CLOCK, parts=in_waves(elsewhere, 4))
+    many = ingest(open_lake("many"), str(path), CLOCK, loader=in_waves(elsewhere, 4))
     assert many == one
     assert one.duplicates > 0
     assert content(open_lake("many")) == content(open_lake("one"))
@@ -112,7 +111,7 @@ def test_rows_dead_letters_and_counts_are_those_of_the_load_in_one_process(tmp_p
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_what_a_cluster_began_one_process_finishes(tmp_path, open_lake):
+def test_one_process_finishes_a_load_that_a_cluster_began(tmp_path, open_lake):
     path = tmp_path / "f.csv"
     path.write_text(HEADER + rows(400))
     waves = []
@@ -125,7 +124,7 @@ def test_what_a_cluster_began_one_process_finishes(tmp_path, open_lake):
 
     lake = open_lake("lake")
     with pytest.raises(ConnectionError):
-        ingest(lake, str(path), CLOCK, parts=in_waves(dies_in_the_third_wave, 2))
+        ingest(lake, str(path), CLOCK, loader=in_waves(dies_in_the_third_wave, 2))
     files = {str(file) for file in Path(lake.catalog.location(LakeTable.EVENTS)).rglob("*.parquet")}
     assert files == set(lake.data_files(LakeTable.EVENTS))
     rest = ingest(lake, str(path), CLOCK)

@@ -68,14 +68,14 @@ def test_discarding_leaves_the_current_generation(tmp_path):
     assert store.current() == manifest(1)
 
 
-def test_a_missing_generation_is_told_with_a_remedy(tmp_path):
+def test_a_missing_generation_is_reported_with_a_remedy(tmp_path):
     store = CheckpointStore(tmp_path)
     (tmp_path / "CURRENT").write_text("5")
     with pytest.raises(StateError, match=r"lacks generation 5 .* restore it"):
         store.current()
 
 
-def test_a_damaged_manifest_is_told(tmp_path):
+def test_a_damaged_manifest_is_reported(tmp_path):
     store = CheckpointStore(tmp_path)
     store.promote(stage(store, 1))
     (tmp_path / "generation-0000000001" / "manifest.json").write_text("{")
@@ -83,7 +83,7 @@ def test_a_damaged_manifest_is_told(tmp_path):
         store.current()
 
 
-def test_another_format_is_told(tmp_path):
+def test_another_format_is_reported(tmp_path):
     store = CheckpointStore(tmp_path)
     store.promote(stage(store, 1))
     path = tmp_path / "generation-0000000001" / "manifest.json"

@@ -3,7 +3,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from shopstream.events import decode
+from shopstream.events.codec import decode
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "rees46"
 

@@ -9,9 +9,9 @@ from importlib.resources import files
 
 import pytest
 
+from shopstream.dashboard.auth import load_token
 from shopstream.dashboard.feed import Feed
 from shopstream.dashboard.server import is_loopback, open_page
-from shopstream.dashboard.token import load_token
 from shopstream.errors import StateError
 
 SOURCES = files("shopstream.dashboard")
@@ -23,7 +23,7 @@ def script(name):
     return (SOURCES / "static" / f"{name}.js").read_text()
 
 
-def test_a_token_is_long_and_stays(tmp_path):
+def test_a_token_is_long_and_permanent(tmp_path):
     path = tmp_path / "new" / "dashboard.token"
     token = load_token(path)
     assert len(token) >= 43
@@ -50,7 +50,7 @@ def test_a_token_cut_short_is_refused(tmp_path):
     ("host", "loopback"),
     [("127.0.0.1", True), ("127.1.2.3", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("shop", False)],  # noqa: S104
 )
-def test_loopback_is_told_from_other_addresses(host, loopback):
+def test_loopback_is_distinguished_from_other_addresses(host, loopback):
     assert is_loopback(host) is loopback
 
 
@@ -73,13 +73,13 @@ def test_every_format_of_the_page_exists():
     assert used <= known | {"code"}
 
 
-def test_every_list_of_the_page_has_its_row():
+def test_every_list_of_the_page_has_a_row_template():
     wanted = set(re.findall(r'data-row="([\w-]+)"', TEMPLATES)) | {"top-products", "top-categories", "top-brands"}
     made = set(re.findall(r'<template id="([\w-]+)"', TEMPLATES))
     assert made == {name for name in wanted if not name.endswith("-")}
 
 
-def test_every_chart_has_its_place():
+def test_every_chart_has_an_element():
     assert set(re.findall(r'"(chart-\w+)":', script("charts"))) == set(re.findall(r'id="(chart-\w+)"', TEMPLATES))
 
 
@@ -106,7 +106,7 @@ class CountingPanels:
             assert self._changed.wait_for(lambda: self.reads >= times, timeout=10)
 
 
-def test_nothing_is_read_while_nobody_watches():
+def test_nothing_is_read_without_viewers():
     async def idle():
         panels = CountingPanels()
         feed = Feed(panels, timedelta(milliseconds=1), timedelta(seconds=5))
@@ -135,7 +135,7 @@ def test_a_slow_watcher_gets_the_newest_state_alone():
     assert int(second.removeprefix("event: live\ndata: ")) >= 19
 
 
-def test_a_failure_of_a_reader_is_told_and_ends(caplog):
+def test_a_failure_of_a_reader_is_reported_and_ends(caplog):
     class Failing(CountingPanels):
         def read(self):
             panels = super().read()

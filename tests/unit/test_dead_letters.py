@@ -6,9 +6,9 @@ import pytest
 
 from shopstream.clock import ManualClock
 from shopstream.errors import BackpressureError, PermanentError, RetryableError
-from shopstream.lakehouse import LakeTable
-from shopstream.lakehouse.deadletters import DeadLetters, Outcome
+from shopstream.lakehouse.deadletters import DeadLetters, ReplayStatus
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
+from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.settings import LakehouseSettings
 from shopstream.stream.embedded import EmbeddedStream
 from shopstream.stream.ports import MAX_RECORD_BYTES, TRIM_HORIZON, PutOutcome
@@ -84,10 +84,10 @@ def test_an_id_that_is_not_one_is_refused(lakehouse, letters, dead_letter_rows, 
         letters.get(beginning)
 
 
-def test_a_replay_puts_the_bytes_back_as_they_came(lakehouse, letters, stream, dead_letter_rows):
+def test_a_replay_puts_the_original_bytes_back(lakehouse, letters, stream, dead_letter_rows):
     keep(lakehouse, dead_letter_rows([GOOD, b"\xff\x00"]))
     outcomes = letters.replay(["d0", "d1"], stream)
-    assert [result.outcome for result in outcomes] == [Outcome.SENT, Outcome.SENT]
+    assert [result.status for result in outcomes] == [ReplayStatus.SENT, ReplayStatus.SENT]
     assert held(stream) == [("42", GOOD), ("d1", b"\xff\x00")]
 
 
@@ -95,10 +95,10 @@ def test_a_second_replay_sends_nothing(lakehouse, letters, stream, dead_letter_r
     keep(lakehouse, dead_letter_rows([b"a", b"b"]))
     letters.replay(["d0"], stream)
     again = letters.replay(["d0", "d0"], stream) + letters.replay_all(stream)
-    assert [(result.dead_letter_id, result.outcome) for result in again] == [
-        ("d0", Outcome.SENT_BEFORE),
-        ("d0", Outcome.SENT_BEFORE),
-        ("d1", Outcome.SENT),
+    assert [(result.dead_letter_id, result.status) for result in again] == [
+        ("d0", ReplayStatus.SENT_BEFORE),
+        ("d0", ReplayStatus.SENT_BEFORE),
+        ("d1", ReplayStatus.SENT),
     ]
     assert [payload for _, payload in held(stream)] == [b"a", b"b"]
     assert {row["dead_letter_id"]: row["replayed_at_ms"] for row in letters.newest(9)} == {
@@ -111,7 +111,7 @@ def test_a_replay_is_remembered_by_another_process(lakehouse, folder, letters, s
     keep(lakehouse, dead_letter_rows([b"a"]))
     letters.replay_all(stream)
     other = DeadLetters(EmbeddedLakehouse(folder), folder, CLOCK)
-    assert [result.outcome for result in other.replay_all(stream)] == [Outcome.SENT_BEFORE]
+    assert [result.status for result in other.replay_all(stream)] == [ReplayStatus.SENT_BEFORE]
 
 
 def test_one_reason_alone_is_replayed(lakehouse, letters, stream, dead_letter_rows):
@@ -128,7 +128,7 @@ def test_corrected_bytes_are_sent_instead(lakehouse, letters, stream, dead_lette
         letters.replay(["d0", "d1"], stream, GOOD)
 
 
-def test_an_unknown_id_sends_none_of_the_others(lakehouse, letters, stream, dead_letter_rows):
+def test_an_unknown_id_prevents_the_whole_replay(lakehouse, letters, stream, dead_letter_rows):
     keep(lakehouse, dead_letter_rows([b"a"]))
     with pytest.raises(PermanentError, match="fits none"):
         letters.replay(["d0", "nope"], stream)
@@ -140,7 +140,7 @@ def test_many_are_sent_in_puts_the_stream_takes(lakehouse, letters, stream, dead
         bytes([65 + n]) * (MAX_RECORD_BYTES - 300) for n in range(8)
     ]
     keep(lakehouse, dead_letter_rows(payloads))
-    assert {result.outcome for result in letters.replay_all(stream)} == {Outcome.SENT}
+    assert {result.status for result in letters.replay_all(stream)} == {ReplayStatus.SENT}
     assert sorted(payload for _, payload in held(stream)) == sorted(payloads)
 
 
@@ -157,12 +157,12 @@ class Unwilling:
         return self.stream.put(records)
 
 
-def test_what_was_sent_before_the_stream_was_full_is_remembered(lakehouse, letters, stream, dead_letter_rows):
+def test_records_sent_before_the_stream_was_full_are_in_the_ledger(lakehouse, letters, stream, dead_letter_rows):
     keep(lakehouse, dead_letter_rows([b"%d" % number for number in range(600)]))
     with pytest.raises(BackpressureError):
         letters.replay_all(Unwilling(stream))
-    outcomes = [result.outcome for result in letters.replay_all(stream)]
-    assert outcomes.count(Outcome.SENT_BEFORE) == 500
+    outcomes = [result.status for result in letters.replay_all(stream)]
+    assert outcomes.count(ReplayStatus.SENT_BEFORE) == 500
     assert len(held(stream)) == 600
 
 
@@ -173,11 +173,11 @@ def test_a_record_that_the_stream_refused_can_be_replayed_again(lakehouse, lette
 
     keep(lakehouse, dead_letter_rows([b"a"]))
     (result,) = letters.replay_all(Refusing())
-    assert (result.outcome, result.detail) == (Outcome.REFUSED, "Throttled: slow down")
-    assert [result.outcome for result in letters.replay_all(stream)] == [Outcome.SENT]
+    assert (result.status, result.detail) == (ReplayStatus.REFUSED, "Throttled: slow down")
+    assert [result.status for result in letters.replay_all(stream)] == [ReplayStatus.SENT]
 
 
-def test_a_crash_between_put_and_memory_sends_again(lakehouse, letters, stream, dead_letter_rows):
+def test_a_crash_between_put_and_ledger_sends_the_bytes_again(lakehouse, letters, stream, dead_letter_rows):
     keep(lakehouse, dead_letter_rows([GOOD]))
 
     class Crashing:
@@ -187,11 +187,11 @@ def test_a_crash_between_put_and_memory_sends_again(lakehouse, letters, stream, 
 
     with pytest.raises(KeyboardInterrupt):
         letters.replay_all(Crashing())
-    assert [result.outcome for result in letters.replay_all(stream)] == [Outcome.SENT]
+    assert [result.status for result in letters.replay_all(stream)] == [ReplayStatus.SENT]
     assert [payload for _, payload in held(stream)] == [GOOD, GOOD]
 
 
-def test_two_replays_at_once_are_refused(lakehouse, folder, letters, stream, dead_letter_rows):
+def test_a_concurrent_replay_is_refused(lakehouse, folder, letters, stream, dead_letter_rows):
     keep(lakehouse, dead_letter_rows([b"a"]))
 
     class Nested:
@@ -200,4 +200,4 @@ def test_two_replays_at_once_are_refused(lakehouse, folder, letters, stream, dea
                 DeadLetters(lakehouse, folder, CLOCK).replay_all(stream)
             return stream.put(records)
 
-    assert [result.outcome for result in letters.replay_all(Nested())] == [Outcome.SENT]
+    assert [result.status for result in letters.replay_all(Nested())] == [ReplayStatus.SENT]

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import pydoc
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -14,11 +15,10 @@ from typer.testing import CliRunner
 from pages import FENCE, ROOT, arguments_of, blocks, shell_lines
 from shopstream.cli import app
 from shopstream.config import load_settings
-from shopstream.dashboard.health import Health
-from shopstream.dashboard.home import Home
-from shopstream.dashboard.metrics import metrics_text
-from shopstream.detection.loader import read_rule, shipped_rules
-from shopstream.events.validation import REASONS
+from shopstream.dashboard.health import Health, metrics_text
+from shopstream.dashboard.sources import DataHome
+from shopstream.detection.rule import RULE_FILES, shipped_rules
+from shopstream.events.validation import Reason
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
 TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES}
@@ -63,7 +63,7 @@ def slug(heading):
 # settings
 
 
-def test_the_page_of_settings_is_what_the_settings_tree_gives():
+def test_the_page_of_settings_is_generated_from_the_settings_tree():
     spec = importlib.util.spec_from_file_location("write_configuration", ROOT / "docs" / "write_configuration.py")
     writer = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(writer)
@@ -129,7 +129,7 @@ def test_commands_are_grouped():
 
 
 def test_prose_flows_to_the_width_of_the_terminal():
-    prose = help_of("simulate").split("happened.", 1)[1].split("Examples", 1)[0]
+    prose = help_of("simulate").split("pace.", 1)[1].split("Examples", 1)[0]
     full = [line.rstrip() for line in re.split(r"\n\s*\n", prose.strip())[0].splitlines()[:-1]]
     assert min(map(len, full)) > WIDTH - 20
 
@@ -156,7 +156,7 @@ def test_make_targets_shown_exist():
 
 def test_every_path_of_the_data_home_is_explained():
     readme = TEXTS["README.md"]
-    home = Home.at(Path("home"))
+    home = DataHome.at(Path("home"))
     paths = [getattr(home, field.name) for field in fields(home)]
     stores = {path.name for path in paths if isinstance(path, Path)} - {"engine.lock"}  # a lock holds no data
     for name in stores | {"lake", "replays"}:
@@ -168,11 +168,11 @@ def test_every_path_of_the_data_home_is_explained():
 
 def test_every_metric_is_documented(tmp_path, monkeypatch):
     from shopstream.clock import from_ms  # noqa: PLC0415
-    from shopstream.dashboard import metrics  # noqa: PLC0415
+    from shopstream.dashboard import health as metrics  # noqa: PLC0415
 
     full = Health(True, 1, from_ms(1), {}, from_ms(1), {"shard": 1}, {"open": 1})
     monkeypatch.setattr(metrics, "read_health", lambda _home: full)
-    body, _ = metrics_text(Home.at(tmp_path))
+    body, _ = metrics_text(DataHome.at(tmp_path))
     names = {line.split()[0].partition("{")[0] for line in body.decode().splitlines() if not line.startswith("#")}
     assert len(names) >= 10
     for name in names:
@@ -180,8 +180,8 @@ def test_every_metric_is_documented(tmp_path, monkeypatch):
 
 
 def test_every_reason_of_a_dead_letter_is_documented_with_a_remedy():
-    for reason, meaning in REASONS.items():
-        row = rf"^\| `{reason}` \| {re.escape(meaning)} \| \S.+ \|$"
+    for reason in Reason:
+        row = rf"^\| `{reason}` \| {re.escape(reason.meaning)} \| \S.+ \|$"
         assert re.search(row, TEXTS["docs/operations.md"], re.MULTILINE), reason
 
 
@@ -199,10 +199,10 @@ def test_rules_shown_are_rules(tmp_path):
     for body in shown:
         file = tmp_path / f"{yaml.safe_load(body)['id']}.yml"
         file.write_text(body)
-        assert read_rule(file)[1] == []
+        assert RULE_FILES.read(file)[1] == []
 
 
-def test_messages_in_the_table_of_troubles_are_the_program_s():
+def test_the_table_of_errors_quotes_messages_of_the_program():
     table = TEXTS["docs/operations.md"].split("## When something is wrong", 1)[1]
     source = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
     source = re.sub(r"\"\s*\n\s*f?\"", "", source)
@@ -236,7 +236,7 @@ def test_every_decision_is_in_the_index_and_numbered_once():
         assert f"]({name})" in TEXTS["docs/adr/README.md"]
 
 
-def test_the_words_of_the_glossary_are_there_once():
+def test_the_glossary_defines_each_word_once():
     words = re.findall(r"^\| ([a-z][a-z -]+) \|", TEXTS["docs/glossary.md"], re.MULTILINE)
     assert len(words) == len(set(words))
     assert {"event", "record", "shard", "checkpoint", "watermark", "dead letter", "signal", "incident"} <= set(words)
@@ -245,3 +245,17 @@ def test_the_words_of_the_glossary_are_there_once():
 @pytest.mark.parametrize("page", TEXTS)
 def test_pages_name_no_machine(page):
     assert not re.search(r"(?<![\w.])/(work|home|root|Users)/", TEXTS[page])
+
+
+def test_every_function_that_the_architecture_names_exists():
+    names = re.findall(r"`([a-z_]+(?:\.\w+)+)`", TEXTS["docs/architecture.md"])
+    names = [name for name in names if not name.endswith((".py", ".yml"))]
+    assert len(names) > 20
+    for name in names:
+        assert pydoc.locate(f"shopstream.{name}"), name
+
+
+@pytest.mark.parametrize("page", [page for page in TEXTS if not page.startswith("benchmarks/")])
+def test_prose_is_wrapped_at_100_columns(page):
+    prose = [line for line in without_fences(TEXTS[page]).splitlines() if not line.startswith("|")]
+    assert [line for line in prose if len(line) > 100 and " " in LINK.sub("", line.strip())] == []

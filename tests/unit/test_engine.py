@@ -9,10 +9,11 @@ import pytest
 
 from shopstream.engine.engine import Engine, Processed
 from shopstream.engine.settings import EngineSettings
-from shopstream.engine.signal import Signal
+from shopstream.engine.signals import Signal
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.errors import StateError
-from shopstream.events.codec import decode, encode_arrow
+from shopstream.events.arrow_ipc import encode_arrow
+from shopstream.events.codec import decode
 from shopstream.events.schema import LAKE_FIELDS, WIRE_SCHEMA
 from shopstream.stream.ports import Record
 
@@ -113,7 +114,7 @@ def test_late_events_are_kept_flagged_and_in_no_window():
     assert it.advance() == []
 
 
-def test_a_bad_row_becomes_a_dead_letter_and_the_rest_goes_on():
+def test_a_bad_row_becomes_a_dead_letter_and_the_rest_continues():
     good = "2019-11-01 00:00:01 UTC,view,1,2,,,1.50,7,"
     bad = "2019-11-01 00:00:02 UTC,look,1,2,,,1.50,7,"
     processed = process(engine(), [Record(f"{good}\n{bad}\n".encode(), "k", "s", 9, START_MS)])
@@ -143,7 +144,7 @@ def test_a_window_fires_as_soon_as_its_condition_is_true_and_again_when_it_close
     assert {signal.measures["n"] for signal in last} == {5}
 
 
-def test_state_saved_and_restored_goes_on_as_if_nothing_had_been(tmp_path):
+def test_state_saved_and_restored_continues_as_if_nothing_had_been(tmp_path):
     whole, cut = engine(), engine()
     expected = signals(whole, [record(1, 1.1)]) + signals(whole, [record(1.2, 1.3, 2, number=1)])
     process(cut, [record(1, 1.1)])
@@ -170,7 +171,7 @@ def test_a_changed_declaration_starts_empty_and_is_named(tmp_path):
     assert after.state_rows() == {"seen": 2, "window_burst": 0, "fired_burst": 0}
 
 
-def test_unreadable_state_is_told(tmp_path):
+def test_damaged_state_is_reported(tmp_path):
     it = engine()
     path = tmp_path / "state.duckdb"
     path.write_bytes(b"no database" * 1000)

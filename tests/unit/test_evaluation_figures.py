@@ -7,23 +7,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shopstream.alerting.precision import wilson
 from shopstream.clock import to_ms
 from shopstream.errors import ConfigurationError
-from shopstream.evaluation.attack import _draw
-from shopstream.evaluation.cache import Cache
-from shopstream.evaluation.markdown import markdown
-from shopstream.evaluation.matrix import Done
-from shopstream.evaluation.plan import REPORTING_SEEDS, STRATA, TUNING_SEEDS, Shop, seeds_of, stratum_of
-from shopstream.evaluation.report import write_report
-from shopstream.evaluation.results import AttackResult, Brief, GenuineResult, Picture
-from shopstream.evaluation.rows import TimeUnit, load_rows
-from shopstream.evaluation.scoring import Unit
-from shopstream.evaluation.statistics import percentile, rule_of_three
+from shopstream.evaluation.plan import (
+    REPORTING_SEEDS,
+    STRATA,
+    TUNING_SEEDS,
+    Shop,
+    TimeUnit,
+    evaluated_scenarios,
+    seeds_of,
+    stratum_of,
+)
+from shopstream.evaluation.report import Facts, markdown, time_text, write_report
+from shopstream.evaluation.results import AttackResult, BaselineResult, FoundIncident, Timeline
+from shopstream.evaluation.runner import RunResults
+from shopstream.evaluation.runs import Cache, _draw
+from shopstream.evaluation.scoring import Unit, percentile, rule_of_three
 from shopstream.evaluation.summary import summarise
-from shopstream.evaluation.words import Facts, time_text
+from shopstream.incidents.incident import wilson
 
-ROWS = load_rows()
+ROWS = evaluated_scenarios()
 FACTS = Facts(
     seeds=[1000, 1001],
     test_days=1,
@@ -40,11 +44,13 @@ FACTS = Facts(
 
 def brief(rule="volume", *, severity="high", nature="attack", actor=False, resident=False, notifications=1):
     key = {"user_id": "1"} if actor else {}
-    return Brief("id", rule, severity, nature, key, 0, 0, 0, actor, notifications, "<b>note</b>", resident)
+    return FoundIncident(
+        "id", rule, severity, nature, key, 0, 0, 0, notifications=notifications, note="<b>note</b>", resident=resident
+    )
 
 
-def picture(*, missed):
-    return Picture(
+def timeline(*, missed):
+    return Timeline(
         "</script>",
         60_000,
         [0, 60_000],
@@ -73,7 +79,7 @@ def attack(scenario, *, seed=1000, after_s=10.0, actors=(), true=(), false=(), s
         "found_after_s": after_s,
         "events_until": None if after_s is None else 7,
         "progress": None if after_s is None else 0.25,
-        "pictures": [picture(missed=after_s is None)],
+        "timelines": [timeline(missed=after_s is None)],
         "nearest": "nothing" if after_s is None else "",
         "seconds": 1.0,
     }
@@ -82,18 +88,18 @@ def attack(scenario, *, seed=1000, after_s=10.0, actors=(), true=(), false=(), s
     )
 
 
-def genuine(*incidents, seed=1000, events=1_000_000):
-    return GenuineResult(seed, 1, events, incidents, {"site": 0.05}, {"site": 0.06}, [picture(missed=False)], 1.0)
+def without_attack(*incidents, seed=1000, events=1_000_000):
+    return BaselineResult(seed, 1, events, incidents, {"site": 0.05}, {"site": 0.06}, [timeline(missed=False)], 1.0)
 
 
 def summary_of(*attacks, days=()):
-    done = Done(list(days) or [genuine()])
+    results = RunResults(list(days) or [without_attack()])
     for run in attacks:
-        done.attacks.setdefault(run.scenario, []).append(run)
-    return summarise(done, ROWS)
+        results.attacks.setdefault(run.scenario, []).append(run)
+    return summarise(results, ROWS)
 
 
-def test_seeds_for_tuning_and_reporting_have_none_in_common():
+def test_tuning_and_reporting_seeds_are_disjoint():
     assert set(REPORTING_SEEDS).isdisjoint(TUNING_SEEDS)
     assert seeds_of(2, tuning=True) == (1000, 1001)
     assert seeds_of(2, tuning=False) == (1, 2)
@@ -104,11 +110,11 @@ def test_more_seeds_than_there_are_is_an_error():
         seeds_of(100, tuning=False)
 
 
-def test_over_six_seeds_a_scenario_meets_every_part_of_the_day():
+def test_over_six_seeds_a_scenario_covers_every_stratum():
     assert {stratum_of("pulse", 0, seed) for seed in range(6)} == set(range(len(STRATA)))
 
 
-def test_attacks_begin_in_the_hours_that_they_are_drawn_for():
+def test_attacks_begin_in_the_hours_of_their_stratum():
     for seed in range(20):
         shop = Shop(seed)
         for moment, (low, high) in zip(shop.moments(), STRATA, strict=True):
@@ -139,12 +145,12 @@ def test_percentiles_lie_between_neighbours():
     assert percentile([1.0, 2.0, 10.0], 0.95) == pytest.approx(9.2)
 
 
-def test_nothing_found_bounds_the_rate_at_three_by_n():
+def test_a_count_of_zero_bounds_the_rate_at_three_by_n():
     assert rule_of_three(0, 3.0) == 1.0
     assert rule_of_three(4, 1.0) > 4
 
 
-def test_every_scenario_has_a_row_with_a_target():
+def test_every_scenario_has_an_evaluation_with_a_target():
     for row in ROWS.values():
         assert row.control == (row.recall is None)
         assert row.control == (row.within is None)
@@ -153,7 +159,7 @@ def test_every_scenario_has_a_row_with_a_target():
     assert ROWS["slow_ramp"].time_unit is TimeUnit.FACTOR
 
 
-def test_a_row_is_reached_when_recall_and_time_are():
+def test_a_scenario_meets_its_goal_if_recall_and_time_do():
     assert summary_of(attack("site_flood")).rows[0].reached
     assert not summary_of(attack("site_flood", after_s=31.0)).rows[0].reached
     assert not summary_of(attack("site_flood"), attack("site_flood", after_s=None)).rows[0].reached
@@ -171,24 +177,24 @@ def test_a_ramp_is_timed_by_its_factor():
 
 
 def test_incidents_of_residents_and_surges_are_not_false():
-    day = genuine(brief(actor=True, resident=True), brief(nature="surge", severity="informational"))
-    figures = summary_of(days=[day]).genuine
+    day = without_attack(brief(actor=True, resident=True), brief(nature="surge", severity="informational"))
+    figures = summary_of(days=[day]).baseline
     assert (figures.site, figures.actors, figures.residents, figures.surges) == (0, 0, 1, 1)
 
 
-def test_false_incidents_are_told_apart_and_scaled():
-    day = genuine(brief(), brief("user_burst", actor=True), events=2_000_000)
-    figures = summary_of(days=[day]).genuine
+def test_false_incidents_are_classified_and_scaled():
+    day = without_attack(brief(), brief("user_burst", actor=True), events=2_000_000)
+    figures = summary_of(days=[day]).baseline
     assert (figures.site_per_week, figures.actors_per_million) == (7, 0.5)
     assert figures.per_rule == {"volume": 1, "user_burst": 1}
 
 
-def test_precision_counts_attack_runs_and_genuine_days():
-    figures = summary_of(attack("site_flood", true=[brief()] * 3, false=[brief()]), days=[genuine(brief())])
+def test_precision_counts_attack_runs_and_days_without_attacks():
+    figures = summary_of(attack("site_flood", true=[brief()] * 3, false=[brief()]), days=[without_attack(brief())])
     assert (figures.true, figures.false, figures.precision) == (3, 2, 0.6)
 
 
-def test_notifications_are_counted_per_incident_that_somebody_was_told_of():
+def test_notifications_are_counted_per_notified_incident():
     run = attack("site_flood", true=[brief(notifications=2), brief(notifications=0), brief()])
     assert summary_of(run).notifications_per_incident == 1.5
 
@@ -207,7 +213,7 @@ def test_a_control_may_have_one_informational_incident(told, good):
     assert summary_of(attack("flash_sale", after_s=None, false=told)).controls[0].reached is good
 
 
-def test_a_folder_of_the_cache_is_made_once_for_each_digest(tmp_path):
+def test_a_cache_folder_is_made_once_per_digest(tmp_path):
     made = []
     cache = Cache(tmp_path, Shop(1000))
 
@@ -223,10 +229,10 @@ def test_a_folder_of_the_cache_is_made_once_for_each_digest(tmp_path):
     assert not first.exists()
 
 
-def test_a_report_needs_no_network_and_shows_what_it_was_given_as_text(tmp_path):
+def test_a_report_needs_no_network_and_escapes_text(tmp_path):
     runs = [attack("site_flood", after_s=None, false=[brief()]), attack("flash_sale", after_s=None)]
-    done = Done([genuine(brief())], {run.scenario: [run] for run in runs})
-    write_report(tmp_path, done, summarise(done, ROWS), FACTS, tmp_path / "page.md")
+    results = RunResults([without_attack(brief())], {run.scenario: [run] for run in runs})
+    write_report(tmp_path, results, summarise(results, ROWS), FACTS, tmp_path / "page.md")
     page = (tmp_path / "report.html").read_text()
     assert "src=" not in page.split("Plotly.newPlot")[-1]
     assert "<b>note</b>" not in page
@@ -236,16 +242,16 @@ def test_a_report_needs_no_network_and_shows_what_it_was_given_as_text(tmp_path)
     assert (tmp_path / "page.md").read_text() == (tmp_path / "summary.md").read_text()
 
 
-def test_the_summary_says_which_seeds_and_what_is_missed():
-    done = Done([genuine()], {"site_flood": [attack("site_flood", after_s=None)]})
-    text = markdown(summarise(done, ROWS), FACTS)
+def test_the_summary_names_seeds_and_missed_scenarios():
+    results = RunResults([without_attack()], {"site_flood": [attack("site_flood", after_s=None)]})
+    text = markdown(summarise(results, ROWS), FACTS)
     assert "missed: site flood" in text
     assert "no seed in common" in text
-    assert "these figures are no evidence" in text
+    assert "These figures are no evidence" in text
 
 
-def test_on_a_calm_day_a_quieter_product_is_hit_and_the_parameters_say_so():
-    row, eased = load_rows()["product_flood"], 0
+def test_on_a_calm_day_the_target_is_a_quieter_product_and_the_parameters_state_it():
+    row, eased = evaluated_scenarios()["product_flood"], 0
     for seed in range(1_000, 1_006):
         shop = Shop(seed)
         moment, case, until_ms = _draw(shop, row, 0)

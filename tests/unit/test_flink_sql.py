@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from shopstream.cli.program import app
-from shopstream.detection import load_rules
-from shopstream.engine.derived import DERIVED_FIELDS
+from shopstream.detection.rule import load_rules
+from shopstream.engine.derived_columns import DERIVED_FIELDS
 from shopstream.engine.flink import flink_sql
 from shopstream.engine.window import WindowDeclaration, WindowKind
 

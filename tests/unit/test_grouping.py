@@ -2,8 +2,8 @@
 
 import pytest
 
-from shopstream.alerting.grouping import LONGEST_MS, GroupingRules, Member, actor_of, group
-from shopstream.alerting.incident import Role
+from shopstream.incidents.grouping import LONGEST_MS, GroupingRules, Member, actor_of, group
+from shopstream.incidents.incident import Role
 
 MINUTE = 60_000
 RULES = GroupingRules(campaign_actors=5, campaign_within_ms=10 * MINUTE, recovery_ms=30 * MINUTE)
@@ -58,7 +58,7 @@ def test_one_bot_seen_by_many_kinds_of_key_is_no_campaign():
     assert not any(place.campaign for place in group(members, RULES).values())
 
 
-def test_a_campaign_ends_where_nobody_new_is_detected_for_long():
+def test_a_campaign_ends_when_no_new_actor_is_detected_for_long():
     early, late = [bot(n, until=60) for n in range(5)], [bot(n, at=11) for n in range(5, 10)]
     assert len(set(roots(*early, *late).values())) == 2
 

@@ -5,15 +5,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from shopstream.simulation import Synthesis, SynthesisSettings
-from shopstream.simulation.heavy_users import _ROBOTS, HeavyUsers
-from shopstream.simulation.shoppers import CART, PURCHASE, VIEW
+from shopstream.simulation.shoppers import _ROBOTS, CART, PURCHASE, VIEW, HeavyUsers
+from shopstream.simulation.synthesis import Synthesis, SynthesisSettings
 
 
 def _days(seeds, days=range(18_205, 18_210)):
     world = SynthesisSettings(products=1_000, seed=1_000).world()
     for seed in seeds:
-        heavy = HeavyUsers(world.calendar, world.catalogue, world.population, seed)
+        heavy = HeavyUsers(world.intensity, world.catalogue, world.population, seed)
         for day in days:
             yield heavy._ids(), heavy._day(day)
 
@@ -36,7 +35,7 @@ def test_resident_robots_are_part_of_the_genuine_traffic_and_named():
     assert synthesis.truth()["residents"] == residents
 
 
-def test_robots_are_as_many_and_as_slow_as_the_real_ones():
+def test_robots_have_the_number_and_pace_of_real_ones():
     visits, paces, views = 0, [], 0
     for ids, block in _days(range(1_000, 1_040)):
         robots = block.take(np.isin(block.user, ids[:_ROBOTS]))
@@ -66,7 +65,7 @@ def test_wholesalers_buy_many_products_at_a_shopper_s_pace():
     assert visits / 25 == pytest.approx(3, abs=1.2)
 
 
-def test_a_day_of_heavy_users_is_the_same_in_every_stretch():
+def test_a_day_of_heavy_users_is_the_same_in_every_slice():
     world = SynthesisSettings(products=1_000, seed=1_001).world()
-    one, two = (HeavyUsers(world.calendar, world.catalogue, world.population, 1_001) for _ in range(2))
+    one, two = (HeavyUsers(world.intensity, world.catalogue, world.population, 1_001) for _ in range(2))
     assert np.array_equal(one._day(18_206).time, two._day(18_206).time)

@@ -3,59 +3,29 @@
 import csv
 import io
 import json
-import sqlite3
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from typer.testing import CliRunner
 
-from shopstream.alerting import (
-    AlertingSettings,
-    EmbeddedIncidentStore,
-    State,
-    read_episodes,
-    read_incident,
-    read_incidents,
-    read_verdicts,
-)
-from shopstream.alerting.blocklist import read_blocklist
-from shopstream.alerting.blocklist_formats import BlocklistFormat, render
-from shopstream.alerting.database import _TABLES
-from shopstream.alerting.grounds import evidence_lines, genuine_share
-from shopstream.alerting.ocsf import cloud_event
-from shopstream.alerting.precision import RulePrecision, read_precision
+from factories import USER, make_detection
+from incident_desk import sqlite_desk
 from shopstream.cli import app
-from shopstream.clock import ManualClock
-from shopstream.detection import Detection, Severity, detection_id
 from shopstream.detection.detection import Nature
+from shopstream.incidents.explanation import genuine_share, lines_of, title_of
+from shopstream.incidents.incident import RulePrecision, State, TriageStatus, read_precision
+from shopstream.incidents.verdicts import read_verdicts
+from shopstream.response.blocklist import BlocklistFormat, read_blocklist, render
+from shopstream.response.ocsf import cloud_event
 
 SIZE, MINUTE = 10_000, 60_000
 DAY = timedelta(days=1)
 
 
-def detection(start_ms=0, key=None, *, rule="user_rate", label="owasp.oat-011", **changes):
-    key = {"user_id": "7"} if key is None else key
-    made = Detection(
-        detection_id=detection_id(rule, key, start_ms),
-        rule_id=rule,
-        rule_version="v1",
-        title="Too fast",
-        severity=Severity.HIGH,
-        tags=(label, "attack.t1595"),
-        key_kind="+".join(key) or "site",
-        key=key,
-        start_ms=start_ms,
-        end_ms=start_ms + SIZE,
-        first_event_ms=start_ms,
-        last_event_ms=start_ms + SIZE - 1,
-        measures={"events": 40},
-        threshold="events > 15",
-        final=True,
-        suppress_for_ms=5 * MINUTE,
-        verdict="bot" if key else None,
-    )
-    return replace(made, **changes)
+def detection(start_ms=0, key=USER, *, rule="user_rate", label="owasp.oat-011", **changes):
+    facts = {"tags": (label, "attack.t1595"), "measures": {"events": 40}, "suppress_for_ms": 5 * MINUTE}
+    return make_detection(start_ms, key, rule=rule, **(facts | {"verdict": "bot" if key else None} | changes))
 
 
 @pytest.fixture
@@ -65,7 +35,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def store(path):
-    opened = EmbeddedIncidentStore(path, AlertingSettings(), ManualClock(5_000))
+    opened = sqlite_desk(path)
     yield opened
     opened.close()
 
@@ -82,13 +52,13 @@ def campaign(count=6, start_ms=0):
     return [detection(start_ms, {"user_id": str(user)}) for user in range(count)]
 
 
-def verdicts(path):
-    return [(row["actor"], row["verdict"]) for row in read_verdicts(path).to_pylist()]
+def verdicts(store):
+    return [(row["actor"], row["verdict"]) for row in read_verdicts(store).to_pylist()]
 
 
-def test_verdicts_say_who_from_when_until_when_and_why(store, path):
+def test_verdicts_say_who_from_when_until_when_and_why(store):
     store.apply([detection(), detection(1_000, rule="user_breadth")], 0)
-    first, second = read_verdicts(path).to_pylist()
+    first, second = read_verdicts(store).to_pylist()
     assert first == {
         "actor_kind": "user_id",
         "actor": "7",
@@ -97,46 +67,46 @@ def test_verdicts_say_who_from_when_until_when_and_why(store, path):
         "until_time": datetime.fromtimestamp(10, UTC),
         "why": "Too fast",
         "rule": "user_rate",
-        "incident_id": read_incidents(path)[0].id,
+        "incident_id": store.list()[0].id,
     }
     assert second["incident_id"] == first["incident_id"]
 
 
-def test_without_a_store_there_are_no_verdicts(path):
-    assert read_verdicts(path).num_rows == 0
+def test_without_a_store_there_are_no_verdicts(store):
+    assert read_verdicts(store).num_rows == 0
 
 
-def test_a_false_positive_makes_its_actors_human_and_reopening_takes_it_back(store, path):
+def test_a_false_positive_makes_its_actors_human_and_reopening_takes_it_back(store):
     store.apply(campaign(), 0)
-    (incident,) = read_incidents(path)
-    marked = store.mark_false_positive(incident.id, "a school class")
+    (incident,) = store.list()
+    marked = store.set_status(incident.id, TriageStatus.FALSE_POSITIVE, comment="a school class")
     assert (marked.state, marked.comment) == (State.FALSE_POSITIVE, "a school class")
-    assert {verdict for _, verdict in verdicts(path)} == {"human"}
+    assert {verdict for _, verdict in verdicts(store)} == {"human"}
     store.apply([detection(1_000, {"user_id": "99"})], 0)
-    assert ("99", "human") in verdicts(path), "who joins later is judged, too"
-    assert store.reopen(incident.id).state is State.OPEN
-    assert {verdict for _, verdict in verdicts(path)} == {"bot"}
+    assert ("99", "human") in verdicts(store), "who joins later is judged, too"
+    assert store.set_status(incident.id, TriageStatus.NONE).state is State.OPEN
+    assert {verdict for _, verdict in verdicts(store)} == {"bot"}
 
 
-def test_one_actor_of_a_campaign_can_be_human(store, path):
+def test_one_actor_of_a_campaign_can_be_human(store):
     store.apply(campaign(), 0)
-    (incident,) = read_incidents(path)
-    part = read_episodes(path, incident.id)[3]
-    assert store.mark_false_positive(part.id, "the owner").parent == incident.id
-    assert dict(verdicts(path))[part.keys["user_id"]] == "human"
-    assert [verdict for _, verdict in verdicts(path)].count("bot") == 5
-    assert read_incident(path, incident.id).state is State.OPEN
+    (incident,) = store.list()
+    part = store.parts(incident.id)[3]
+    assert store.set_status(part.id, TriageStatus.FALSE_POSITIVE, comment="the owner").parent == incident.id
+    assert dict(verdicts(store))[part.keys["user_id"]] == "human"
+    assert [verdict for _, verdict in verdicts(store)].count("bot") == 5
+    assert store.get(incident.id).state is State.OPEN
 
 
-def test_precision_counts_what_people_have_judged(store, path):
+def test_precision_counts_triaged_incidents(store):
     store.apply([detection(at * 60 * MINUTE) for at in range(4)], 0)
     store.apply([detection(1_000, rule="user_breadth")], 0)
-    ids = sorted(incident.id for incident in read_incidents(path))
-    store.resolve(ids[0])
-    store.resolve(ids[1])
-    store.mark_false_positive(ids[2], "staff")
-    store.acknowledge(ids[3])
-    breadth, rate = read_precision(path)
+    ids = sorted(incident.id for incident in store.list())
+    store.set_status(ids[0], TriageStatus.RESOLVED)
+    store.set_status(ids[1], TriageStatus.RESOLVED)
+    store.set_status(ids[2], TriageStatus.FALSE_POSITIVE, comment="staff")
+    store.set_status(ids[3], TriageStatus.ACKNOWLEDGED)
+    breadth, rate = read_precision(store.list())
     assert (rate.rule, rate.incidents, rate.right, rate.wrong) == ("user_rate", 4, 2, 1)
     assert rate.precision == pytest.approx(2 / 3)
     assert rate.interval == (pytest.approx(0.2077, abs=1e-3), pytest.approx(0.9385, abs=1e-3))
@@ -144,12 +114,12 @@ def test_precision_counts_what_people_have_judged(store, path):
     assert (RulePrecision("r", 3, 0, 0).precision, RulePrecision("r", 3, 0, 0).interval) == (None, (0.0, 1.0))
 
 
-def blocked(path, limit=0.05, ttl=DAY):
-    found = read_blocklist(path, ttl, limit)
+def blocked(store, limit=0.05, ttl=DAY):
+    found = read_blocklist(store, ttl, limit)
     return {one.actor.value for one in found.blocked}, {one.actor.value: one.reason for one in found.left_out}
 
 
-def test_who_may_be_genuine_is_never_blocked(store, path):
+def test_who_may_be_genuine_is_never_blocked(store):
     shared, bots, unknown, private = "198.51.100.0/24", "203.0.113.9", "203.0.113.10", "10.0.0.1"
     store.apply(
         [
@@ -161,44 +131,44 @@ def test_who_may_be_genuine_is_never_blocked(store, path):
         ],
         0,
     )
-    yes, no = blocked(path)
+    yes, no = blocked(store)
     assert yes == {bots, "1"}
     assert "40" not in no[shared]
     assert "more than 5% of its traffic is estimated to be genuine" in no[shared]
     assert "not known" in no[unknown]
     assert "proxy" in no[private]
-    assert shared in blocked(path, limit=0.5)[0]
+    assert shared in blocked(store, limit=0.5)[0]
 
 
-def test_buyers_are_not_blocked_unless_buying_is_the_attack(store, path):
+def test_buyers_are_not_blocked_unless_buying_is_the_attack(store):
     store.apply([detection(), detection(0, {"user_id": "8"}, rule="cards", label="owasp.oat-001")], 0)
-    for incident in read_incidents(path):
-        store.describe(incident.id, {"buyers": 1})
-    yes, no = blocked(path)
+    for incident in store.list():
+        store.set_context(incident.id, {"buyers": 1})
+    yes, no = blocked(store)
     assert (yes, set(no)) == ({"8"}, {"7"})
 
 
-def test_judged_incidents_faults_and_the_past_are_not_blocked(store, path):
+def test_resolved_incidents_faults_and_the_past_are_not_blocked(store):
     keys = [{"user_id": str(user)} for user in range(4)]
     batch = [detection(0, key, rule=f"rule_{n}", label=f"owasp.oat-00{n + 1}") for n, key in enumerate(keys)]
     batch[3] = replace(batch[3], nature=Nature.FAULT)
     store.apply(batch, 0)
-    by_user = {incident.keys["user_id"]: incident.id for incident in read_incidents(path)}
-    store.mark_false_positive(by_user["0"], "ours")
-    store.resolve(by_user["1"])
-    yes, no = blocked(path)
+    by_user = {incident.keys["user_id"]: incident.id for incident in store.list()}
+    store.set_status(by_user["0"], TriageStatus.FALSE_POSITIVE, comment="ours")
+    store.set_status(by_user["1"], TriageStatus.RESOLVED)
+    yes, no = blocked(store)
     assert yes == {"2"}
     assert set(no) == {"0", "1", "3"}
     store.apply([detection(48 * 60 * MINUTE, {"user_id": "9"})], 48 * 60 * MINUTE + SIZE)
-    assert blocked(path)[0] == {"9"}
+    assert blocked(store)[0] == {"9"}
 
 
 @pytest.fixture
-def mixed(store, path):
+def mixed(store):
     addresses = {"ip": "203.0.113.9"}, {"ip_net": "198.51.100.0/24"}, {"ip": "2001:db8::7"}
     detections = [detection(0, key, evidence={"genuine_share": 0.0}, rule=f"r{n}") for n, key in enumerate(addresses)]
     store.apply([*detections, detection(0, {"user_id": "7"})], SIZE)
-    return read_blocklist(path, timedelta(hours=4), 0.05)
+    return read_blocklist(store, timedelta(hours=4), 0.05)
 
 
 def test_nginx_gets_a_geo_block(mixed):
@@ -239,9 +209,9 @@ def test_the_command_says_what_was_left_out(mixed, run, tmp_path):
     assert mixed.blocked
 
 
-def test_a_finding_has_the_words_of_ocsf_and_cloudevents(store, path):
+def test_a_finding_has_the_words_of_ocsf_and_cloudevents(store):
     store.apply([*campaign(), detection(0, {}, rule="volume", label="owasp.oat-015", evidence={"expected": 10.0})], 0)
-    (incident,) = read_incidents(path)
+    (incident,) = store.list()
     event = cloud_event(incident)
     assert {event[name] for name in ("specversion", "type", "subject")} == {"1.0", "shopstream.incident", incident.id}
     data = json.loads(json.dumps(event))["data"]
@@ -253,15 +223,15 @@ def test_a_finding_has_the_words_of_ocsf_and_cloudevents(store, path):
     assert data["finding_info"]["attacks"][0]["technique"]["uid"] == "T1595"
     assert len(data["observables"]) == 6
     assert data["evidences"][0]["data"]["genuine_share"] == 0.25
-    assert cloud_event(read_incidents(path)[0])["id"] == event["id"]
-    store.acknowledge(incident.id)
-    assert cloud_event(read_incidents(path)[0])["id"] != event["id"]
+    assert cloud_event(store.list()[0])["id"] == event["id"]
+    store.set_status(incident.id, TriageStatus.ACKNOWLEDGED)
+    assert cloud_event(store.list()[0])["id"] != event["id"]
 
 
-def test_people_work_through_it_on_the_command_line(store, path, run):
+def test_people_work_through_it_on_the_command_line(store, run):
     store.apply(campaign(30), 0)
-    (incident,) = read_incidents(path)
-    assert "campaign of 30 user_id" in run("incidents", "list").stdout
+    (incident,) = store.list()
+    assert "campaign of 30 users" in run("incidents", "list").stdout
     shown = run("incidents", "show", incident.id[:8]).stdout
     assert "and 9 more" in shown
     assert f"shopstream incidents events {incident.id}" in shown
@@ -277,50 +247,35 @@ def test_people_work_through_it_on_the_command_line(store, path, run):
     assert "30" in run("incidents", "list", "--format", "csv").stdout
 
 
-def test_evidence_is_told_in_words(store, path):
+def test_a_title_counts_actors_and_shows_figures(store):
+    store.apply([replace(one, title="{who} sent {events} events") for one in campaign()], 0)
+    (incident,) = store.list()
+    assert title_of(incident) == f"Six users sent {incident.peak['events']:,} events"
+
+
+def test_a_title_without_a_subject_names_the_campaign(store):
+    store.apply(campaign(30), 0)
+    (incident,) = store.list()
+    assert title_of(incident) == "Too fast: 30 users"
+
+
+def test_an_incident_is_explained_in_sentences(store):
     evidence = {
         "expected": 12.5, "low": 8, "high": 17, "score": 31.2, "contributions": {"level": 0.7, "cusum": 0.3},
         "excess_events": 1200, "confidence": 0.9, "baseline_age_ms": 86_400_000, "forecast_error": 0.08,
+        "baseline_ms": 14 * 86_400_000,
         "composition": {"carts": [0.01, 0.05]},
     }  # fmt: skip
     store.apply([detection(0, {}, rule="volume", evidence=evidence)], 0)
-    (incident,) = read_incidents(path)
+    (incident,) = store.list()
     assert genuine_share(incident) == pytest.approx(12.5 / 40)
-    lines = evidence_lines(incident)
+    lines = lines_of(incident)
     assert lines["expected"] == "12.5, between 8 and 17"
-    assert lines["score"] == "31.2 (level 0.7, cusum 0.3)"
+    assert lines["score"] == "31.2 standard deviations (level 70.0%, cusum 30.0%)"
     assert lines["confidence"] == "90.0% (volume 90%)"
-    assert lines["baseline"] == "learned over 1 d, off by 8.0% on average"
-    assert lines["mixture"] == "carts 1.0% (normally 5.0%)"
-
-
-def test_a_store_of_the_first_version_is_brought_up_to_date(store, path):
-    store.apply([detection(), detection(0, {"user_id": "8"}, rule="other", label="x")], 0)
-    store.resolve(read_incidents(path, rules=["other"])[0].id, "done")
-    old = path.with_name("old.db")
-    with sqlite3.connect(old) as connection, sqlite3.connect(path) as now:
-        for statement in _TABLES.split(";\n"):
-            connection.execute(statement)
-        columns = "scope, ordinal, rule, severity, end_ms, last_event_ms, closes_ms, closed, facts, handling, comment"
-        for row in now.execute(f"SELECT {columns} FROM incidents").fetchall():
-            facts = json.loads(row[8])
-            del facts["nature"], facts["confidence"]
-            facts["peak"] = facts["peak"][:3]
-            connection.execute(
-                f"INSERT INTO incidents ({columns}) VALUES ({', '.join('?' * 11)})",
-                (*row[:8], json.dumps(facts), *row[9:]),
-            )
-        for column in ("root", "role", "chain", "actor_kind", "actor", "verdict", "told", "context"):
-            connection.execute(f"ALTER TABLE incidents DROP COLUMN {column}")
-        connection.execute("PRAGMA user_version = 1")
-    connection.close()
-    now.close()
-    assert sorted((i.rule, str(i.state), i.comment) for i in read_incidents(old)) == [
-        ("other", "resolved", "done"),
-        ("user_rate", "open", ""),
-    ]
-    later = EmbeddedIncidentStore(old, AlertingSettings(), ManualClock())
-    later.apply([detection(1_000), detection(1_000, rule="user_breadth")], 0)
-    later.close()
-    joined = read_incidents(old, rules=["user_breadth"])[0]
-    assert (joined.rule, joined.rules, joined.windows) == ("user_rate", ("user_rate", "user_breadth"), 3)
+    assert lines["baseline"] == (
+        "The baseline was learned from 14 d of events and is 1 d old. Forecasts are off by 8.0% on average."
+    )
+    assert lines["composition"] == "carts 1.0% (normally 5.0%)"
+    assert lines["difference"] == "1,200 events more than expected."
+    assert next(iter(lines)) == "difference"

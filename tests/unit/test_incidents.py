@@ -12,47 +12,26 @@ from datetime import UTC, datetime
 import pytest
 from typer.testing import CliRunner
 
-import shopstream.alerting
-import shopstream.detection
-from shopstream.alerting import (
-    AlertingSettings,
-    Change,
-    EmbeddedIncidentStore,
-    Handling,
-    State,
-    count_incidents,
-    read_incident,
-    read_incidents,
-)
+from factories import make_detection
+from incident_desk import sqlite_desk
 from shopstream.cli import app
 from shopstream.clock import ManualClock
-from shopstream.detection import Detection, Severity, detection_id
+from shopstream.detection.detection import Severity
 from shopstream.errors import StateError
+from shopstream.incidents.embedded import EmbeddedIncidentStore
+from shopstream.incidents.incident import Change, State, TriageStatus
 
 QUIET, SIZE = 60_000, 10_000
 
 
-def detection(start_ms, events=20, *, user=7, rule="user_burst", severity=Severity.HIGH, final=True, **changes):
-    key = {} if user is None else {"user_id": str(user)}
-    made = Detection(
-        detection_id=detection_id(rule, key, start_ms),
-        rule_id=rule,
-        rule_version="v1",
-        title="Too fast",
-        severity=severity,
-        tags=("owasp.oat-011",),
-        key_kind="user_id" if key else "site",
-        key=key,
-        start_ms=start_ms,
-        end_ms=start_ms + SIZE,
-        first_event_ms=start_ms + 100,
-        last_event_ms=start_ms + SIZE - 100,
-        measures={"events": events},
-        threshold="events > 15",
-        final=final,
-        suppress_for_ms=QUIET,
-    )
-    return replace(made, **changes)
+def detection(start_ms, events=20, *, user=7, **changes):
+    facts = {
+        "key": {} if user is None else {"user_id": str(user)},
+        "first_event_ms": start_ms + 100,
+        "last_event_ms": start_ms + SIZE - 100,
+        "measures": {"events": events},
+    }
+    return make_detection(start_ms, **(facts | changes))
 
 
 @pytest.fixture
@@ -62,7 +41,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def store(path):
-    opened = EmbeddedIncidentStore(path, AlertingSettings(), ManualClock(5_000))
+    opened = sqlite_desk(path)
     yield opened
     opened.close()
 
@@ -71,10 +50,10 @@ def changes_of(changes):
     return [change.change for change in changes]
 
 
-def test_windows_that_follow_each_other_are_one_incident(store, path):
+def test_windows_that_follow_each_other_are_one_incident(store):
     assert changes_of(store.apply([detection(1_000), detection(2_000, 30)], 5_000)) == [Change.OPENED]
     assert changes_of(store.apply([detection(3_000, 25)], 13_000)) == [Change.UPDATED]
-    (incident,) = read_incidents(path)
+    (incident,) = store.list()
     assert incident.windows == 3
     assert incident.peak == {"events": 30}
     assert incident.peak_start == datetime.fromtimestamp(2, UTC)
@@ -84,17 +63,17 @@ def test_windows_that_follow_each_other_are_one_incident(store, path):
     assert incident.state is State.OPEN
 
 
-def test_the_quiet_time_itself_still_belongs_to_the_incident(store, path):
+def test_the_quiet_time_itself_still_belongs_to_the_incident(store):
     store.apply([detection(0), detection(SIZE + QUIET)], 0)
-    assert len(read_incidents(path)) == 1
+    assert len(store.list()) == 1
     store.apply([detection(3 * (SIZE + QUIET) + 1)], 0)
-    assert len(read_incidents(path)) == 2
+    assert len(store.list()) == 2
 
 
-def test_rules_and_keys_are_apart(store, path):
+def test_rules_and_keys_are_apart(store):
     batch = [detection(0), detection(0, user=8), detection(0, user=9, rule="other"), detection(0, user=None)]
     store.apply([replace(d, tags=(f"owasp.oat-00{n}",)) for n, d in enumerate(batch)], 0)
-    assert {(i.rule, i.key_kind, i.keys.get("user_id")) for i in read_incidents(path)} == {
+    assert {(i.rule, i.key_kind, i.keys.get("user_id")) for i in store.list()} == {
         ("user_burst", "user_id", "7"),
         ("user_burst", "user_id", "8"),
         ("other", "user_id", "9"),
@@ -102,53 +81,53 @@ def test_rules_and_keys_are_apart(store, path):
     }
 
 
-def test_a_higher_severity_raises_and_a_lower_one_does_not_calm(store, path):
+def test_a_higher_severity_raises_and_a_lower_one_does_not_calm(store):
     store.apply([detection(0)], 0)
     assert changes_of(store.apply([detection(1_000, severity=Severity.CRITICAL)], 0)) == [Change.RAISED]
     assert changes_of(store.apply([detection(2_000, severity=Severity.LOW)], 0)) == [Change.UPDATED]
-    assert read_incidents(path)[0].severity is Severity.CRITICAL
+    assert store.list()[0].severity is Severity.CRITICAL
 
 
-def test_the_words_of_an_edited_rule_come_from_the_newest_window(store, path):
+def test_the_words_of_an_edited_rule_come_from_the_newest_window(store):
     store.apply([detection(5_000, rule_version="v2", threshold="events > 20", title="New")], 0)
     store.apply([detection(0)], 0)
-    (incident,) = read_incidents(path)
+    (incident,) = store.list()
     assert (incident.rule_version, incident.threshold, incident.title) == ("v2", "events > 20", "New")
 
 
-def test_money_ranks_by_value_and_not_by_letters(store, path):
+def test_money_ranks_by_value_and_not_by_letters(store):
     store.apply([detection(0, measures={"value": "9.50"}), detection(1_000, measures={"value": "10.00"})], 0)
-    assert read_incidents(path)[0].peak == {"value": "10.00"}
+    assert store.list()[0].peak == {"value": "10.00"}
 
 
-def test_a_measure_without_value_ranks_below_all(store, path):
+def test_a_measure_without_value_ranks_below_all(store):
     store.apply([detection(0, measures={"x": None, "y": "a"}), detection(1_000, measures={"x": -5, "y": "b"})], 0)
-    assert read_incidents(path)[0].peak == {"x": -5, "y": "b"}
+    assert store.list()[0].peak == {"x": -5, "y": "b"}
 
 
-def test_a_person_acknowledges_and_resolves_and_the_engine_leaves_that_alone(store, path):
+def test_a_person_acknowledges_and_resolves_and_the_engine_leaves_that_alone(store):
     store.apply([detection(0)], 0)
-    incident_id = read_incidents(path)[0].id
-    assert store.acknowledge(incident_id[:6], "on it").state is State.ACKNOWLEDGED
+    incident_id = store.list()[0].id
+    assert store.set_status(incident_id[:6], TriageStatus.ACKNOWLEDGED, comment="on it").state is State.ACKNOWLEDGED
     store.apply([detection(1_000)], 0)
-    incident = read_incident(path, incident_id)
-    assert (incident.handling, incident.comment, incident.windows) == (Handling.ACKNOWLEDGED, "on it", 2)
-    assert incident.handled_at == datetime.fromtimestamp(5, UTC)
-    assert store.resolve(incident_id).comment == "on it"
-    assert read_incident(path, incident_id).state is State.RESOLVED
-    assert read_incident(path, incident_id).ongoing
+    incident = store.get(incident_id)
+    assert (incident.status, incident.comment, incident.windows) == (TriageStatus.ACKNOWLEDGED, "on it", 2)
+    assert incident.status_at == datetime.fromtimestamp(5, UTC)
+    assert store.set_status(incident_id, TriageStatus.RESOLVED).comment == "on it"
+    assert store.get(incident_id).state is State.RESOLVED
+    assert store.get(incident_id).ongoing
 
 
-def test_an_id_that_fits_none_or_several_is_told(store, path):
+def test_an_id_that_fits_none_or_several_is_reported(store):
     store.apply([detection(0), detection(0, user=8), detection(500_000)], 0)
     with pytest.raises(StateError, match="no incident has the id 'zzz'"):
-        store.resolve("zzz")
-    scope = next(i.id for i in read_incidents(path) if i.id.endswith("-2")).partition("-")[0]
+        store.set_status("zzz", TriageStatus.RESOLVED)
+    scope = next(i.id for i in store.list() if i.id.endswith("-2")).partition("-")[0]
     with pytest.raises(StateError, match="several incidents fit"):
-        read_incident(path, scope)
-    assert read_incident(path, f"{scope[:8]}-2").id == f"{scope}-2"
+        store.get(scope)
+    assert store.get(f"{scope[:8]}-2").id == f"{scope}-2"
     with pytest.raises(StateError, match="no incident"):
-        read_incident(path, "")
+        store.get("")
 
 
 def test_idle_calls_touch_no_disk(store, path):
@@ -160,27 +139,31 @@ def test_idle_calls_touch_no_disk(store, path):
 
 
 def test_readers_find_nothing_where_there_is_no_store(path):
-    assert read_incidents(path) == []
-    assert count_incidents(path) == dict.fromkeys(State, 0)
+    store = EmbeddedIncidentStore(path, ManualClock())
+    assert store.list() == []
+    assert store.count() == dict.fromkeys(State, 0)
     assert not path.exists()
     with pytest.raises(StateError, match="none yet"):
-        read_incident(path, "abc")
+        store.get("abc")
 
 
-def test_readers_filter_and_sort(store, path):
+def test_readers_filter_and_sort(store):
     store.apply([detection(0), detection(500_000, user=8, severity=Severity.LOW)], 0)
     store.apply([detection(0, user=9, rule="other")], 0)
-    store.resolve(read_incidents(path, rules=["other"])[0].id)
-    assert [i.keys["user_id"] for i in read_incidents(path, limit=1)] == ["8"]
-    assert [i.severity for i in read_incidents(path, severities=[Severity.LOW])] == [Severity.LOW]
-    assert [i.rule for i in read_incidents(path, states=[State.RESOLVED])] == ["other"]
-    assert read_incidents(path, states=[State.CLOSED]) == []
-    assert count_incidents(path)[State.OPEN] == 2
+    store.set_status(store.list(rules=["other"])[0].id, TriageStatus.RESOLVED)
+    assert [i.keys["user_id"] for i in store.list(limit=1)] == ["8"]
+    assert [i.severity for i in store.list(severities=[Severity.LOW])] == [Severity.LOW]
+    assert [i.rule for i in store.list(states=[State.RESOLVED])] == ["other"]
+    assert store.list(states=[State.CLOSED]) == []
+    assert store.count()[State.OPEN] == 2
 
 
-def test_a_reader_in_another_process_sees_what_is_written_while_the_writer_goes_on(store, path):
-    code = "import sys; from pathlib import Path; from shopstream.alerting import read_incidents\n"
-    code += "print(len(read_incidents(Path(sys.argv[1]))))"
+def test_a_reader_in_another_process_sees_what_is_written_while_the_writer_continues(store, path):
+    code = (
+        "import sys; from pathlib import Path; from shopstream.clock import SystemClock\n"
+        "from shopstream.incidents.embedded import EmbeddedIncidentStore\n"
+        "print(len(EmbeddedIncidentStore(Path(sys.argv[1]), SystemClock()).list()))"
+    )
     for count in (1, 2):
         store.apply([detection(0, user=count)], 0)
         done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
@@ -190,9 +173,7 @@ def test_a_reader_in_another_process_sees_what_is_written_while_the_writer_goes_
 def test_a_foreign_file_is_refused(path):
     path.write_bytes(b"this is no database, whatever its name says" * 100)
     with pytest.raises(StateError, match="no incident store"):
-        EmbeddedIncidentStore(path, AlertingSettings(), ManualClock())
-    with pytest.raises(StateError, match="no incident store"):
-        read_incidents(path)
+        EmbeddedIncidentStore(path, ManualClock())
 
 
 def test_a_store_of_another_version_is_refused(path):
@@ -200,33 +181,31 @@ def test_a_store_of_another_version_is_refused(path):
         connection.execute("PRAGMA user_version = 99")
     connection.close()
     with pytest.raises(StateError, match="got version 99"):
-        EmbeddedIncidentStore(path, AlertingSettings(), ManualClock())
-    with pytest.raises(StateError, match="got version 99"):
-        read_incidents(path)
+        EmbeddedIncidentStore(path, ManualClock())
 
 
-def test_the_evidence_command_survives_shell_and_sql(store, path):
+def test_the_evidence_command_survives_shell_and_sql(store):
     nasty = 'it\'s "$(touch /tmp/x)" `y`'
     store.apply([detection(0, key={"user_agent": nasty}, key_kind="user_agent")], 0)
-    (incident,) = read_incidents(path)
+    (incident,) = store.list()
     words = shlex.split(incident.evidence_command)
     assert words[:2] == ["shopstream", "query"]
     assert words[2] == incident.evidence_sql
     assert "user_agent = 'it''s \"$(touch /tmp/x)\" `y`'" in words[2]
 
 
-def test_numbers_stand_bare_in_the_evidence(store, path):
+def test_numbers_stand_bare_in_the_evidence(store):
     store.apply([detection(0)], 0)
-    (incident,) = read_incidents(path)
+    (incident,) = store.list()
     assert "where user_id = 7 and event_time between '1970-01-01 00:00:00.100+00:00' and" in incident.evidence_sql
 
 
-def test_five_thousand_actors_at_once_are_one_quick_transaction(store, path):
+def test_five_thousand_actors_at_once_are_one_quick_transaction(store):
     batch = [detection(0, user=user) for user in range(5_000)]
     started = time.process_time()
     assert len(store.apply(batch, 0)) == 5_000
     spent = time.process_time() - started
-    (campaign,) = read_incidents(path, limit=10)
+    (campaign,) = store.list(limit=10)
     assert (campaign.campaign, len(campaign.actors), campaign.episodes) == (True, 5_000, 5_000)
     assert spent < 2, "an order of magnitude above what it takes, because tests share the machine"
 
@@ -258,8 +237,8 @@ def test_the_list_is_filtered_by_its_options(run):
     assert run("list", "--format", "csv").stdout.count("\n") == 3
 
 
-def test_a_person_works_through_the_list(run, path):
-    incident_id = read_incidents(path, rules=["user_burst"])[0].id
+def test_a_person_works_through_the_list(run, store):
+    incident_id = store.list(rules=["user_burst"])[0].id
     assert "acknowledged" in run("ack", incident_id[:7], "--comment", "a [partner]").stdout
     shown = run("show", incident_id[:7]).stdout
     assert "a [partner]" in shown
@@ -273,14 +252,6 @@ def test_people_cannot_make_a_store_by_mistyping_the_home(tmp_path):
     result = CliRunner().invoke(app, ["--home", str(tmp_path / "typo"), "incidents", "ack", "abc"])
     assert isinstance(result.exception, StateError)
     assert not (tmp_path / "typo").exists()
-
-
-@pytest.mark.parametrize("package", [shopstream.alerting, shopstream.detection])
-def test_public_names_load_when_they_are_asked_for_and_others_do_not_exist(package):
-    for name in package.__all__:
-        assert getattr(package, name).__module__.startswith(package.__name__)
-    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
-        _ = package.nothing
 
 
 def test_a_command_that_needs_no_rules_loads_no_sql_parser():

@@ -13,12 +13,12 @@ from shopstream.clock import ManualClock
 from shopstream.errors import PermanentError, RetryableError
 from shopstream.events import sources
 from shopstream.events.codec import decode
-from shopstream.lakehouse import LakeTable
 from shopstream.lakehouse import ingest as ingest_module
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.ingest import ingest
+from shopstream.lakehouse.ports import LakeTable
 from shopstream.lakehouse.settings import LakehouseSettings
-from shopstream.lakehouse.views import create_views
+from shopstream.lakehouse.tables import create_views
 
 CLOCK = ManualClock(1_600_000_000_000)
 HEADER = "event_time,event_type,product_id,category_id,category_code,brand,price,user_id,user_session\n"
@@ -44,7 +44,7 @@ def small_blocks(monkeypatch):
     """Blocks of some ten rows, two of them a commit."""
     monkeypatch.setattr(sources, "BLOCK_BYTES", 800)
     monkeypatch.setattr(sources, "PARQUET_ROWS", 10)
-    monkeypatch.setattr(ingest_module, "_BLOCKS_A_COMMIT", 2)
+    monkeypatch.setattr(ingest_module, "_BLOCKS_PER_COMMIT", 2)
 
 
 def query(lakehouse, sql):
@@ -142,7 +142,7 @@ def write_parquet(path, count):
 
 @pytest.mark.parametrize("write", [write_csv, write_gzip, write_json, write_parquet])
 @pytest.mark.usefixtures("small_blocks")
-def test_each_kind_of_file_is_told_by_its_content(lakehouse, tmp_path, write):
+def test_each_kind_of_file_is_reported_by_its_content(lakehouse, tmp_path, write):
     write(tmp_path / "no-suffix", 100)
     seen = []
     result = ingest(lakehouse, str(tmp_path / "no-suffix"), CLOCK, lambda *progress: seen.append(progress))
@@ -197,7 +197,7 @@ class InterruptedLoadError(Exception):
 @pytest.mark.parametrize("write", [write_csv, write_gzip, write_parquet])
 @pytest.mark.parametrize("after", [0, 1, 2, 3, 5, 7])
 @pytest.mark.usefixtures("small_blocks")
-def test_an_interrupted_load_goes_on_without_loss_or_doubling(lakehouse, tmp_path, write, after):
+def test_an_interrupted_load_continues_without_loss_or_doubling(lakehouse, tmp_path, write, after):
     write(tmp_path / "f", 100)
     calls = []
 
@@ -240,7 +240,7 @@ def test_duplicates_at_the_border_of_two_blocks_are_found(lakehouse, tmp_path):
     assert counts(ingest(lakehouse, str(tmp_path / "f.csv"), CLOCK)) == (240, 120, 120, 0)
 
 
-def test_the_same_id_at_another_time_is_no_duplicate(lakehouse, tmp_path):
+def test_the_same_id_at_another_time_is_not_a_duplicate(lakehouse, tmp_path):
     header = HEADER.replace("\n", ",event_id\n")
     rows = [line(n, second=second).replace("\n", ",same\n") for n, second in [(1, 0), (1, 0), (2, 0), (1, 1)]]
     (tmp_path / "f.csv").write_text(header + "".join(rows))
@@ -257,7 +257,7 @@ def test_a_file_of_bad_rows_alone_adds_up(lakehouse, tmp_path):
     ("content", "message"),
     [(None, "found none"), (b"", "got nothing"), (b" \n ", "got nothing"), (b"ELF\x00\x01" * 9, "got something else")],
 )
-def test_what_is_no_event_file_is_refused(lakehouse, tmp_path, content, message):
+def test_a_file_without_events_is_refused(lakehouse, tmp_path, content, message):
     if content is not None:
         (tmp_path / "f").write_bytes(content)
     with pytest.raises(PermanentError, match=message):
@@ -270,11 +270,11 @@ def test_a_folder_is_refused(lakehouse, tmp_path):
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_a_cut_gzip_file_keeps_what_came_before(lakehouse, tmp_path):
+def test_a_truncated_gzip_file_keeps_the_rows_before_the_cut(lakehouse, tmp_path):
     write_gzip(tmp_path / "whole.gz", 2000)
     whole = (tmp_path / "whole.gz").read_bytes()
     (tmp_path / "cut.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(PermanentError, match="get it again whole"):
+    with pytest.raises(PermanentError, match="fetch the whole file again"):
         ingest(lakehouse, str(tmp_path / "cut.gz"), CLOCK)
     numbers = numbers_in(lakehouse)
     assert numbers == list(range(len(numbers)))
@@ -293,18 +293,18 @@ def test_a_block_without_line_end_is_refused(lakehouse, tmp_path):
         ingest(lakehouse, str(tmp_path / "f.csv"), CLOCK)
 
 
-def test_two_loads_of_one_file_at_once_are_refused(lakehouse, tmp_path):
+def test_a_concurrent_load_of_the_same_file_is_refused(lakehouse, tmp_path):
     write_csv(tmp_path / "f.csv", 10)
 
     def again(*_progress):
-        with pytest.raises(RetryableError, match="being loaded by another process"):
+        with pytest.raises(RetryableError, match="another process is loading"):
             ingest(lakehouse, str(tmp_path / "f.csv"), CLOCK)
 
     assert ingest(lakehouse, str(tmp_path / "f.csv"), CLOCK, again).events == 10
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_no_file_stays_behind_when_a_load_stops(lakehouse, tmp_path):
+def test_an_interrupted_load_leaves_no_files(lakehouse, tmp_path):
     write_csv(tmp_path / "f.csv", 100)
 
     def interrupt(*_progress):

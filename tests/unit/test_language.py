@@ -12,11 +12,12 @@ from shopstream.detection.expression import check_condition, check_filter, check
 from shopstream.detection.rule import Rule
 from shopstream.engine.compile import batch_sql
 from shopstream.engine.engine import Engine
-from shopstream.engine.memory import NEVER_MS, KeyedMemory
+from shopstream.engine.keyed_state import NEVER_MS, KeyedState
 from shopstream.engine.settings import EngineSettings
-from shopstream.engine.signal import Signal
+from shopstream.engine.signals import Signal
 from shopstream.engine.window import WindowDeclaration, WindowKind
-from shopstream.events.codec import decode, encode_arrow
+from shopstream.events.arrow_ipc import encode_arrow
+from shopstream.events.codec import decode
 from shopstream.events.schema import WIRE_SCHEMA
 from shopstream.stream.ports import Record
 
@@ -83,15 +84,15 @@ def test_measures_may_use_the_scalar_functions(text):
 @pytest.mark.parametrize(
     ("check", "text", "words"),
     [
-        (check_filter, "read_csv(ip)", "not in the rule language"),
-        (check_filter, "exp(gap_ms) > 1", "it knows count"),
-        (check_filter, "random() > 0.5", "not in the rule language"),
+        (check_filter, "read_csv(ip)", "not part of the rule language"),
+        (check_filter, "exp(gap_ms) > 1", "it has count"),
+        (check_filter, "random() > 0.5", "not part of the rule language"),
         (check_filter, "brand", "true or false"),
         (check_filter, "gap_ms", "true or false"),
         (check_filter, "next_gap_ms > 5", "unknown name 'next_gap_ms'"),
-        (check_measure, "sum(lag(price))", "not in the rule language"),
+        (check_measure, "sum(lag(price))", "not part of the rule language"),
         (check_measure, "ln(gap_ms)", "expected an aggregate"),
-        (check_measure, "ln(count(*)) + gap_ms", "outside of an aggregate"),
+        (check_measure, "ln(count(*)) + gap_ms", "outside an aggregate"),
     ],
 )
 def test_what_is_not_in_the_language_is_refused(check, text, words):
@@ -203,7 +204,7 @@ def test_memory_of_actors_is_bounded_by_those_within_the_horizon():
 
 
 def test_a_keyed_memory_forgets_what_is_past_its_horizon_and_keeps_the_newest():
-    memory = KeyedMemory(1_000, ("v",))
+    memory = KeyedState(1_000, ("v",))
     chance = np.random.default_rng(1)
     known: dict[int, tuple[int, int]] = {}
     for now in range(0, 20_000, 100):
@@ -219,6 +220,6 @@ def test_a_keyed_memory_forgets_what_is_past_its_horizon_and_keeps_the_newest():
         else:
             assert t[key] in {seen, NEVER_MS}
     assert len(memory) < 4 * 5_000
-    again = KeyedMemory(1_000, ("v",))
+    again = KeyedState(1_000, ("v",))
     again.restore({name: memory.table().column(name).to_numpy() for name in ("key", "t", "v")})
     assert [list(column) for column in again.get(np.arange(50))] == [list(t[:50]), list(v[:50])]

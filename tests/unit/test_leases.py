@@ -1,4 +1,4 @@
-"""Leases and the clocks of those that watch them."""
+"""Leases and the clocks of those that monitor them."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -7,8 +7,7 @@ import pytest
 
 from shopstream.clock import ManualClock
 from shopstream.errors import ConfigurationError, RetryableError
-from shopstream.stream.exclusive import ExclusiveLease
-from shopstream.stream.leases import Lease, SharedShards, Watch
+from shopstream.stream.leases import HeartbeatMonitor, LeaderLease, Lease, SharedShards
 from shopstream.stream.ports import Shard
 from standins.memory_leases import MemoryLeases, Seconds
 
@@ -32,29 +31,29 @@ def worker(leases, name, clock):
 
 
 def exclusive(leases, owner, seconds, clock=None):
-    return ExclusiveLease(leases, "engine", owner, LEASE, clock=clock or ManualClock(), monotonic=seconds)
+    return LeaderLease(leases, "engine", owner, LEASE, clock=clock or ManualClock(), monotonic=seconds)
 
 
-def test_an_owner_lives_as_long_as_its_counter_grows():
+def test_an_owner_is_alive_while_its_counter_grows():
     seconds = Seconds()
-    watch = Watch(LEASE, seconds)
+    monitor = HeartbeatMonitor(LEASE, seconds)
     lease = Lease("shard", "somebody", 5)
-    assert watch.living([lease]) == {"shard": "somebody"}
+    assert monitor.live_owners([lease]) == {"shard": "somebody"}
     seconds.now = 29
     lease = replace(lease, counter=6)
-    assert watch.living([lease]) == {"shard": "somebody"}
+    assert monitor.live_owners([lease]) == {"shard": "somebody"}
     seconds.now = 58
-    assert watch.living([lease]) == {"shard": "somebody"}
+    assert monitor.live_owners([lease]) == {"shard": "somebody"}
     seconds.now = 59
-    assert watch.living([lease]) == {"shard": None}
+    assert monitor.live_owners([lease]) == {"shard": None}
 
 
-def test_whoever_begins_to_watch_waits_a_whole_lease_time():
+def test_a_new_monitor_waits_a_whole_lease_time():
     seconds = Seconds(1e9)
-    watch = Watch(LEASE, seconds)
-    watch.living([Lease("shard", "somebody", 5)])
+    monitor = HeartbeatMonitor(LEASE, seconds)
+    monitor.live_owners([Lease("shard", "somebody", 5)])
     seconds.now += 29.9
-    assert watch.living([Lease("shard", "somebody", 5)]) == {"shard": "somebody"}
+    assert monitor.live_owners([Lease("shard", "somebody", 5)]) == {"shard": "somebody"}
 
 
 @pytest.mark.parametrize("skew", [-86_400.0, 0.0, 86_400.0])
@@ -91,11 +90,11 @@ def test_a_worker_that_could_not_renew_stops_by_its_own_clock_before_others_take
     first, second = worker(leases, "first", mine), worker(leases, "second", yours)
     first.balance(SHARDS)
     yours.now = 1
-    second._watch.living(leases.all())
+    second._monitor.live_owners(leases.all())
     mine.now = 30
     assert first.held() == []
     yours.now = 30.9
-    assert None not in second._watch.living(leases.all()).values()
+    assert None not in second._monitor.live_owners(leases.all()).values()
 
 
 def test_a_checkpoint_of_a_shard_that_was_taken_is_refused():
@@ -103,12 +102,12 @@ def test_a_checkpoint_of_a_shard_that_was_taken_is_refused():
     first, second = worker(leases, "first", Seconds()), worker(leases, "second", Seconds())
     first.balance(SHARDS)
     (stolen,) = second.balance(SHARDS)
-    assert not first.told(stolen, 7)
+    assert not first.record_progress(stolen, 7)
     assert stolen not in first.held()
-    assert second.told(stolen, 5)
+    assert second.record_progress(stolen, 5)
 
 
-def test_an_ended_shard_is_given_back_and_not_taken_again():
+def test_an_ended_shard_is_released_and_not_assigned_again():
     leases = MemoryLeases()
     only = worker(leases, "only", Seconds())
     parent, other = SHARDS
@@ -118,7 +117,7 @@ def test_an_ended_shard_is_given_back_and_not_taken_again():
     ]
     shards = [replace(parent, closed=True), other, *children]
     assert only.balance(shards) == [parent.shard_id, other.shard_id]
-    assert only.told(parent.shard_id, 9, ended=True)
+    assert only.record_progress(parent.shard_id, 9, ended=True)
     assert only.held() == [other.shard_id]
     assert only.balance(shards) == [other.shard_id, *(child.shard_id for child in children)]
 
@@ -127,24 +126,24 @@ def test_leases_of_shards_that_retention_removed_are_removed():
     leases = MemoryLeases()
     only = worker(leases, "only", Seconds())
     only.balance(SHARDS)
-    only.told(SHARDS[0].shard_id, 9, ended=True)
+    only.record_progress(SHARDS[0].shard_id, 9, ended=True)
     only.balance(SHARDS[1:])
     assert [lease.name for lease in leases.all()] == [SHARDS[1].shard_id]
 
 
-def test_a_shard_that_retention_removed_before_its_end_was_read_is_told(caplog):
+def test_a_shard_that_retention_removed_before_its_end_was_read_is_reported(caplog):
     leases = MemoryLeases()
     only = worker(leases, "only", Seconds())
     only.balance(SHARDS)
-    only.told(SHARDS[0].shard_id, 9)
-    only.told(SHARDS[1].shard_id, 9, ended=True)
+    only.record_progress(SHARDS[0].shard_id, 9)
+    only.record_progress(SHARDS[1].shard_id, 9, ended=True)
     only.balance([])
     assert [record.getMessage() for record in caplog.records] == [
         "retention dropped shard shardId-000000000000 before it was read to its end"
     ]
 
 
-def test_a_released_share_is_free_at_once():
+def test_released_shards_are_free_immediately():
     leases = MemoryLeases()
     first, second = worker(leases, "first", Seconds()), worker(leases, "second", Seconds())
     first.balance(SHARDS)
@@ -168,7 +167,7 @@ def test_settled_are_those_whose_other_workers_are_seen_at_work():
 # The one lease of a name
 
 
-def test_a_standby_waits_until_the_holder_gives_the_lease_back():
+def test_a_standby_waits_until_the_leader_releases_the_lease():
     leases = MemoryLeases()
     holder, standby = exclusive(leases, "holder", Seconds()), exclusive(leases, "standby", Seconds())
     assert holder.try_acquire()
@@ -177,7 +176,7 @@ def test_a_standby_waits_until_the_holder_gives_the_lease_back():
     assert standby.try_acquire()
 
 
-def test_a_standby_takes_over_from_a_holder_that_stopped_renewing():
+def test_a_standby_takes_over_from_a_leader_that_stopped_renewing():
     leases = MemoryLeases()
     mine, yours = Seconds(5_000), Seconds()
     holder, standby = exclusive(leases, "holder", mine), exclusive(leases, "standby", yours)
@@ -213,7 +212,7 @@ def test_a_holder_that_was_taken_for_dead_learns_it_when_it_renews():
     standby.check()
 
 
-def test_a_standby_that_is_told_to_stop_does_not_wait():
+def test_a_stopped_standby_does_not_wait():
     leases = MemoryLeases()
     exclusive(leases, "holder", Seconds()).try_acquire()
     told = []
@@ -224,7 +223,7 @@ def test_a_standby_that_is_told_to_stop_does_not_wait():
 
 def test_the_holder_renews_by_itself_while_it_works():
     leases = MemoryLeases()
-    lease = ExclusiveLease(leases, "engine", "me", timedelta(milliseconds=60), clock=ManualClock(), monotonic=Seconds())
+    lease = LeaderLease(leases, "engine", "me", timedelta(milliseconds=60), clock=ManualClock(), monotonic=Seconds())
     with lease:
         assert lease.acquire()
         for _ in range(200):
@@ -236,9 +235,9 @@ def test_the_holder_renews_by_itself_while_it_works():
     assert leases.all()[0].owner is None
 
 
-def test_a_table_that_may_not_be_written_is_told_as_such():
+def test_a_read_only_table_is_reported_as_such():
     leases = Broken()
-    lease = ExclusiveLease(leases, "engine", "me", timedelta(milliseconds=60), clock=ManualClock(), monotonic=Seconds())
+    lease = LeaderLease(leases, "engine", "me", timedelta(milliseconds=60), clock=ManualClock(), monotonic=Seconds())
     assert lease.acquire()
     leases.error = ConfigurationError("AWS denies dynamodb:PutItem")
     lease._thread.join(10)
@@ -250,7 +249,7 @@ def test_a_table_that_may_not_be_written_is_told_as_such():
 
 def test_a_table_that_is_away_for_less_than_the_lease_time_costs_nothing():
     leases = Broken()
-    lease = ExclusiveLease(leases, "engine", "me", timedelta(milliseconds=60), clock=ManualClock(), monotonic=Seconds())
+    lease = LeaderLease(leases, "engine", "me", timedelta(milliseconds=60), clock=ManualClock(), monotonic=Seconds())
     leases.error = None
     assert lease.acquire()
     leases.error = RetryableError("away")

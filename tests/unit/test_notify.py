@@ -11,25 +11,19 @@ import pytest
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
-from shopstream.alerting import (
-    AlertingSettings,
-    BackgroundSender,
-    Delivery,
-    DeliveryState,
-    EmbeddedIncidentStore,
-    Sender,
-    read_incidents,
-    read_notifications,
-    retry_failed,
-    targets_of,
-)
-from shopstream.alerting.channel import open_channels
-from shopstream.alerting.message import Message
+from factories import make_detection
+from incident_desk import sqlite_desk
 from shopstream.cli import app
 from shopstream.clock import ManualClock, SystemClock
 from shopstream.config import load_settings
-from shopstream.detection import Detection, Severity, detection_id
+from shopstream.detection.detection import Severity
 from shopstream.errors import ConfigurationError, RetryableError
+from shopstream.incidents.embedded import EmbeddedIncidentStore
+from shopstream.incidents.ports import DeliveryState
+from shopstream.incidents.settings import IncidentSettings, NotifySettings
+from shopstream.notify.channels import open_channels
+from shopstream.notify.message import Message
+from shopstream.notify.sender import BackgroundSender, DeliveryReport, Sender, targets_of
 
 # Apprise loads its e-mail plug-in together with all others, and that one a module that Python 3.13 drops.
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
@@ -84,45 +78,26 @@ def receiver():
 
 
 def detection(user, start_ms=0, severity=Severity.HIGH):
-    key = {"user_id": str(user)}
-    return Detection(
-        detection_id=detection_id("user_burst", key, start_ms),
-        rule_id="user_burst",
-        rule_version="v1",
-        title="Too fast",
-        severity=severity,
-        tags=(),
-        key_kind="user_id",
-        key=key,
-        start_ms=start_ms,
-        end_ms=start_ms + 10_000,
-        first_event_ms=start_ms,
-        last_event_ms=start_ms + 9_000,
-        measures={"events": 20},
-        threshold="events > 15",
-        final=True,
-        suppress_for_ms=60_000,
-    )
+    return make_detection(start_ms, {"user_id": str(user)}, severity=severity, tags=(), last_event_ms=start_ms + 9_000)
 
 
 class Office:
     """A store and its sender, under one clock."""
 
-    def __init__(self, path, urls, **settings):
+    def __init__(self, path, urls, incidents=None, **settings):
         self.path = path / "incidents.db"
         self.clock = ManualClock(1_000_000)
-        settings = {"notify_hold": timedelta(0), "campaign_within": timedelta(0)} | settings
-        self.settings = AlertingSettings(notify_urls=tuple(map(SecretStr, urls)), **settings)
-        targets = targets_of(self.settings)
-        self.store = EmbeddedIncidentStore(self.path, self.settings, self.clock, targets)
+        self.settings = NotifySettings(urls=tuple(map(SecretStr, urls)), **{"hold": timedelta(0)} | settings)
+        incidents = IncidentSettings(**{"campaign_within": timedelta(0)} | (incidents or {}))
+        self.store = sqlite_desk(self.path, incidents, self.clock, targets_of(self.settings), self.settings)
         self.sender = self.new_sender()
 
     def new_sender(self):
-        channels = open_channels(self.settings.notify_urls, targets_of(self.settings))
-        return Sender(self.path, channels, self.settings, self.clock)
+        channels = open_channels(self.settings.urls, targets_of(self.settings))
+        return Sender(EmbeddedIncidentStore(self.path, self.clock), channels, self.settings, self.clock)
 
     def states(self):
-        return [one.state for one in read_notifications(self.path)]
+        return [one.state for one in self.store.notifications()]
 
     def close(self):
         self.sender.close()
@@ -142,29 +117,34 @@ def office(tmp_path):
         one.close()
 
 
-def test_one_incident_is_told_in_detail_and_once(office, receiver):
+def sender_of(path, settings):
+    channels = open_channels(settings.urls, targets_of(settings))
+    return Sender(EmbeddedIncidentStore(path, SystemClock()), channels, settings, SystemClock())
+
+
+def test_one_incident_is_notified_in_detail_and_once(office, receiver):
     desk = office(receiver.url)
     desk.store.apply([detection(7)], 0)
-    assert desk.sender.deliver_pending() == Delivery(sent=1, messages=1)
+    assert desk.sender.deliver_pending() == DeliveryReport(sent=1, messages=1)
     desk.store.apply([detection(7, 1_000)], 0)
     desk.store.apply([], 1_000_000)
     desk.clock.advance(timedelta(minutes=1))
-    assert desk.sender.deliver_pending() == Delivery()
+    assert desk.sender.deliver_pending() == DeliveryReport()
     ((title, body),) = receiver.messages
-    incident = read_incidents(desk.path)[0]
+    incident = desk.store.list()[0]
     assert title == "[high] Too fast"
     assert f"shopstream incidents show {incident.id}" in body
-    assert f"Reference: {incident.id}:opened" in body
+    assert f"Reference: {incident.id}:high" in body
     assert "20" in body
 
 
-def test_the_actor_is_named_only_where_the_settings_say_so(tmp_path, office, receiver):
+def test_the_actor_is_named_only_if_configured(tmp_path, office, receiver):
     desk = office(receiver.url)
     desk.store.apply([detection(987_654)], 0)
     desk.sender.deliver_pending()
     assert "987654" not in receiver.messages[0][1]
     (tmp_path / "b").mkdir()
-    other = Office(tmp_path / "b", [receiver.url], notify_keys=True)
+    other = Office(tmp_path / "b", [receiver.url], keys=True)
     other.store.apply([detection(987_654)], 0)
     other.sender.deliver_pending()
     other.close()
@@ -172,10 +152,10 @@ def test_the_actor_is_named_only_where_the_settings_say_so(tmp_path, office, rec
 
 
 def test_many_at_once_are_one_digest(office, receiver):
-    desk = office(receiver.url, campaign_actors=10_000)
+    desk = office(receiver.url, incidents={"campaign_actors": 10_000})
     desk.store.apply([detection(user) for user in range(1_000)], 0)
     desk.store.apply([detection(5_000, severity=Severity.CRITICAL)], 0)
-    assert desk.sender.deliver_pending() == Delivery(sent=1_001, messages=1)
+    assert desk.sender.deliver_pending() == DeliveryReport(sent=1_001, messages=1)
     ((title, body),) = receiver.messages
     assert title == "[critical] 1,001 incidents"
     assert "1,001 opened by rule user_burst" in body
@@ -188,30 +168,30 @@ def test_what_comes_within_the_interval_waits_for_a_digest(office, receiver):
     assert desk.sender.deliver_pending().messages == 1
     desk.store.apply([detection(2)], 0)
     desk.store.apply([detection(3)], 0)
-    assert desk.sender.deliver_pending() == Delivery()
+    assert desk.sender.deliver_pending() == DeliveryReport()
     desk.clock.advance(timedelta(seconds=10))
-    assert desk.sender.deliver_pending() == Delivery(sent=2, messages=1)
+    assert desk.sender.deliver_pending() == DeliveryReport(sent=2, messages=1)
     desk.store.apply([detection(4)], 0)
-    assert desk.sender.deliver_pending(at_once=True) == Delivery(sent=1, messages=1)
+    assert desk.sender.deliver_pending(at_once=True) == DeliveryReport(sent=1, messages=1)
 
 
-def test_less_than_the_least_severity_is_not_told(office, receiver):
-    desk = office(receiver.url, notify_severity=Severity.HIGH)
+def test_incidents_below_the_least_severity_are_not_notified(office, receiver):
+    desk = office(receiver.url, severity=Severity.HIGH)
     desk.store.apply([detection(1, severity=Severity.MEDIUM)], 0)
     assert desk.states() == []
     desk.store.apply([detection(1, 1_000, severity=Severity.HIGH)], 0)
-    assert [one.kind for one in read_notifications(desk.path)] == ["opened"]
+    assert [one.kind for one in desk.store.notifications()] == ["opened"]
 
 
-def test_closing_is_told_where_the_settings_say_so(office, receiver):
-    desk = office(receiver.url, notify_closed=True)
+def test_closing_is_notified_if_configured(office, receiver):
+    desk = office(receiver.url, closed=True)
     desk.store.apply([detection(1)], 0)
     desk.sender.deliver_pending()
     desk.store.apply([], 1_000_000)
     desk.clock.advance(timedelta(seconds=10))
     desk.sender.deliver_pending()
     assert [title for title, _ in receiver.messages] == ["[high] Too fast", "[high] closed: Too fast"]
-    assert receiver.messages[1][1].splitlines()[2].endswith("over")
+    assert ", over after " in receiver.messages[1][1]
 
 
 def test_failures_are_retried_with_growing_waits_until_it_works(office):
@@ -221,49 +201,49 @@ def test_failures_are_retried_with_growing_waits_until_it_works(office):
         desk.store.apply([detection(1)], 0)
         errors, waits = [], []
         for _ in range(3):
-            assert desk.sender.deliver_pending() == Delivery(retried=1)
-            (waiting,) = read_notifications(desk.path)
+            assert desk.sender.deliver_pending() == DeliveryReport(retried=1)
+            (waiting,) = desk.store.notifications()
             errors.append(waiting.error)
             waits.append(waiting.due.timestamp() - desk.clock.now_ms() / 1000)
-            assert desk.sender.deliver_pending() == Delivery()
+            assert desk.sender.deliver_pending() == DeliveryReport()
             desk.clock.advance(timedelta(seconds=waits[-1] + 0.001))
-        assert desk.sender.deliver_pending() == Delivery(sent=1, messages=1)
+        assert desk.sender.deliver_pending() == DeliveryReport(sent=1, messages=1)
         assert "HTTP 500" in errors[0]
         assert "no connection, or no answer in time" in errors[1]
         assert "HTTP 503" in errors[2]
         assert waits == sorted(waits)
         assert 1 <= waits[0] <= 2
         assert 4 <= waits[2] <= 5
-        (sent,) = read_notifications(desk.path)
+        (sent,) = desk.store.notifications()
         assert (sent.state, sent.attempts, sent.error, sent.due) == (DeliveryState.SENT, 4, None, None)
     finally:
         receiver.stop()
 
 
-def test_nobody_listening_is_a_failure_that_says_so(office, receiver):
+def test_a_refused_connection_is_a_failure_that_says_so(office, receiver):
     url = receiver.url
     receiver.stop()
     desk = office(url)
     desk.store.apply([detection(1)], 0)
-    assert desk.sender.deliver_pending() == Delivery(retried=1)
-    assert "no connection" in read_notifications(desk.path)[0].error
+    assert desk.sender.deliver_pending() == DeliveryReport(retried=1)
+    assert "no connection" in desk.store.notifications()[0].error
 
 
 def test_attempts_survive_a_restart_and_end_in_a_visible_failure(office, caplog):
     receiver = Receiver(500, 500, 500)
     try:
-        desk = office(receiver.url, notify_attempts=3)
+        desk = office(receiver.url, attempts=3)
         desk.store.apply([detection(1)], 0)
-        for expected in (Delivery(retried=1), Delivery(retried=1), Delivery(given_up=1)):
+        for expected in (DeliveryReport(retried=1), DeliveryReport(retried=1), DeliveryReport(given_up=1)):
             assert desk.sender.deliver_pending() == expected
             desk.clock.advance(timedelta(hours=1))
             desk.sender.close()
             desk.sender = desk.new_sender()
         assert desk.states() == [DeliveryState.FAILED]
         assert "given up after 3 attempts" in caplog.text
-        assert desk.sender.deliver_pending() == Delivery()
-        assert retry_failed(desk.path, desk.clock.now_ms()) == 1
-        assert desk.sender.deliver_pending() == Delivery(sent=1, messages=1)
+        assert desk.sender.deliver_pending() == DeliveryReport()
+        assert desk.store.retry_failed(desk.clock.now_ms()) == 1
+        assert desk.sender.deliver_pending() == DeliveryReport(sent=1, messages=1)
     finally:
         receiver.stop()
 
@@ -273,9 +253,9 @@ def test_one_targets_trouble_is_not_anothers(office):
     try:
         desk = office(bad.url, good.url)
         desk.store.apply([detection(1)], 0)
-        assert desk.sender.deliver_pending() == Delivery(sent=1, retried=1, messages=1)
+        assert desk.sender.deliver_pending() == DeliveryReport(sent=1, retried=1, messages=1)
         desk.clock.advance(timedelta(minutes=1))
-        assert desk.sender.deliver_pending() == Delivery(retried=1)
+        assert desk.sender.deliver_pending() == DeliveryReport(retried=1)
         assert len(good.messages) == 1
     finally:
         good.stop()
@@ -289,26 +269,26 @@ def test_a_crash_after_sending_sends_the_same_reference_again(office, receiver, 
     def crash(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(desk.sender._outbox, "sent", crash)
+    monkeypatch.setattr(desk.sender._store, "mark", crash)
     with pytest.raises(KeyboardInterrupt):
         desk.sender.deliver_pending()
     again = desk.new_sender()
-    assert again.deliver_pending() == Delivery(sent=2, messages=1)
+    assert again.deliver_pending() == DeliveryReport(sent=2, messages=1)
     again.close()
     first, second = (body.splitlines()[-1] for _, body in receiver.messages)
     assert first == second
     assert first.startswith("Reference: digest:")
 
 
-def test_incidents_that_were_one_are_not_told_again(office, receiver):
+def test_merged_incidents_are_not_notified_again(office, receiver):
     desk = office(receiver.url)
     desk.store.apply([detection(1), detection(1, 120_000)], 0)
     desk.sender.deliver_pending()
     desk.store.apply([detection(1, 65_000)], 0)
     desk.clock.advance(timedelta(minutes=1))
-    assert desk.sender.deliver_pending() == Delivery()
+    assert desk.sender.deliver_pending() == DeliveryReport()
     desk.store.apply([detection(1, 900_000)], 0)
-    assert desk.sender.deliver_pending() == Delivery(sent=1, messages=1)
+    assert desk.sender.deliver_pending() == DeliveryReport(sent=1, messages=1)
 
 
 def test_without_addresses_nothing_is_queued(office):
@@ -320,11 +300,11 @@ def test_without_addresses_nothing_is_queued(office):
 def test_the_stream_does_not_wait_for_a_receiver_that_hangs(tmp_path):
     receiver = Receiver(None, None, None)
     try:
-        settings = AlertingSettings(notify_urls=(SecretStr(receiver.url.replace("0.5", "9")),))
+        settings = NotifySettings(urls=(SecretStr(receiver.url.replace("0.5", "9")),))
         path = tmp_path / "incidents.db"
-        store = EmbeddedIncidentStore(path, settings, SystemClock(), targets_of(settings))
+        store = sqlite_desk(path, None, SystemClock(), targets_of(settings), settings)
         background = BackgroundSender(
-            lambda: Sender(path, open_channels(settings.notify_urls, targets_of(settings)), settings, SystemClock()),
+            lambda: sender_of(path, settings),
             poll=timedelta(milliseconds=10),
         )
         background.start()
@@ -344,11 +324,11 @@ def test_the_stream_does_not_wait_for_a_receiver_that_hangs(tmp_path):
 
 
 def test_the_background_sender_makes_a_last_pass(tmp_path, receiver):
-    settings = AlertingSettings(notify_urls=(SecretStr(receiver.url),), notify_hold=timedelta(0))
+    settings = NotifySettings(urls=(SecretStr(receiver.url),), hold=timedelta(0))
     path = tmp_path / "incidents.db"
-    store = EmbeddedIncidentStore(path, settings, SystemClock(), targets_of(settings))
+    store = sqlite_desk(path, None, SystemClock(), targets_of(settings), settings)
     background = BackgroundSender(
-        lambda: Sender(path, open_channels(settings.notify_urls, targets_of(settings)), settings, SystemClock()),
+        lambda: sender_of(path, settings),
         poll=timedelta(hours=1),
     )
     background.start()
@@ -359,9 +339,9 @@ def test_the_background_sender_makes_a_last_pass(tmp_path, receiver):
 
 
 def test_the_background_sender_waits_for_what_it_cannot_reach_at_the_start(tmp_path, receiver):
-    settings = AlertingSettings(notify_urls=(SecretStr(receiver.url),), notify_hold=timedelta(0))
+    settings = NotifySettings(urls=(SecretStr(receiver.url),), hold=timedelta(0))
     path = tmp_path / "incidents.db"
-    store = EmbeddedIncidentStore(path, settings, SystemClock(), targets_of(settings))
+    store = sqlite_desk(path, None, SystemClock(), targets_of(settings), settings)
     store.apply([detection(1)], 0)
     tried = []
 
@@ -369,7 +349,7 @@ def test_the_background_sender_waits_for_what_it_cannot_reach_at_the_start(tmp_p
         tried.append(1)
         if len(tried) < 3:
             raise RetryableError("the table cannot be reached")
-        return Sender(path, open_channels(settings.notify_urls, targets_of(settings)), settings, SystemClock())
+        return sender_of(path, settings)
 
     background = BackgroundSender(build, poll=timedelta(milliseconds=1))
     background.start()
@@ -385,12 +365,12 @@ def test_addresses_show_nowhere(tmp_path, office, receiver, caplog):
     caplog.set_level(logging.DEBUG)
     answers = Receiver(500)
     try:
-        desk = office(answers.url, notify_attempts=1)
+        desk = office(answers.url, attempts=1)
         desk.store.apply([detection(1)], 0)
         desk.sender.deliver_pending()
-        seen = [caplog.text, repr(desk.settings), desk.settings.model_dump_json(), str(read_notifications(desk.path))]
+        seen = [caplog.text, repr(desk.settings), desk.settings.model_dump_json(), str(desk.store.notifications())]
         seen += [file.read_bytes().decode("latin-1") for file in tmp_path.iterdir()]
-        environment = {"SHOPSTREAM_ALERTING__NOTIFY_URLS": json.dumps([receiver.url])}
+        environment = {"SHOPSTREAM_NOTIFY__URLS": json.dumps([receiver.url])}
         for words in (["config"], ["config", "--format", "json"], ["notify", "test"], ["notify", "list"]):
             result = CliRunner().invoke(app, ["--home", str(tmp_path), *words], env=environment)
             assert result.exit_code == 0
@@ -405,7 +385,7 @@ def test_addresses_show_nowhere(tmp_path, office, receiver, caplog):
     "value", [f'["{TOKEN}"', f'{{"a": "{TOKEN}"}}', f'"json://{TOKEN}"', f'["json://{TOKEN}", 7, null]', TOKEN]
 )
 def test_addresses_that_do_not_fit_are_not_repeated_in_the_error(monkeypatch, value):
-    monkeypatch.setenv("SHOPSTREAM_ALERTING__NOTIFY_URLS", value)
+    monkeypatch.setenv("SHOPSTREAM_NOTIFY__URLS", value)
     assert TOKEN not in outcome_of(load_settings)
 
 
@@ -416,27 +396,27 @@ def outcome_of(call):
         return str(error)
 
 
-def test_an_address_nobody_knows_is_told_by_its_target():
-    settings = AlertingSettings(notify_urls=(SecretStr(f"carrierpigeon://{TOKEN}"),))
+def test_an_unknown_address_is_reported_by_its_target():
+    settings = NotifySettings(urls=(SecretStr(f"carrierpigeon://{TOKEN}"),))
     with pytest.raises(ConfigurationError, match="notification target carrierpigeon-") as error:
-        open_channels(settings.notify_urls, targets_of(settings))
+        open_channels(settings.urls, targets_of(settings))
     assert TOKEN not in str(error.value)
 
 
 def test_the_test_message_reaches_the_receiver_or_fails_with_status_1(tmp_path, receiver):
     def run(*words):
-        environment = {"SHOPSTREAM_ALERTING__NOTIFY_URLS": json.dumps([receiver.url])}
+        environment = {"SHOPSTREAM_NOTIFY__URLS": json.dumps([receiver.url])}
         return CliRunner().invoke(app, ["--home", str(tmp_path), "notify", "test", *words], env=environment)
 
     assert json.loads(run("--format", "json").stdout)[0]["result"] == "sent"
-    assert receiver.messages == [("shopstream: a test", "Incidents will reach you here.")]
+    assert receiver.messages == [("shopstream: a test", "Notifications about incidents will arrive here.")]
     receiver.answers.append(500)
     assert run().exit_code == 1
 
 
 def test_a_channel_that_breaks_is_a_failure_to_retry(monkeypatch, receiver):
-    settings = AlertingSettings(notify_urls=(SecretStr(receiver.url),))
-    (channel,) = open_channels(settings.notify_urls, targets_of(settings))
+    settings = NotifySettings(urls=(SecretStr(receiver.url),))
+    (channel,) = open_channels(settings.urls, targets_of(settings))
 
     def explode(**_):
         raise OSError(TOKEN)

@@ -3,21 +3,20 @@
 import time
 from contextlib import closing
 from datetime import UTC, datetime
-from decimal import Decimal
 
 import duckdb
 import pyarrow as pa
 import pytest
 
-from shopstream.alerting import EmbeddedIncidentStore, read_incidents
-from shopstream.alerting.describing import Describing
-from shopstream.alerting.incident import Change, IncidentChange
-from shopstream.cli.incident_context import context_from_lake
-from shopstream.clock import ManualClock
+from factories import make_detection, make_event
+from incident_desk import read_incidents, sqlite_desk
+from shopstream.cli.incident_events import context_from_lake
 from shopstream.config import load_settings
-from shopstream.detection import Detection, Severity
+from shopstream.detection.detection import Severity
 from shopstream.engine.recent import RecentEvents
 from shopstream.events.schema import LAKE_FIELDS, arrow_schema
+from shopstream.incidents.incident import Change, IncidentChange
+from shopstream.incidents.recorder import ContextEnricher
 from shopstream.lakehouse.embedded import EmbeddedLakehouse
 from shopstream.lakehouse.ports import LakeTable
 
@@ -28,20 +27,18 @@ def events(rows, *, encoded=False):
     """Rows of (second, type, product, user, ip)."""
     made = pa.Table.from_pylist(
         [
-            {
-                "event_time": datetime.fromtimestamp(second, UTC),
-                "event_type": kind,
-                "product_id": product,
-                "category_id": product % 10,
-                "category_code": "toys" if product % 2 else None,
-                "price": Decimal(1),
-                "user_id": user,
-                "user_session": f"s{user}",
-                "event_id": f"e{second}-{user}-{product}",
-                "ip": ip,
-                "arrival_time": datetime.fromtimestamp(second, UTC),
-                "is_late": False,
-            }
+            make_event(
+                datetime.fromtimestamp(second, UTC),
+                user,
+                event_type=kind,
+                product=product,
+                category_id=product % 10,
+                category_code="toys" if product % 2 else None,
+                event_id=f"e{second}-{user}-{product}",
+                ip=ip,
+                arrival_time=datetime.fromtimestamp(second, UTC),
+                is_late=False,
+            )
             for second, kind, product, user, ip in rows
         ],
         schema=SCHEMA,
@@ -112,10 +109,10 @@ def test_rows_are_bounded_and_late_batches_are_let_go(recent):
     assert recent.describe({}, 5_000, 5_000) is None
 
 
-def test_the_lake_answers_where_nobody_was_asked(tmp_path, recent):
+def test_the_lake_gives_the_context_that_recent_events_lack(tmp_path, recent):
     settings = load_settings(None, {"home": tmp_path})
-    store = EmbeddedIncidentStore(settings.incidents_path, settings.alerting, ManualClock())
-    store.apply([burst(user=7, start_ms=100_000)], 0)
+    store = sqlite_desk(settings.incidents_path)
+    store.apply([make_detection(100_000)], 0)
     store.close()
     (incident,) = read_incidents(settings.incidents_path)
     assert context_from_lake(settings, incident) is None
@@ -127,39 +124,18 @@ def test_the_lake_answers_where_nobody_was_asked(tmp_path, recent):
     assert context_from_lake(settings, incident) == recent.describe({"user_id": "7"}, 100_000, 109_999)
 
 
-def burst(user, start_ms):
-    return Detection(
-        detection_id="d",
-        rule_id="user_burst",
-        rule_version="v1",
-        title="Too fast",
-        severity=Severity.HIGH,
-        tags=(),
-        key_kind="user_id",
-        key={"user_id": str(user)},
-        start_ms=start_ms,
-        end_ms=start_ms + 10_000,
-        first_event_ms=start_ms,
-        last_event_ms=start_ms + 9_999,
-        measures={"events": 20},
-        threshold="events > 15",
-        final=True,
-        suppress_for_ms=60_000,
-    )
-
-
 class Notes:
     """Counts what is asked and kept."""
 
     def __init__(self):
         self.asked, self.kept = [], {}
 
-    def describe(self, key, *answer):
-        if isinstance(key, str):  # the store's side: id and context
-            self.kept[key] = answer[0]
-            return None
+    def describe(self, key, *_span):
         self.asked.append(dict(key))
         return {"events": 1}
+
+    def set_context(self, incident_id, context):
+        self.kept[incident_id] = context
 
 
 def change(kind, number, *, peak=10.0, root=None, severity=Severity.HIGH):
@@ -170,19 +146,19 @@ def change(kind, number, *, peak=10.0, root=None, severity=Severity.HIGH):
 
 def test_only_the_gravest_few_are_asked_about_and_again_when_they_grow():
     notes = Notes()
-    describing = Describing(notes, notes)
+    enricher = ContextEnricher(notes, notes)
     parts = [change(Change.OPENED, n, root="other") for n in range(4)]
     heads = [change(Change.OPENED, n) for n in range(10, 14)]
     grave = change(Change.OPENED, 20, severity=Severity.CRITICAL)
-    assert describing.look([*parts, *heads, grave]) == 4
+    assert enricher.enrich([*parts, *heads, grave]) == 4
     assert [key["user_id"] for key in notes.asked] == ["20", "10", "11", "12", "13"]
     assert set(notes.kept) == {"i20", "i10", "i11", "i12", "i13"}
-    assert describing.look([change(Change.UPDATED, 10, peak=14.0), change(Change.UPDATED, 3, peak=99.0)]) == 0
+    assert enricher.enrich([change(Change.UPDATED, 10, peak=14.0), change(Change.UPDATED, 3, peak=99.0)]) == 0
     assert len(notes.asked) == 5
-    describing.look([change(Change.UPDATED, 10, peak=16.0)])
+    enricher.enrich([change(Change.UPDATED, 10, peak=16.0)])
     assert len(notes.asked) == 6
-    describing.look([change(Change.CLOSED, 10)])
-    describing.look([change(Change.UPDATED, 10, peak=99.0)])
+    enricher.enrich([change(Change.CLOSED, 10)])
+    enricher.enrich([change(Change.UPDATED, 10, peak=99.0)])
     assert len(notes.asked) == 6
 
 

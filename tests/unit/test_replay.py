@@ -8,13 +8,13 @@ import pytest
 
 from shopstream.clock import ManualClock, SystemClock, to_ms
 from shopstream.errors import BackpressureError, ConfigurationError, PermanentError, StateError
-from shopstream.events import Decoded, Decoder
-from shopstream.events.schema import REES46_COLUMNS
-from shopstream.simulation import PartitionKey, ReplaySettings, ReplaySummary
-from shopstream.simulation.replay import replay
-from shopstream.simulation.skew import even_shards
-from shopstream.stream import EmbeddedStream, StreamSettings
+from shopstream.events.codec import Decoded, Decoder
+from shopstream.events.columns import REES46_COLUMNS
+from shopstream.simulation.partitioning import PartitionKey, even_shards
+from shopstream.simulation.replay import ReplaySettings, ReplaySummary, replay
+from shopstream.stream.embedded import EmbeddedStream
 from shopstream.stream.ports import NewRecord, PutOutcome
+from shopstream.stream.settings import StreamSettings
 
 START = datetime(2019, 11, 1, tzinfo=UTC)
 HEADER = ",".join(REES46_COLUMNS)
@@ -107,7 +107,7 @@ def test_parquet_of_other_types_gives_the_same_ids(tmp_path, price, time):
     assert sorted(plain.ids()) == sorted(other.ids())
 
 
-def test_rows_that_are_no_events_are_sent_as_they_came(tmp_path):
+def test_rows_that_are_not_events_are_sent_unchanged(tmp_path):
     path = csv_file(tmp_path, 100)
     bad = [b"half,a row", HEADER.encode(), row(1).replace(",view,", ",wish,").encode(), b"\xff\xfe", b'"']
     lines = path.read_bytes().splitlines()
@@ -119,7 +119,7 @@ def test_rows_that_are_no_events_are_sent_as_they_came(tmp_path):
     assert products(stream) == list(range(100))
 
 
-def test_bad_rows_of_parquet_are_sent_too(tmp_path):
+def test_invalid_rows_of_parquet_are_sent(tmp_path):
     path = tmp_path / "events.parquet"
     duckdb.sql(f"""COPY (SELECT TIMESTAMP '2019-11-01' AS event_time, 'view' AS event_type, i AS product_id,
         1 AS category_id, i - 3 AS price, 5 AS user_id, 'ignored' AS other FROM range(10) t(i)) TO '{path}'""")
@@ -161,7 +161,7 @@ def test_rebase_moves_the_first_event_to_the_given_moment(tmp_path):
     assert min(times) == target
 
 
-def test_rebase_now_is_kept_when_the_replay_goes_on(tmp_path):
+def test_rebase_now_is_kept_when_the_replay_continues(tmp_path):
     source, clock = str(csv_file(tmp_path, 100)), ManualClock(to_ms(datetime(2026, 1, 1, tzinfo=UTC)))
     settings = ReplaySettings(rebase="now")
     broken, rest = Kept(break_at=10), Kept()
@@ -233,7 +233,7 @@ def test_a_loop_at_a_speed_keeps_it_in_every_round(tmp_path):
     assert clock.now_ms() >= 14_900
 
 
-def test_a_loop_grows_in_event_time_and_in_new_ids(tmp_path):
+def test_each_round_of_a_loop_has_later_event_times_and_new_ids(tmp_path):
     source = str(csv_file(tmp_path, 50))
     stream = Kept(shards=1, break_at=4)
     with pytest.raises(KeyboardInterrupt):
@@ -244,7 +244,7 @@ def test_a_loop_grows_in_event_time_and_in_new_ids(tmp_path):
     assert len(set(stream.ids())) == 150
 
 
-def test_a_loop_tells_a_trackers_ids_of_different_rounds_apart(tmp_path):
+def test_a_loop_gives_a_trackers_ids_a_suffix_per_round(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text(f"{HEADER},event_id\n{row(0)},e-0\n{row(1)},e-1\n")
     stream = Kept(shards=1, break_at=3)
@@ -253,7 +253,7 @@ def test_a_loop_tells_a_trackers_ids_of_different_rounds_apart(tmp_path):
     assert stream.ids() == ["e-0", "e-1", "e-0 round 1", "e-1 round 1"]
 
 
-def test_a_loop_without_any_event_is_an_error_not_an_endless_run(tmp_path):
+def test_a_loop_without_events_is_an_error(tmp_path):
     path = tmp_path / "bad.csv"
     path.write_text("no,events,here\n")
     with pytest.raises(ConfigurationError, match="got none in a whole round"):
@@ -263,7 +263,7 @@ def test_a_loop_without_any_event_is_an_error_not_an_endless_run(tmp_path):
 @pytest.mark.parametrize("lost_answer", [False, True], ids=["put not taken", "put taken, answer lost"])
 @pytest.mark.parametrize("make", [csv_file, parquet_file])
 @pytest.mark.parametrize("settings", [ReplaySettings(rate=700), ReplaySettings(speed=500)], ids=["rate", "speed"])
-def test_a_replay_interrupted_anywhere_goes_on_and_loses_nothing(tmp_path, make, settings, lost_answer):
+def test_a_replay_interrupted_anywhere_continues_and_loses_nothing(tmp_path, make, settings, lost_answer):
     source = str(make(tmp_path, 3000))
     whole = Kept()
     replay(source, whole)
@@ -282,7 +282,7 @@ def test_a_replay_interrupted_anywhere_goes_on_and_loses_nothing(tmp_path, make,
     assert (len(ids) == 3000) is not lost_answer
 
 
-def test_a_complete_replay_sends_nothing_again_unless_told_to(tmp_path):
+def test_a_complete_replay_sends_nothing_again_by_default(tmp_path):
     source, marks = str(csv_file(tmp_path, 100)), tmp_path / "marks"
 
     def run(settings: ReplaySettings | None = None) -> ReplaySummary:
@@ -295,7 +295,7 @@ def test_a_complete_replay_sends_nothing_again_unless_told_to(tmp_path):
     assert run(ReplaySettings(partition_key=PartitionKey.USER_ID)).events == 100
 
 
-def test_a_source_that_changed_since_is_refused(tmp_path):
+def test_a_changed_source_is_refused(tmp_path):
     source, marks = csv_file(tmp_path, 100), tmp_path / "marks"
     replay(str(source), Kept(), bookmarks=marks)
     csv_file(tmp_path, 101)
@@ -303,7 +303,7 @@ def test_a_source_that_changed_since_is_refused(tmp_path):
         replay(str(source), Kept(), bookmarks=marks)
 
 
-def test_a_damaged_bookmark_is_named(tmp_path):
+def test_a_damaged_bookmark_is_reported_with_its_path(tmp_path):
     source, marks = csv_file(tmp_path, 10), tmp_path / "marks"
     replay(str(source), Kept(), bookmarks=marks)
     (mark,) = marks.glob("*.json")
@@ -322,7 +322,7 @@ def test_the_same_replay_does_not_run_twice_at_once(tmp_path):
     assert replay(source, Kept(), bookmarks=marks, progress=second).events == 10
 
 
-def test_progress_tells_events_share_and_waits(tmp_path):
+def test_progress_has_events_share_and_waits(tmp_path):
     stream, told = Kept(), []
     plain = stream.put
     stream.put = lambda records: (
@@ -352,13 +352,13 @@ def test_speed_paces_by_event_time(tmp_path):
         ({"rebase": datetime(2020, 1, 1)}, "time zone"),  # noqa: DTZ001  naive on purpose
     ],
 )
-def test_settings_that_do_not_fit_are_told(wrong, words):
+def test_invalid_settings_are_reported(wrong, words):
     with pytest.raises(ConfigurationError, match=words):
         ReplaySettings(**wrong)
 
 
 @pytest.mark.parametrize("name", ["missing.csv", "s.csv", "folder", "cut.csv.gz", "other.parquet"])
-def test_a_source_that_cannot_be_read_is_told(tmp_path, name):
+def test_a_source_that_cannot_be_read_is_reported(tmp_path, name):
     (tmp_path / "s.csv").write_bytes(b"")
     (tmp_path / "folder").mkdir()
     whole = csv_file(tmp_path, 1000, "cut.csv.gz")

@@ -1,4 +1,4 @@
-"""Partitioning, pacing, delivery: the parts of a replay, each alone."""
+"""Partitioning, pacing, sender: the parts of a replay, each alone."""
 
 from datetime import timedelta
 from decimal import Decimal
@@ -7,17 +7,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from shopstream.cli.simulate import KeyName
 from shopstream.clock import ManualClock, from_ms
 from shopstream.errors import BackpressureError, PermanentError, RetryableError, StateError
-from shopstream.events import Decoder
+from shopstream.events.codec import Decoder
 from shopstream.events.schema import WIRE_SCHEMA
-from shopstream.simulation.delivery import Delivery, DeliveryFigures, Lane
-from shopstream.simulation.pacing import Pacer
-from shopstream.simulation.partitioning import PartitionKey, Router, key_texts, packed
-from shopstream.simulation.shard_pace import ShardPace
-from shopstream.simulation.skew import even_shards
-from shopstream.simulation.unreadable import reject_records
+from shopstream.simulation.partitioning import PartitionKey, Router, even_shards, key_texts, packed
+from shopstream.simulation.replay import Pacer, reject_records
+from shopstream.simulation.stream_sender import Lane, RateLimit, SendStatistics, StreamSender
 from shopstream.stream.ports import (
     MAX_PUT_BYTES,
     MAX_PUT_RECORDS,
@@ -53,10 +49,6 @@ def decoded(records: list[NewRecord]) -> list[dict[str, object]]:
     return result.events.to_pylist()
 
 
-def test_the_command_line_offers_each_partition_key():
-    assert {key.value for key in KeyName} == {key.value for key in PartitionKey}
-
-
 @pytest.mark.parametrize("key", [key for key in PartitionKey if key is not PartitionKey.RANDOM])
 def test_each_event_goes_to_the_shard_of_its_key_in_order(key):
     events = some_events(500)
@@ -77,7 +69,7 @@ def test_each_event_goes_to_the_shard_of_its_key_in_order(key):
     assert sorted(row["product_id"] for row in seen) == list(range(500))
 
 
-def test_random_deals_events_out_by_their_place_so_that_a_part_sent_again_goes_the_same_way():
+def test_the_random_key_selects_shards_by_position_so_that_a_resend_takes_the_same_shards():
     events, router = some_events(100), Router(even_shards(4))
     whole = packed(events, PartitionKey.RANDOM, router, np.arange(100))
     again = packed(events.slice(50), PartitionKey.RANDOM, router, np.arange(50, 100))
@@ -87,7 +79,7 @@ def test_random_deals_events_out_by_their_place_so_that_a_part_sent_again_goes_t
     assert {len(decoded(queue)) for queue in whole} == {25}
 
 
-def test_closed_shards_take_nothing():
+def test_closed_shards_get_no_events():
     left, right = even_shards(2)
     parent = Shard("parent", left.first_hash_key, right.last_hash_key, closed=True)
     assert Router([parent, left, right]).ids == {left.shard_id, right.shard_id}
@@ -95,7 +87,7 @@ def test_closed_shards_take_nothing():
         Router([parent])
 
 
-def test_a_session_less_event_goes_by_its_user():
+def test_an_event_without_session_is_routed_by_its_user():
     texts = key_texts(some_events(4), PartitionKey.USER_SESSION).to_pylist()
     assert texts == ["0", "1", "2", "3"]
 
@@ -115,7 +107,7 @@ def test_without_limit_everything_is_due_at_once():
     assert list(Pacer(ManualClock()).slices(np.array([5, 9, 7]))) == [(0, 3)]
 
 
-def test_speed_lets_events_go_when_their_own_time_has_come():
+def test_speed_sends_events_when_their_event_time_is_due():
     clock = ManualClock(1_000_000)
     times = np.array([0, 60, 120, 90, 600]) * 1_000_000
     went = [(low, high, clock.now_ms() - 1_000_000) for low, high in Pacer(clock, speed=60).slices(times)]
@@ -124,7 +116,7 @@ def test_speed_lets_events_go_when_their_own_time_has_come():
         assert due <= at <= due + 60
 
 
-def test_speed_goes_on_over_several_calls():
+def test_speed_continues_over_several_calls():
     clock = ManualClock()
     pacer = Pacer(clock, speed=1)
     list(pacer.slices(np.array([0, 1_000_000])))
@@ -132,7 +124,7 @@ def test_speed_goes_on_over_several_calls():
     assert 3000 <= clock.now_ms() <= 3060
 
 
-def test_rate_sends_so_many_events_a_second():
+def test_rate_limits_events_per_second():
     clock = ManualClock()
     pacer = Pacer(clock, rate=1000)
     slices = [part for _ in range(4) for part in pacer.slices(np.zeros(1250, dtype=np.int64))]
@@ -147,7 +139,7 @@ def test_a_rate_below_one_a_second_waits_between_events():
     assert 5900 <= clock.now_ms() <= 6060
 
 
-def test_a_replay_that_was_held_up_does_not_rush():
+def test_a_delayed_replay_does_not_rush():
     clock = ManualClock()
     pacer = Pacer(clock, rate=1000)
     slices = pacer.slices(np.zeros(100_000, dtype=np.int64))
@@ -186,8 +178,8 @@ def queue(*names: str) -> list[NewRecord]:
 
 def send(stream: Flaky, *queues: list[NewRecord]) -> tuple[ManualClock, list[str]]:
     clock, told = ManualClock(), []
-    delivery = Delivery(stream, clock, lambda why, _: told.append(why))
-    delivery.send([Lane(f"shard-{place}", records) for place, records in enumerate(queues)])
+    sender = StreamSender(stream, clock, lambda why, _: told.append(why))
+    sender.send([Lane(f"shard-{place}", records) for place, records in enumerate(queues)])
     return clock, told
 
 
@@ -198,61 +190,61 @@ def test_a_refused_record_holds_back_its_own_shard_and_nothing_overtakes_it():
     assert stream.taken == ["b1", "b2", "b3", "a1", "a2", "a3"]
 
 
-def test_records_without_order_share_a_put_and_only_the_refused_ones_go_again():
+def test_unordered_records_share_a_put_and_only_refused_ones_are_sent_again():
     stream = Flaky({1, 3})
     bad = [NewRecord(f"x{place}".encode(), "k") for place in range(MAX_PUT_RECORDS + 3)]
-    delivery = Delivery(stream, ManualClock(), lambda *_: None)
-    delivery.send([Lane("shard-0", queue("a1", "a2")), Lane("shard-0", bad, ordered=False)])
+    sender = StreamSender(stream, ManualClock(), lambda *_: None)
+    sender.send([Lane("shard-0", queue("a1", "a2")), Lane("shard-0", bad, ordered=False)])
     assert [len(names) for names in stream.puts] == [500, 7]
     assert stream.puts[1] == ["a2", "x0", "x2", "x499", "x500", "x501", "x502"]
     assert len(stream.taken) == len(set(stream.taken)) == len(bad) + 2
 
 
-def test_the_figures_of_a_delivery_tell_what_was_refused_and_repeated():
+def test_the_figures_of_a_sender_count_refused_and_repeated_records():
     clock = ManualClock()
-    delivery = Delivery(Flaky({0}, RetryableError("lost")), clock, lambda *_: None)
-    delivery.send([Lane("shard-0", queue("a", "bb"))])
-    assert delivery.figures == DeliveryFigures(
+    sender = StreamSender(Flaky({0}, RetryableError("lost")), clock, lambda *_: None)
+    sender.send([Lane("shard-0", queue("a", "bb"))])
+    assert sender.statistics == SendStatistics(
         records=2, bytes=3, puts=3, refused=1, repeated=1, waited_ms=clock.now_ms()
     )
     assert clock.now_ms() > 0
 
 
-def test_a_shard_without_refusals_is_never_held_back():
-    pace = ShardPace()
+def test_a_shard_without_refusals_has_no_rate_limit():
+    limit = RateLimit()
     for now in range(100):
-        pace.taken(now, MAX_RECORD_BYTES)
-    assert (pace.rate, pace.ready_ms) == (None, 0)
+        limit.taken(now, MAX_RECORD_BYTES)
+    assert (limit.rate, limit.ready_ms) == (None, 0)
 
 
-def test_a_shard_that_refuses_is_sent_to_more_slowly_and_then_faster_again():
-    pace = ShardPace()
-    pace.refused(0)
-    assert (pace.rate, pace.ready_ms) == (1 << 20, 100)
-    pace.refused(100)
-    assert pace.rate == (1 << 20) * 0.8
-    assert pace.ready_ms == 300
-    slow = pace.rate
-    pace.taken(300, 1 << 19)
-    assert 900 < pace.ready_ms < 1000
+def test_a_refusal_decreases_the_rate_of_a_shard_and_success_increases_it():
+    limit = RateLimit()
+    limit.refused(0)
+    assert (limit.rate, limit.ready_ms) == (1 << 20, 100)
+    limit.refused(100)
+    assert limit.rate == (1 << 20) * 0.8
+    assert limit.ready_ms == 300
+    slow = limit.rate
+    limit.taken(300, 1 << 19)
+    assert 900 < limit.ready_ms < 1000
     for second in range(1, 31):
-        pace.taken(1000 * second, 1 << 10)
-    assert 1.5 < pace.rate / slow < 2
+        limit.taken(1000 * second, 1 << 10)
+    assert 1.5 < limit.rate / slow < 2
 
 
 def test_pauses_grow_while_a_shard_refuses_and_are_short_again_after():
-    pace, pauses, now = ShardPace(), [], 0.0
+    limit, pauses, now = RateLimit(), [], 0.0
     for _ in range(10):
-        pace.refused(now)
-        pauses.append(pace.ready_ms - now)
-        now = pace.ready_ms
+        limit.refused(now)
+        pauses.append(limit.ready_ms - now)
+        now = limit.ready_ms
     assert pauses == [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000, 10_000]
-    pace.taken(now, 1)
-    pace.refused(now)
-    assert pace.ready_ms - now == 100
+    limit.taken(now, 1)
+    limit.refused(now)
+    assert limit.ready_ms - now == 100
 
 
-def test_a_delivery_finds_the_rate_that_a_shard_takes():
+def test_a_sender_finds_the_rate_of_a_shard():
     clock = ManualClock()
 
     class Limited:
@@ -272,8 +264,8 @@ def test_a_delivery_finds_the_rate_that_a_shard_takes():
             return [PutOutcome(shard_id="s", sequence_number=1)]
 
     stream = Limited()
-    delivery = Delivery(stream, clock, lambda *_: None)
-    delivery.send([Lane("s", [NewRecord(bytes(50_000), "k", 0)] * 1000)])
+    sender = StreamSender(stream, clock, lambda *_: None)
+    sender.send([Lane("s", [NewRecord(bytes(50_000), "k", 0)] * 1000)])
     assert 150 < clock.now_ms() / 1000 < 150 * 1.15 / 0.9
     assert stream.refused < 50
 
@@ -315,7 +307,7 @@ def rejects(*rows: bytes) -> pa.Table:
 HEADER = b"event_time,event_type,product_id,category_id,category_code,brand,price,user_id,user_session\n"
 
 
-def test_unreadable_rows_arrive_as_they_were():
+def test_rejected_rows_arrive_unchanged():
     rows = [b"hello", b'{"a": 1}', b"cut,row", HEADER.strip(), b"\xff\x00raw", b'"stray']
     records = reject_records(rejects(*rows), HEADER)
     result = Decoder().decode([record.payload for record in records], [ARRIVAL_MS] * len(records))
@@ -323,7 +315,7 @@ def test_unreadable_rows_arrive_as_they_were():
     assert result.rejects["payload"].to_pylist() == rows
 
 
-def test_neighbouring_unreadable_rows_share_records_within_the_limit():
+def test_neighbouring_rejected_rows_share_records_within_the_limit():
     rows = [b"x" * 100 + str(row).encode() for row in range(20_000)]
     records = reject_records(rejects(*rows), HEADER)
     assert len(records) < 20

@@ -7,14 +7,16 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from factories import make_signal
 from shopstream.cli import app
-from shopstream.detection import Rule, Severity, detect, detection_id, load_rules
-from shopstream.detection.duration import format_duration, parse_duration
+from shopstream.clock import format_duration, parse_duration
+from shopstream.detection.detection import Severity
 from shopstream.detection.expression import check_condition, check_filter, check_measure
-from shopstream.detection.loader import MAX_RULE_BYTES, read_rule, read_rules
-from shopstream.engine.signal import Signal
+from shopstream.detection.rule import RULE_FILES, Rule, load_rules
+from shopstream.detection.rule_matcher import detect, detection_id
 from shopstream.engine.window import WindowKind
 from shopstream.errors import ConfigurationError, RuleError
+from shopstream.yaml_files import MAX_BYTES
 
 GOOD = """\
 title: Many carts
@@ -39,6 +41,11 @@ def written(tmp_path, text, name="many_carts.yml"):
     file = tmp_path / name
     file.write_bytes(text if isinstance(text, bytes) else textwrap.dedent(text).encode())
     return file
+
+
+def read_rule(file):
+    rules, problems = RULE_FILES.read(file)
+    return rules.get(file.stem), problems
 
 
 def problems_of(tmp_path, text, name="many_carts.yml"):
@@ -87,11 +94,17 @@ def test_a_session_and_a_tumbling_window_are_rules_too(tmp_path):
         ("level: medium", "level: terrible", 5, "take informational, low, medium, high or critical"),
         ("level: medium", "levle: medium", 5, "unknown word 'levle'; did you mean 'level'?"),
         ("level: medium", "title: again", 5, "'title' stands here a second time"),
-        ("falsepositives: [a party]", "falsepositives: []", 6, "name at least one honest reason"),
+        ("falsepositives: [a party]", "falsepositives: []", 6, "name at least one plausible cause"),
         ("[user_id]", "[usr_id]", 7, "expected columns among"),
         ("[user_id]", "[user_id, user_id]", 7, "expected each column once"),
         ("[user_id]", "user_id", 7, "list columns"),
         ("[user_id]", "[price]", 7, "expected columns among"),
+        (
+            "15m\n",
+            "15m\nincident_title: '{who} of {user_id}'\n",
+            16,
+            "expected fields among carts, products, value",
+        ),
         ("size: 10m", "size: 10", 8, "expected a duration such as 500ms"),
         ("size: 10m", "size: -10m", 8, "expected a duration such as 500ms"),
         ("size: 10m", "size: 90d", 8, "at most 31d"),
@@ -101,24 +114,24 @@ def test_a_session_and_a_tumbling_window_are_rules_too(tmp_path):
         ("event_type = 'cart'", "event_type", 9, "expected a condition that is true or false"),
         ("event_type = 'cart'", "kind = 'cart'", 9, "unknown name 'kind'"),
         ("carts: count(*)", "user_id: count(*)", 11, "cannot name a measure"),
-        ("carts: count(*)", "carts: median(price)", 11, "is not in the rule language"),
-        ("carts: count(*)", "carts: sum(brand)", 10, "the types do not fit"),
-        ("carts > 15", "clicks > 15", 14, "unknown name 'clicks'; known are the rule's measures: carts"),
-        ("carts > 15", "carts > (select 1)", 14, "is not in the rule language"),
+        ("carts: count(*)", "carts: median(price)", 11, "is not part of the rule language"),
+        ("carts: count(*)", "carts: sum(brand)", 10, "the types do not match"),
+        ("carts > 15", "clicks > 15", 14, "unknown name 'clicks'; known names are the rule's measures: carts"),
+        ("carts > 15", "carts > (select 1)", 14, "is not part of the rule language"),
         ("suppress_for: 15m", "suppress_for: soon", 15, "write the quiet time"),
         ("title: Many carts\n", "", 1, "title: missing"),
     ],
 )
-def test_a_wrong_rule_is_told_with_line_and_remedy(tmp_path, old, new, line, said):
+def test_a_wrong_rule_is_reported_with_line_and_remedy(tmp_path, old, new, line, said):
     assert old in GOOD
     problems = problems_of(tmp_path, GOOD.replace(old, new))
     assert any(said in problem.problem for problem in problems), problems
     assert line in {problem.line for problem in problems}, problems
     assert str(problems[0]).startswith(f"{tmp_path / 'many_carts.yml'}:")
-    assert all(problem.rule == "many_carts" for problem in problems)
+    assert all(problem.subject == "rule many_carts" for problem in problems)
 
 
-def test_all_that_is_wrong_is_told_at_once(tmp_path):
+def test_all_that_is_wrong_is_reported_at_once(tmp_path):
     text = GOOD.replace("level: medium", "level: terrible").replace("[user_id]", "[usr_id]")
     assert [problem.line for problem in problems_of(tmp_path, text)] == [5, 7]
 
@@ -135,7 +148,7 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
         ("title: !!python/object/apply:os.system [date]\n", "no YAML"),
         ("title: 2026-13-45\n", "put it in quotes"),
         ("1: x\n", "expected a word before the colon"),
-        (b"a" * (MAX_RULE_BYTES + 1), "expected at most"),
+        (b"a" * (MAX_BYTES + 1), "expected at most"),
     ],
 )
 def test_files_that_are_no_rules_are_refused(tmp_path, text, said):
@@ -148,7 +161,7 @@ def test_own_rules_replace_shipped_ones_by_id(tmp_path):
     written(tmp_path, text, "user_burst.yml")
     rules = load_rules(tmp_path)
     assert set(rules) == set(shipped)
-    assert rules["user_burst"].title == "Many carts"
+    assert rules["user_burst"].headline == "Many carts"
 
 
 def test_a_rule_is_switched_off_by_its_status(tmp_path):
@@ -158,8 +171,8 @@ def test_a_rule_is_switched_off_by_its_status(tmp_path):
     assert detect([signal("many_carts")], {"many_carts": rule}) == []
 
 
-def test_a_folder_that_is_missing_is_told():
-    with pytest.raises(ConfigurationError, match="expected a folder of rules"):
+def test_a_folder_that_is_missing_is_reported():
+    with pytest.raises(ConfigurationError, match="expected rule files at"):
         load_rules(Path("/nowhere/at/all"))
 
 
@@ -174,7 +187,7 @@ def test_wrong_rules_are_one_error_with_a_line_each(tmp_path):
 
 def test_another_file_ending_is_a_problem_and_not_a_silence(tmp_path):
     written(tmp_path, GOOD, "many_carts.yaml")
-    assert "rename it to many_carts.yml" in read_rules(tmp_path)[1][0].problem
+    assert "rename it to many_carts.yml" in RULE_FILES.read(tmp_path)[1][0].problem
 
 
 @pytest.mark.parametrize(
@@ -268,7 +281,7 @@ def test_conditions_speak_of_measures_only():
     assert check_condition("events > 5 and users * 2 < events", {"events", "users"})
     with pytest.raises(ValueError, match="unknown name 'price'"):
         check_condition("price > 5", {"events"})
-    with pytest.raises(ValueError, match="not in the rule language"):
+    with pytest.raises(ValueError, match="not part of the rule language"):
         check_condition("count(*) > 5", {"events"})
 
 
@@ -279,16 +292,7 @@ def test_durations_are_read_and_written(text, ms):
 
 
 def signal(window, **key):
-    return Signal(
-        window=window,
-        key=key,
-        start_ms=1_000,
-        end_ms=11_000,
-        first_event_ms=1_500,
-        last_event_ms=10_500,
-        measures={"events": 16},
-        final=True,
-    )
+    return make_signal(window, 11_000, key, measures={"events": 16})
 
 
 def test_a_signal_of_a_rule_becomes_a_detection_with_the_rules_words():
@@ -333,11 +337,11 @@ def test_the_command_lists_and_checks(tmp_path):
     assert rules == sorted(load_rules())
     detectors = {row["id"]: row["status"] for row in listed if row["kind"] == "detector"}
     assert detectors["volume"] == "on"
-    assert run("check").stdout == f"{len(rules)} good, 0 problems\n"
+    assert run("check").stdout == f"{len(rules)} good, 0 wrong\n"
     written(tmp_path, GOOD)
     wrong = written(tmp_path, GOOD.replace("level: medium", "level: terrible"), "wrong.yml")
     result = run("check", str(tmp_path))
     assert result.exit_code == 1
     assert f"{wrong}:5: rule wrong: level" in result.stdout
-    assert result.stdout.endswith("1 good, 2 problems\n")
+    assert result.stdout.endswith("1 good, 2 wrong\n")
     assert {row["line"] for row in json.loads(run("check", str(wrong), "--format", "json").stdout)} == {2, 5}

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from shopstream.cli.scenarios import app
+from shopstream.cli import app
 from shopstream.detection.detection import Nature
 from shopstream.errors import ConfigurationError
-from shopstream.simulation import SynthesisSettings, load_scenarios, read_scenario
-from shopstream.simulation.key import Key
-from shopstream.simulation.scenario_file import KINDS, Domain
+from shopstream.simulation.injection import Target
+from shopstream.simulation.scenario_file import KINDS, SCENARIO_FILES, Domain, load_scenarios
+from shopstream.simulation.synthesis import SynthesisSettings
 
 START = datetime(2019, 11, 5, tzinfo=UTC)
 SHIPPED = load_scenarios()
@@ -26,12 +26,12 @@ title: Two bots
 description: They walk.
 nature: attack
 kind: scraper
-hits: actor
+target: actor
 duration: {between: [5m, 10m]}
 parameters:
   bots: 2
   gap_s: {one_of: [1.0, 2.5]}
-target: {recall: 0.9, within: 60s}
+goal: {recall: 0.9, within: 60s}
 """
 CATALOGUE = {
     "site_flood": (0.99, "≤ 30s"),
@@ -69,22 +69,23 @@ def world():
 def _written(tmp_path, text, name="two_bots.yml"):
     path = tmp_path / name
     path.write_text(text)
-    return read_scenario(path)
+    scenarios, problems = SCENARIO_FILES.read(path)
+    return scenarios.get(path.stem), problems
 
 
-def test_every_row_of_the_catalogue_ships_with_its_target():
+def test_every_scenario_ships_with_its_goal():
     targets = {
-        name: (file.target.recall, file.target.describe().partition(", ")[2])
+        name: (file.goal.recall, file.goal.describe().partition(", ")[2])
         for name, file in SHIPPED.items()
         if file.nature is not Nature.SURGE
     }
     assert targets == CATALOGUE
     assert {name for name, file in SHIPPED.items() if file.nature is Nature.SURGE} == CONTROLS
     for name in CONTROLS:
-        assert SHIPPED[name].target.describe() == "0 critical, ≤ 1 informational"
+        assert SHIPPED[name].goal.describe() == "0 critical, ≤ 1 informational"
 
 
-def test_attacks_name_the_threat_that_they_are():
+def test_attacks_are_tagged_with_their_threat():
     for file in SHIPPED.values():
         assert bool(file.tags) == file.hostile == (file.nature is Nature.ATTACK), file.id
         assert all(tag.startswith(("oat-0", "attack.t")) for tag in file.tags)
@@ -95,17 +96,19 @@ def test_every_kind_is_used_and_the_files_are_packaged():
     assert (files("shopstream.simulation") / "scenarios" / "site_flood.yml").is_file()
 
 
-def test_the_page_names_each_scenario_with_its_target_and_each_kind_with_its_parameters(tmp_path):
+def test_the_page_has_each_scenario_with_its_goal_and_each_kind_with_its_parameters(tmp_path):
     page = (Path(__file__).resolve().parents[2] / "docs" / "scenarios.md").read_text(encoding="utf-8")
-    cases, kinds = page.split("| kind | hits | parameters |")
+    cases, kinds = page.split("| kind | target | parameters |")
     for name, file in SHIPPED.items():
         (row,) = (line for line in cases.splitlines() if line.startswith(f"| `{name}` |"))
-        assert row.endswith(f"| {file.target.describe()} |")
+        assert row.endswith(f"| {file.goal.describe()} |")
         assert file.duration.describe("ms") in row
         assert all(f"{word} {domain.describe()}" in row for word, domain in file.parameters.items())
     for name, kind in KINDS.items():
-        (row,) = (line for line in kinds.splitlines() if line.startswith(f"| `{name}` | {', '.join(kind.HITS)} |"))
-        assert all(f"`{field.name}`" in row for field in fields(kind) if field.name not in {"start", "duration", "key"})
+        (row,) = (line for line in kinds.splitlines() if line.startswith(f"| `{name}` | {', '.join(kind.TARGETS)} |"))
+        assert all(
+            f"`{field.name}`" in row for field in fields(kind) if field.name not in {"start", "duration", "target"}
+        )
     example = page.split("```yaml\n")[1].split("```")[0]
     assert _written(tmp_path, example)[1] == []
 
@@ -114,7 +117,7 @@ def test_the_page_names_each_scenario_with_its_target_and_each_kind_with_its_par
 
 
 @pytest.mark.parametrize("name", sorted(SHIPPED))
-def test_cases_lie_within_the_figures_and_the_day(name, world):
+def test_cases_lie_within_the_parameters_and_the_day(name, world):
     file = SHIPPED[name]
     lengths = [int(value) for value in file.duration.extremes()]
     for seed in range(1_000, 1_040):
@@ -129,12 +132,12 @@ def test_cases_lie_within_the_figures_and_the_day(name, world):
             else:
                 assert value in domain.one_of
         assert json.loads(json.dumps(case.parameters)) == case.parameters
-        column = {"category": "category_id", "product": "product_id", "event_type": "event_type"}.get(file.hits)
+        column = {"category": "category_id", "product": "product_id", "event_type": "event_type"}.get(file.target)
         assert list(case.key) == ([column] if column else [])
 
 
 @pytest.mark.parametrize("name", ["category_flood", "product_flood", "silence_type", "scalping"])
-def test_the_key_hit_is_as_busy_as_the_file_says(name, world):
+def test_the_target_has_at_least_the_minimum_rate(name, world):
     file = SHIPPED[name]
     keys = set()
     for seed in range(1_000, 1_020):
@@ -143,7 +146,7 @@ def test_the_key_hit_is_as_busy_as_the_file_says(name, world):
         shop, place = world.catalogue, -1
         if column != "event_type":
             place = int(np.flatnonzero(getattr(shop, column) == int(value))[0])
-        assert world.rate(Key(column, value, place), round(case.start.timestamp() * 1000)) >= file.min_rate
+        assert world.rate(Target(column, value, place), round(case.start.timestamp() * 1000)) >= file.min_rate
         keys.add(value)
     assert len(keys) > 1 or name == "product_flood"
 
@@ -152,14 +155,14 @@ def test_every_hour_is_drawn_and_the_busiest_three_more_often(world):
     file = SHIPPED["pulse"]
     hours = Counter(file.draw(file.chance(seed), START, world).start.hour for seed in range(1_000, 3_000))
     assert set(hours) == set(range(24))
-    rates = world.calendar.rate_at(
+    rates = world.intensity.rate_at(
         np.array([round(START.timestamp() * 1000) + h * 3_600_000 for h in range(24)]) + 1_800_000
     )
     peak = np.argsort(rates)[-3:]
     assert sum(hours[int(hour)] for hour in peak) / 2_000 == pytest.approx(0.25 + 0.75 * 3 / 24, abs=0.04)
 
 
-def test_the_same_chance_gives_the_same_case_and_scenarios_differ(world):
+def test_the_same_seed_gives_the_same_case_and_scenarios_differ(world):
     file = SHIPPED["site_flood"]
     one, two = (file.draw(file.chance(1_000), START, world) for _ in range(2))
     assert (one.start, one.parameters) == (two.start, two.parameters)
@@ -169,7 +172,7 @@ def test_the_same_chance_gives_the_same_case_and_scenarios_differ(world):
     assert len(starts) > 20
 
 
-def test_a_case_may_be_told_when_to_begin(world):
+def test_the_start_of_a_case_can_be_set(world):
     file, noon = SHIPPED["fast_scraper"], START + timedelta(hours=12)
     assert file.draw(file.chance(1_000), START, world, noon).start == noon
 
@@ -197,7 +200,7 @@ def test_a_day_long_case_begins_at_midnight_in_a_day_and_anywhere_in_two(world):
     assert len(starts) == 10
 
 
-def test_whole_figures_stay_whole_and_logarithmic_ones_spread_by_factor():
+def test_integers_stay_integers_and_a_log_scale_draws_by_factor():
     rng = np.random.default_rng(1_000)
     whole = Domain(between=(500, 50_000), scale="log")
     drawn = [whole.draw(rng) for _ in range(500)]
@@ -206,14 +209,14 @@ def test_whole_figures_stay_whole_and_logarithmic_ones_spread_by_factor():
     assert {Domain(between=(1, 3)).draw(rng) for _ in range(100)} == {1, 2, 3}
 
 
-def test_a_ramp_has_as_long_as_it_takes_to_reach_the_factor(world):
-    from shopstream.simulation import Episode  # noqa: PLC0415
+def test_the_time_limit_of_a_ramp_is_when_it_reaches_the_factor(world):
+    from shopstream.simulation.injection import GroundTruth  # noqa: PLC0415
 
-    target = SHIPPED["slow_ramp"].target
-    episode = Episode("flood", Nature.ATTACK, START, START + timedelta(hours=1), (), 0, parameters={"factor": 3})
-    assert target.limit(episode) == timedelta(minutes=45)
-    assert SHIPPED["pulse"].target.limit(episode) == timedelta(minutes=10)
-    assert SHIPPED["metronome"].target.limit(episode) is None
+    goal = SHIPPED["slow_ramp"].goal
+    truth = GroundTruth("flood", Nature.ATTACK, START, START + timedelta(hours=1), (), 0, parameters={"factor": 3})
+    assert goal.limit(truth) == timedelta(minutes=45)
+    assert SHIPPED["pulse"].goal.limit(truth) == timedelta(minutes=10)
+    assert SHIPPED["metronome"].goal.limit(truth) is None
     del world
 
 
@@ -235,7 +238,7 @@ def test_a_good_file_is_read(tmp_path):
         ("title: Two bots", "titel: Two bots", 2, "unknown word 'titel'; did you mean 'title'?"),
         ("nature: attack", "nature: evil", 4, "take attack, fault or surge"),
         ("kind: scraper", "kind: scrapper", 5, "expected one of carding, crawler"),
-        ("hits: actor", "hits: site", 6, "expected actor for scraper, got 'site'"),
+        ("target: actor", "target: site", 6, "expected actor for scraper, got 'site'"),
         ("[5m, 10m]", "[5, 10]", 7, "expected a duration such as 500ms"),
         ("[5m, 10m]", "[10m, 5m]", 7, "expected between: [smaller, greater]"),
         ("bots: 2", "bots: two", 9, "expected a whole number, got 'two'"),
@@ -257,7 +260,7 @@ def test_a_good_file_is_read(tmp_path):
         ("bots: 2", "bots: *x", 9, "anchors and aliases are not allowed"),
     ],
 )
-def test_a_wrong_file_is_answered_with_line_and_remedy(tmp_path, before, after, line, message):
+def test_an_invalid_file_is_reported_with_line_and_remedy(tmp_path, before, after, line, message):
     assert before in GOOD
     scenario, problems = _written(tmp_path, GOOD.replace(before, after))
     assert scenario is None
@@ -265,41 +268,41 @@ def test_a_wrong_file_is_answered_with_line_and_remedy(tmp_path, before, after, 
     assert all(str(problem).startswith(f"{tmp_path / 'two_bots.yml'}:") for problem in problems)
 
 
-def test_own_files_come_over_the_shipped_ones_and_wrong_ones_stop_all(tmp_path):
+def test_own_files_replace_shipped_ones_and_invalid_files_are_an_error(tmp_path):
     (tmp_path / "pulse.yml").write_text(GOOD.replace("two_bots", "pulse"))
     assert load_scenarios(tmp_path)["pulse"].kind == "scraper"
     (tmp_path / "late.yaml").write_text(GOOD)
-    with pytest.raises(ConfigurationError, match=r"late\.yaml:1: scenario late: scenarios end in \.yml"):
+    with pytest.raises(ConfigurationError, match=r"late\.yaml:1: scenario late: scenario files end in \.yml"):
         load_scenarios(tmp_path)
-    with pytest.raises(ConfigurationError, match="a folder of scenarios"):
+    with pytest.raises(ConfigurationError, match="expected scenario files at"):
         load_scenarios(tmp_path / "none")
-    with pytest.raises(ConfigurationError, match="cannot be read"):
-        read_scenario(tmp_path / "none.yml")
+    with pytest.raises(ConfigurationError, match="found none; create one"):
+        SCENARIO_FILES.load(tmp_path / "none.yml")
 
 
 # commands
 
 
 def test_the_commands_list_and_show_scenarios():
-    listed = CliRunner().invoke(app, ["list", "--format", "json"])
+    listed = CliRunner().invoke(app, ["scenarios", "list", "--format", "json"])
     assert [row["id"] for row in json.loads(listed.stdout)] == sorted(SHIPPED)
-    shown = json.loads(CliRunner().invoke(app, ["show", "site_flood", "--format", "json"]).stdout)
+    shown = json.loads(CliRunner().invoke(app, ["scenarios", "show", "site_flood", "--format", "json"]).stdout)
     assert shown["parameters"] == {"factor": "3 or 10", "ids": "500 to 50000 (log)"}
-    table = CliRunner().invoke(app, ["show", "metronome"])
+    table = CliRunner().invoke(app, ["scenarios", "show", "metronome"])
     assert "10.0 to 60.0" in table.stdout
 
 
-def test_an_unknown_scenario_is_answered_with_the_known_ones():
-    result = CliRunner().invoke(app, ["show", "tsunami"])
+def test_an_unknown_scenario_is_an_error_that_lists_the_known_ones():
+    result = CliRunner().invoke(app, ["scenarios", "show", "tsunami"])
     assert isinstance(result.exception, ConfigurationError)
     assert "site_flood" in str(result.exception)
 
 
 def test_the_check_command_counts_problems(tmp_path):
     (tmp_path / "two_bots.yml").write_text(GOOD)
-    good = CliRunner().invoke(app, ["check", str(tmp_path)])
-    assert (good.exit_code, good.stdout.strip()) == (0, "1 good, 0 problems")
+    good = CliRunner().invoke(app, ["scenarios", "check", str(tmp_path)])
+    assert (good.exit_code, good.stdout.strip()) == (0, "1 good, 0 wrong")
     (tmp_path / "two_bots.yml").write_text(GOOD.replace("bots: 2", "bots: 0"))
-    bad = CliRunner().invoke(app, ["check", str(tmp_path / "two_bots.yml"), "--format", "json"])
+    bad = CliRunner().invoke(app, ["scenarios", "check", str(tmp_path / "two_bots.yml"), "--format", "json"])
     assert bad.exit_code == 1
     assert [problem["line"] for problem in json.loads(bad.stdout)] == [9]

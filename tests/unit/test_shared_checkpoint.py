@@ -5,8 +5,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pytest
 
-from shopstream.engine.checkpoint import Manifest
-from shopstream.engine.shared_checkpoint import SharedCheckpointStore
+from shopstream.engine.checkpoint import Manifest, SharedCheckpointStore
 from shopstream.errors import RetryableError, StateError
 
 ROWS = pa.table({"n": [1, 2]})
@@ -183,7 +182,7 @@ def test_a_later_owner_has_larger_marks_whatever_the_generation(machine):
     assert stage(second, 1).mark > late.mark
 
 
-def test_a_missing_generation_is_told_with_a_remedy(machine, objects):
+def test_a_missing_generation_is_reported_with_a_remedy(machine, objects):
     store = machine()
     store.promote(stage(store, 1))
     objects.delete(objects.keys("generation-"))
@@ -192,14 +191,14 @@ def test_a_missing_generation_is_told_with_a_remedy(machine, objects):
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b'{"format": 1, "other": 2}'])
-def test_a_damaged_pointer_is_told_with_a_remedy(machine, objects, content):
+def test_a_damaged_pointer_is_reported_with_a_remedy(machine, objects, content):
     store = machine()
     objects.write("CURRENT", content)
     with pytest.raises(StateError, match="damaged; write format, owner, generation"):
         store.current()
 
 
-def test_another_format_is_told(machine, objects):
+def test_another_format_is_reported(machine, objects):
     store = machine()
     objects.write("CURRENT", b'{"format": 99, "owner": 1, "generation": 0, "made_by": 0}')
     with pytest.raises(StateError, match="another version"):

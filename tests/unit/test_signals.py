@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shopstream.alerting.publishing import SignalPublisher
 from shopstream.clock import ManualClock
-from shopstream.engine.signal import Quiet, Signal
-from shopstream.engine.signal_codec import SignalAssembly, SignalBatch, decode_signals, encode_signals
+from shopstream.detection.runner import SignalPublisher
+from shopstream.engine.signals import Quiet, Signal, SignalAssembler, SignalBatch, decode_signals, encode_signals
 from shopstream.errors import BackpressureError, DecodeError, PermanentError, RetryableError, StateError
 from shopstream.stream.ports import PutOutcome
 
@@ -70,19 +69,19 @@ def test_no_part_is_larger_than_a_record(signals):
 
 
 @given(st.lists(SIGNALS, min_size=1, max_size=9), st.data())
-def test_moments_are_whole_whatever_is_told_again_or_saved_between(signals, data):
+def test_moments_are_whole_after_repetitions_and_saves(signals, data):
     """A writer that is killed anywhere begins the moment again, cut otherwise; a put may come twice."""
     told = []
     for until_ms in (10_000, 20_000):
-        for size in (data.draw(st.sampled_from([1500, 2500, 4096])), 4096):
+        for size in (data.draw(st.sampled_from([2800, 3400, 4096])), 4096):
             parts = encode_signals(signals, until_ms, max_bytes=size)
             told += parts[: data.draw(st.integers(0, len(parts))) if size != 4096 else len(parts)]
-    assembly, moments = SignalAssembly(), []
+    assembly, moments = SignalAssembler(), []
     for payload in told:
         for _ in range(data.draw(st.integers(1, 2))):
             if data.draw(st.booleans()):
                 saved = json.loads(json.dumps(assembly.snapshot()))
-                assembly = SignalAssembly()
+                assembly = SignalAssembler()
                 assembly.restore(saved)
             if (moment := assembly.add(decode_signals(payload))) is not None:
                 moments.append(moment)
@@ -91,16 +90,16 @@ def test_moments_are_whole_whatever_is_told_again_or_saved_between(signals, data
 
 
 def test_a_part_whose_first_parts_are_lost_is_refused():
-    assembly = SignalAssembly()
+    assembly = SignalAssembler()
     with pytest.raises(StateError, match="part 1"):
         assembly.add(SignalBatch((one(),), 10_000, part=1, parts=2))
 
 
-def test_parts_that_are_given_up_are_counted_and_the_next_moment_is_whole():
-    assembly = SignalAssembly()
+def test_discarded_parts_are_counted_and_the_next_batch_is_whole():
+    assembly = SignalAssembler()
     for part in range(2):
         assembly.add(SignalBatch((one(),), 10_000, part=part, parts=3))
-    assert (assembly.waiting, assembly.give_up(), assembly.waiting) == (2, 2, 0)
+    assert (assembly.waiting, assembly.discard(), assembly.waiting) == (2, 2, 0)
     with pytest.raises(StateError, match="part 2"):
         assembly.add(SignalBatch((one(),), 10_000, part=2, parts=3))
     assert assembly.add(SignalBatch((one(),), 20_000)) is not None
@@ -165,47 +164,47 @@ class Stream:
         return [decode_signals(record.payload) for record in self.taken]
 
 
-def test_signals_are_told_with_their_moment():
+def test_signals_are_sent_with_their_moment():
     stream = Stream()
-    SignalPublisher(stream, ManualClock(0)).judge([one()], 12_345)
+    SignalPublisher(stream, ManualClock(0)).run([one()], 12_345)
     assert stream.batches == [SignalBatch((one(),), 12_345)]
 
 
-def test_without_signals_only_a_new_bin_is_told():
+def test_without_signals_only_a_new_bin_is_sent():
     stream = Stream()
     publisher = SignalPublisher(stream, ManualClock(0))
     for until_ms in (9_000, 9_999, 10_000, 19_000, 25_000):
-        publisher.judge([], until_ms)
+        publisher.run([], until_ms)
     assert [batch.until_ms for batch in stream.batches] == [9_000, 10_000, 25_000]
 
 
-def test_without_signals_a_new_bin_of_the_clock_is_told():
+def test_without_signals_a_new_bin_of_the_clock_is_sent():
     stream = Stream()
     publisher = SignalPublisher(stream, ManualClock(0))
     for until_ms in (29_000, 29_999, 30_000):
-        publisher.judge([], 9_000, Quiet(14_000, until_ms))
-    publisher.judge([], 9_000)
-    publisher.judge([], 9_000)
+        publisher.run([], 9_000, Quiet(14_000, until_ms))
+    publisher.run([], 9_000)
+    publisher.run([], 9_000)
     told = [SignalBatch((), 9_000, quiet=Quiet(14_000, until_ms)) for until_ms in (29_000, 30_000)]
     assert stream.batches == [*told, SignalBatch((), 9_000)]
 
 
 def test_what_the_clock_says_comes_back_with_the_whole_moment():
-    signals, quiet, assembly = [one()] * 30, Quiet(14_000, 29_000), SignalAssembly()
+    signals, quiet, assembly = [one()] * 30, Quiet(14_000, 29_000), SignalAssembler()
     parts = [decode_signals(part) for part in encode_signals(signals, 9_000, quiet, max_bytes=4096)]
     assert len(parts) > 1
     whole = [assembly.add(part) for part in parts][-1]
     assert whole == SignalBatch(tuple(signals), 9_000, quiet=quiet)
     assembly.add(parts[0])
-    restored = SignalAssembly()
+    restored = SignalAssembler()
     restored.restore(json.loads(json.dumps(assembly.snapshot())))
     assert [restored.add(part) for part in parts[1:]][-1] == whole
 
 
-def test_what_the_stream_does_not_take_is_told_again():
+def test_signals_refused_by_the_stream_are_sent_again():
     clock = ManualClock(0)
     stream = Stream(BackpressureError("full", timedelta(seconds=3)), "ProvisionedThroughputExceededException")
-    SignalPublisher(stream, clock).judge([one()], 0)
+    SignalPublisher(stream, clock).run([one()], 0)
     assert stream.batches == [SignalBatch((one(),), 0)]
     assert clock.now_ms() >= 3_000
 
@@ -215,7 +214,7 @@ def test_a_stream_that_never_takes_them_ends_the_engine(monkeypatch):
     monkeypatch.setattr("time.monotonic", lambda: clock.now_ms() / 1000)
     stream = Stream(*[RetryableError("no answer")] * 1000)
     with pytest.raises(RetryableError, match="no answer"):
-        SignalPublisher(stream, clock).judge([one()], 0)
+        SignalPublisher(stream, clock).run([one()], 0)
     assert clock.now_ms() <= 150_000
 
 

@@ -9,12 +9,18 @@ from typer.testing import CliRunner
 from shopstream.cli import app
 from shopstream.clock import SystemClock
 from shopstream.errors import ConfigurationError
-from shopstream.events import decode
-from shopstream.simulation import PartitionKey
-from shopstream.simulation.partitioning import Router
+from shopstream.events.codec import decode
+from shopstream.simulation.partitioning import (
+    PartitionKey,
+    Router,
+    even_shards,
+    events_of_file,
+    events_of_stream,
+    measure_skew,
+)
 from shopstream.simulation.replay import replay
-from shopstream.simulation.skew import even_shards, events_of_file, events_of_stream, measure_skew
-from shopstream.stream import EmbeddedStream, StreamSettings
+from shopstream.stream.embedded import EmbeddedStream
+from shopstream.stream.settings import StreamSettings
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "rees46"
 
@@ -34,7 +40,7 @@ def measured(path: Path, shards: int = 4):
     return {row.key: row for row in measure_skew(events_of_file(str(path)), even_shards(shards))}
 
 
-def test_shares_are_those_of_a_plain_count(tmp_path):
+def test_shares_equal_those_of_a_direct_count(tmp_path):
     rows = [(place % 37, place % 5, place % 101, f"s{place % 59}") for place in range(3000)]
     skew = measured(csv_file(tmp_path / "e.csv", rows))
     router = Router(even_shards(4))
@@ -65,7 +71,7 @@ def test_the_advice_names_a_value_that_no_number_of_shards_can_spread(tmp_path):
     assert skew[PartitionKey.USER_ID].advice.startswith("Even. Each user stays in one shard")
 
 
-def test_one_shard_is_never_hot(tmp_path):
+def test_a_single_shard_is_never_hot(tmp_path):
     skew = measured(csv_file(tmp_path / "e.csv", [(1, 1, 1, "s")] * 10), shards=1)
     assert all(row.advice.startswith("Even.") for row in skew.values())
 
@@ -79,7 +85,7 @@ def test_a_stream_is_measured_as_the_file_it_came_from(tmp_path):
         )
 
 
-def test_nothing_to_measure_is_told(tmp_path):
+def test_nothing_to_measure_is_reported(tmp_path):
     path = tmp_path / "e.csv"
     path.write_text("no event\n")
     with pytest.raises(ConfigurationError, match="got none"):

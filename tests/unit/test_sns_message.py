@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from shopstream.alerting import sns
-from shopstream.alerting.message import Message
-from shopstream.detection import Severity
+from shopstream.detection.detection import Severity
+from shopstream.notify import aws as sns
+from shopstream.notify.message import Message
 
 
 def message(count=1, title="[high] Too fast", **changes):

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from shopstream.detection import load_rules
+from shopstream.detection.rule import load_rules
 from shopstream.engine.flink import flink_sql
-from shopstream.events.schema import REES46_COLUMNS
+from shopstream.events.columns import REES46_COLUMNS
 
 _FOLDER = Path(__file__).parents[2] / "notebooks"
 

@@ -4,9 +4,9 @@ from decimal import Decimal
 
 import pytest
 
-from shopstream.detection import load_rules
+from shopstream.detection.rule import load_rules
 from shopstream.errors import ConfigurationError
-from shopstream.rehearsal import parse_sweep
+from shopstream.ruletools.backtest import parse_sweep
 
 BURST = load_rules()["user_burst"]
 
@@ -16,7 +16,7 @@ def rule(condition, *names):
     return BURST.model_copy(update={"condition": condition, "measures": measures})
 
 
-def test_values_go_from_strict_to_loose_with_the_rule_s_own_among_them():
+def test_thresholds_go_from_strict_to_loose_and_include_the_rules_own():
     sweep = parse_sweep("events=10..30:10", rule("events > 15"))
     assert list(sweep.conditions.items()) == [
         (Decimal(30), "events > 30"),
@@ -39,11 +39,11 @@ def test_values_go_from_strict_to_loose_with_the_rule_s_own_among_them():
         ("events > 3 AND n * 200 < events", "events > 1 AND n * 200 < events"),
     ],
 )
-def test_one_comparison_with_a_number_is_swept_and_the_rest_stays(condition, loosest):
+def test_a_sweep_changes_one_comparison_only(condition, loosest):
     assert parse_sweep("events=1..5:2", rule(condition, "events", "n")).loosest == loosest
 
 
-def test_steps_may_be_parts_of_one():
+def test_steps_may_be_fractions():
     sweep = parse_sweep("events=0.1..0.3:0.1", rule("events > 0.2"))
     assert [str(value) for value in sweep.conditions] == ["0.3", "0.2", "0.1"]
 
@@ -64,6 +64,6 @@ def test_steps_may_be_parts_of_one():
         ("events=1..3", "events * 2 > 1", "just once"),
     ],
 )
-def test_what_cannot_be_swept_is_told(text, condition, said):
+def test_an_invalid_sweep_is_reported(text, condition, said):
     with pytest.raises(ConfigurationError, match=said):
         parse_sweep(text, rule(condition))

@@ -11,17 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from shopstream.errors import ConfigurationError
-from shopstream.events.schema import REES46_COLUMNS, WIRE_SCHEMA
-from shopstream.simulation import (
-    FlashSale,
-    Flood,
-    Outage,
-    OutOfOrder,
-    Scraper,
-    Synthesis,
-    SynthesisSettings,
-    truth_path,
-)
+from shopstream.events.columns import REES46_COLUMNS
+from shopstream.events.schema import WIRE_SCHEMA
+from shopstream.simulation.attacks import Flood, Scraper
+from shopstream.simulation.faults_and_surges import FlashSale, Outage
+from shopstream.simulation.synthesis import OutOfOrder, Synthesis, SynthesisSettings, truth_path
 
 START = datetime(2019, 11, 5, tzinfo=UTC)
 SMALL = {"events": 30_000, "products": 5_000, "seed": 3}
@@ -49,7 +43,7 @@ def _one(base, query, *values):
     return base.execute(query, values).fetchone()[0]
 
 
-def test_a_file_looks_like_the_real_ones(tmp_path):
+def test_a_file_has_the_form_of_the_real_data_set(tmp_path):
     path = tmp_path / "day.csv"
     summary = Synthesis(SynthesisSettings(**SMALL)).write(path)
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -113,7 +107,7 @@ def test_events_of_the_tracker_have_ids_of_their_own_except_exact_duplicates():
     assert _one(base, "select count(*) from events where url not like '%' || product_id") == 0
 
 
-def test_the_same_settings_give_the_same_bytes_and_another_seed_others(tmp_path):
+def test_the_same_settings_give_the_same_bytes_and_another_seed_gives_others(tmp_path):
     texts = {}
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         Synthesis(SynthesisSettings(**SMALL | {"seed": seed})).write(tmp_path / f"{name}.csv")
@@ -135,17 +129,17 @@ def test_the_truth_names_exactly_the_events_of_each_attack(tmp_path):
     )
     assert truth["events"] == summary.events == _one(base, "select count(*) from events")
     found = 0
-    for episode in truth["episodes"]:
+    for injection in truth["injections"]:
         mine = "from events where list_contains(?::varchar[], user_id)"
-        count = _one(base, f"select count(*) {mine}", episode["actors"])
-        assert count == episode["events"] > 0
-        begin, until = (datetime.fromisoformat(episode[edge]).replace(tzinfo=None) for edge in ("from", "until"))
-        assert _one(base, f"select min(event_time) {mine}", episode["actors"]) >= begin
-        assert _one(base, f"select max(event_time) {mine}", episode["actors"]) < until
-        assert _one(base, f"select count(distinct event_type) {mine}", episode["actors"]) == 1
+        count = _one(base, f"select count(*) {mine}", injection["actors"])
+        assert count == injection["events"] > 0
+        begin, until = (datetime.fromisoformat(injection[edge]).replace(tzinfo=None) for edge in ("from", "until"))
+        assert _one(base, f"select min(event_time) {mine}", injection["actors"]) >= begin
+        assert _one(base, f"select max(event_time) {mine}", injection["actors"]) < until
+        assert _one(base, f"select count(distinct event_type) {mine}", injection["actors"]) == 1
         found += count
     assert truth["genuine_events"] == truth["events"] - found
-    flood, scraper = truth["episodes"]
+    flood, scraper = truth["injections"]
     assert (flood["kind"], flood["hostile"], len(flood["actors"])) == ("flood", True, 300)
     # the flood makes ten times the traffic of about 30,000 · 6.4 % an hour
     assert 9 * 30_000 * 0.064 / 12 * 0.8 < flood["events"] < 9 * 30_000 * 0.064 / 12 * 1.2
@@ -154,11 +148,11 @@ def test_the_truth_names_exactly_the_events_of_each_attack(tmp_path):
 
 def test_a_scraper_keeps_its_pace_and_walks_the_catalogue():
     base, synthesis = _rows(scenarios=(Scraper(_at(9), _minutes(60), 3, 10),))
-    (episode,) = synthesis.episodes()
+    (truth,) = synthesis.ground_truth()
     base.execute(
         "create table bot as select *, epoch(event_time - lag(event_time) over (order by place)) as gap from events "
         "where user_id = ?",
-        [episode.actors[0]],
+        [truth.actors[0]],
     )
     assert _one(base, "select count(*) - count(distinct product_id) from bot") == 0
     assert _one(base, "select min(gap) from bot") >= 7
@@ -169,7 +163,7 @@ def test_a_scraper_keeps_its_pace_and_walks_the_catalogue():
 def test_genuine_events_are_the_same_with_and_without_attacks():
     calm, _ = _rows()
     attacked, synthesis = _rows(scenarios=(Flood(_at(1), _minutes(200), 5, 50), Scraper(_at(3), _minutes(60), 2, 1)))
-    actors = [actor for episode in synthesis.episodes() for actor in episode.actors]
+    actors = [actor for truth in synthesis.ground_truth() for actor in truth.actors]
     columns = ", ".join(REES46_COLUMNS)
     wanted = calm.execute(f"select {columns} from events order by place").fetchall()
     kept = attacked.execute(
@@ -179,21 +173,21 @@ def test_genuine_events_are_the_same_with_and_without_attacks():
     assert len(actors) == len(set(actors)) == 52
 
 
-def test_nothing_is_recorded_during_an_outage_and_shopping_goes_on_after_it():
+def test_nothing_is_recorded_during_an_outage_and_shopping_continues_after_it():
     calm, _ = _rows()
     base, synthesis = _rows(scenarios=(Outage(_at(10), _minutes(30)),))
     inside = "select count(*) from events where event_time >= ? and event_time < ?"
     assert _one(base, inside, _at(10), _at(10, 30)) == 0
-    (episode,) = synthesis.episodes()
-    assert (episode.kind, episode.hostile) == ("outage", False)
-    assert episode.events == _one(calm, inside, _at(10), _at(10, 30)) > 500
+    (truth,) = synthesis.ground_truth()
+    assert (truth.kind, truth.hostile) == ("outage", False)
+    assert truth.events == _one(calm, inside, _at(10), _at(10, 30)) > 500
     assert _one(base, inside, _at(10, 30), _at(11)) == _one(calm, inside, _at(10, 30), _at(11))
 
 
 def test_an_outage_silences_attacks_too():
     scenarios = (Flood(_at(14), _minutes(10), 10, 100), Outage(_at(14, 5), _minutes(5)))
     base, synthesis = _rows(scenarios=scenarios)
-    flood, outage = synthesis.episodes()
+    flood, outage = synthesis.ground_truth()
     mine = "select count(*) from events where list_contains(?::bigint[], user_id)"
     assert _one(base, mine, list(flood.actors)) == flood.events > 0
     assert (
@@ -206,8 +200,8 @@ def test_a_flash_sale_is_ten_times_the_traffic_with_the_same_composition():
     settings = {"events": 300_000, "products": 20_000}
     calm, _ = _rows(**settings)
     base, synthesis = _rows(**settings, scenarios=(FlashSale(_at(13), _minutes(60), 10),))
-    (episode,) = synthesis.episodes()
-    assert (episode.kind, episode.hostile, episode.actors) == ("flash_sale", False, ())
+    (truth,) = synthesis.ground_truth()
+    assert (truth.kind, truth.hostile, truth.actors) == ("flash_sale", False, ())
     during = f"event_time >= '{_at(13, 20)}' and event_time < '{_at(14)}'"
     count = f"select count(*) from events where {during}"
     assert _one(base, count) / _one(calm, count) == pytest.approx(9.5, abs=1.2)
@@ -236,12 +230,12 @@ def test_genuine_shoppers_of_a_flash_sale_are_not_busier_than_others():
 
 def test_a_scenario_ends_with_the_period():
     _, synthesis = _rows(scenarios=(Scraper(_at(23), timedelta(days=3), 1, 60),))
-    (episode,) = synthesis.episodes()
-    assert episode.until_time == START + timedelta(days=1)
-    assert episode.events == 60
+    (truth,) = synthesis.ground_truth()
+    assert truth.until_time == START + timedelta(days=1)
+    assert truth.events == 60
 
 
-def test_one_category_may_lead_a_flash_sale():
+def test_half_of_the_additional_visits_of_a_sale_may_start_in_one_category():
     base, _ = _rows(events=100_000, scenarios=(FlashSale(_at(13), _minutes(60), 10, "electronics.video.tv"),))
     share = (
         "select avg(coalesce(category_code = 'electronics.video.tv', false)::int) from events "
@@ -251,7 +245,7 @@ def test_one_category_may_lead_a_flash_sale():
     assert _one(base, share, _at(9), _at(12)) < 0.1
 
 
-def test_late_arrival_moves_events_and_loses_none():
+def test_out_of_order_arrival_loses_no_events():
     calm, _ = _rows()
     base, _ = _rows(out_of_order=OutOfOrder(0.05, 30))
     columns = ", ".join(REES46_COLUMNS)
@@ -287,12 +281,12 @@ def test_a_flood_of_many_events_comes_minute_by_minute():
     synthesis = Synthesis(SynthesisSettings(**SMALL, scenarios=scenarios))
     sizes = [batch.num_rows for batch in synthesis.batches(1_000_000)]
     assert max(sizes) < 6_000
-    assert synthesis.episodes()[0].events > 80_000
+    assert synthesis.ground_truth()[0].events > 80_000
 
 
 @pytest.mark.parametrize("days", [1, 2])
 @pytest.mark.parametrize("events", [1, 50])
-def test_a_handful_of_events_is_possible(days, events, tmp_path):
+def test_a_synthesis_of_a_few_events_is_possible(days, events, tmp_path):
     summary = Synthesis(SynthesisSettings(days=days, events=events, products=1_000)).write(tmp_path / "a.csv")
     assert 0 <= summary.events < 300
 
@@ -316,12 +310,12 @@ def test_a_handful_of_events_is_possible(days, events, tmp_path):
         ({"scenarios": (FlashSale(_at(3), _minutes(5), 5, "no.such"),)}, r"category code of the shop"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_rule_value_and_remedy(options, message):
+def test_invalid_settings_are_refused_with_rule_value_and_remedy(options, message):
     with pytest.raises(ConfigurationError, match=message):
         Synthesis(SynthesisSettings(**(SMALL | options)))
 
 
-def test_out_of_order_figures_are_checked():
+def test_out_of_order_settings_are_checked():
     with pytest.raises(ConfigurationError, match=r"share of 0 to 1, got 2"):
         OutOfOrder(2, 30)
     with pytest.raises(ConfigurationError, match=r"delay of 0 to 86400 s, got 0"):

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pytest
 
 from shopstream.clock import to_ms
-from shopstream.simulation import Synthesis, SynthesisSettings
-from shopstream.simulation.calendar import Calendar
+from shopstream.simulation.intensity import TrafficIntensity
+from shopstream.simulation.synthesis import Synthesis, SynthesisSettings
 
 EVENTS = 600_000
 
@@ -216,7 +216,7 @@ def _misfits(base: duckdb.DuckDBPyConnection) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("seed", [1, 20])
-def test_every_figure_of_the_calibration_is_met_within_its_tolerance(seed):
+def test_every_calibrated_figure_is_within_its_tolerance(seed):
     assert _misfits(_measured(seed)) == {}
 
 
@@ -240,12 +240,12 @@ def test_days_differ_by_weekday_and_by_noise():
 def _rates(seed: int, days: int = 28) -> np.ndarray:
     """Expected events per day and minute."""
     start = datetime(2019, 11, 4, tzinfo=UTC)
-    calendar = Calendar(start, days, 1_770_000 * days, seed)
+    intensity = TrafficIntensity(start, days, 1_770_000 * days, seed)
     minutes = to_ms(start) + np.arange(days * 1_440) * 60_000
-    return (calendar.rate_at(minutes) * 60).reshape(days, 1_440)
+    return (intensity.rate_at(minutes) * 60).reshape(days, 1_440)
 
 
-def test_many_days_together_have_the_hours_of_the_real_ones():
+def test_many_days_have_the_hourly_profile_of_the_real_data():
     hours = sum(_rates(seed).reshape(-1, 24, 60).sum(axis=(0, 2)) for seed in range(1_000, 1_008))
     assert hours / hours.sum() == pytest.approx(SESSION_HOURS, rel=0.03)
 
@@ -261,13 +261,13 @@ def test_a_forecast_from_the_weeks_before_and_the_recent_level_misses_by_5_to_10
     assert 0.05 < np.mean(misses) < 0.10
 
 
-def test_a_day_has_the_same_ups_and_downs_in_every_period_that_holds_it():
+def test_a_day_has_the_same_drift_in_every_period():
     longer = _rates(1_000, 14)[:10]
     shorter = _rates(1_000, 10)
     assert (longer / longer.sum()).ravel() == pytest.approx((shorter / shorter.sum()).ravel(), rel=1e-9)
 
 
-def test_the_level_goes_on_smoothly_over_midnight():
+def test_the_level_continues_smoothly_over_midnight():
     minutes = _rates(1_003).ravel()
     steps = np.abs(np.diff(np.log(minutes)))
     midnights = steps[1_439::1_440]

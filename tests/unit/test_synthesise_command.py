@@ -23,27 +23,27 @@ def test_the_command_writes_a_file_its_truth_and_a_summary(tmp_path):
     summary = json.loads(result.stdout)
     truth = json.loads((tmp_path / "day.csv.truth.json").read_text())
     assert summary["events"] == truth["events"] == len(path.read_text().splitlines()) - 1
-    assert [episode["kind"] for episode in summary["episodes"]] == ["flash_sale", "outage", "flood", "scraper"]
-    assert [episode["events"] for episode in summary["episodes"]] == [e["events"] for e in truth["episodes"]]
-    assert [episode["attack"] for episode in summary["episodes"]] == [False, False, True, True]
-    assert truth["episodes"][1]["until"] == "2019-11-05T03:01:30+00:00"
+    assert [injection["kind"] for injection in summary["injections"]] == ["flash_sale", "outage", "flood", "scraper"]
+    assert [injection["events"] for injection in summary["injections"]] == [e["events"] for e in truth["injections"]]
+    assert [injection["attack"] for injection in summary["injections"]] == [False, False, True, True]
+    assert truth["injections"][1]["until"] == "2019-11-05T03:01:30+00:00"
 
 
 def test_scenarios_are_drawn_by_name_at_a_time_or_from_a_file(tmp_path):
     own = tmp_path / "two_bots.yml"
     own.write_text(
-        "id: two_bots\ntitle: Two bots\ndescription: They walk.\nnature: attack\nkind: scraper\nhits: actor\n"
-        "duration: 10m\nparameters: {bots: 2, gap_s: 3.0}\ntarget: {recall: 1.0, within: 60s}\n"
+        "id: two_bots\ntitle: Two bots\ndescription: They walk.\nnature: attack\nkind: scraper\ntarget: actor\n"
+        "duration: 10m\nparameters: {bots: 2, gap_s: 3.0}\ngoal: {recall: 1.0, within: 60s}\n"
     )
     laid = ["--scenario", "pulse@13:00", "--scenario", "hoarding", "--scenario", f"{own}@2019-11-05T20:00"]
     result = _run("--out", str(tmp_path / "day.csv"), *FLAGS, *laid, "--scraper", "9:00,5m,1,2", "--format", "json")
     assert result.exit_code == 0, result.output
-    episodes = json.loads(result.stdout)["episodes"]
-    assert [episode["scenario"] for episode in episodes] == [None, "pulse", "hoarding", "two_bots"]
-    assert [episode["from"][11:19] for episode in episodes][1::2] == ["13:00:00", "20:00:00"]
-    assert episodes[3]["actors"] == 2
+    injections = json.loads(result.stdout)["injections"]
+    assert [injection["scenario"] for injection in injections] == [None, "pulse", "hoarding", "two_bots"]
+    assert [injection["from"][11:19] for injection in injections][1::2] == ["13:00:00", "20:00:00"]
+    assert injections[3]["actors"] == 2
     again = _run("--out", str(tmp_path / "b.csv"), *FLAGS, *laid, "--scraper", "9:00,5m,1,2", "--format", "json")
-    assert json.loads(again.stdout)["episodes"] == episodes
+    assert json.loads(again.stdout)["injections"] == injections
 
 
 def test_the_table_is_for_people(tmp_path):

@@ -18,12 +18,12 @@ def imported(file):
 
 
 @pytest.mark.parametrize("vendors", [{"boto3", "botocore", "aiobotocore", "s3transfer"}])
-def test_only_files_named_aws_know_its_client(vendors):
+def test_only_aws_adapters_and_the_aws_folder_know_its_client(vendors):
     knowing = {file for file in SOURCE.rglob("*.py") if vendors & set(imported(file))}
-    assert SOURCE / "aws.py" in knowing
-    assert {file for file in knowing if file.name != "aws.py"} == set()
+    assert SOURCE / "aws" / "clients.py" in knowing
+    assert {file for file in knowing if file.name != "aws.py" and file.parent != SOURCE / "aws"} == set()
 
 
 @pytest.mark.parametrize("vendor", ["aws_cdk", "moto", "pyflink"])
-def test_what_deploys_or_stands_in_is_known_to_nobody(vendor):
+def test_no_module_imports_deployment_or_stand_in_libraries(vendor):
     assert [file for file in SOURCE.rglob("*.py") if vendor in set(imported(file))] == []

@@ -78,7 +78,7 @@ def test_idleness_counts_from_the_first_empty_read():
     assert marks.advance() == 95_000
 
 
-def test_a_shard_is_not_idle_because_nobody_polls():
+def test_a_shard_is_not_idle_because_it_is_not_polled():
     marks = watermarks()
     marks.observe("a", times(100_000))
     marks.observe("b", times(50_000))
@@ -215,7 +215,7 @@ def going_live(*events: tuple[int, int]) -> GoingLive:
 NOW = 1_000 * LIVE_MS
 
 
-def test_what_lies_between_history_and_live_events_is_told_as_far_as_the_watermark_has_come():
+def test_the_gap_between_history_and_live_events_is_reported_up_to_the_watermark():
     going = going_live((1_000, NOW), (2_000, NOW), (NOW + 5, NOW + 6), (NOW + 3, NOW + 7))
     assert going.passed(2_000) is None
     assert going.passed(NOW - 10) == (2_000, NOW - 10)
@@ -229,7 +229,7 @@ def test_a_pause_between_live_events_is_watched():
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 6])
-def test_what_lies_between_two_histories_is_told(size):
+def test_what_lies_between_two_histories_is_reported(size):
     first, second = 1_000, 20 * DAY_MS
     shards = [first, first + 20, second + 3, first + 10, second, second + 9]
     going = GoingLive()
@@ -244,7 +244,7 @@ def test_a_pause_inside_a_history_is_watched():
     assert going_live((1_000, NOW), (50 * LIVE_MS, NOW)).passed(50 * LIVE_MS) is None
 
 
-def test_live_events_that_go_on_where_the_history_ended_leave_nothing_out():
+def test_live_events_that_continue_where_the_history_ended_leave_nothing_out():
     end = NOW - LIVE_MS - 1
     assert going_live((end, NOW), (end + 10, NOW), (NOW, NOW)).passed(NOW) is None
 

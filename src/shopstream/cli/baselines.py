@@ -1,28 +1,24 @@
-"""`shopstream baselines`: what is normal."""
+"""`shopstream baselines`: learns and shows what normal traffic looks like."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
+import plotly.graph_objects as go
 import typer
+from plotly.subplots import make_subplots
 
+from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, err, out, settings_of
-from shopstream.cli.trying import EventsOption, FromOption, ToOption, past_events
-from shopstream.clock import from_ms
+from shopstream.cli.rule_tools import EventsOption, FromOption, ToOption, past_events
+from shopstream.clock import DAY_MS, SystemClock, from_ms
+from shopstream.detection.baseline import Baselines, SeriesProfile, Share
+from shopstream.detection.baseline_builder import build_baselines
 from shopstream.errors import ConfigurationError
 
-if TYPE_CHECKING:
-    from shopstream.detection.baseline import Baselines, SeriesProfile, Share
-
-__all__ = ["app"]
-
-app = typer.Typer(help="Baselines: what is normal, learned from history.", no_args_is_help=True)
-
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_DAY_MS = 86_400_000
 _WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
-@app.command()
 def build(
     ctx: typer.Context,
     *,
@@ -31,52 +27,47 @@ def build(
     events: EventsOption = None,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
-    """Learn from the lake what is normal, so that detectors need no week of their own to learn it.
+    """Learn baselines from past events, so that detectors start without a week of learning.
 
-    Rates by quarter of an hour and day of the week with their measured forecast error, shares of the composition,
-    rates of the busiest categories and products, usual prices. Two weeks and more are good, a day works, with a wider
-    error. The next `shopstream run` takes them; what detectors have learned since stays where it is newer. Build them
-    again after a change of the catalogue, and every week or so.
+    Baselines are rates by quarter of an hour and weekday with their measured forecast error, the composition of the
+    traffic, rates of the busiest categories and products, and usual prices. Two weeks of history or more are good; one
+    day works with a wider error. The next `shopstream run` loads them. Build them again about every week, and after
+    changes of the catalogue.
 
     Examples:
       shopstream baselines build
       shopstream baselines build --from 2019-10-01 --to 2019-10-31
       shopstream baselines build --events 2019-Oct.csv.gz
     """
-    from shopstream.bootstrap import keep_baselines  # noqa: PLC0415  start-up time
-    from shopstream.detection.history import build_baselines  # noqa: PLC0415  likewise
-
     settings = settings_of(ctx)
     with past_events(settings, events, since, until) as history:
         history.connection.execute(f"CREATE TEMP VIEW normal AS FROM past_events WHERE {history.limits()}")
         baselines = build_baselines(history.connection, "normal")
-    place = keep_baselines(settings, baselines)
+    place = adapters_of(settings).save_baselines(baselines)
     _show(baselines, fmt)
-    err.print(f"Kept in {place}; the next `shopstream run` starts with them.")
+    err.print(f"Saved to {place}; the next `shopstream run` loads them.")
 
 
-@app.command()
 def show(
     ctx: typer.Context,
     html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw them into a web page, too; needs no network.")
+        Path | None, typer.Option(metavar="FILE", help="Also write charts into a self-contained web page.")
     ] = None,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
-    """Show what is held for normal, how far a forecast misses, and how old that is.
+    """Show the baselines, their forecast error, and their age.
 
-    Each row is a series or a share with its day from midnight to midnight (UTC). The error of a series is how far an
-    hour of a day that was held back lay from the forecast, chance aside; a share's is its own from minute to minute.
+    Each row is a series or a share, with its day from midnight to midnight (UTC). The error of a series is the mean
+    deviation of hours of held-out days from the forecast, without chance; the error of a share is its variation from
+    minute to minute.
 
     Examples:
       shopstream baselines show
       shopstream baselines show --html baselines.html
       shopstream baselines show --format json
     """
-    from shopstream.bootstrap import open_baselines  # noqa: PLC0415  start-up time
-
     settings = settings_of(ctx)
-    baselines = open_baselines(settings)
+    baselines = adapters_of(settings).load_baselines()
     if baselines is None:
         raise ConfigurationError(
             f"expected baselines in {settings.baselines_path}, found none; run `shopstream baselines build`"
@@ -84,36 +75,37 @@ def show(
     _show(baselines, fmt)
     if html is not None:
         html.write_text(_page(baselines), encoding="utf-8")
-        err.print(f"Drawn into {html}.")
+        err.print(f"Charts written to {html}.")
 
 
-def _show(baselines: "Baselines", fmt: Format) -> None:
+def _show(baselines: Baselines, fmt: Format) -> None:
     rows: list[dict[str, object]] = [_series_row(name, one, fmt) for name, one in baselines.series.items()]
     rows += [_share_row(name, one, fmt) for name, one in baselines.shares.items()]
     emit(rows, fmt)
     if fmt is not Format.TABLE:
         return
-    days = (baselines.until_ms - baselines.from_ms) / _DAY_MS
+    days = (baselines.until_ms - baselines.from_ms) / DAY_MS
+    age = max(0, SystemClock().now_ms() - baselines.until_ms) / DAY_MS
+    categories, products = (len(baselines.keys.get(key, {})) for key in ("category_id", "product_id"))
+    prices = baselines.products.num_rows if baselines.products is not None else 0
     out.print(
-        f"{from_ms(baselines.from_ms):%Y-%m-%d} to {from_ms(baselines.until_ms):%Y-%m-%d %H:%M} UTC, {days:.1f} days, "
-        f"{baselines.events:,} events; {len(baselines.keys.get('category_id', {})):,} categories and "
-        f"{len(baselines.keys.get('product_id', {})):,} products with a rate of their own, "
-        f"{baselines.products.num_rows if baselines.products is not None else 0:,} with usual prices",
-        highlight=False,
+        f"Learned from {from_ms(baselines.from_ms):%Y-%m-%d %H:%M} to {from_ms(baselines.until_ms):%Y-%m-%d %H:%M} UTC "
+        f"({days:,.1f} days), {age:,.1f} days old; {baselines.events:,} events, {categories:,} categories and "
+        f"{products:,} products with their own rate, {prices:,} with usual prices"
     )
     site = baselines.series.get("site")
     if site is not None:
         factors = ", ".join(f"{day} {factor:.2f}" for day, factor in zip(_WEEKDAYS, site.weekdays, strict=True))
-        out.print(f"Days against the mean: {factors}", highlight=False)
+        out.print(f"Weekdays relative to the mean: {factors}")
 
 
-def _series_row(name: str, profile: "SeriesProfile", fmt: Format) -> dict[str, object]:
+def _series_row(name: str, profile: SeriesProfile, fmt: Format) -> dict[str, object]:
     hours = [sum(profile.slots[4 * hour : 4 * hour + 4]) / 4 for hour in range(24)]
     row: dict[str, object] = {"name": name, "kind": "events/s", "mean": sum(hours) / 24, "error": profile.error}
     return _with_day(row, hours, fmt)
 
 
-def _share_row(name: str, share: "Share", fmt: Format) -> dict[str, object]:
+def _share_row(name: str, share: Share, fmt: Format) -> dict[str, object]:
     row: dict[str, object] = {"name": name, "kind": "share", "mean": sum(share.hours) / 24, "error": share.error}
     return _with_day(row, list(share.hours), fmt)
 
@@ -128,16 +120,15 @@ def _with_day(row: dict[str, object], hours: list[float], fmt: Format) -> dict[s
 
 
 def _spark(values: list[float]) -> str:
-    """A picture in a line."""
+    """A bar chart in one line."""
     top = max(values, default=0.0) or 1.0
     return "".join(_BLOCKS[min(int(value / top * len(_BLOCKS)), len(_BLOCKS) - 1)] for value in values)
 
 
-def _page(baselines: "Baselines") -> str:
-    import plotly.graph_objects as go  # noqa: PLC0415  start-up time
-    from plotly.subplots import make_subplots  # noqa: PLC0415  likewise
-
-    figure = make_subplots(rows=2, cols=1, subplot_titles=("Events per second, with one error", "Shares of the events"))
+def _page(baselines: Baselines) -> str:
+    figure = make_subplots(
+        rows=2, cols=1, subplot_titles=("Events per second, with one standard error", "Shares of the events")
+    )
     for name, profile in baselines.series.items():
         hours = [place / 4 + 0.125 for place in range(len(profile.slots))]
         wide = {"type": "data", "array": [value * profile.error for value in profile.slots], "thickness": 0.5}

@@ -1,17 +1,12 @@
-"""`shopstream dashboard`."""
+"""`shopstream dashboard`: serves the web dashboard."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import err, settings_of
-from shopstream.config import Settings
-
-if TYPE_CHECKING:
-    from shopstream.dashboard.home import Home
-
-__all__ = ["dashboard", "home_of"]
+from shopstream.dashboard.server import is_loopback, open_page, serve
 
 
 def dashboard(
@@ -22,15 +17,15 @@ def dashboard(
     ] = None,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     allow_remote: Annotated[
-        bool, typer.Option("--allow-remote", help="Listen on an address that other machines can connect to.")
+        bool, typer.Option("--allow-remote", help="Allow an address that other machines can reach.")
     ] = False,
 ) -> None:
-    r"""Serve the live page: incidents, shoppers, the four reports and the pipeline's health.
+    r"""Serve the dashboard: incidents, shoppers, reports, and pipeline health.
 
-    Reads what `run` and `build` write, from this home, while they write it; nothing is held up. In the AWS profile it
-    follows the engine, wherever that runs: incidents every five seconds, the rest every ten. The address that is
-    printed holds a token that lets people in; the page keeps it in a cookie for 30 days. Ends with Ctrl-C.
-    For Prometheus, /metrics takes the same token as `Authorization: Bearer`; it stands in dashboard.token in the home.
+    Reads what `run` and `build` write to this home, without slowing them down. In the AWS profile it follows the engine
+    wherever it runs: incidents every five seconds, the rest every ten. The printed address contains an access token;
+    the browser keeps it in a cookie for 30 days. Press Ctrl-C to stop.
+    For Prometheus, /metrics accepts the same token as `Authorization: Bearer`; it is in dashboard.token in the home.
 
     Examples:
       shopstream dashboard
@@ -38,40 +33,21 @@ def dashboard(
       curl -H "Authorization: Bearer $(cat .shopstream/dashboard.token)" \
         http://127.0.0.1:8787/metrics
     """
-    from shopstream.dashboard.server import is_loopback, open_page, serve  # noqa: PLC0415  start-up time
-
     settings = settings_of(ctx)
     chosen = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     page = settings.dashboard.model_copy(update=chosen)
     if allow_remote and not is_loopback(page.host):
         err.print(
             f"[bold yellow]warning:[/] {page.host} can be reached from other machines, and nothing is encrypted, "
-            "the token neither; put a TLS proxy in front, or use an SSH tunnel to 127.0.0.1",
-            highlight=False,
+            "not even the token; put a TLS proxy in front, or use an SSH tunnel to 127.0.0.1",
             soft_wrap=True,
         )
-    home = home_of(settings)
+    home = adapters_of(settings).dashboard_home()
 
     def ready(address: str) -> None:
-        err.print(f"The page is at [bold]{address}[/]", highlight=False, soft_wrap=True)
-        err.print("Ctrl-C ends it.", style="dim")
+        err.print(f"The page is at [bold]{address}[/]", soft_wrap=True)
+        err.print("Press Ctrl-C to stop.", style="dim")
         if open_browser:
             open_page(address, settings.home)
 
     serve(home, page, ready=ready, allow_remote=allow_remote)
-
-
-def home_of(settings: Settings) -> "Home":
-    """What the page of these settings shows."""
-    from shopstream.dashboard.home import Home  # noqa: PLC0415  start-up time
-
-    home = Home.at(settings.home, usual=Path(".shopstream"))
-    if settings.profile != "aws":
-        return home
-    from shopstream.bootstrap import aws_extra  # noqa: PLC0415  start-up time
-
-    with aws_extra():
-        from shopstream.bootstrap.aws_home import remote_home  # noqa: PLC0415  the embedded profile has no boto3
-
-    settings.home.mkdir(parents=True, exist_ok=True)
-    return remote_home(settings, home)

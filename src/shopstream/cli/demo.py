@@ -1,26 +1,44 @@
-"""`shopstream demo`: the whole flow on one shop day."""
+"""`shopstream demo`: runs the whole pipeline on one shop day, and prints a summary on one screen."""
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import timedelta
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
+import duckdb
 import typer
+from rich.columns import Columns
+from rich.markup import escape
+from rich.panel import Panel
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
 
-from shopstream.cli.output import err, settings_of
+from shopstream.adapters.flow import open_pipeline
+from shopstream.adapters.ports import adapters_of
+from shopstream.cli.dashboard import dashboard
+from shopstream.cli.incidents import incident_line
+from shopstream.cli.output import Format, emit, err, out, settings_of
 from shopstream.clock import SystemClock
 from shopstream.config import Settings
+from shopstream.detection.baseline_builder import build_baselines
+from shopstream.detection.wording import describe_length
 from shopstream.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from shopstream.simulation.synthesis import Synthesis
-
-__all__ = ["demo"]
+from shopstream.events.columns import REES46_COLUMNS
+from shopstream.incidents.explanation import title_of
+from shopstream.incidents.incident import Incident
+from shopstream.models.names import ReportName
+from shopstream.models.reports import report
+from shopstream.pipeline import Progress as Where
+from shopstream.simulation.attacks import Flood, Scraper
+from shopstream.simulation.replay import replay
+from shopstream.simulation.synthesis import DEFAULT_START, Synthesis, SynthesisSettings
+from shopstream.stream.embedded import EmbeddedStream
 
 _MARK = "demo.json"
 _EVENTS = 500_000
@@ -36,26 +54,25 @@ def demo(
     ] = None,
     serve: Annotated[bool, typer.Option(help="Serve the dashboard at the end.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of the synthetic day.")] = 1,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Empty a home that was used beyond a demo.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Empty the home, whatever it contains.")] = False,
 ) -> None:
-    """Take one shop day through the whole flow and show what comes out.
+    """Run one shop day through the whole pipeline, and show the results.
 
-    Synthesises about 500,000 events with a flood and a scraper among them, and the week before, from which detectors
-    learn what is normal (or takes your file, from which they learn as it goes). Replays the day through the stream,
-    processes it, builds lake and reports, prints a summary and serves the dashboard. A home that an earlier demo made
-    is emptied first; one that was used for more is not touched.
+    Synthesises about 500,000 events with a flood and a scraper, and the week before as history for the baselines; with
+    --events it uses your file, and detectors learn as they go. It replays the day into the stream, processes it, builds
+    lake and reports, prints a summary, and serves the dashboard. It first empties the home of an earlier demo, but
+    never a home that was used for more.
 
     Examples:
       shopstream demo
       shopstream demo --events 2019-Oct.csv --no-serve
       shopstream --home /tmp/try demo
     """
-    from shopstream.cli.summary import print_summary  # noqa: PLC0415  start-up time
-
     settings = settings_of(ctx)
-    if settings.profile != "embedded":
+    if not adapters_of(settings).self_contained:
         raise ConfigurationError(
-            "the demo runs in one process and empties its home, got profile aws; set SHOPSTREAM_PROFILE=embedded, "
+            f"the demo runs in one process and empties its home, got profile {settings.profile}; "
+            "set SHOPSTREAM_PROFILE=embedded, "
             "or send a file of your own with `shopstream simulate`"
         )
     _prepare_home(settings, fresh=fresh)
@@ -63,7 +80,7 @@ def demo(
     truth = None
     with _stages() as stage:
         if events is None:
-            with stage("Learning what is normal from a week") as show:
+            with stage("Learning baselines from a week") as show:
                 _learn(settings, seed, show)
             with stage("Synthesising one shop day") as show:
                 events, truth = _synthesise(settings, seed, show)
@@ -76,23 +93,19 @@ def demo(
     _mark(settings, counters)
     print_summary(settings, elapsed=timedelta(seconds=perf_counter() - started), truth=truth)
     if serve:
-        from shopstream.cli.dashboard import dashboard  # noqa: PLC0415  start-up time
-
         ctx.invoke(dashboard, ctx=ctx)
 
 
 def _prepare_home(settings: Settings, *, fresh: bool) -> None:
-    """Start from nothing, but never throw away what is not a demo's."""
-    from shopstream.bootstrap import last_checkpoint  # noqa: PLC0415  start-up time
-
+    """Empty the home, but only if it contains nothing but a demo."""
     home = settings.home
     if home.exists() and any(home.iterdir()) and not fresh:
         mark = home / _MARK
-        current = last_checkpoint(settings)
+        current = adapters_of(settings).last_checkpoint()
         processed = dict(current.counters) if current else None
         if not mark.is_file() or json.loads(mark.read_text()) not in ({"counters": processed}, {"counters": None}):
             raise ConfigurationError(
-                f"{home} holds more than a demo's data; give the demo another --home, or --fresh to empty this one"
+                f"{home} contains more than a demo's data; use another --home, or --fresh to empty this one"
             )
     if home.exists():
         for path in home.iterdir():
@@ -101,7 +114,7 @@ def _prepare_home(settings: Settings, *, fresh: bool) -> None:
 
 
 def _mark(settings: Settings, counters: dict[str, int] | None) -> None:
-    """Note that this home is a demo's, and how far the demo took it (None: it is under way)."""
+    """Mark the home as a demo's, with the engine's counters at its end; None while the demo runs."""
     settings.home.mkdir(parents=True, exist_ok=True)
     (settings.home / _MARK).write_text(json.dumps({"counters": counters}))
 
@@ -135,15 +148,8 @@ class _Stage:
             self._bar.update(self._task, completed=1.0)
 
 
-def _synthesis(seed: int, first_day: int, days: int) -> "Synthesis":
-    """Days of one shop, which begins a week before the day that is shown; the attacks are in that day."""
-    from shopstream.simulation import Flood, Scraper  # noqa: PLC0415  start-up time
-    from shopstream.simulation.synthesis import (  # noqa: PLC0415  likewise
-        DEFAULT_START,
-        Synthesis,
-        SynthesisSettings,
-    )
-
+def _synthesis(seed: int, first_day: int, days: int) -> Synthesis:
+    """Days of one shop: a week of history, then the day of the demo with its attacks."""
     flood = Flood(DEFAULT_START + timedelta(hours=14), timedelta(minutes=5), 10, 2_000)
     scraper = Scraper(DEFAULT_START + timedelta(hours=9), timedelta(minutes=20), 1, 0.5)
     start, whole = DEFAULT_START - timedelta(days=_HISTORY_DAYS), _HISTORY_DAYS + 1
@@ -153,11 +159,6 @@ def _synthesis(seed: int, first_day: int, days: int) -> "Synthesis":
 
 
 def _learn(settings: Settings, seed: int, show: Show) -> None:
-    import duckdb  # noqa: PLC0415  start-up time
-
-    from shopstream.detection.history import build_baselines  # noqa: PLC0415  likewise
-    from shopstream.events.schema import REES46_COLUMNS  # noqa: PLC0415  likewise
-
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
         read = 0
@@ -182,19 +183,16 @@ def _synthesise(settings: Settings, seed: int, show: Show) -> tuple[str, Path]:
 
 
 def _replay(settings: Settings, source: str, show: Show) -> None:
-    from shopstream.bootstrap import open_stream  # noqa: PLC0415  start-up time
-    from shopstream.simulation import Replay, ReplaySettings  # noqa: PLC0415  likewise
-
-    with open_stream(settings) as stream:
-        replay = Replay(source, stream, ReplaySettings(), bookmarks=settings.home / "replays")
-        replay.run(lambda now: show(now.done, f"{now.events:,} events"))
+    with adapters_of(settings).open_stream() as stream:
+        replay(
+            source,
+            stream,
+            bookmarks=settings.home / "replays",
+            progress=lambda now: show(now.done, f"{now.events:,} events"),
+        )
 
 
 def _process(settings: Settings, show: Show) -> dict[str, int]:
-    from shopstream.bootstrap import open_pipeline  # noqa: PLC0415  start-up time
-    from shopstream.pipeline import Progress as Where  # noqa: PLC0415  likewise
-    from shopstream.stream.embedded import EmbeddedStream  # noqa: PLC0415  likewise
-
     with EmbeddedStream.open(settings.stream_path, settings.stream, SystemClock()) as stream:
         records = stream.describe().records
 
@@ -206,18 +204,127 @@ def _process(settings: Settings, show: Show) -> dict[str, int]:
 
 
 def _build(settings: Settings, show: Show) -> None:
-    from shopstream.alerting.verdicts import read_verdicts  # noqa: PLC0415  start-up time
-    from shopstream.bootstrap import incidents_file, open_lakehouse  # noqa: PLC0415  likewise
-    from shopstream.models.runner import build  # noqa: PLC0415  likewise
+    adapters_of(settings).build_reports(progress=lambda name, done, total: show(done / max(total, 1), name))
 
-    lakehouse = open_lakehouse(settings)
-    try:
-        build(
-            lakehouse,
-            settings.reports_path,
-            settings.timezone,
-            verdicts=read_verdicts(incidents_file(settings)),
-            progress=lambda name, done, total: show(done / max(total, 1), name),
+
+_INCIDENTS = 8
+_ROWS = 5
+_COLUMNS: Mapping[ReportName, tuple[str, ...]] = {
+    ReportName.UNIQUE_VISITORS: ("shop_date", "visitors", "sessions", "buyers", "purchases", "revenue"),
+    ReportName.ABANDONED_CARTS: ("product_id", "category", "brand", "value", "last_carted_at"),
+    ReportName.TOP_CATEGORIES: ("weekday", "hour", "rank", "category", "views", "purchases"),
+    ReportName.BRAND_MARKETING: ("brand", "missed_revenue", "reason"),
+}
+"""Columns that fit on a screen; `shopstream report` has the others."""
+
+
+def print_summary(settings: Settings, *, elapsed: timedelta, truth: Path | None) -> None:
+    """Print events, incidents, live shoppers and reports; `truth` is the ground truth of a synthetic day."""
+    manifest = adapters_of(settings).open_checkpoints().current()
+    counters = dict(manifest.counters) if manifest else {}
+    with closing(adapters_of(settings).open_incidents()) as store:
+        incidents = store.list()
+    out.print()
+    out.print(Columns([_figure(name, value) for name, value in _figures(counters, incidents, elapsed)]))
+    _print_incidents(incidents, truth)
+    _print_live(adapters_of(settings).open_live().read())
+    for name in ReportName:
+        found = report(name, settings.reports_path, limit=_ROWS)
+        out.print(Rule(f"[bold]{found.title}[/]", align="left"))
+        out.print(found.headline, highlight=True, markup=False)
+        emit([{column: row[column] for column in _COLUMNS[name]} for row in found.rows], Format.TABLE)
+    _print_next(settings)
+
+
+def _figures(counters: Mapping[str, int], incidents: list[Incident], elapsed: timedelta) -> list[tuple[str, str]]:
+    read = counters.get("events_read", 0)
+    return [
+        ("events in", f"{read:,}"),
+        ("stored", f"{counters.get('events_kept', 0):,}"),
+        ("duplicates", f"{counters.get('duplicates', 0):,}"),
+        ("late", f"{counters.get('late', 0):,}"),
+        ("dead letters", f"{counters.get('dead_letters', 0):,}"),
+        ("incidents", f"{len(incidents):,}"),
+        ("total time", f"{elapsed.total_seconds():.1f} s"),
+    ]
+
+
+def _figure(name: str, value: str) -> Panel:
+    return Panel(f"[bold]{value}[/]\n[dim]{name}[/]", padding=(0, 2))
+
+
+def _print_incidents(incidents: list[Incident], truth: Path | None) -> None:
+    out.print(Rule("[bold]Incidents[/]", align="left"))
+    shown = sorted(incidents, key=lambda incident: (-_rank(incident), incident.first_event_time))[:_INCIDENTS]
+    for incident in shown:
+        line = {name: v if isinstance(v, Text) else Text(str(v)) for name, v in incident_line(incident).items()}
+        out.print(Text.assemble(line["severity"], "  ", (line["who"].plain, "bold"), f": {title_of(incident)}"))
+        out.print(
+            f"    {incident.first_event_time:%Y-%m-%d %H:%M:%S} UTC, lasted {line['lasted']}, "
+            f"peak {escape(line['peak'].plain)} (rule {incident.rule}: {escape(incident.threshold)}), "
+            f"{line['state']}, id {incident.id}",
+            style="dim",
         )
-    finally:
-        lakehouse.close()
+    if not shown:
+        out.print("None.")
+    if len(incidents) > len(shown):
+        out.print(f"… and {len(incidents) - len(shown):,} more: shopstream incidents list")
+    if truth and truth.is_file():
+        for episode in json.loads(truth.read_text())["injections"]:
+            out.print(_verdict(episode, incidents), markup=False)
+    if shown:
+        out.print("Events behind the first incident:", style="dim")
+        out.print(f"  {shown[0].evidence_command}", markup=False, soft_wrap=True, style="cyan")
+
+
+def _rank(incident: Incident) -> int:
+    return list(type(incident.severity)).index(incident.severity)
+
+
+def _verdict(episode: Mapping[str, Any], incidents: list[Incident]) -> str:
+    """One injected attack, and the incident that found it."""
+    began, ended = datetime.fromisoformat(episode["from"]), datetime.fromisoformat(episode["until"])
+    actors = {str(actor) for actor in episode["actors"]}
+    found = [
+        incident
+        for incident in incidents
+        if began <= incident.last_event_time
+        and incident.first_event_time <= ended
+        and (not incident.keys or actors.intersection(actor.value for actor in incident.actors))
+    ]
+    size = f"{episode['events']:,} events of {len(actors):,} ids"
+    what = f"Injected: {episode['kind']} at {began:%Y-%m-%d %H:%M} UTC, {size}"
+    if not found:
+        return f"{what} - not found"
+    first = min(found, key=lambda incident: incident.detected_at_event_time)
+    after = max(first.detected_at_event_time - began, timedelta())
+    return f"{what} - found by {first.rule} after {describe_length(after)} of event time"
+
+
+def _print_live(panels: Mapping[str, Any]) -> None:
+    if not panels:
+        return
+    sessions, carts = panels["sessions"], panels["carts"]
+    out.print(Rule("[bold]Shoppers at the end of the stream[/]", align="left"))
+    table = Table.grid(padding=(0, 3))
+    funnel = panels["funnel"][-1]
+    table.add_row(
+        f"[bold]{sessions['active']:,}[/] active sessions",
+        f"[bold]{carts['lines']:,}[/] products in open carts, worth [bold]{float(carts['value']):,.2f}[/]",
+        f"last hour: [bold]{funnel['viewed']:,}[/] viewed, [bold]{funnel['carted']:,}[/] added to the cart, "
+        f"[bold]{funnel['bought']:,}[/] bought",
+    )
+    out.print(table)
+
+
+def _print_next(settings: Settings) -> None:
+    home = f"--home {settings.home} " if settings.home != Path(".shopstream") else ""
+    out.print(Rule(align="left"))
+    for command, meaning in (
+        ("dashboard", "the same in the browser, live"),
+        ("incidents list", "all incidents; `incidents show ID` explains one"),
+        ("journeys", "what shoppers do now"),
+        ('query "select event_type, count(*) from events group by all"', "your own SQL"),
+    ):
+        out.print(f"  shopstream {home}{command}", markup=False, style="cyan", end="")
+        out.print(f"   {meaning}", style="dim", markup=False)

@@ -1,27 +1,33 @@
-"""`shopstream evaluate`: what detection finds of attacks whose truth is known, and what it tells falsely."""
+"""`shopstream evaluate`: measures detection on attacks with known ground truth."""
 
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from shopstream.cli.output import Format, FormatOption, emit, emit_object, err, out, settings_of
-from shopstream.clock import Clock, SystemClock, from_ms
+from shopstream.clock import MINUTE_MS, Clock, SystemClock, from_ms
 from shopstream.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from shopstream.evaluation.matrix import Done, Matrix
-    from shopstream.evaluation.summary import Summary
-    from shopstream.evaluation.words import Facts
-
-__all__ = ["evaluate"]
-
-_DAILY_EVENTS = 1_770_000
-_MINUTE_MS = 60_000
+from shopstream.evaluation.plan import Shop, evaluated_scenarios, seeds_of
+from shopstream.evaluation.report import (
+    Facts,
+    baseline_rows,
+    commit_of_code,
+    control_row,
+    machine,
+    row_of,
+    short_row_of,
+    verdict,
+    write_report,
+)
+from shopstream.evaluation.runner import RunPlan, RunResults, run_all
+from shopstream.evaluation.runs import default_cache
+from shopstream.evaluation.summary import Summary, summarise
+from shopstream.simulation.calibration import DAILY_EVENTS
 
 
 def evaluate(
@@ -29,59 +35,53 @@ def evaluate(
     *,
     scenario: Annotated[
         list[str] | None,
-        typer.Option("--scenario", help="Only this row of the catalogue; repeatable.", show_default="all"),
+        typer.Option("--scenario", help="Only this scenario; repeatable.", show_default="all"),
     ] = None,
     seeds: Annotated[int, typer.Option(help="Number of shops, each with one attack of each scenario.")] = 20,
-    days: Annotated[int, typer.Option(help="Genuine test days of each shop.")] = 1,
+    days: Annotated[int, typer.Option(help="Test days of each shop without attacks.")] = 1,
     tuning: Annotated[
-        bool, typer.Option("--tuning", help="Take seeds 1000 to 1099; figures to publish come from 1 to 99.")
+        bool, typer.Option("--tuning", help="Use seeds 1000 to 1099; published figures come from 1 to 99.")
     ] = False,
     jobs: Annotated[int | None, typer.Option("--jobs", "-j", help="Processes.", show_default="one a core")] = None,
     out_folder: Annotated[
         Path | None, typer.Option("--out", help="Folder for JSON and the HTML report.", show_default="HOME/evaluation")
     ] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write the summary into this file, too.")] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Say what came nearest for each miss.")] = False,
-    events: Annotated[int, typer.Option(help="Genuine events a day; fewer is no shop of real size.")] = _DAILY_EVENTS,
-    history_days: Annotated[int, typer.Option(help="Days from which the baselines are learnt.")] = 14,
-    tracker: Annotated[bool, typer.Option("--tracker", help="Events carry address and user agent.")] = False,
+    markdown: Annotated[Path | None, typer.Option(help="Also write the summary into this file.")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Explain each miss and each false incident.")] = False,
+    events: Annotated[
+        int, typer.Option(help="Genuine events per day; the default is a shop of real size.")
+    ] = DAILY_EVENTS,
+    history_days: Annotated[int, typer.Option(help="Days of history for the baselines.")] = 14,
+    tracker: Annotated[bool, typer.Option("--tracker", help="Events have address and user agent.")] = False,
     cache: Annotated[
         Path | None,
         typer.Option(help="Folder for baselines and, while tuning, states.", show_default="the user's cache folder"),
     ] = None,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
-    r"""Measure detection on synthetic shops: genuine days, and attacks laid over them.
+    r"""Measure detection on synthetic shops, with and without injected attacks.
 
-    Says for each scenario how many were found and how soon, how many incidents and notifications one attack gives, and
-    what was told falsely on genuine days. It runs the engine, all rules, all detectors and the incident store as they
-    are shipped, in event time. What is done so far is kept when it is interrupted.
+    Shows recall and time to detection of each scenario, incidents and notifications per attack, and false incidents on
+    days without attacks. It runs the shipped engine, rules, detectors and incident store, in event time. An
+    interrupted evaluation keeps its results so far.
 
-    Thresholds are chosen with --tuning; without it, seeds are those that nobody looked at.
+    Choose thresholds with --tuning; without it, held-out seeds are used.
 
     Examples:
       shopstream evaluate
       shopstream evaluate --scenario site_flood --seeds 3 --tuning --explain
       shopstream evaluate --seeds 5 --tuning --out /tmp/look --format json
     """
-    from shopstream.evaluation.cache import default_cache  # noqa: PLC0415  start-up time
-    from shopstream.evaluation.matrix import Done, Matrix  # noqa: PLC0415
-    from shopstream.evaluation.plan import Shop, seeds_of  # noqa: PLC0415
-    from shopstream.evaluation.report import write_report  # noqa: PLC0415
-    from shopstream.evaluation.rows import load_rows  # noqa: PLC0415
-    from shopstream.evaluation.summary import summarise  # noqa: PLC0415
-    from shopstream.evaluation.words import verdict  # noqa: PLC0415
-
     clock = SystemClock()
     started_ms = clock.now_ms()
-    rows = load_rows()
+    rows = evaluated_scenarios()
     wanted = list(dict.fromkeys(scenario or rows))
     for name in wanted:
         if name not in rows:
             raise ConfigurationError(f"expected scenarios among {', '.join(rows)}, got {name!r}; change --scenario")
     numbers = seeds_of(seeds, tuning=tuning)
     shops = [Shop(seed, days=days, history_days=history_days, events_a_day=events, tracker=tracker) for seed in numbers]
-    matrix = Matrix(
+    plan = RunPlan(
         shops=shops,
         scenarios=wanted,
         cache=cache or default_cache(),
@@ -90,24 +90,22 @@ def evaluate(
     )
     folder = out_folder or settings_of(ctx).home / "evaluation"
     folder.mkdir(parents=True, exist_ok=True)
-    done = Done()
-    interrupted = _run(matrix, folder, done)
-    summary = summarise(done, rows)
-    facts = _facts(matrix, done, clock, started_ms, tuning=tuning, partial=interrupted)
-    write_report(folder, done, summary, facts, markdown)
-    _print(summary, done, facts, fmt, explain=explain)
+    results = RunResults()
+    interrupted = _run(plan, folder, results)
+    summary = summarise(results, rows)
+    facts = _facts(plan, results, clock, started_ms, tuning=tuning, partial=interrupted)
+    write_report(folder, results, summary, facts, markdown)
+    _print(summary, results, facts, fmt, explain=explain)
     if interrupted:
-        err.print("interrupted: not all runs are in these figures", highlight=False)
-    err.print(verdict(summary), highlight=False, soft_wrap=True)
-    err.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+        err.print("interrupted: some runs are missing in these figures")
+    err.print(verdict(summary), soft_wrap=True)
+    err.print(f"report: {folder / 'report.html'}", soft_wrap=True)
     if interrupted:
         raise typer.Exit(130)
 
 
-def _run(matrix: "Matrix", folder: Path, done: "Done") -> bool:
-    """Run all; returns whether somebody interrupted it."""
-    from shopstream.evaluation.matrix import run_matrix  # noqa: PLC0415
-
+def _run(plan: RunPlan, folder: Path, results: RunResults) -> bool:
+    """Run everything; returns whether it was interrupted."""
     columns = (
         SpinnerColumn(),
         TextColumn("evaluating"),
@@ -118,36 +116,33 @@ def _run(matrix: "Matrix", folder: Path, done: "Done") -> bool:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=err, transient=True, speed_estimate_period=600) as bar:
-        task = bar.add_task("evaluating", total=matrix.work, last="")
+        task = bar.add_task("evaluating", total=plan.work, last="")
         try:
-            run_matrix(matrix, folder, lambda work, last: bar.update(task, advance=work, last=last), done)
+            run_all(plan, folder, lambda work, last: bar.update(task, advance=work, last=last), results)
         except KeyboardInterrupt:
             return True
     return False
 
 
-def _facts(matrix: "Matrix", done: "Done", clock: Clock, started_ms: int, *, tuning: bool, partial: bool) -> "Facts":
-    from shopstream.evaluation.report import commit_of_code, machine  # noqa: PLC0415
-    from shopstream.evaluation.words import Facts  # noqa: PLC0415
-
+def _facts(plan: RunPlan, results: RunResults, clock: Clock, started_ms: int, *, tuning: bool, partial: bool) -> Facts:
     now_ms = clock.now_ms()
     return Facts(
-        seeds=sorted({run.seed for run in done.genuine} | {run.seed for runs in done.attacks.values() for run in runs}),
-        test_days=matrix.shops[0].days,
+        seeds=sorted(
+            {run.seed for run in results.baseline} | {run.seed for runs in results.attacks.values() for run in runs}
+        ),
+        test_days=plan.shops[0].days,
         tuning=tuning,
         commit=commit_of_code(),
         machine=machine(),
         finished=from_ms(now_ms),
-        minutes=(now_ms - started_ms) / _MINUTE_MS,
+        minutes=(now_ms - started_ms) / MINUTE_MS,
         partial=partial,
-        tracker=matrix.shops[0].tracker,
-        history_days=matrix.shops[0].history_days,
+        tracker=plan.shops[0].tracker,
+        history_days=plan.shops[0].history_days,
     )
 
 
-def _print(summary: "Summary", done: "Done", facts: "Facts", fmt: Format, *, explain: bool) -> None:
-    from shopstream.evaluation.words import control_row, genuine_rows, row_of, short_row_of  # noqa: PLC0415
-
+def _print(summary: Summary, results: RunResults, facts: Facts, fmt: Format, *, explain: bool) -> None:
     rows = [(short_row_of if fmt is Format.TABLE else row_of)(row) for row in summary.rows]
     if fmt is Format.JSON:
         emit_object(asdict(summary), fmt)
@@ -160,29 +155,29 @@ def _print(summary: "Summary", done: "Done", facts: "Facts", fmt: Format, *, exp
         emit(rows, fmt, title=f"Attacks and faults ({kind})")
     if summary.controls:
         emit([control_row(row) for row in summary.controls], fmt, title="Controls")
-    emit(genuine_rows(summary), fmt, title="Genuine days")
+    emit(baseline_rows(summary), fmt, title="Days without attacks")
     if explain:
-        _explain(done)
+        _explain(results)
 
 
-def _explain(done: "Done") -> None:
-    """What came nearest for each miss, and what was told falsely."""
-    for scenario, runs in done.attacks.items():
+def _explain(results: RunResults) -> None:
+    """Print what detection saw of each miss, and each false incident."""
+    for scenario, runs in results.attacks.items():
         for run in runs:
-            where = f"{scenario}, seed {run.seed}, {from_ms(run.from_ms):%a %H:%M}, {run.rate:.1f} ev/s"
+            where = f"{scenario}, seed {run.seed}, {from_ms(run.from_ms):%Y-%m-%d %H:%M}, {run.rate:.1f} ev/s"
             if run.nearest:
                 _say(f"missed: {where}, {_parameters(run.parameters)}: {run.nearest}")
             for one in [*run.false, *run.surges]:
                 _say(f"{'surge' if one in run.surges else 'false'}: {where}: {one.severity} {one.rule}: {one.note}")
-    for result in done.genuine:
+    for result in results.baseline:
         for one in result.incidents:
             kind = "resident" if one.resident else "surge" if one.nature == "surge" else "false"
-            when = f"{from_ms(one.detected_ms):%a %H:%M}"
-            _say(f"{kind}: genuine, seed {result.seed}, {when}: {one.severity} {one.rule}: {one.note}")
+            when = f"{from_ms(one.detected_ms):%Y-%m-%d %H:%M}"
+            _say(f"{kind}: without attack, seed {result.seed}, {when}: {one.severity} {one.rule}: {one.note}")
 
 
 def _say(line: str) -> None:
-    out.print(line, soft_wrap=True, markup=False, highlight=False)
+    out.print(line, soft_wrap=True, markup=False)
 
 
 def _parameters(parameters: Mapping[str, object]) -> str:

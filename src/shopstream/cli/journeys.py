@@ -1,23 +1,25 @@
-"""`shopstream journeys`: what shoppers do, now and one by one."""
+"""`shopstream journeys`: live shopper journeys, and the timeline of one shopper."""
 
 import json
 import sys
 from decimal import Decimal
 from typing import Annotated, Any
 
+import duckdb
 import typer
 
+from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, err, out, settings_of
 from shopstream.clock import from_ms
-
-__all__ = ["app"]
+from shopstream.journeys.live import timeline
+from shopstream.lakehouse.tables import create_views
 
 app = typer.Typer(invoke_without_command=True)
 
 
 @app.callback()
 def overview(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
-    """What shoppers do now: active sessions, funnel, open carts and top lists, as of the engine's event time.
+    """Show what shoppers do now: active sessions, funnel, open carts and top lists.
 
     Examples:
       shopstream journeys
@@ -26,14 +28,12 @@ def overview(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
     """
     if ctx.invoked_subcommand:
         return
-    from shopstream.bootstrap import open_live  # noqa: PLC0415  start-up time
-
-    panels: dict[str, Any] = open_live(settings_of(ctx)).read()
+    panels: dict[str, Any] = adapters_of(settings_of(ctx)).open_live().read()
     if fmt is Format.JSON:
         sys.stdout.write(json.dumps(panels, indent=2) + "\n")
         return
     if not panels:
-        err.print("Nothing live yet: start `shopstream run` and send events, e.g. with `shopstream simulate`.")
+        err.print("No live journeys yet: start `shopstream run` and send events, e.g. with `shopstream simulate`.")
         return
     if fmt is Format.CSV:
         emit(panels["funnel"], fmt)
@@ -53,7 +53,7 @@ def overview(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
-    """Ids are names and money is money, whatever JSON made of them."""
+    """Ids as text and money as decimals, which JSON does not keep."""
     kinds = {"product_id": str, "revenue": Decimal}
     return {name: kinds.get(name, lambda same: same)(value) for name, value in row.items()}
 
@@ -62,26 +62,21 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
 def show(
     ctx: typer.Context,
     user: Annotated[int, typer.Argument(help="The shopper's user_id.")],
-    limit: Annotated[int, typer.Option(min=1, help="Newest events to show.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of events, newest first.")] = 100,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
-    """Print one shopper's timeline from the lake, oldest first, with the time since the event before.
+    """Print one shopper's timeline from the lake, oldest first, with the time since the previous event.
 
     Examples:
       shopstream journeys show 512345678
       shopstream journeys show 512345678 --limit 1000 --format csv
     """
-    import duckdb  # noqa: PLC0415  start-up time
-
-    from shopstream.bootstrap import open_lakehouse  # noqa: PLC0415  start-up time
-    from shopstream.journeys.timeline import timeline  # noqa: PLC0415  start-up time
-    from shopstream.lakehouse.views import create_views  # noqa: PLC0415  start-up time
-
-    lakehouse = open_lakehouse(settings_of(ctx))
-    try:
-        with duckdb.connect() as connection:
-            create_views(connection, lakehouse)
-            rows = timeline(connection, user, limit)
-    finally:
-        lakehouse.close()
-    emit(rows, fmt, title=f"Shopper {user}", empty=f"No event of {user} in the lake (the newest seconds come later).")
+    with adapters_of(settings_of(ctx)).open_lake_reader() as lakehouse, duckdb.connect() as connection:
+        create_views(connection, lakehouse)
+        rows = timeline(connection, user, limit)
+    emit(
+        rows,
+        fmt,
+        title=f"Shopper {user}",
+        empty=f"No event of {user} in the lake (the last seconds are missing).",
+    )

@@ -1,68 +1,63 @@
-"""`shopstream notify`."""
+"""`shopstream notify`: tests, lists and retries notifications."""
 
+from contextlib import closing
 from typing import Annotated
 
 import typer
 
+from shopstream.adapters.ports import adapters_of
 from shopstream.cli.output import Format, FormatOption, emit, err, out, settings_of
+from shopstream.clock import SystemClock
+from shopstream.detection.detection import Severity
+from shopstream.errors import ConfigurationError, RetryableError
+from shopstream.notify.message import Message
 
-__all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Who is told of incidents, and whether it worked.")
-
-
-@app.command("test")
 def send_test(ctx: typer.Context, fmt: FormatOption = Format.TABLE) -> None:
-    r"""Send a test message to every address of alerting.notify_urls. Ends with status 1 when one fails.
+    r"""Send a test message to every notification target. Exits 1 if one fails.
 
-    Addresses are those of Apprise (https://appriseit.com): json://host/path for a webhook, slack://, mailto://, and
-    a hundred more. They are secret, so targets are shown by service and a digest.
+    Targets are the addresses in notify.urls, in Apprise's syntax (https://appriseit.com): json://host/path for
+    a webhook, slack://, mailto://, and many more. Addresses are secret, so output names the service and a digest.
 
     Examples:
-      SHOPSTREAM_ALERTING__NOTIFY_URLS='["json://localhost:8080/alarm"]' \
+      SHOPSTREAM_NOTIFY__URLS='["json://localhost:8080/alarm"]' \
         shopstream notify test
       shopstream notify test --format json
     """
-    from shopstream.alerting.message import Message  # noqa: PLC0415  start-up time
-    from shopstream.bootstrap import open_channels  # noqa: PLC0415  likewise
-    from shopstream.detection.detection import Severity  # noqa: PLC0415  likewise
-    from shopstream.errors import ConfigurationError, RetryableError  # noqa: PLC0415  likewise
-
-    channels = open_channels(settings_of(ctx))
+    channels = adapters_of(settings_of(ctx)).open_channels()
     if not channels:
         raise ConfigurationError(
-            "alerting.notify_urls is empty, so nobody is told; set it in shopstream.toml, or by "
-            "SHOPSTREAM_ALERTING__NOTIFY_URLS (in the AWS profile a topic will do: aws.dynamodb.topic_arn)"
+            "notify.urls is empty, so nobody is notified; set it in shopstream.toml, or by "
+            "SHOPSTREAM_NOTIFY__URLS (in the AWS profile aws.dynamodb.topic_arn is enough)"
         )
     rows: list[dict[str, object]] = []
     for channel in channels:
         try:
-            channel.send(Message("shopstream: a test", "Incidents will reach you here.", Severity.INFORMATIONAL))
+            channel.send(
+                Message("shopstream: a test", "Notifications about incidents will arrive here.", Severity.INFORMATIONAL)
+            )
             rows.append({"target": channel.target, "result": "sent", "error": None})
         except RetryableError as error:
             rows.append({"target": channel.target, "result": "failed", "error": str(error)})
     emit(rows, fmt)
     if any(row["result"] == "failed" for row in rows):
-        err.print("Check address, token and network; the incidents of failed targets wait and are tried again.")
+        err.print("Check address, token and network; notifications to failed targets are retried.")
         raise typer.Exit(1)
 
 
-@app.command("list")
 def list_notifications(
     ctx: typer.Context,
-    limit: Annotated[int, typer.Option(min=0, help="At most so many; 0 shows all.")] = 50,
+    limit: Annotated[int, typer.Option(min=0, help="Maximum number of notifications; 0 shows all.")] = 50,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
-    """List notifications, newest first: sent, pending (with the next attempt), failed (given up).
+    """List notifications, newest first: sent, pending, failed.
 
     Examples:
       shopstream notify list
       shopstream notify list --limit 0 --format json
     """
-    from shopstream.alerting import read_notifications  # noqa: PLC0415  start-up time
-    from shopstream.bootstrap import incidents_file  # noqa: PLC0415  likewise
-
-    found = read_notifications(incidents_file(settings_of(ctx)), limit=limit or None)
+    with closing(adapters_of(settings_of(ctx)).open_incidents()) as store:
+        found = store.notifications(limit=limit or None)
     rows: list[dict[str, object]] = []
     for one in found:
         row: dict[str, object] = {
@@ -82,18 +77,15 @@ def list_notifications(
                 "finished": one.finished,
             }
         rows.append(row)
-    emit(rows, fmt, empty="No notifications: nothing happened, or alerting.notify_urls is empty.")
+    emit(rows, fmt, empty="No notifications: no incident has opened, or notify.urls is empty.")
 
 
-@app.command()
 def retry(ctx: typer.Context) -> None:
-    """Let notifications that were given up be tried again; a running engine sends them.
+    """Queue failed notifications again; a running engine sends them.
 
     Examples:
       shopstream notify retry
     """
-    from shopstream.bootstrap import retry_notifications  # noqa: PLC0415  start-up time
-    from shopstream.clock import SystemClock  # noqa: PLC0415  likewise
-
-    count = retry_notifications(settings_of(ctx), SystemClock())
-    out.print(f"{count:,} {'notification is' if count == 1 else 'notifications are'} tried again.", highlight=False)
+    with closing(adapters_of(settings_of(ctx)).open_incidents()) as store:
+        count = store.retry_failed(SystemClock().now_ms())
+    out.print(f"{count:,} {'notification is' if count == 1 else 'notifications are'} queued again.")

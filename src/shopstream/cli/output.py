@@ -7,23 +7,26 @@ import csv
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import date, datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from shopstream.config import Settings
+from shopstream.config import Settings, load_settings
 
-__all__ = ["Format", "FormatOption", "emit", "emit_object", "err", "out", "settings_of"]
+if TYPE_CHECKING:
+    from shopstream.yaml_files import Problem
 
-out = Console()
-err = Console(stderr=True)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
 
 
 class Format(StrEnum):
@@ -35,14 +38,27 @@ class Format(StrEnum):
 
 
 FormatOption = Annotated[Format, typer.Option("--format", help="table for people; csv or json for programs.")]
+TABLE_ROWS = 50
+LimitOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="Maximum number of rows; 0 shows all.", show_default=f"{TABLE_ROWS} for a table, else all"
+    ),
+]
 
 
 def settings_of(ctx: typer.Context) -> Settings:
-    """The settings that the program was started with."""
-    settings = ctx.find_root().obj
-    if not isinstance(settings, Settings):
-        raise TypeError(f"expected Settings in the context, got {type(settings).__name__}")
-    return settings
+    """The settings of this call, from its flags, the environment and the settings file."""
+    root = ctx.find_root()
+    if not isinstance(root.obj, Settings):
+        home = root.params.get("home")
+        root.obj = load_settings(root.params.get("config"), {"home": home} if home else None)
+    return root.obj
+
+
+def limit_of(limit: int | None, fmt: Format, table_rows: int = TABLE_ROWS) -> int:
+    """Rows to show at most; 0 for all."""
+    return limit if limit is not None else table_rows if fmt is Format.TABLE else 0
 
 
 def _plain(value: object) -> object:
@@ -93,18 +109,37 @@ def emit(
     elif not rows:
         out.print(empty)
     else:
+        cells = [[_cell(value) for value in row.values()] for row in rows]
+        names = [name.replace("_", " ") for name in rows[0]]
+        widths = [max(map(_longest_word, column)) for column in zip(names, *cells, strict=True)]
+        if sum(widths) + 3 * len(widths) + 1 > out.width:
+            _print_records(names, cells, title)
+            return
         table = Table(title=title or None, title_justify="left", header_style="bold")
-        for name, value in rows[0].items():
+        for name, value, width in zip(names, rows[0].values(), widths, strict=True):
             numeric = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
-            table.add_column(
-                name.replace("_", " "),
-                justify="right" if numeric else "left",
-                no_wrap=name == "id",  # what people copy stays in one piece
-                overflow="fold",
-            )
-        for row in rows:
-            table.add_row(*(_cell(value) for value in row.values()))
+            table.add_column(name, justify="right" if numeric else "left", min_width=width)
+        for row in cells:
+            table.add_row(*row)
         out.print(table)
+
+
+def _longest_word(cell: str | Text) -> int:
+    text = Text.from_markup(cell).plain if isinstance(cell, str) else cell.plain
+    return max(map(cell_len, text.split()), default=0)
+
+
+def _print_records(names: Sequence[str], rows: Sequence[Sequence[str | Text]], title: str) -> None:
+    """Print rows that are too wide for a table one below the other: a broken word cannot be read or copied."""
+    if title:
+        out.print(title, style="italic")
+    width = max(map(len, names))
+    for number, row in enumerate(rows):
+        if number:
+            out.print()
+        for name, cell in zip(names, row, strict=True):
+            text = Text.from_markup(cell) if isinstance(cell, str) else cell
+            out.print(Text.assemble((f"{name:<{width}}  ", "bold"), text), soft_wrap=True)
 
 
 def emit_object(row: Mapping[str, object], fmt: Format, *, title: str = "") -> None:
@@ -120,3 +155,13 @@ def emit_object(row: Mapping[str, object], fmt: Format, *, title: str = "") -> N
         for name, value in row.items():
             table.add_row(name.replace("_", " "), _cell(value))
         out.print(table)
+
+
+def emit_problems(problems: "Sequence[Problem]", fmt: Format, summary: str) -> None:
+    """Print the problems of checked files; a table ends with the summary."""
+    if fmt is not Format.TABLE:
+        emit([asdict(problem) for problem in problems], fmt)
+        return
+    for problem in problems:
+        out.print(str(problem), markup=False, soft_wrap=True)
+    out.print(summary)

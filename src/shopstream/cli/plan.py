@@ -1,20 +1,18 @@
-"""`shopstream plan`: what a shop needs on AWS, and what that costs a month."""
+"""`shopstream plan`: estimates capacity and monthly cost on AWS."""
 
 import json
 import sys
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from shopstream.cli.output import Format, FormatOption, emit, emit_object, out
 from shopstream.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from shopstream.planning import Plan
-
-__all__ = ["plan"]
+from shopstream.planning.assumptions import DEFAULT_REGION, packaged_prices, read_prices, shipped_assumptions
+from shopstream.planning.plan import Plan, make_plan
+from shopstream.planning.sizing import Load
 
 
 def plan(
@@ -24,7 +22,7 @@ def plan(
     ] = None,
     peak: Annotated[
         str | None,
-        typer.Option(metavar="NUMBER", help="Events a second in the fullest seconds.", show_default="4 times the mean"),
+        typer.Option(metavar="NUMBER", help="Events per second at the peak.", show_default="4 times the mean"),
     ] = None,
     days_kept: Annotated[int, typer.Option(min=1, help="Days that events stay in the lake.")] = 365,
     region: Annotated[
@@ -32,16 +30,16 @@ def plan(
     ] = None,
     prices: Annotated[Path | None, typer.Option(help="Your own price list, YAML.", show_default="packaged")] = None,
     assume: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Another value for an assumption; repeatable.")
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Override an assumption; repeatable.")
     ] = None,
-    show_prices: Annotated[bool, typer.Option("--show-prices", help="Print the packaged price list and end.")] = False,
+    show_prices: Annotated[bool, typer.Option("--show-prices", help="Print the packaged price list and exit.")] = False,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
-    """Say what a shop of a given size needs on AWS and what that costs a month, with every assumption.
+    """Estimate what a shop of a given size needs on AWS, and what that costs per month.
 
-    Shards, processors, function calls, storage and requests follow from the rate of events, from figures measured here
-    and from guesses; the plan names each and where it is from. Costs are list prices as of the date of the price list,
-    without free tiers and discounts. --format csv prints the monthly table alone.
+    Shards, CPUs, function calls, storage and requests follow from the event rate and from assumptions, each listed with
+    its source (measured or estimated). Costs are list prices as of the date of the price list, without free tiers
+    and discounts. --format csv prints only the table of monthly costs.
 
     Examples:
       shopstream plan --events-per-second 20
@@ -50,15 +48,6 @@ def plan(
       shopstream plan --events-per-second 20 --format json
       shopstream plan --show-prices > prices.yml
     """
-    from shopstream.planning import (  # noqa: PLC0415  start-up time
-        DEFAULT_REGION,
-        Load,
-        make_plan,
-        packaged_prices,
-        read_prices,
-        shipped_assumptions,
-    )
-
     if show_prices:
         sys.stdout.write(packaged_prices())
         return
@@ -84,7 +73,7 @@ def _number(option: str, text: str) -> Decimal:
         raise ConfigurationError(f"expected a number for {option}, got {text!r}") from None
 
 
-def _costs(made: "Plan") -> list[dict[str, object]]:
+def _costs(made: Plan) -> list[dict[str, object]]:
     return [
         {
             "service": line.service,
@@ -98,12 +87,15 @@ def _costs(made: "Plan") -> list[dict[str, object]]:
     ]
 
 
-def _assumptions(made: "Plan") -> list[dict[str, object]]:
-    return [{"name": one.name, "value": one.value, "unit": one.unit, "from": one.source} for one in made.given]
+def _assumptions(made: Plan) -> list[dict[str, object]]:
+    return [
+        {"name": name, "value": one.value, "unit": one.unit, "from": one.source}
+        for name, one in made.given.root.items()
+    ]
 
 
-def _document(made: "Plan") -> dict[str, object]:
-    load = made.needs.load
+def _document(made: Plan) -> dict[str, object]:
+    load = made.capacity.load
     return {
         "events_per_second": load.events_per_second,
         "peak": load.peak,
@@ -124,25 +116,24 @@ def _document(made: "Plan") -> dict[str, object]:
     }
 
 
-def _tables(made: "Plan") -> None:
-    load = made.needs.load
+def _tables(made: Plan) -> None:
+    load = made.capacity.load
     title = f"{load.events_per_second:,} events/s, {load.peak:,} at the peak, kept {load.days_kept:,} days"
     emit([{**row, "size": f"{row['size']:,}"} for row in made.sizes()], Format.TABLE, title=title)
     rows = [
         {**row, "quantity": f"{row['quantity']:,.2f}", "price": f"{row['price']:f}", "monthly": f"{row['monthly']:,}"}
         for row in _costs(made)
     ]
-    emit(rows, Format.TABLE, title="Costs a month, US dollars")
-    out.print(f"[bold]{made.total:,} US dollars a month[/], {made.prices.region}", highlight=False)
+    emit(rows, Format.TABLE, title="Costs per month, US dollars")
+    out.print(f"[bold]{made.total:,} US dollars per month[/], {made.prices.region}")
     out.print(
         f"The events stream costs {made.modes.provisioned:,} provisioned, {made.modes.on_demand:,} on demand; the "
-        f"table takes the cheaper: {made.modes.cheaper}.",
-        highlight=False,
+        f"table uses the cheaper one: {made.modes.cheaper}.",
     )
     settings = (f"{name} = {json.dumps(value)}" for name, value in made.stage_settings().items())
-    out.print(f"In infra/stages.toml: {', '.join(settings)}", highlight=False, markup=False)
+    out.print(f"In infra/stages.toml: {', '.join(settings)}", markup=False)
     for note in made.notes():
-        out.print(f"- {note}", highlight=False, markup=False)
+        out.print(f"- {note}", markup=False)
     emit(
         [{**row, "value": f"{row['value']:f}"} for row in _assumptions(made)],
         Format.TABLE,

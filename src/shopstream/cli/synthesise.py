@@ -1,22 +1,21 @@
-"""`shopstream synthesise`: a file of synthetic traffic and the truth about it."""
+"""`shopstream synthesise` and `shopstream scenarios`: synthetic traffic with known ground truth."""
 
 import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from shopstream.cli.output import Format, FormatOption, emit, emit_object, err
-from shopstream.cli.scenarios import find_scenario
+from shopstream.cli.output import Format, FormatOption, emit, emit_object, emit_problems, err
 from shopstream.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from shopstream.simulation import OutOfOrder, Scenario, Synthesis, SynthesisSettings, SynthesisSummary
-
-__all__ = ["synthesise"]
+from shopstream.simulation.attacks import Flood, Scraper
+from shopstream.simulation.faults_and_surges import FlashSale, Outage
+from shopstream.simulation.injection import Scenario
+from shopstream.simulation.scenario_file import SCENARIO_FILES, ScenarioFile, load_scenarios
+from shopstream.simulation.synthesis import OutOfOrder, Synthesis, SynthesisSettings, SynthesisSummary
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -29,21 +28,21 @@ def synthesise(
     events: Annotated[
         int | None,
         typer.Option(
-            help="Genuine events in the whole period, about; surges and attacks come on top.",
+            help="Approximate genuine events in the whole period, without surges and attacks.",
             show_default="1,770,000 a day, as in the real shop",
         ),
     ] = None,
     users: Annotated[
-        int | None, typer.Option(help="Shoppers who may come.", show_default="twice the events of a day")
+        int | None, typer.Option(help="Number of potential shoppers.", show_default="twice the events of a day")
     ] = None,
     products: Annotated[int, typer.Option(help="Products in the catalogue.")] = 166_794,
-    seed: Annotated[int, typer.Option(help="The same seed and options give the same file.")] = 1,
+    seed: Annotated[int, typer.Option(help="Same seed and options, same file.")] = 1,
     flash_sale: Annotated[
         list[str] | None,
-        typer.Option(metavar="START,DURATION,FACTOR[,CATEGORY]", help="More genuine shoppers; repeatable."),
+        typer.Option(metavar="START,DURATION,FACTOR[,CATEGORY]", help="FACTOR times the genuine shoppers; repeatable."),
     ] = None,
     outage: Annotated[
-        list[str] | None, typer.Option(metavar="START,DURATION", help="Nothing is recorded; repeatable.")
+        list[str] | None, typer.Option(metavar="START,DURATION", help="No events are recorded; repeatable.")
     ] = None,
     flood: Annotated[
         list[str] | None,
@@ -51,28 +50,26 @@ def synthesise(
     ] = None,
     scraper: Annotated[
         list[str] | None,
-        typer.Option(metavar="START,DURATION,BOTS,GAP", help="Bots with a page every GAP seconds; repeatable."),
+        typer.Option(metavar="START,DURATION,BOTS,GAP", help="Bots that open a page every GAP seconds; repeatable."),
     ] = None,
     scenario: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME[@START]", help="A case drawn from a scenario (or FILE.yml), at a random hour; repeatable."
-        ),
+        typer.Option(metavar="NAME[@START]", help="Inject a random case of a scenario (or FILE.yml); repeatable."),
     ] = None,
     out_of_order: Annotated[
-        str | None, typer.Option(metavar="SHARE,SECONDS", help="That share arrives up to SECONDS late.")
+        str | None, typer.Option(metavar="SHARE,SECONDS", help="This share of events arrives up to SECONDS late.")
     ] = None,
-    tracker: Annotated[bool, typer.Option("--tracker", help="Add event_id, ip, user_agent and url.")] = False,
+    tracker: Annotated[bool, typer.Option("--tracker", help="Add event_id, ip, user_agent and url to events.")] = False,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
-    r"""Write synthetic shop traffic that looks like the real one, with attacks whose truth is known.
+    r"""Write realistic synthetic shop traffic, with attacks whose ground truth is known.
 
-    Genuine shoppers follow figures of a real multi-category shop: hours, weekdays, session lengths, pauses, funnel,
-    best sellers, prices, missing values, duplicates, and the few robots that real shops have. What was laid over them
-    stands in OUT.truth.json (kind, time, figures, key, actors, number of events), never in the events.
+    Genuine shoppers follow statistics of a real multi-category shop: hours, weekdays, session lengths, pauses, funnel,
+    best sellers, prices, missing values, duplicates, and a few robots. OUT.truth.json describes each injection (kind,
+    time, figures, key, actors, number of events); the events themselves contain no labels.
 
-    `shopstream scenarios list` shows the scenarios there are. START is a time of the first day (13:00) or a moment in
-    UTC (2019-11-06T13:00); DURATION is like 90s, 10m, 2h or 1d.
+    `shopstream scenarios list` lists the scenarios. START is a time on the first day (13:00) or a UTC time
+    (2019-11-06T13:00); DURATION is 90s, 10m, 2h or 1d, for example.
 
     Examples:
       shopstream synthesise --out day.csv
@@ -85,15 +82,6 @@ def synthesise(
       shopstream synthesise --out mixed.csv \
         --scenario site_flood@15:00 --scenario carding_many_ids
     """
-    from shopstream.simulation import (  # noqa: PLC0415  start-up time
-        FlashSale,
-        Flood,
-        Outage,
-        Scraper,
-        Synthesis,
-        SynthesisSettings,
-    )
-
     start = _date(from_)
     scenarios: list[Scenario] = []
     for text in flash_sale or ():
@@ -127,21 +115,21 @@ def synthesise(
     _print(_write(Synthesis(settings), out), fmt)
 
 
-def _drawn(settings: "SynthesisSettings", names: list[str]) -> "list[Scenario]":
-    """A case of each scenario named; chance depends on the seed, the scenario and its place among those named."""
+def _drawn(settings: SynthesisSettings, names: list[str]) -> list[Scenario]:
+    """One random case per named scenario; it depends on the seed, the scenario and its position in the list."""
     world = settings.world()
     cases: list[Scenario] = []
     for place, text in enumerate(names):
         name, at, when = text.partition("@")
         if at and not when:
-            raise ConfigurationError(f"expected --scenario NAME@START, got {text!r}; leave the @ out for a random hour")
+            raise ConfigurationError(f"expected --scenario NAME@START, got {text!r}; omit the @ for a random hour")
         file = find_scenario(name)
         moment = _moment(settings.start, when) if at else None
         cases.append(file.draw(file.chance(settings.seed, place), settings.start, world, moment))
     return cases
 
 
-def _write(synthesis: "Synthesis", out: Path) -> "SynthesisSummary":
+def _write(synthesis: Synthesis, out: Path) -> SynthesisSummary:
     columns = (
         SpinnerColumn(),
         TextColumn("synthesising"),
@@ -158,7 +146,7 @@ def _write(synthesis: "Synthesis", out: Path) -> "SynthesisSummary":
         return synthesis.write(out, progress)
 
 
-def _print(summary: "SynthesisSummary", fmt: Format) -> None:
+def _print(summary: SynthesisSummary, fmt: Format) -> None:
     row = {
         "file": str(summary.path),
         "truth": str(summary.truth_path),
@@ -167,27 +155,27 @@ def _print(summary: "SynthesisSummary", fmt: Format) -> None:
         "first_event_time": summary.first_time,
         "last_event_time": summary.last_time,
     }
-    episodes: list[dict[str, object]] = [
+    injections: list[dict[str, object]] = [
         {
-            "kind": episode.kind,
-            "scenario": episode.scenario,
-            "attack": episode.hostile,
-            "from": episode.from_time,
-            "until": episode.until_time,
-            "key": ", ".join(f"{column} {value}" for column, value in episode.key.items()),
-            "actors": len(episode.actors),
-            "events": episode.events,
+            "kind": truth.kind,
+            "scenario": truth.scenario,
+            "attack": truth.hostile,
+            "from": truth.from_time,
+            "until": truth.until_time,
+            "key": ", ".join(f"{column} {value}" for column, value in truth.key.items()),
+            "actors": len(truth.actors),
+            "events": truth.events,
         }
-        for episode in summary.episodes
+        for truth in summary.ground_truth
     ]
     if fmt is Format.TABLE:
         emit_object(row, fmt, title="Synthetic traffic")
-        if episodes:
-            short = [{"what": row["scenario"] or row["kind"]} | row for row in episodes]
+        if injections:
+            short = [{"what": row["scenario"] or row["kind"]} | row for row in injections]
             hidden = ("kind", "scenario")
-            emit([{k: v for k, v in row.items() if k not in hidden} for row in short], fmt, title="Laid over it")
+            emit([{k: v for k, v in row.items() if k not in hidden} for row in short], fmt, title="Injections")
     elif fmt is Format.JSON:
-        emit_object(row | {"episodes": episodes}, fmt)
+        emit_object(row | {"injections": injections}, fmt)
     else:
         emit_object(row, fmt)
 
@@ -237,10 +225,97 @@ def _whole(option: str, text: str) -> int:
     return int(text)
 
 
-def _disorder(text: str | None) -> "OutOfOrder | None":
-    from shopstream.simulation import OutOfOrder  # noqa: PLC0415  start-up time
-
+def _disorder(text: str | None) -> OutOfOrder | None:
     if text is None:
         return None
     share, seconds = _parts("--out-of-order", text, "SHARE,SECONDS", 2)
     return OutOfOrder(_number("--out-of-order", share), _number("--out-of-order", seconds))
+
+
+FolderOption = Annotated[
+    Path | None, typer.Option("--folder", help="Folder of your own scenario files; they override shipped ones.")
+]
+
+
+def find_scenario(name: str, folder: Path | None = None) -> ScenarioFile:
+    """A scenario by name, shipped or from a folder, or from a .yml file.
+
+    Raises:
+        ConfigurationError: there is no such scenario, or its file is invalid.
+    """
+    if name.endswith((".yml", ".yaml")):
+        return SCENARIO_FILES.load(Path(name)).popitem()[1]
+    scenarios = load_scenarios(folder)
+    if name not in scenarios:
+        raise ConfigurationError(f"expected a scenario of {', '.join(scenarios)}, or a file FILE.yml, got {name!r}")
+    return scenarios[name]
+
+
+def list_scenarios(folder: FolderOption = None, fmt: FormatOption = Format.TABLE) -> None:
+    """List scenarios with their detection goals.
+
+    A goal is the share of cases that detection must find, and the median time or number of events until then; for a
+    surge it is the number of incidents it may open.
+
+    Examples:
+      shopstream scenarios list
+      shopstream scenarios list --folder my_scenarios --format json
+    """
+    rows: list[dict[str, object]] = []
+    for scenario in load_scenarios(folder).values():
+        row = {"id": scenario.id, "nature": str(scenario.nature), "goal": scenario.goal.describe()}
+        if fmt is not Format.TABLE:
+            row |= {"title": scenario.title, "target": scenario.target, "duration": scenario.duration.describe("ms")}
+        rows.append(dict(row))
+    emit(rows, fmt)
+
+
+def show_scenario(
+    name: Annotated[str, typer.Argument(help="Scenario id, or FILE.yml.")],
+    folder: FolderOption = None,
+    fmt: FormatOption = Format.TABLE,
+) -> None:
+    """Show one scenario: what happens, and the ranges its cases are drawn from.
+
+    Examples:
+      shopstream scenarios show site_flood
+      shopstream scenarios show human_like_crawler --format json
+    """
+    scenario = find_scenario(name, folder)
+    row: dict[str, object] = {
+        "id": scenario.id,
+        "title": scenario.title,
+        "description": scenario.description,
+        "nature": str(scenario.nature),
+        "tags": list(scenario.tags),
+        "kind": scenario.kind,
+        "target": scenario.target,
+        "min_rate": scenario.min_rate,
+        "duration": scenario.duration.describe("ms"),
+        "goal": scenario.goal.describe(),
+        "file": scenario.source,
+        "version": scenario.version,
+    }
+    drawn = {word: domain.describe() for word, domain in scenario.parameters.items()}
+    if fmt is Format.JSON:
+        emit_object(row | {"parameters": drawn}, fmt)
+    else:
+        emit_object(row | drawn, fmt)
+
+
+def check_scenarios(
+    path: Annotated[Path, typer.Argument(help="A scenario file, or a folder of them.")],
+    fmt: FormatOption = Format.TABLE,
+) -> None:
+    """Check scenario files. Exits 1 if a file is invalid.
+
+    Each problem is one line: file:line: scenario: what was expected, what the file has, how to fix it.
+
+    Examples:
+      shopstream scenarios check my_scenarios/
+      shopstream scenarios check my_scenarios/two_floods.yml --format json
+    """
+    scenarios, problems = SCENARIO_FILES.read(path)
+    emit_problems(problems, fmt, f"{len(scenarios)} good, {len(problems)} wrong")
+    if problems:
+        raise typer.Exit(1)

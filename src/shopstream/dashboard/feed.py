@@ -1,4 +1,4 @@
-"""The live feed: one look at the data home a second, shared by everybody who watches."""
+"""The live feed: reads the data home once a second, for all viewers together."""
 
 import asyncio
 import json
@@ -12,21 +12,18 @@ from anyio import to_thread
 
 from shopstream.dashboard.panels import Panels
 
-__all__ = ["Feed"]
-
 _log = logging.getLogger(__name__)
 
 
 class Feed:
-    """Reads panels and hands out those that changed.
+    """Reads panels and sends those that changed.
 
-    A watcher that is slow misses steps between, never the newest state; nothing is queued for anybody. While nobody
-    watches, nothing is read.
+    A slow viewer misses intermediate states, never the newest one; nothing is queued. Without viewers, nothing is read.
 
     Args:
-        panels: what to read.
-        refresh: how often.
-        heartbeat: longest silence towards a watcher.
+        panels: read by the feed.
+        refresh: interval of reading.
+        heartbeat: longest silence towards a viewer.
     """
 
     def __init__(self, panels: Panels, refresh: timedelta, heartbeat: timedelta) -> None:
@@ -39,13 +36,13 @@ class Feed:
         self._read_at = -float("inf")
         self._reading = asyncio.Lock()
         self._changed = asyncio.Condition()
-        self._watchers = 0
-        self._wanted = asyncio.Event()
+        self._viewers = 0
+        self._has_viewers = asyncio.Event()
         self._stopped = False
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Keep the panels fresh inside."""
+        """Refresh the panels inside the context."""
         task = asyncio.create_task(self._run())
         try:
             yield
@@ -54,21 +51,21 @@ class Feed:
             await task
 
     async def stop(self) -> None:
-        """End all watching."""
+        """End all feeds."""
         self._stopped = True
-        self._wanted.set()
+        self._has_viewers.set()
         async with self._changed:
             self._changed.notify_all()
 
     async def current(self) -> Mapping[str, str]:
-        """Panel name → JSON text, not older than one refresh."""
+        """Panel name → JSON text, at most one refresh interval old."""
         await self._refresh(only_after_s=self._refresh_s)
         return dict(self._texts)
 
     async def changes(self) -> AsyncIterator[str]:
-        """Server-sent events: all panels first, then each that changed; a comment when nothing did for a while."""
-        self._watchers += 1
-        self._wanted.set()
+        """Server-sent events: all panels first, then each change; a comment after a silence of `heartbeat`."""
+        self._viewers += 1
+        self._has_viewers.set()
         seen = 0
         try:
             yield "retry: 2000\n\n"
@@ -78,14 +75,14 @@ class Feed:
                 seen = self._version
                 for name in fresh:
                     yield f"event: {name}\ndata: {self._texts[name]}\n\n"
-                if not await self._wait_for_news(seen):
+                if not await self._wait_for_change(seen):
                     yield ": heartbeat\n\n"
         finally:
-            self._watchers -= 1
-            if not self._watchers:
-                self._wanted.clear()
+            self._viewers -= 1
+            if not self._viewers:
+                self._has_viewers.clear()
 
-    async def _wait_for_news(self, seen: int) -> bool:
+    async def _wait_for_change(self, seen: int) -> bool:
         try:
             async with asyncio.timeout(self._heartbeat_s), self._changed:
                 await self._changed.wait_for(lambda: self._stopped or self._version > seen)
@@ -95,14 +92,14 @@ class Feed:
 
     async def _run(self) -> None:
         while not self._stopped:
-            await self._wanted.wait()
+            await self._has_viewers.wait()
             started = time.monotonic()
             await self._refresh(only_after_s=0)
             spent = time.monotonic() - started
-            await self._pause(max(self._refresh_s, 4 * spent))  # looking takes a fifth of the time at most
+            await self._pause(max(self._refresh_s, 4 * spent))  # reading takes at most a fifth of the time
 
     async def _pause(self, seconds: float) -> None:
-        """Wait, but not beyond the end."""
+        """Wait, at most until the feed stops."""
         try:
             async with asyncio.timeout(seconds), self._changed:
                 await self._changed.wait_for(lambda: self._stopped)
@@ -115,7 +112,7 @@ class Feed:
                 return
             try:
                 texts = {**await to_thread.run_sync(self._panels.read), "failure": "null"}
-            except Exception as error:  # noqa: BLE001  the feed outlives a panel's bug; page and log tell of it
+            except Exception as error:  # noqa: BLE001  the feed survives a bug in a panel; page and log report it
                 _log.exception("the data home cannot be read")
                 texts = {"failure": json.dumps({"error": f"{type(error).__name__}: see the server's log"})}
             self._read_at = time.monotonic()

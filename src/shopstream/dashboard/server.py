@@ -1,4 +1,4 @@
-"""Serves the page until it is told to stop."""
+"""The web application and its server: one page, its live feed, metrics and health."""
 
 import ipaddress
 import os
@@ -6,28 +6,120 @@ import signal
 import socket
 import threading
 import webbrowser
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from html import escape
+from importlib.resources import files
 from pathlib import Path
 
+import plotly
 import uvicorn
+from anyio import to_thread
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 
-from shopstream.dashboard.app import create_app
+from shopstream.dashboard.auth import SecurityHeadersMiddleware, TokenAuthMiddleware, load_token
 from shopstream.dashboard.feed import Feed
-from shopstream.dashboard.home import Home
+from shopstream.dashboard.health import metrics_text
+from shopstream.dashboard.panels import Panels
 from shopstream.dashboard.settings import DashboardSettings
-from shopstream.dashboard.token import load_token
-from shopstream.errors import ConfigurationError
+from shopstream.dashboard.sources import DataHome
+from shopstream.errors import ConfigurationError, ShopstreamError
 
-__all__ = ["is_loopback", "open_page", "serve"]
+_LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
+_A_YEAR = "private, max-age=31536000, immutable"
+
+
+def create_app(
+    home: DataHome, token: str, settings: DashboardSettings | None = None, *, names: Sequence[str] = ()
+) -> Starlette:
+    """The application over a data home; `state.feed.stop()` ends live feeds before the server waits for them.
+
+    Args:
+        home: data to show; only read.
+        token: grants access, see `auth`.
+        settings: pace of the feed, host names.
+        names: further host names of the page.
+    """
+    settings = settings or DashboardSettings()
+    feed = Feed(Panels(home), settings.refresh, settings.heartbeat)
+    templates = Environment(
+        loader=PackageLoader("shopstream.dashboard"), autoescape=True, undefined=StrictUndefined, auto_reload=False
+    )
+    plotly_js = Path(str(files(plotly))) / "package_data" / "plotly.min.js"
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        async with feed.running():
+            yield
+
+    async def page(_request: Request) -> Response:
+        panels = await feed.current()
+        context = {"panels": dict(panels), "command": home.command, "plotly_version": plotly.__version__}
+        return HTMLResponse(templates.get_template("page.html.j2").render(context))
+
+    async def events(_request: Request) -> Response:
+        return StreamingResponse(feed.changes(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+
+    async def metrics(request: Request) -> Response:
+        try:
+            body, content_type = await to_thread.run_sync(metrics_text, home, request.headers.get("accept", ""))
+        except ShopstreamError as error:
+            return PlainTextResponse(f"{error}\n", status_code=503)
+        return Response(body, headers={"Content-Type": content_type})
+
+    async def healthz(_request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def charts(_request: Request) -> Response:
+        return FileResponse(plotly_js, media_type="text/javascript", headers={"Cache-Control": _A_YEAR})
+
+    app = Starlette(
+        routes=[
+            Route("/", page),
+            Route("/events", events),
+            Route("/metrics", metrics),
+            Route("/healthz", healthz),
+            Route("/plotly.js", charts),
+            Mount("/static", _Static(packages=[("shopstream.dashboard", "static")])),
+        ],
+        middleware=[
+            Middleware(SecurityHeadersMiddleware),
+            Middleware(
+                TrustedHostMiddleware,
+                allowed_hosts=[*_LOOPBACK_NAMES, *settings.names, *names],
+                www_redirect=False,
+            ),
+            Middleware(TokenAuthMiddleware, token=token),
+        ],
+        lifespan=lifespan,
+    )
+    app.state.feed = feed
+    return app
+
+
+class _Static(StaticFiles):
+    """The page's own files, which the browser revalidates each time."""
+
+    def file_response(self, *args: object, **kwargs: object) -> Response:
+        """The file with a `Cache-Control` header."""
+        response = super().file_response(*args, **kwargs)  # type: ignore[arg-type]  # passed on as they come
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _GRACE_S = 3
 
 
 def serve(
-    home: Home,
+    home: DataHome,
     settings: DashboardSettings | None = None,
     *,
     ready: Callable[[str], None],
@@ -37,28 +129,28 @@ def serve(
     """Serve the page; blocks until Ctrl-C, SIGTERM or `stop`.
 
     Args:
-        home: what to show.
+        home: data to show.
         settings: where to listen.
-        ready: gets the address with the token once the page can be opened.
-        allow_remote: let others than this machine connect.
-        stop: ends serving when it is set; needed off the main thread, where signals do not come.
+        ready: called with the address, token included, once the page can be opened.
+        allow_remote: allow connections from other machines.
+        stop: ends serving when set; needed outside the main thread, which gets no signals.
 
     Raises:
-        ConfigurationError: the address cannot be listened on, or is not loopback and that was not allowed.
-        StateError: the token's file is damaged or open to others.
+        ConfigurationError: the address cannot be used, or is not loopback although `allow_remote` is not set.
+        StateError: the token's file is damaged or readable by others.
     """
     settings = settings or DashboardSettings()
     host = settings.host
     if not is_loopback(host):
         if not allow_remote:
             raise ConfigurationError(
-                f"expected a loopback address, got {host!r}: other machines could connect, and what they send and get "
-                "is not encrypted; give --allow-remote if that is meant"
+                f"expected a loopback address, got {host!r}: other machines could connect, without encryption; give "
+                "--allow-remote to allow it"
             )
         if _is_any(host) and not settings.names:
             raise ConfigurationError(
-                f"{host} listens on all addresses: name those that browsers use in the setting dashboard.names, e.g. "
-                "SHOPSTREAM_DASHBOARD__NAMES='[\"shop.example.net\"]', for requests to other names are refused"
+                f"{host} listens on all addresses, and requests to unknown host names are refused: set dashboard.names "
+                "to those that browsers use, e.g. SHOPSTREAM_DASHBOARD__NAMES='[\"shop.example.net\"]'"
             )
     token = load_token(home.token)
     app = create_app(home, token, settings, names=() if _is_any(host) else (_bracketed(host),))
@@ -67,7 +159,7 @@ def serve(
     address = f"http://{shown}:{listener.getsockname()[1]}/?token={token}"
     config = uvicorn.Config(
         app,
-        access_log=False,  # the first address of each visit holds the token
+        access_log=False,  # the first URL of each visit contains the token
         log_level="warning",
         server_header=False,
         proxy_headers=False,
@@ -81,8 +173,8 @@ def serve(
 def open_page(address: str, folder: Path) -> bool:
     """Open the page in the user's browser; returns whether there is one.
 
-    The browser gets a file that leads to the address: its command line, which everybody on the machine can list, must
-    not hold the token.
+    The browser opens a file that redirects to the address: its command line, which every user of the machine can list,
+    must not contain the token.
     """
     leaf = folder / "dashboard-open.html"
     leaf.unlink(missing_ok=True)
@@ -94,7 +186,7 @@ def open_page(address: str, folder: Path) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can connect to it."""
+    """Whether only this machine can connect to the host."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -126,13 +218,13 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise ConfigurationError(
-            f"cannot listen on {host} port {port}: {error.strerror}; `--port 0` takes one that is free"
+            f"cannot listen on {host} port {port}: {error.strerror}; `--port 0` takes a free port"
         ) from error
     return listener
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, with an end that live feeds do not hold up and that gives control back to the caller."""
+    """A uvicorn server whose shutdown does not wait for live feeds and returns control to the caller."""
 
     def __init__(
         self, config: uvicorn.Config, feed: Feed, ready: Callable[[], None], stop: threading.Event | None
@@ -143,22 +235,22 @@ class _Server(uvicorn.Server):
         self._stop = stop
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then tell."""
+        """Start, then call `ready`."""
         await super().startup(sockets=sockets)
         self._ready()
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: whether to end."""
+        """Whether to stop; called ten times a second."""
         return await super().on_tick(counter) or (self._stop is not None and self._stop.is_set())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End feeds first: uvicorn waits for open connections."""
+        """End the feeds first, since uvicorn waits for open connections."""
         await self._feed.stop()
         await super().shutdown(sockets=sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Signals end the serving, not the process: uvicorn would send them again afterwards."""
+        """Let signals stop the server, not the process: uvicorn would raise them again afterwards."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -2,24 +2,18 @@
 
 from datetime import timedelta
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-__all__ = ["DashboardSettings"]
+from shopstream.settings_section import PositiveDuration, SettingsSection
 
 
-class DashboardSettings(BaseModel):
+class DashboardSettings(SettingsSection):
     """Settings of the web page."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     host: str = Field(default="127.0.0.1", description="Address to listen on; beyond loopback with --allow-remote.")
-    port: int = Field(default=8787, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    names: tuple[str, ...] = Field(
-        default=(), description="Further host names that browsers reach the page by, e.g. behind a proxy."
+    port: int = Field(default=8787, ge=0, le=65535, description="Port to listen on; 0 takes a free port.")
+    names: tuple[str, ...] = Field(default=(), description="Further host names of the page, e.g. behind a proxy.")
+    refresh: PositiveDuration = Field(
+        default=timedelta(seconds=1), description="Interval of checking the data home for changes."
     )
-    refresh: timedelta = Field(
-        default=timedelta(seconds=1), gt=timedelta(0), description="How often the data home is looked at for changes."
-    )
-    heartbeat: timedelta = Field(
-        default=timedelta(seconds=15), gt=timedelta(0), description="Longest silence on the live feed."
-    )
+    heartbeat: PositiveDuration = Field(default=timedelta(seconds=15), description="Longest silence on the live feed.")

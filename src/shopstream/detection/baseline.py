@@ -1,4 +1,4 @@
-"""What is normal: learned from history, kept in a file, handed to detectors."""
+"""Baselines: what is normal, learned from history and kept in a file for the detectors."""
 
 import json
 import math
@@ -7,14 +7,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from shopstream.clock import DAY_MS
 from shopstream.errors import StateError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["DAY_MS", "SLOTS", "SLOT_MS", "Baselines", "KeyRate", "SeriesProfile", "Share"]
-
-DAY_MS: Final = 86_400_000
 SLOT_MS: Final = 900_000
 SLOTS: Final = DAY_MS // SLOT_MS
 _FORMAT: Final = 1
@@ -24,14 +22,14 @@ _MONDAY_MS: Final = 4 * DAY_MS
 
 @dataclass(frozen=True, slots=True)
 class SeriesProfile:
-    """How many events a series (the site, an event type) has at each time of the week.
+    """The rate of a series (the site, an event type) at each time of the week.
 
     Args:
         slots: SLOTS values, events per second of an average day in each 15 minutes (UTC), smoothed.
         weekdays: 7 factors, Monday first, 1 on average.
-        error: relative forecast error (one standard deviation of an hour's sum against what was expected from the
-            profile and the level of the hours before), measured on days that the profile did not see.
-        days: of history it was made of.
+        error: relative forecast error: one standard deviation of an hour's sum from the sum that the profile and the
+            level of the hours before predict, measured on days that the profile did not see.
+        days: days of history it was built from.
     """
 
     slots: tuple[float, ...]
@@ -40,7 +38,7 @@ class SeriesProfile:
     days: float
 
     def rate(self, at_ms: int) -> float:
-        """Expected events per second; straight lines between the middles of the slots."""
+        """Expected events per second, interpolated between the middles of the slots."""
         place = (at_ms % DAY_MS) / SLOT_MS - 0.5
         before = math.floor(place)
         part = place - before
@@ -49,7 +47,7 @@ class SeriesProfile:
 
     @staticmethod
     def weekday(at_ms: int) -> int:
-        """0 is Monday, UTC."""
+        """Day of the week, 0 for Monday, UTC."""
         return (at_ms - _MONDAY_MS) // DAY_MS % 7
 
 
@@ -59,14 +57,14 @@ class Share:
 
     Args:
         hours: 24 values (UTC), 0 to 1.
-        error: standard deviation of an hour's share around its value, beyond what chance explains.
+        error: standard deviation of an hour's share around its value, beyond chance.
     """
 
     hours: tuple[float, ...]
     error: float
 
     def at(self, at_ms: int) -> float:
-        """Straight lines between the middles of the hours."""
+        """The share at a time, interpolated between the middles of the hours."""
         place = (at_ms % DAY_MS) / 3_600_000 - 0.5
         before = math.floor(place)
         part = place - before
@@ -75,11 +73,11 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class KeyRate:
-    """A category or product among the busiest.
+    """The traffic of one of the busiest categories or products.
 
     Args:
         share: of the site's events.
-        error: relative error of that share from hour to hour, beyond what chance explains.
+        error: relative error of that share from hour to hour, beyond chance.
     """
 
     share: float
@@ -91,13 +89,13 @@ class Baselines:
     """What is normal.
 
     Args:
-        from_ms, until_ms: the history they were made of.
-        events: so many.
+        from_ms, until_ms: the history they were built from.
+        events: number of events in it.
         series: `site`, or an event type → its profile.
         shares: name of a measure of the composition → its share of the site's events.
         keys: `category_id` or `product_id` → value as text → rate, busiest first.
-        tail: facts about genuine actors, e.g. `events_60s_p999` → value.
-        products: usual prices and who is in the tail, `detection.reference.PRODUCT_SCHEMA`; None when unknown.
+        products: usual prices, and which products are rarely viewed (`product_reference.PRODUCT_SCHEMA`); None if
+            unknown.
     """
 
     from_ms: int
@@ -106,20 +104,15 @@ class Baselines:
     series: Mapping[str, SeriesProfile] = field(default_factory=dict)
     shares: Mapping[str, Share] = field(default_factory=dict)
     keys: Mapping[str, Mapping[str, KeyRate]] = field(default_factory=dict)
-    tail: Mapping[str, float] = field(default_factory=dict)
     products: "pa.Table | None" = field(default=None, compare=False, repr=False)
 
-    def age_ms(self, at_ms: int) -> int:
-        """How long ago their history ended, in event time."""
-        return max(0, at_ms - self.until_ms)
-
     def save(self, path: Path) -> None:
-        """Write a JSON file, and a Parquet file of the products beside it; each appears when it is whole."""
+        """Write a JSON file, and a Parquet file of the products beside it, each atomically."""
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
         products = path.with_suffix(".products.parquet")
         if self.products is not None:
-            import pyarrow.parquet as pq  # noqa: PLC0415  a process that judges signals has none, see `read`
+            import pyarrow.parquet as pq  # noqa: PLC0415  Lambda functions have none, see `read`
 
             pq.write_table(self.products, part)
             part.replace(products)
@@ -132,7 +125,7 @@ class Baselines:
 
     @staticmethod
     def load(path: Path) -> "Baselines | None":
-        """Those of a file; None where there is none.
+        """Baselines of a file; None if there is none.
 
         Raises:
             StateError: the file is damaged or of another version.
@@ -142,7 +135,7 @@ class Baselines:
             products = path.with_suffix(".products.parquet")
             if not products.exists():
                 return found
-            import pyarrow.parquet as pq  # noqa: PLC0415  a process that judges signals has none, see `read`
+            import pyarrow.parquet as pq  # noqa: PLC0415  Lambda functions have none, see `read`
 
             return replace(found, products=pq.read_table(products))
         except FileNotFoundError:
@@ -152,7 +145,7 @@ class Baselines:
 
     @staticmethod
     def read(content: bytes, name: str) -> "Baselines":
-        """Those of a JSON file's content, without products: judging signals needs none.
+        """Baselines from the content of a JSON file, without products, which detectors do not need.
 
         Args:
             content: what `save` wrote.

@@ -1,7 +1,7 @@
-"""The expressions of the rule language: a small, closed part of SQL.
+"""Checks expressions of the rule language: a small, closed subset of SQL.
 
-Text is parsed, every node is held against an allow-list, and the normalised DuckDB text is written from the tree.
-What is not listed here cannot reach an engine: no queries, no table functions, no casts, no second statement.
+The text is parsed, every node is checked against an allow-list, and normalised DuckDB SQL is generated from the tree.
+Nothing else can reach an engine: no queries, no table functions, no casts, no second statement.
 """
 
 from collections.abc import Collection
@@ -9,9 +9,7 @@ from collections.abc import Collection
 import sqlglot
 from sqlglot import exp
 
-from shopstream.engine.derived import COLUMNS, DERIVED_FIELDS
-
-__all__ = ["AGGREGATES", "MAX_EXPRESSION", "check_condition", "check_filter", "check_measure"]
+from shopstream.engine.derived_columns import COLUMNS, DERIVED_FIELDS
 
 MAX_EXPRESSION = 2_000
 """Characters of one expression."""
@@ -61,7 +59,7 @@ _PLAIN: dict[type[exp.Expr], frozenset[str]] = {
     exp.Coalesce: frozenset({"this", "expressions"}),
     exp.Nullif: _BINARY,
 }
-"""Node type → the parts it may have, in any expression."""
+"""Node type → the parts it may have in any expression."""
 
 _AGGREGATING: dict[type[exp.Expr], frozenset[str]] = {
     exp.Count: frozenset({"this", "big_int"}),
@@ -74,14 +72,14 @@ _AGGREGATING: dict[type[exp.Expr], frozenset[str]] = {
     exp.Filter: _BINARY,
     exp.Where: _UNARY,
 }
-"""Likewise, in measures only."""
+"""Node type → the parts it may have, in measures only."""
 
 
 def check_filter(text: str) -> str:
     """A condition on one event, normalised.
 
     Raises:
-        ValueError: not a condition of the rule language over event columns.
+        ValueError: the text is not such a condition.
     """
     return _write(_boolean(_parse(text, _PLAIN, COLUMNS, "event columns")))
 
@@ -90,7 +88,7 @@ def check_condition(text: str, measures: Collection[str]) -> str:
     """A condition on the measures of one window, normalised.
 
     Raises:
-        ValueError: not a condition of the rule language over these measures.
+        ValueError: the text is not such a condition.
     """
     return _write(_boolean(_parse(text, _PLAIN, measures, "the rule's measures")))
 
@@ -110,13 +108,13 @@ def check_measure(text: str) -> str:
 
 
 def _check_place(node: exp.Expr) -> None:
-    """Aggregates hold columns and no aggregates; `*` and `distinct` belong to count."""
+    """Columns stand inside aggregates, aggregates do not nest, and only count takes `*` and `distinct`."""
     inside = node.find_ancestor(*AGGREGATES, exp.Where) is not None
     wrong = None
     if isinstance(node, exp.Column) and not inside:
-        wrong = f"column {node.name} stands outside of an aggregate; write e.g. max({node.name})"
+        wrong = f"column {node.name} stands outside an aggregate; write e.g. max({node.name})"
     elif isinstance(node, (exp.Filter, *AGGREGATES)) and inside:
-        wrong = f"{_excerpt(node)} stands inside another aggregate; take it out"
+        wrong = f"{_excerpt(node)} is nested in another aggregate; take it out"
     elif isinstance(node, exp.Filter) and not isinstance(node.this, AGGREGATES):
         wrong = f"filter (where …) belongs to an aggregate, got {_excerpt(node)}"
     elif isinstance(node, exp.Star | exp.Distinct) and not isinstance(node.parent, exp.Count):
@@ -139,7 +137,7 @@ def _parse(text: str, allowed: dict[type[exp.Expr], frozenset[str]], names: Coll
         for node in tree.walk():
             _check_node(node, allowed, names, which)
     except sqlglot.errors.SqlglotError as error:
-        raise ValueError(f"{text!r} is no SQL expression; see the rule language in the documentation") from error
+        raise ValueError(f"{text!r} is not a SQL expression; see docs/rules.md") from error
     except RecursionError as error:
         raise ValueError(f"{text[:60]!r}… is nested too deeply; write it flatter") from error
     return tree
@@ -154,16 +152,16 @@ def _check_node(
     parts = allowed.get(type(node))
     if parts is None:
         raise ValueError(
-            f"{_excerpt(node)} is not in the rule language; it knows {_AGGREGATE_NAMES} (in measures), "
+            f"{_excerpt(node)} is not part of the rule language; it has {_AGGREGATE_NAMES} (in measures), "
             f"{_SCALAR_NAMES}, + - * / %, comparisons, and, or, not, case, in (…), between, like, is null"
         )
     extra = {part for part, value in node.args.items() if value not in (None, False, [])} - parts
     if extra or (type(node) is exp.If and type(node.parent) is not exp.Case):
-        raise ValueError(f"{_excerpt(node)} has a form that is not in the rule language; write it plainly")
+        raise ValueError(f"{_excerpt(node)} has a form that is not part of the rule language; simplify it")
     if type(node) is exp.Is and type(node.expression) not in {exp.Null, exp.Boolean}:
         raise ValueError(f"expected is null, is true or is false, got {_excerpt(node)}")
     if isinstance(node, exp.Column) and node.name not in names:
-        raise ValueError(f"unknown name {node.name!r}; known are {which}: {', '.join(sorted(names))}")
+        raise ValueError(f"unknown name {node.name!r}; known names are {which}: {', '.join(sorted(names))}")
 
 
 def _boolean(tree: exp.Expr) -> exp.Expr:

@@ -1,4 +1,4 @@
-"""What a series should bring next: its time-of-week profile times a slow level, with a measured error."""
+"""Forecasts of a series: its profile over the week times a slowly adapting level, with a measured error."""
 
 import math
 from collections.abc import Mapping
@@ -6,41 +6,37 @@ from typing import Any, Final
 
 from shopstream.detection.baseline import SLOT_MS, SLOTS, SeriesProfile
 from shopstream.detection.detector import BIN_MS
-from shopstream.errors import StateError
 
-__all__ = ["SeriesForecast"]
-
-_VERSION: Final = 1
 _LEVEL_MS: Final = 75 * 60_000
-"""The level follows this slowly, so that a ramp of half an hour is seen as one."""
+"""The level adapts so slowly that a ramp of half an hour still shows."""
 _FLAT_LEVEL_MS: Final = 10 * 60_000
-"""Without a profile the level has to follow the hours of the day, too."""
+"""Without a profile, the level must also follow the hours of the day."""
 _WARM_UP_MS: Final = 30 * 60_000
 _SEEDED_WARM_UP_MS: Final = 2 * 60_000
 _LEAST_EXPECTED: Final = 50.0
-"""The level takes a step when this many events were expected since its last: a ratio of fewer is noise."""
+"""The level adapts once this many events were expected since the last step: a ratio of fewer is noise."""
 _CLIP: Final = 0.35
-"""One step sees at most so much above or below the level."""
+"""One step uses at most this relative deviation from the level."""
 _CHECK_MS: Final = 600_000
-"""The error is measured on sums of this length."""
+"""The error is measured over this length of time."""
 _CHECKS: Final = 144
-"""It is an average of about so many of them: a day."""
+"""The error is averaged over about this many measurements: a day."""
 _FLAT_ERROR: Final = 0.3
 _FLAT_LEAST: Final = 20.0
 _FIRST_DAY_ERROR: Final = 0.15
 _LEAST_ERROR: Final = 0.05
 _LEARN: Final = 0.12
-"""How far a slot of the profile goes towards what was seen in it; about a week's memory."""
+"""Weight of a new day in a slot of the profile: a memory of about a week."""
 
 
 class SeriesForecast:
-    """One series; small state, no clock.
+    """Forecast of one series.
 
-    Seeded with a profile, it is ready after two minutes. Without one it follows the level alone (ready after half an
-    hour, with a wide error) and learns a profile; after the first whole day it uses that.
+    Seeded with a profile, it is ready after two minutes. Without one, it is ready after half an hour, knows only the
+    level, with a wide error, and learns a profile, which it uses after the first whole day.
 
     Args:
-        profile: of the baselines; None learns one.
+        profile: from the baselines; None learns one.
     """
 
     def __init__(self, profile: SeriesProfile | None = None) -> None:
@@ -57,16 +53,16 @@ class SeriesForecast:
 
     @property
     def warm(self) -> bool:
-        """Whether to judge by it."""
+        """Whether it is ready."""
         return self._seen_ms >= (_SEEDED_WARM_UP_MS if self._seeded else _WARM_UP_MS)
 
     @property
     def flat(self) -> bool:
-        """No hours of the day are known yet; only the level is followed."""
+        """Whether it knows only the level and no hours of the day yet."""
         return self._shape is None
 
     def expected(self, end_ms: int, length_ms: int = BIN_MS) -> float:
-        """Events in the bin that ends there."""
+        """Expected events of the bin that ends there."""
         return self._base(end_ms, length_ms) * self.level
 
     def _base(self, end_ms: int, length_ms: int) -> float:
@@ -74,7 +70,7 @@ class SeriesForecast:
         return seconds if self._shape is None else self._shape.rate(end_ms - length_ms // 2) * seconds
 
     def learn(self, end_ms: int, count: float) -> None:
-        """Take a normal bin; while an incident is open, call `skip` instead: a baseline does not learn from attacks."""
+        """Learn from a normal bin. Call `skip` while an incident is open: a baseline must not learn from attacks."""
         base = self._base(end_ms, BIN_MS)
         self._seen_ms += BIN_MS
         self._measure(count, base * self.level)
@@ -86,7 +82,7 @@ class SeriesForecast:
             ratio = observed / max(expected, 1e-9)
             if not self.level:
                 self.level = ratio
-            elif self._seen_ms <= _SEEDED_WARM_UP_MS:  # the level of today is not that of the history's last day
+            elif self._seen_ms <= _SEEDED_WARM_UP_MS:  # today's level differs from that of the history's last day
                 self.level += (ratio - self.level) * 0.5
             else:
                 ratio = min(max(ratio, self.level * (1 - _CLIP)), self.level * (1 + _CLIP))
@@ -96,18 +92,18 @@ class SeriesForecast:
         self._learn_slot(end_ms, count)
 
     def skip(self) -> None:
-        """Forget what was gathered for the next step: it may be part of an incident."""
+        """Drop what was gathered for the next step: it may be part of an incident."""
         self._due = [0.0, 0.0, 0.0]
         self._check = [0.0, 0.0, 0.0]
         self._slot = [0.0, -float(SLOT_MS)]  # this slot is not whole
 
     def anchor(self, end_ms: int, observed: float, length_ms: int) -> None:
-        """The level is another one from now on: that of what was observed in the time before `end_ms`."""
+        """Set the level to that of the events observed in the time before `end_ms`."""
         self.level = observed / max(self._base(end_ms, length_ms), 1e-9)
         self.skip()
 
     def _measure(self, count: float, expected: float) -> None:
-        """Error beyond what chance explains, as an average over a day."""
+        """Update the error beyond chance, an average over a day."""
         for place, value in enumerate((count, expected, BIN_MS)):
             self._check[place] += value
         observed, due, length_ms = self._check
@@ -138,7 +134,7 @@ class SeriesForecast:
         self._draw(end_ms)
 
     def _draw(self, end_ms: int) -> None:
-        """A profile from what was learned, once every slot of a day is known."""
+        """Build a profile once every slot of a day is known."""
         slots = [value for value in self._slots if value is not None]
         if len(slots) < SLOTS or not any(slots):
             return
@@ -153,7 +149,6 @@ class SeriesForecast:
     def snapshot(self) -> dict[str, Any]:
         """JSON-ready."""
         return {
-            "version": _VERSION,
             "slots": list(self._slots),
             "shaped": self._shape is not None,
             "error": self.error,
@@ -165,13 +160,7 @@ class SeriesForecast:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a snapshot; weekday factors stay those of the baselines.
-
-        Raises:
-            StateError: it is of another version.
-        """
-        if state.get("version") != _VERSION:
-            raise StateError("a forecast's snapshot is of another version; it begins afresh")
+        """Continue from a snapshot; weekday factors stay those of the baselines."""
         self._slots = list(state["slots"])
         self.error, self.level, self._seen_ms = state["error"], state["level"], state["seen_ms"]
         self._due, self._check, self._slot = list(state["due"]), list(state["check"]), list(state["slot"])

@@ -2,19 +2,17 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-__all__ = ["DetectionSettings"]
+from shopstream.settings_section import SettingsSection
 
 
-class DetectionSettings(BaseModel):
+class DetectionSettings(SettingsSection):
     """Settings of rules and detectors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rules_path: Path | None = Field(
         default=None,
-        description="Folder of your own rules (*.yml); one with the id of a shipped rule replaces it.",
+        description="Folder of your own rules (*.yml); a rule with the id of a shipped one replaces it.",
     )
     allow_lists_path: Path | None = Field(
         default=None,
@@ -22,5 +20,5 @@ class DetectionSettings(BaseModel):
     )
     detectors_off: tuple[str, ...] = Field(
         default=(),
-        description="Ids of shipped detectors that do not run, e.g. `burst`; `docs/detection.md` lists them.",
+        description="Ids of shipped detectors to turn off, e.g. `burst`; `docs/detection.md` lists them.",
     )

@@ -1,8 +1,8 @@
-"""From a window declaration to SQL.
+"""Compiles window declarations to SQL.
 
 A measure is an expression over aggregates: `count(*)`, `count(x)`, `count(distinct x)`, `sum(x)`, `min(x)`, `max(x)`,
-`avg(x)`, each with an optional `filter (where …)`. For incremental execution every aggregate is split into a partial,
-computed once for a pane, and a merge, computed over the panes of a window:
+`avg(x)`, each with an optional `filter (where …)`. For incremental execution, every aggregate is split into a partial,
+computed once per pane, and a merge, computed over the panes of a window:
 
     aggregate             partial (one column of the pane)   merge
     count(*), count(x)    the same                           sum(partial)
@@ -17,26 +17,23 @@ from dataclasses import dataclass, replace
 import sqlglot
 from sqlglot import exp
 
-from shopstream.engine.derive import derived_rows
-from shopstream.engine.derived import COLUMNS
-from shopstream.engine.lowering import INEXACT, Course, condition_only_grows, course_of, lowered
+from shopstream.engine.derived_columns import COLUMNS, derived_rows
+from shopstream.engine.sql_rewrite import INEXACT, Monotonicity, monotonicity_of, null_safe, stays_true
 from shopstream.engine.window import WindowDeclaration, WindowKind
 from shopstream.errors import RuleError
-
-__all__ = ["Bound", "Compiled", "batch_sql", "compile_window"]
 
 _AGGREGATES = (exp.Count, exp.Sum, exp.Min, exp.Max, exp.Avg)
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A measure must reach `least`, and cannot be larger than the sum of what parts of the window have.
+    """A lower bound that a measure must reach, where the measure is at most the sum over the parts of the window.
 
     Args:
-        least: above zero; of a window that is cut in two, one part has at least half of it.
-        counts: it counts events, or their distinct values.
-        over_events, over_panes: aggregate that is at least the measure: for a distinct count, a plain one.
-        varied: over events, over panes: condition that there is more than one distinct value; None where not asked.
+        least: the bound, above zero; if a window is cut in two, one part reaches at least half of it.
+        counts: whether the measure counts events or their distinct values.
+        over_events, over_panes: an aggregate that is at least the measure; for a distinct count, the plain count.
+        varied: condition that there is more than one distinct value, over events and over panes; None if not needed.
     """
 
     least: float
@@ -48,22 +45,23 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """SQL parts of one declaration; the incremental operators assemble them.
+    """SQL parts of one declaration, for the operators to assemble.
 
     Args:
         keys: quoted key columns.
-        columns: event columns and derived ones that the expressions name, `event_time` aside.
+        columns: event columns and derived ones in the expressions, without `event_time`.
         filter: condition on an event, never empty.
         extra_keys: pane key columns for distinct counts, alias → expression.
         measures: measure name → aggregate over events, as declared.
         partials: alias → aggregate over events.
         rows: alias → the partial of one event alone.
-        rejoins: alias → the same partial over several panes' partials.
+        rejoins: alias → the same partial over the partials of several panes.
         merges: measure name → aggregate over panes.
-        singles: measure name → expression over one pane alone (of use where there are no extra keys).
-        condition: condition over measure names, `TRUE` when none was declared.
-        monotone: once true in an open window, the condition stays true: it may fire before the window closes.
-        bounds: what a window must reach to meet the condition; each is as cheap to ask of a key as a count.
+        singles: measure name → expression over one pane alone, valid without extra keys.
+        condition: condition on measure names, `TRUE` if none is declared.
+        monotone: whether the condition, once true in an open window, stays true; then it may fire before the window
+            closes.
+        bounds: necessary bounds of the condition, each as cheap to test as a count.
     """
 
     keys: tuple[str, ...]
@@ -80,47 +78,43 @@ class Compiled:
     monotone: bool
     bounds: tuple["Bound", ...]
 
-    @property
-    def min_events(self) -> int:
-        """No window of fewer events can meet the condition (0: unknown)."""
-        return max((math.ceil(bound.least) for bound in self.bounds if bound.counts), default=0)
-
 
 def _parse(declaration: WindowDeclaration, what: str, text: str) -> exp.Expr:
     try:
         parsed = sqlglot.parse_one(text, dialect="duckdb", into=exp.Condition)
     except sqlglot.errors.SqlglotError as error:
         message = str(error).splitlines()[0]
-        raise RuleError(f"{declaration.name}: {what} {text!r} is no SQL expression: {message}") from error
+        raise RuleError(f"{declaration.name}: {what} {text!r} is not a SQL expression: {message}") from error
     if parsed.find(exp.Query, exp.Subquery):
-        raise RuleError(f"{declaration.name}: {what} {text!r} holds a query; take an expression over columns")
+        raise RuleError(f"{declaration.name}: {what} {text!r} contains a query; write an expression over columns")
     return parsed
 
 
 def _check_columns(declaration: WindowDeclaration, what: str, parsed: exp.Expr, known: frozenset[str]) -> set[str]:
     used = {column.name for column in parsed.find_all(exp.Column)}
     if unknown := used - known:
-        raise RuleError(f"{declaration.name}: {what} names {sorted(unknown)}; known are {sorted(known)}")
+        raise RuleError(f"{declaration.name}: {what} names unknown {sorted(unknown)}; expected {sorted(known)}")
     return used
 
 
-def _sql(parsed: exp.Expr) -> str:
+def to_sql(parsed: exp.Expr) -> str:
+    """DuckDB SQL with quoted identifiers."""
     return parsed.sql(dialect="duckdb", identify=True)
 
 
 def _outermost_aggregates(parsed: exp.Expr) -> list[exp.Expr]:
-    """Aggregates together with their `filter (where …)`, which sqlglot puts around them."""
+    """Aggregates with their `filter (where …)`, which is their parent in sqlglot."""
     return [node.parent if isinstance(node.parent, exp.Filter) else node for node in parsed.find_all(*_AGGREGATES)]
 
 
 def _without_avg(parsed: exp.Expr) -> exp.Expr:
-    """avg(x) as sum over count, so that a batch query and merged panes round alike."""
+    """avg(x) as sum over count, so that batch queries and merged panes round alike."""
     root = exp.Paren(this=parsed.copy())
     for node in _outermost_aggregates(root):
         inner = node.this if isinstance(node, exp.Filter) else node
         if isinstance(inner, exp.Avg):
-            value = _sql(inner.this)
-            suffix = f" FILTER({_sql(node.expression)})" if isinstance(node, exp.Filter) else ""
+            value = to_sql(inner.this)
+            suffix = f" FILTER({to_sql(node.expression)})" if isinstance(node, exp.Filter) else ""
             spelled = f"(CAST(SUM({value}){suffix} AS DOUBLE) / nullif(COUNT({value}){suffix}, 0))"
             node.replace(sqlglot.parse_one(spelled, dialect="duckdb"))
     inside: exp.Expr = root.this
@@ -162,7 +156,7 @@ class _Splitter:
         outside = [node for node in parsed.find_all(exp.Column) if id(node) not in covered]
         if not aggregates or outside:
             raise RuleError(
-                f"{self._declaration.name}: measure {measure!r} = {_sql(parsed)} needs every column inside one of "
+                f"{self._declaration.name}: measure {measure!r} = {to_sql(parsed)} needs every column inside one of "
                 "count, sum, min, max, avg"
             )
         merged, single = exp.Paren(this=parsed.copy()), exp.Paren(this=parsed.copy())
@@ -171,44 +165,44 @@ class _Splitter:
             over_panes, over_one = self._merge_one(in_merged)
             in_merged.replace(sqlglot.parse_one(over_panes, dialect="duckdb"))
             in_single.replace(sqlglot.parse_one(over_one, dialect="duckdb"))
-        return _sql(merged.this), _sql(single.this)
+        return to_sql(merged.this), to_sql(single.this)
 
     def limit(self, parsed: exp.Expr) -> Bound | None:
-        """What bounds a growing measure from above, cheaply; None where it is no plain count or sum."""
+        """A cheap upper bound of a growing measure; None unless it is a plain count or sum."""
         inner = parsed.this if isinstance(parsed, exp.Filter) else parsed
         if isinstance(inner, exp.Count) and isinstance(inner.this, exp.Distinct):
-            value = _sql(lowered(inner.this.expressions[0]))
+            value = to_sql(null_safe(inner.this.expressions[0]))
             if isinstance(parsed, exp.Filter):
-                value = f"CASE WHEN {_sql(lowered(parsed.expression.this))} THEN {value} END"
+                value = f"CASE WHEN {to_sql(null_safe(parsed.expression.this))} THEN {value} END"
             alias = self._extra_key(value)
             varied = (f"min({value}) <> max({value})", f"min({alias}) <> max({alias})")
             return Bound(0, True, f"count({value})", f"count({alias})", varied)
         if isinstance(inner, exp.Count | exp.Sum) and not inner.find(*INEXACT):
-            parsed = lowered(parsed)
-            return Bound(0, isinstance(inner, exp.Count), _sql(parsed), self._merge_one(parsed)[0])
+            parsed = null_safe(parsed)
+            return Bound(0, isinstance(inner, exp.Count), to_sql(parsed), self._merge_one(parsed)[0])
         return None
 
     def _merge_one(self, node: exp.Expr) -> tuple[str, str]:
         inner = node.this if isinstance(node, exp.Filter) else node
         where = node.expression if isinstance(node, exp.Filter) else None
-        met = _sql(where.this) if where is not None else "TRUE"
+        met = to_sql(where.this) if where is not None else "TRUE"
         if any(n is not inner for n in inner.find_all(*_AGGREGATES)):
-            raise RuleError(f"{self._declaration.name}: {_sql(node)} puts an aggregate into an aggregate")
+            raise RuleError(f"{self._declaration.name}: {to_sql(node)} nests an aggregate in another")
         if isinstance(inner, exp.Count) and isinstance(inner.this, exp.Distinct):
             if len(inner.this.expressions) != 1:
-                raise RuleError(f"{self._declaration.name}: {_sql(node)}: count(distinct …) takes one expression")
-            value = _sql(inner.this.expressions[0])
+                raise RuleError(f"{self._declaration.name}: {to_sql(node)}: count(distinct …) takes one expression")
+            value = to_sql(inner.this.expressions[0])
             if where is not None:
                 value = f"CASE WHEN {met} THEN {value} END"
             alias = self._extra_key(value)
             return f"count(DISTINCT {alias})", f"CAST({alias} IS NOT NULL AS BIGINT)"
         if isinstance(inner, exp.Count):
-            there = "TRUE" if isinstance(inner.this, exp.Star) else f"{_sql(inner.this)} IS NOT NULL"
-            alias = self._partial(_sql(node), "sum", f"CASE WHEN {met} AND {there} THEN 1::BIGINT ELSE 0 END")
+            there = "TRUE" if isinstance(inner.this, exp.Star) else f"{to_sql(inner.this)} IS NOT NULL"
+            alias = self._partial(to_sql(node), "sum", f"CASE WHEN {met} AND {there} THEN 1::BIGINT ELSE 0 END")
             return f"CAST(coalesce(sum({alias}), 0) AS BIGINT)", f"CAST({alias} AS BIGINT)"
         if isinstance(inner, exp.Avg):
-            suffix = f" FILTER({_sql(where)})" if where is not None else ""
-            value = _sql(inner.this)
+            suffix = f" FILTER({to_sql(where)})" if where is not None else ""
+            value = to_sql(inner.this)
             total = self._partial(f"SUM({value}){suffix}", "sum", f"CASE WHEN {met} THEN {value} END")
             there = f"{met} AND {value} IS NOT NULL"
             count = self._partial(f"COUNT({value}){suffix}", "sum", f"CASE WHEN {there} THEN 1::BIGINT ELSE 0 END")
@@ -217,19 +211,20 @@ class _Splitter:
                 f"(CAST({total} AS DOUBLE) / nullif({count}, 0))",
             )
         function = inner.key  # sum, min or max
-        alias = self._partial(_sql(node), function, f"CASE WHEN {met} THEN {_sql(inner.this)} END")
+        alias = self._partial(to_sql(node), function, f"CASE WHEN {met} THEN {to_sql(inner.this)} END")
         return f"{function}({alias})", alias
 
 
-def _conjuncts(parsed: exp.Expr) -> list[exp.Expr]:
+def conjuncts(parsed: exp.Expr) -> list[exp.Expr]:
+    """The parts of a condition that `AND` joins."""
     parsed = parsed.unnest()
     if isinstance(parsed, exp.And):
-        return _conjuncts(parsed.left) + _conjuncts(parsed.right)
+        return conjuncts(parsed.left) + conjuncts(parsed.right)
     return [parsed]
 
 
 def _lower_bound(parsed: exp.Expr) -> tuple[str, float] | None:
-    """`name > 5` or `name >= 6` → (name, least value), where more than 5 is taken as 5 and a little; or mirrored."""
+    """(name, least value) of `name > 5`, `name >= 6` or their mirror images; above 5 means the next float."""
     if isinstance(parsed, exp.Between):
         name, number, above = parsed.this, parsed.args["low"], False
     elif isinstance(parsed, exp.GT | exp.GTE):
@@ -245,10 +240,10 @@ def _lower_bound(parsed: exp.Expr) -> tuple[str, float] | None:
 
 
 def compile_window(declaration: WindowDeclaration) -> Compiled:
-    """Check a declaration's expressions and split them.
+    """Check the expressions of a declaration, and split them.
 
     Raises:
-        RuleError: an expression is no SQL, names an unknown column, or uses an aggregate that cannot be merged.
+        RuleError: an expression is not SQL, names an unknown column, or uses an aggregate that cannot be merged.
     """
     splitter = _Splitter(declaration)
     used: set[str] = set(declaration.key)
@@ -256,30 +251,30 @@ def compile_window(declaration: WindowDeclaration) -> Compiled:
     singles: dict[str, str] = {}
     measures: dict[str, str] = {}
     limits: dict[str, Bound] = {}
-    courses: dict[str, Course] = {}
+    monotonicities: dict[str, Monotonicity] = {}
     for name, text in declaration.measures.items():
         parsed = _parse(declaration, "measure", text)
         used |= _check_columns(declaration, f"measure {name!r}", parsed, COLUMNS)
-        courses[name] = course_of(parsed)
-        plain, parsed = parsed, lowered(parsed)
-        measures[name] = _sql(_without_avg(parsed))
+        monotonicities[name] = monotonicity_of(parsed)
+        plain, parsed = parsed, null_safe(parsed)
+        measures[name] = to_sql(_without_avg(parsed))
         merges[name], singles[name] = splitter.merge(name, parsed)
-        if courses[name] is Course.UP and (limit := splitter.limit(plain)):
+        if monotonicities[name] is Monotonicity.INCREASING and (limit := splitter.limit(plain)):
             limits[name] = limit
     keys = tuple(f'"{column}"' for column in declaration.key)
     parts = [f"{key} IS NOT NULL" for key in keys]
     if declaration.filter is not None:
         parsed = _parse(declaration, "filter", declaration.filter)
         used |= _check_columns(declaration, "filter", parsed, COLUMNS)
-        parts.append(f"({_sql(lowered(parsed))})")
+        parts.append(f"({to_sql(null_safe(parsed))})")
     condition, monotone = "TRUE", False
     bounds: list[Bound] = []
     if declaration.condition is not None:
         parsed = _parse(declaration, "condition", declaration.condition)
         _check_columns(declaration, "condition", parsed, frozenset(declaration.measures))
-        condition = _sql(lowered(parsed))
-        monotone = condition_only_grows(parsed, courses)
-        for name, least in filter(None, map(_lower_bound, _conjuncts(parsed))):
+        condition = to_sql(null_safe(parsed))
+        monotone = stays_true(parsed, monotonicities)
+        for name, least in filter(None, map(_lower_bound, conjuncts(parsed))):
             if name in limits and least > 0:
                 bounds.append(replace(limits[name], least=math.ceil(least) if limits[name].counts else least))
     return Compiled(
@@ -300,7 +295,7 @@ def compile_window(declaration: WindowDeclaration) -> Compiled:
 
 
 def batch_sql(declaration: WindowDeclaration, source: str) -> str:
-    """One plain query that gives every window of `source` (a table with the event columns) that meets the condition.
+    """One plain query for all windows of `source` (a table with the event columns) that meet the condition.
 
     Columns: the key, `start_ms`, `end_ms`, `first_event_ms`, `last_event_ms`, then the measures.
     """

@@ -1,7 +1,7 @@
-"""The engine: decoded records in, events, dead letters and signals out, keyed state in between.
+"""The engine: turns decoded records into events, dead letters and signals, with keyed state.
 
-One in-memory DuckDB database reads the current micro-batch and holds all state. Nothing here touches the outside, so
-the pipeline decides when things become durable.
+An in-memory DuckDB database reads the current micro-batch and holds all state. Nothing here has effects outside the
+process: the pipeline decides when results become durable.
 """
 
 import hashlib
@@ -14,33 +14,30 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from shopstream.engine.dedup import SEEN, Deduplicator
-from shopstream.engine.derive import with_texts
-from shopstream.engine.derived import batch_columns, event_columns
-from shopstream.engine.lake_rows import dead_letter_rows, event_rows
-from shopstream.engine.operator import BATCH, REPEATED, WindowOperator, build_operator
-from shopstream.engine.ordering import Ordering
+from shopstream.engine.derived_columns import batch_columns, event_columns, with_texts
+from shopstream.engine.keyed_state import SEEN, Deduplicator
+from shopstream.engine.operators import WindowOperator, build_operator
 from shopstream.engine.settings import EngineSettings
-from shopstream.engine.signal import UNWATCHED, Signal
+from shopstream.engine.signals import UNWATCHED, Signal
+from shopstream.engine.sort_buffer import SortBuffer
+from shopstream.engine.source import dead_letter_rows, event_rows
+from shopstream.engine.tables import BATCH, REPEATED
 from shopstream.engine.watermark import GoingLive, Watermarks
 from shopstream.engine.window import WindowDeclaration
 from shopstream.errors import StateError
 from shopstream.events.codec import Decoded
-from shopstream.events.schema import LAKE_FIELDS, WIRE_SCHEMA, arrow_schema
+from shopstream.events.schema import WIRE_SCHEMA
 from shopstream.stream.ports import Record
 
-__all__ = ["Counters", "Engine", "Processed"]
-
 _MS = 1_000
-_LAKE_SCHEMA = arrow_schema(LAKE_FIELDS)
 
 
 @dataclass(slots=True)
 class Counters:
-    """Rows since the beginning: read = kept + duplicates + dead letters; late ones are among the kept.
+    """Rows since the beginning: read = kept + duplicates + dead letters; kept ones include late ones.
 
-    `suppressed` counts detections that an allow-list covered; `late_signals` signals that detectors never saw because
-    they had judged that time before.
+    `suppressed` counts detections that an allow-list covers, `late_signals` signals that came after the detectors had
+    processed their time.
     """
 
     events_read: int = 0
@@ -52,7 +49,7 @@ class Counters:
     late_signals: int = 0
 
     def add(self, other: "Counters") -> None:
-        """Sum up in place."""
+        """Add in place."""
         for name in self.__slots__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
@@ -63,10 +60,10 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Processed:
-    """What a micro-batch gave.
+    """The result of a micro-batch.
 
     Args:
-        events: LAKE_FIELDS columns, duplicates removed; text may be dictionary-encoded.
+        events: LAKE_FIELDS columns, without duplicates; text may be dictionary-encoded.
         dead_letters: DEAD_LETTER_FIELDS columns.
         counters: of this batch.
     """
@@ -77,12 +74,12 @@ class Processed:
 
 
 class Engine:
-    """Deduplicates, windows.
+    """Deduplicates events and computes windows.
 
     Args:
         settings: lateness, dedup horizon, threads.
         declarations: windows whose signals `advance` returns.
-        spill_path: folder for what does not fit into `settings.memory_limit`; None keeps DuckDB's choice.
+        spill_path: folder for data beyond `settings.memory_limit`; None leaves it to DuckDB.
     """
 
     def __init__(
@@ -108,23 +105,23 @@ class Engine:
         nothing = WIRE_SCHEMA.empty_table().append_column("t", pa.array([], pa.int64()))
         self.connection.register(BATCH, with_texts(self.connection, nothing, ()))
         self.connection.register(REPEATED, nothing.select(["t"]))
-        self._ordering = Ordering(self.connection)
+        self._sort_buffer = SortBuffer(self.connection)
         self._operators: list[WindowOperator] = []
         self._attached: list[WindowOperator] = []
         for declaration in declarations:
             self.attach(build_operator(self.connection, declaration), advance=True)
 
     def attach(self, operator: WindowOperator, *, advance: bool = False) -> None:
-        """Feed another operator too; its owner advances it, unless `advance` makes its signals the engine's.
+        """Feed another operator; its owner advances it, unless `advance` makes its signals the engine's.
 
-        An operator that looks at stateful derived columns gets events as the watermark passes, within `advance`.
+        An operator that reads stateful derived columns gets events when the watermark passes, in `advance`.
         """
         if operator.ordered:
-            self._ordering.want(operator.columns)
+            self._sort_buffer.want(operator.columns)
         (self._operators if advance else self._attached).append(operator)
 
     def process(self, records: Sequence[Record], decoded: Decoded) -> Processed:
-        """One micro-batch, and what it was decoded to. Records of one shard stand together, in order."""
+        """Process a micro-batch and its decoded content. Records of one shard are adjacent and in order."""
         place = decoded.events.column("record").to_numpy()
         times = decoded.events.column("event_time").cast(pa.int64()).to_numpy() // _MS
         late, newest = self._observe(records, place, times)
@@ -134,8 +131,8 @@ class Engine:
         self.connection.register(REPEATED, pa.table({"t": newest[~fresh]}))
         if duplicates:
             events, times, late = events.filter(pa.array(fresh)), times[fresh], late[fresh]
-        self._show(events, times, late)
-        for operator in self._at_once():
+        self._register(events, times, late)
+        for operator in self._unordered():
             operator.absorb()
         dead = dead_letter_rows(records, decoded.rejects)
         counters = Counters(
@@ -148,16 +145,16 @@ class Engine:
         return Processed(events=events, dead_letters=dead, counters=counters)
 
     def advance(self, *, to_the_end: bool = False) -> list[Signal]:
-        """Move the watermark over what was processed, and give the windows that newly meet their condition.
+        """Advance the watermark; returns the windows that newly meet their condition.
 
-        Signals do not depend on how often this is called; it looks through the state of all windows, so a caller that
-        has much to catch up on calls it less often than `process`.
+        Signals do not depend on how often this is called. It scans the state of all windows, so a caller with a backlog
+        calls it less often than `process`.
 
         Args:
-            to_the_end: every shard is known to be read to its tip.
+            to_the_end: whether all shards are read to their tip.
         """
         watermark_ms = self.watermarks.advance(all_idle_count=to_the_end)
-        if self._ordering.release(watermark_ms):
+        if self._sort_buffer.release(watermark_ms):
             for operator in (*self._operators, *self._attached):
                 if operator.ordered:
                     operator.absorb()
@@ -170,9 +167,9 @@ class Engine:
     def _observe(
         self, records: Sequence[Record], place: npt.NDArray[np.int32], times: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
-        """Late flags, and the newest event time of the shard when each event came.
+        """Late flags, and the shard's newest event time on each event's arrival.
 
-        A shard's events are one slice because its records stand together.
+        A shard's events are one slice because its records are adjacent.
         """
         late, newest = np.zeros(len(times), dtype=np.bool_), times.copy()
         first = 0
@@ -190,46 +187,48 @@ class Engine:
         self.going_live.observe(times[~late], arrivals[~late])
         return late, newest
 
-    def _show(self, events: pa.Table, times: npt.NDArray[np.int64], late: npt.NDArray[np.bool_]) -> None:
-        """Give the operators what windows may see. DuckDB reads Arrow in place: each reads the columns it needs."""
+    def _register(self, events: pa.Table, times: npt.NDArray[np.int64], late: npt.NDArray[np.bool_]) -> None:
+        """Register the events for the operators. DuckDB reads Arrow in place, and only the columns that are needed."""
         operators = (*self._operators, *self._attached)
-        used = {"event_time", "t"}.union(*(batch_columns(operator.columns) for operator in self._at_once()))
+        used = {"event_time", "t"}.union(*(batch_columns(operator.columns) for operator in self._unordered()))
         read = {"event_time"}.union(*(event_columns(operator.columns) for operator in operators))
-        visible = events.select(WIRE_SCHEMA.names if self._ordering.wanted else sorted(read))
+        visible = events.select(WIRE_SCHEMA.names if self._sort_buffer.wanted else sorted(read))
         visible = visible.append_column("t", pa.array(times))
         if late.any():
             visible = visible.filter(pa.array(~late))
         visible = with_texts(self.connection, visible, {name for operator in operators for name in operator.columns})
-        if self._ordering.wanted:
-            self._ordering.hold(visible)
+        if self._sort_buffer.wanted:
+            self._sort_buffer.hold(visible)
         self.connection.register(BATCH, visible.select(sorted(used)))
 
-    def _at_once(self) -> Iterator[WindowOperator]:
-        """Operators that take events as they come."""
+    def _unordered(self) -> Iterator[WindowOperator]:
+        """Operators that take events on arrival."""
         return (operator for operator in (*self._operators, *self._attached) if not operator.ordered)
 
     def state_rows(self) -> dict[str, int]:
         """State table → rows."""
-        ordering = self._ordering.rows()
+        ordering = self._sort_buffer.rows()
         counts = " UNION ALL ".join(
             f"SELECT '{table}', count(*) FROM {table}" for table in self.state_tables() if table not in ordering
         )
         return dict(self.connection.execute(counts).fetchall()) | ordering
 
     def state_tables(self) -> dict[str, str]:
-        """State table → digest of what it means; a table whose digest changed is not restored."""
-        tables = dict.fromkeys((SEEN, *self._ordering.rows()), f"duckdb {duckdb.__version__}")  # they hold its hashes
+        """State table → digest of its meaning; a table with a changed digest is not restored."""
+        tables = dict.fromkeys(
+            (SEEN, *self._sort_buffer.rows()), f"duckdb {duckdb.__version__}"
+        )  # they hold its hashes
         for operator in (*self._operators, *self._attached):
             digest = hashlib.sha256(repr(operator.declaration).encode()).hexdigest()[:16]
             tables.update(dict.fromkeys(operator.state_tables(), digest))
         return tables
 
     def save(self, path: Path) -> None:
-        """Write all state tables into a new DuckDB file."""
+        """Save all state tables into a new DuckDB file."""
         self.connection.execute(f"ATTACH '{_literal(path)}' AS saved")
         self.connection.execute("SET force_compression = 'uncompressed'")  # short-lived: speed counts, not size
         try:
-            ordering = self._ordering.state()
+            ordering = self._sort_buffer.state()
             for table in self.state_tables():
                 if table in ordering:
                     self.connection.register("derive_state", ordering[table])
@@ -243,10 +242,10 @@ class Engine:
     def restore(
         self, path: Path, tables: Mapping[str, str], watermark_ms: int, newest_ms: Mapping[str, int]
     ) -> list[str]:
-        """Take state back.
+        """Restore the state.
 
         Returns:
-            Names of the tables that start empty because their declaration is new or has changed.
+            Tables that start empty because their declaration is new or has changed.
 
         Raises:
             StateError: the file cannot be read.
@@ -259,7 +258,7 @@ class Engine:
             ordering = {
                 table: self.connection.sql(f"FROM saved.{table}").to_arrow_table()
                 for table in kept
-                if table in self._ordering.rows()
+                if table in self._sort_buffer.rows()
             }
             for table in kept:
                 if table not in ordering:
@@ -267,7 +266,7 @@ class Engine:
             self.connection.execute("DETACH saved")
         except duckdb.Error as error:
             raise StateError(f"state in {path} cannot be read: {error}") from error
-        self._ordering.resume(ordering)
+        self._sort_buffer.resume(ordering)
         self._deduplicator.resume()
         self.watermarks.restore(watermark_ms, newest_ms)
         for operator in (*self._operators, *self._attached):
@@ -276,5 +275,5 @@ class Engine:
 
 
 def _literal(path: Path) -> str:
-    """A path inside a SQL literal; ATTACH takes no bound parameter."""
+    """A path in a SQL literal: ATTACH takes no bound parameter."""
     return str(path).replace("'", "''")

@@ -1,13 +1,13 @@
-"""From a window declaration to Apache Flink SQL (2.x): views that add derived columns, then one windowed query.
+"""Compiles window declarations to Apache Flink SQL (2.x): views with derived columns, then one windowed query.
 
-It expects a table with the event columns and `t` (BIGINT, event time in epoch milliseconds), whose time attribute is
+The source is a table with the event columns and `t` (BIGINT, event time in epoch milliseconds), with the time attribute
 
     event_time AS TO_TIMESTAMP_LTZ(t, 3), WATERMARK FOR event_time AS event_time - INTERVAL '5' SECOND
 
-What Flink asks for shapes the text: all OVER windows of one SELECT must be the same and end at the current row, so each
-kind of looking back is a view of its own; LAG and running maxima keep a row or two a key, which `table.exec.state.ttl`
-drops; the argument of a window function is a table, hence views. Two things differ from DuckDB: events of one shopper
-in the same millisecond follow each other as they came, and windows answer when they close, never earlier.
+Flink's limits shape the text. All OVER windows of one SELECT must be equal and end at the current row, so each lookback
+is a view of its own. LAG and running maxima keep a row or two per key, which `table.exec.state.ttl` drops. The argument
+of a window function is a table, hence the views. Two things differ from DuckDB: events of one shopper in the same
+millisecond keep their order of arrival, and windows fire only when they close.
 """
 
 from typing import Final
@@ -17,14 +17,12 @@ from sqlglot import exp, generator, tokens
 from sqlglot.dialects.dialect import Dialect
 
 from shopstream.engine.compile import compile_window
-from shopstream.engine.derived import ACTOR_HORIZON_MS, VISIT_HORIZON_MS, stateful, stateless
-from shopstream.engine.lowering import INEXACT
+from shopstream.engine.derived_columns import ACTOR_HORIZON_MS, VISIT_HORIZON_MS, stateful, stateless
+from shopstream.engine.sql_rewrite import INEXACT
 from shopstream.engine.window import WindowDeclaration, WindowKind
 
-__all__ = ["STATE_TTL_MS", "flink_sql"]
-
 STATE_TTL_MS: Final = 2 * ACTOR_HORIZON_MS
-"""State of derived columns that nobody touched for this long may go: both gaps are then null."""
+"""Unused state of derived columns expires after this time: both gaps are null then."""
 
 _STATELESS: Final = {
     "ip_net": "CASE WHEN POSITION(':' IN ip) > 0 "
@@ -59,11 +57,11 @@ _LOOKS: Final = (
     (frozenset({"viewed"}), _PRODUCT, _ALL, _NEWEST_VIEW),
     (frozenset({"viewed"}), _PRODUCT, "", "LAG(newest_view_t, 1) OVER w AS view_t"),
 )
-"""For which derived columns, in order: partition, frame, expressions."""
+"""(Derived columns, partition, frame, expressions) of the views, in order."""
 
 
 class _Flink(Dialect):
-    """What Flink's SQL has of its own, as far as rules go; identifiers stand in backticks."""
+    """Flink's SQL as far as rules need it: identifiers in backticks."""
 
     class Tokenizer(tokens.Tokenizer):
         IDENTIFIERS = ["`"]  # noqa: RUF012  sqlglot's interface
@@ -73,9 +71,9 @@ class _Flink(Dialect):
 
 
 def flink_sql(declaration: WindowDeclaration, source: str = "events") -> str:
-    """Statements, each ended by `;`: settings, temporary views, and last the query.
+    """Statements, each with `;`: settings, temporary views, and the query.
 
-    It has the columns of `batch_sql`, but for the window's borders, which are timestamps: `window_start`, `window_end`.
+    The query has the columns of `batch_sql`, but timestamps as window borders: `window_start`, `window_end`.
 
     Raises:
         RuleError: the declaration does not compile.
@@ -104,7 +102,7 @@ def flink_sql(declaration: WindowDeclaration, source: str = "events") -> str:
 
 
 def _derived(columns: tuple[str, ...]) -> list[str]:
-    """Queries of the views that add derived columns; _SOURCE stands for the view before."""
+    """Queries of the views with derived columns; _SOURCE stands for the previous view."""
     wanted = {field.name for field in stateful(columns)}
     queries = [
         f"SELECT *, {looks}\nFROM {_SOURCE}\nWINDOW w AS (PARTITION BY {partition} ORDER BY event_time{frame})"
@@ -146,11 +144,11 @@ def _window(declaration: WindowDeclaration, table: str) -> str:
 
 _UNITS: Final = (("DAY", 86_400_000), ("HOUR", 3_600_000), ("MINUTE", 60_000), ("SECOND", 1_000))
 _DIGITS: Final = 2
-"""Leading digits of an interval that need no precision of its own."""
+"""An interval with more leading digits needs an explicit precision."""
 
 
 def _interval(ms: int) -> str:
-    """`INTERVAL '10' SECOND`; more than two digits need to be announced."""
+    """An interval literal such as `INTERVAL '10' SECOND`."""
     for unit, length in _UNITS:
         if ms % length == 0:
             text = str(ms // length)
@@ -161,19 +159,19 @@ def _interval(ms: int) -> str:
 
 
 def _expression(text: str) -> str:
-    """An expression of the rule language as Flink has it; see `engine.lowering` for what it means."""
+    """A rule expression in Flink's SQL, with the meaning of `sql_rewrite.null_safe`."""
     root = exp.Paren(this=sqlglot.parse_one(text, dialect="duckdb"))
     for aggregate in list(root.find_all(exp.Sum, exp.Avg)):
         _sum_exactly(aggregate)
     for node in reversed(list(root.find_all(exp.Ln, exp.Sqrt, exp.Div, exp.Mod, exp.Least, exp.Greatest))):
-        node.replace(_total(node))
+        node.replace(_null_safe(node))
     for column in list(root.find_all(exp.Column)):
         column.this.set("quoted", True)
     return str(root.this.sql(dialect=_Flink))
 
 
 def _sum_exactly(node: exp.Expr) -> None:
-    """AVG of whole numbers is a whole number in Flink, so that it is spelled out; fractions are summed in decimal."""
+    """Write AVG as a quotient, because Flink averages whole numbers to whole numbers; sum fractions as decimals."""
     if node.this.find(*INEXACT):
         node.set("this", exp.TryCast(this=node.this.copy(), to=exp.DataType.build("DECIMAL(38, 9)")))
     whole = node.parent if isinstance(node.parent, exp.Filter) else node
@@ -181,12 +179,12 @@ def _sum_exactly(node: exp.Expr) -> None:
         if isinstance(node.this, exp.TryCast):
             whole.replace(exp.cast(whole.copy(), "DOUBLE"))
         return
-    total, count = (_instead(whole, node, kind) for kind in (exp.Sum, exp.Count))
+    total, count = (_replaced(whole, node, kind) for kind in (exp.Sum, exp.Count))
     whole.replace(exp.paren(exp.Div(this=total, expression=count)))
 
 
-def _instead(whole: exp.Expr, node: exp.Expr, kind: type[exp.Sum | exp.Count]) -> exp.Expr:
-    """The aggregate, with its filter, as one of another kind."""
+def _replaced(whole: exp.Expr, node: exp.Expr, kind: type[exp.Sum | exp.Count]) -> exp.Expr:
+    """The aggregate, with its filter, as another kind."""
     other: exp.Expr = kind(this=node.this.copy())
     return exp.Filter(this=other, expression=whole.expression.copy()) if isinstance(whole, exp.Filter) else other
 
@@ -197,13 +195,13 @@ def _divisor(node: exp.Expr) -> exp.Expr:
     return divisor if known else exp.Nullif(this=divisor, expression=exp.Literal.number(0))
 
 
-def _total(node: exp.Expr) -> exp.Expr:
-    """The same with a null where it would have no value, and nulls passed over by LEAST and GREATEST as in DuckDB."""
+def _null_safe(node: exp.Expr) -> exp.Expr:
+    """The node with null for undefined values; LEAST and GREATEST ignore nulls, as in DuckDB."""
     if isinstance(node, exp.Ln | exp.Sqrt):
         compare = exp.GT if isinstance(node, exp.Ln) else exp.GTE
         met = compare(this=exp.paren(node.this.copy()), expression=exp.Literal.number(0))
         return exp.Case(ifs=[exp.If(this=met, true=type(node)(this=node.this.copy()))])
-    if isinstance(node, exp.Div):  # of whole numbers it would be whole in Flink
+    if isinstance(node, exp.Div):  # Flink divides whole numbers without a fraction
         return exp.Div(this=exp.cast(node.left.copy(), "DOUBLE"), expression=_divisor(node.right), typed=True)
     if isinstance(node, exp.Mod):
         return exp.Anonymous(this="MOD", expressions=[node.left.unnest().copy(), _divisor(node.right)])

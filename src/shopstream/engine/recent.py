@@ -1,7 +1,7 @@
-"""The newest events as they came, to say what an incident is made of: who, which products, which events.
+"""Keeps the newest events, to describe incidents: actors, products, examples.
 
-Nothing is copied: the tables of the micro-batches are kept for a while, by reference. They are in no checkpoint; after
-a restart the memory fills again.
+The tables of the micro-batches are kept by reference, without copies. They are not checkpointed; after a restart they
+accumulate again.
 """
 
 from collections import deque
@@ -12,13 +12,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shopstream.engine.derived import stateful, stateless
+from shopstream.clock import MINUTE_MS
+from shopstream.engine.derived_columns import stateful, stateless
 from shopstream.events.schema import EVENT_FIELDS
 
-__all__ = ["RecentEvents"]
-
-_KEPT_MS: Final = 600_000
-_KEPT_ROWS: Final = 300_000
 _SHOWN: Final = 5
 _EXAMPLES: Final = 10
 _US: Final = 1_000
@@ -36,16 +33,16 @@ class _Piece(NamedTuple):
 
 
 class RecentEvents:
-    """Events of the last ten minutes (event time), as many as fit.
+    """Events of the last ten minutes of event time, up to a number of rows.
 
     Args:
-        connection: of the engine; only read with.
-        kept_ms: event time behind the newest event.
-        kept_rows: rows, give or take a micro-batch.
+        connection: of the engine; used for queries only.
+        kept_ms: length of event time to keep.
+        kept_rows: rows to keep, plus or minus a micro-batch.
     """
 
     def __init__(
-        self, connection: duckdb.DuckDBPyConnection, kept_ms: int = _KEPT_MS, kept_rows: int = _KEPT_ROWS
+        self, connection: duckdb.DuckDBPyConnection, kept_ms: int = 10 * MINUTE_MS, kept_rows: int = 300_000
     ) -> None:
         self._connection = connection
         self._kept_us = kept_ms * _US
@@ -55,7 +52,7 @@ class RecentEvents:
         self._newest_us = -(1 << 62)
 
     def keep(self, events: pa.Table) -> None:
-        """Take in a micro-batch: any order, the columns of the lake; text may be dictionary-encoded."""
+        """Add a micro-batch, in any order, with the columns of the lake; text may be dictionary-encoded."""
         if not events.num_rows:
             return
         events = events.select(_COLUMNS)
@@ -70,19 +67,19 @@ class RecentEvents:
             self._rows -= self._pieces.popleft().events.num_rows
 
     def describe(self, key: Mapping[str, str], from_ms: int, to_ms: int) -> dict[str, object] | None:
-        """What the events of a key in [from, to] are, JSON-ready; None where none of them is remembered.
+        """A JSON-ready description of a key's events in [from, to]; None if none is kept.
 
         Args:
-            key: column → value as text, event columns or derived ones of the event alone; empty for the site.
+            key: column → value as text: event columns and stateless derived ones; empty for the site.
             from_ms: event time.
             to_ms: event time.
 
         Returns:
-            `from_ms`, `to_ms`: the part of that time that is remembered. `events`, `users`, `sessions`, `buyers`:
-            counts. `top_actors`: up to five of kind, value, events, share. `top_products`: up to five of product_id,
-            category, brand, events, share. `composition`: event type → [share, share in the other events]; the others
-            are those of all other keys in that time, for the site those before. `genuine_share`: 0 to 1, how the share
-            of buyers' events compares with that in the others, None where that says nothing. `examples`: event ids.
+            `from_ms`, `to_ms`: the part of that time that is kept. `events`, `users`, `sessions`, `buyers`: counts.
+            `top_actors`: up to five of kind, value, events, share. `top_products`: up to five of product_id, category,
+            brand, events, share. `composition`: event type → [share, share in other events], which are those of all
+            other keys in that time, or for the site those before it. `genuine_share`: buyers' share of the events
+            relative to that of other events, 0 to 1; None if unknown. `examples`: event ids.
         """
         if stateful(key):
             return None

@@ -2,54 +2,51 @@
 
 from datetime import timedelta
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field
+from pydantic import ByteSize, Field
 
-__all__ = ["EngineSettings"]
+from shopstream.settings_section import Duration, PositiveDuration, SettingsSection
 
 
-class EngineSettings(BaseModel):
+class EngineSettings(SettingsSection):
     """Settings of windows, watermarks and checkpoints."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    out_of_orderness: timedelta = Field(
+    out_of_orderness: Duration = Field(
         default=timedelta(seconds=5),
-        ge=timedelta(0),
         description="How far an event may lag behind the newest one of its shard before it is late.",
     )
-    idle_timeout: timedelta = Field(
+    idle_timeout: PositiveDuration = Field(
         default=timedelta(seconds=10),
-        gt=timedelta(0),
-        description="A shard in which polls found nothing for this long no longer holds the watermark back; a silence "
-        "begins to count after it, too.",
+        description="A shard whose polls found no records for this long no longer holds the watermark back. A silence "
+        "counts from then on, too.",
     )
-    dedup_horizon: timedelta = Field(
+    dedup_horizon: Duration = Field(
         default=timedelta(minutes=2),
-        ge=timedelta(0),
-        description="Duplicates are recognised while streaming as long as their event time is at most this far behind "
-        "the watermark; the reports deduplicate over all history.",
+        description="Duplicates are found in the stream if their event time is at most this far behind the watermark; "
+        "reports deduplicate over all history.",
     )
     dedup_events: int = Field(
         default=1_000_000,
         ge=0,
-        description="Duplicates of this many newest events are recognised whatever their event time: more than a "
-        "producer sends again after a crash.",
+        description="Duplicates of this many newest events are found whatever their event time; take more than what a "
+        "producer repeats after a crash.",
     )
-    batch_events: int = Field(default=500_000, ge=1, description="Most events of one micro-batch (about).")
-    batch_bytes: ByteSize = Field(default=ByteSize(16 << 20), description="Most bytes read for one micro-batch.")
-    poll_interval: timedelta = Field(
-        default=timedelta(milliseconds=100), gt=timedelta(0), description="Pause between micro-batches at the tip."
+    batch_events: int = Field(default=500_000, ge=1, description="Maximum events of a micro-batch, approximately.")
+    batch_bytes: ByteSize = Field(default=ByteSize(16 << 20), description="Maximum bytes read for a micro-batch.")
+    poll_interval: PositiveDuration = Field(
+        default=timedelta(milliseconds=100), description="Pause between micro-batches at the tip."
     )
-    commit_interval: timedelta = Field(
-        default=timedelta(seconds=5), gt=timedelta(0), description="At least this often lake and checkpoint commit."
+    commit_interval: PositiveDuration = Field(
+        default=timedelta(seconds=5),
+        description="Maximum time between commits of lake and checkpoint.",
     )
     commit_events: int = Field(
-        default=1_000_000, ge=1, description="Commit sooner when this many events wait; bounds memory."
+        default=1_000_000, ge=1, description="Commit earlier once this many events wait; bounds memory."
     )
-    max_drift: timedelta = Field(
+    max_drift: PositiveDuration = Field(
         default=timedelta(seconds=10),
-        gt=timedelta(0),
-        description="A shard this far ahead of the slowest one in event time waits for it; bounds state in a replay.",
+        description="A shard this far ahead of the slowest one in event time waits; bounds state in a replay.",
     )
-    threads: int | None = Field(default=None, ge=1, description="Threads of DuckDB; default: one a core.")
-    memory_limit: ByteSize = Field(default=ByteSize(2 << 30), description="Memory DuckDB may use before it spills.")
+    threads: int | None = Field(default=None, ge=1, description="DuckDB threads; default: one per core.")
+    memory_limit: ByteSize = Field(
+        default=ByteSize(2 << 30), description="Memory that DuckDB may use before it spills to disk."
+    )

@@ -1,13 +1,13 @@
-"""Watermarks: how far event time has come.
+"""Watermarks: how far event time has advanced.
 
-Each shard has its own: newest event time seen minus the allowed out-of-orderness. The engine's is the least of those
-of all shards that are not idle. An event is late when it is behind *its shard's* watermark at its own place in the
-shard: that does not depend on how the shard was cut into batches, nor on how shards were interleaved, so a replay
-calls the same events late. (One exception needs a clock: a shard that wakes from idleness behind the engine's
-watermark finds its windows closed, and its events late.)
+A shard's watermark is its newest event time minus the allowed out-of-orderness; the engine's is the minimum over all
+shards that are not idle. An event is late if it is behind *its shard's* watermark at its place in the shard. That
+depends neither on the size of batches nor on the order of shards, so a replay finds the same late events. The only
+exception depends on the clock: a shard that resumes after idleness, behind the engine's watermark, has late events.
 
-Time passes for a shard without events only as polls find nothing in it, from the start of one such poll to the start of
-the next: an engine that was stopped, busy or starved has seen nothing, and what arrived meanwhile is read next.
+A shard without events becomes idle only through polls that find nothing; the time from the start of one such poll to
+the start of the next counts. An engine that was stopped, busy or starved has polled nothing, and reads the backlog
+next.
 """
 
 from collections.abc import Mapping
@@ -16,25 +16,23 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BEGINNING", "LIVE_MS", "GoingLive", "ShardProgress", "Watermarks"]
-
 BEGINNING = -(1 << 62)
 LIVE_MS = 300_000
-"""An event is live where its time is at most so far from the clock's when it arrived; one that is older is history."""
+"""An event is live if its time is at most this far from the clock on arrival; older events are history."""
 _SEAM_MS = 86_400_000
-"""History in which nothing happens for longer than this was loaded in two parts."""
+"""A longer gap in a history means that it was loaded in two parts."""
 
 
 @dataclass(slots=True)
 class ShardProgress:
-    """One shard.
+    """Progress of one shard.
 
     Args:
         newest_ms: newest event time.
-        empty_since_ms, empty_ms: clock at the start of the first and of the last poll in a row that found nothing; None
-            where the last one found something.
-        quiet_ms: how much of the time between them counts.
-        ended: closed, and read to its end.
+        empty_since_ms, empty_ms: clock at the start of the first and the last of consecutive polls that found nothing;
+            None if the last poll found something.
+        quiet_ms: the part of the time between them that counts.
+        ended: whether it is closed and was read to its end.
     """
 
     newest_ms: int = BEGINNING
@@ -49,8 +47,8 @@ class Watermarks:
 
     Args:
         out_of_orderness_ms: allowed lag behind a shard's newest event.
-        idle_timeout_ms: a shard in which polls found nothing for this long is left out of the minimum. A gap between
-            two polls counts up to half of it, so that no single gap makes a shard idle.
+        idle_timeout_ms: a shard whose polls found nothing for this long is left out of the minimum. The gap between two
+            polls counts for at most half of it, so that no single gap makes a shard idle.
     """
 
     def __init__(self, out_of_orderness_ms: int, idle_timeout_ms: int) -> None:
@@ -60,10 +58,10 @@ class Watermarks:
         self.current_ms = BEGINNING
 
     def observe(self, shard_id: str, times_ms: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """Take a shard's next events, in order.
+        """Process a shard's next events, in order.
 
         Returns:
-            One flag an event: True where it is late.
+            One flag per event: True if it is late.
         """
         shard = self._shards.setdefault(shard_id, ShardProgress())
         shard.empty_since_ms = None
@@ -75,11 +73,11 @@ class Watermarks:
         return np.asarray(times_ms < limit)
 
     def expect(self, shard_id: str) -> None:
-        """Note that a shard is there and will be read: it holds the watermark back until it gives events or is idle."""
+        """Note a shard that will be read: it holds the watermark back until it has events or is idle."""
         self._shards.setdefault(shard_id, ShardProgress())
 
     def at_tip(self, shard_id: str, polled_ms: int, *, ended: bool = False) -> None:
-        """Note that a poll which began at `polled_ms` (clock) found nothing new in a shard, and nothing on its way."""
+        """Note that a poll, begun at `polled_ms` (clock), found a shard without new records."""
         shard = self._shards.setdefault(shard_id, ShardProgress())
         if shard.empty_since_ms is None:
             shard.empty_since_ms, shard.quiet_ms = polled_ms, 0
@@ -88,11 +86,11 @@ class Watermarks:
         shard.empty_ms, shard.ended = polled_ms, ended
 
     def busy(self, shard_id: str) -> None:
-        """Note that a shard may have more to read: it holds the watermark back again."""
+        """Note that a shard may have more records: it holds the watermark back again."""
         self._shards.setdefault(shard_id, ShardProgress()).empty_since_ms = None
 
     def quiet(self) -> tuple[int, int] | None:
-        """Since when (clock, ms) polls have found nothing in any shard, and how much of that counts; None where not."""
+        """Since when (clock, ms) polls have found no records in any shard, and how much of that counts; else None."""
         shards = [shard for shard in self._shards.values() if not shard.ended]
         since = [shard.empty_since_ms for shard in shards if shard.empty_since_ms is not None]
         if not shards or len(since) < len(shards):
@@ -100,22 +98,22 @@ class Watermarks:
         return max(since), min(shard.quiet_ms for shard in shards)
 
     def newest_ms(self, shard_id: str) -> int:
-        """Newest event time of a shard; far in the past when it has none."""
+        """Newest event time of a shard; BEGINNING if it has none."""
         shard = self._shards.get(shard_id)
         return shard.newest_ms if shard else BEGINNING
 
     def advance(self, *, all_idle_count: bool = False) -> int:
-        """Move and return the engine's watermark; it never goes back.
+        """Advance and return the engine's watermark, which never goes back.
 
         Args:
-            all_idle_count: every shard is known to be read to its end: those at the tip count as idle at once.
+            all_idle_count: whether all shards are read to their end: shards at the tip are then idle at once.
         """
         times = [
             shard.newest_ms
             for shard in self._shards.values()
             if not (shard.ended or (shard.empty_since_ms is not None and (all_idle_count or self._is_idle(shard))))
         ]
-        if not times:  # all shards are quiet: nothing newer is on its way
+        if not times:  # all shards are idle: nothing newer is on its way
             times = [max((shard.newest_ms for shard in self._shards.values()), default=BEGINNING)]
         slowest = min(times)
         if slowest > BEGINNING:
@@ -130,26 +128,26 @@ class Watermarks:
         return {shard_id: shard.newest_ms for shard_id, shard in self._shards.items()}
 
     def restore(self, current_ms: int, newest_ms: Mapping[str, int]) -> None:
-        """Take such values back; idleness starts anew."""
+        """Restore such values; idleness starts anew."""
         self.current_ms = current_ms
         self._shards = {shard_id: ShardProgress(newest_ms=newest) for shard_id, newest in newest_ms.items()}
 
 
 class GoingLive:
-    """Finds the time between the end of a history that was loaded and the first live event, or other history, after it.
+    """Finds the gap between a loaded history and the first live event, or other history, after it.
 
-    Nobody sent then what could be missed. What is history is decided by an event's arrival, so a replay of the stream
-    finds the same time, whatever the batches were.
+    Missing events in that gap mean nothing, because nobody sent any. An event's arrival decides whether it is history,
+    so a replay finds the same gap, whatever the batches were.
     """
 
     def __init__(self) -> None:
         self.history_ms = BEGINNING
-        """Newest event that was history when it arrived; BEGINNING once live events are told of."""
+        """Newest event that was history on arrival; BEGINNING once live events follow."""
         self._live_ms: int | None = None
         self._passed_ms = BEGINNING
 
     def observe(self, times_ms: npt.NDArray[np.int64], arrivals_ms: npt.NDArray[np.int64]) -> None:
-        """Take events that are not late, as they came."""
+        """Process events that are not late, in order of arrival."""
         ages = arrivals_ms - times_ms
         history, live = ages > LIVE_MS, np.abs(ages) <= LIVE_MS
         if not history.any() and self.history_ms == BEGINNING:
@@ -169,12 +167,12 @@ class GoingLive:
                 self._live_ms = time_ms if self._live_ms is None else min(self._live_ms, time_ms)
 
     def passed(self, watermark_ms: int) -> tuple[int, int] | None:
-        """The time between, as far as the watermark has newly come; None where there is none worth a word."""
+        """The part of the gap that the watermark has newly passed; None if there is no significant gap."""
         if self._live_ms is None or watermark_ms <= max(self.history_ms, self._passed_ms):
             return None
         between = self.history_ms, min(self._live_ms, watermark_ms)
-        worth = self._live_ms - self.history_ms > LIVE_MS
+        significant = self._live_ms - self.history_ms > LIVE_MS
         self._passed_ms = watermark_ms
         if watermark_ms >= self._live_ms:
             self.history_ms, self._live_ms = BEGINNING, None
-        return between if worth else None
+        return between if significant else None

@@ -1,16 +1,13 @@
-"""From runs to figures: one row for each row of the catalogue, and what the genuine days say."""
+"""Summarises runs: recall and time to detection of each scenario, and false incidents on days without attacks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from shopstream.alerting.precision import wilson
-from shopstream.evaluation.matrix import Done
-from shopstream.evaluation.results import AttackResult, Brief, GenuineResult
-from shopstream.evaluation.rows import Row, TimeUnit
-from shopstream.evaluation.scoring import Unit
-from shopstream.evaluation.statistics import percentile, rule_of_three
-
-__all__ = ["ControlSummary", "GenuineSummary", "RowSummary", "Summary", "summarise"]
+from shopstream.evaluation.plan import EvaluatedScenario
+from shopstream.evaluation.results import AttackResult, BaselineResult, FoundIncident
+from shopstream.evaluation.runner import RunResults
+from shopstream.evaluation.scoring import TimeUnit, Unit, percentile, rule_of_three
+from shopstream.incidents.incident import wilson
 
 _MILLION = 1_000_000
 _INFORMATIONAL = "informational"
@@ -19,16 +16,16 @@ _CRITICAL = "critical"
 
 @dataclass(frozen=True, slots=True)
 class RowSummary:
-    """A scenario that must be found.
+    """An attack or fault.
 
     Args:
-        runs: attacks; `trials` are attacks or actors, whichever recall counts.
+        runs: number of attacks; `trials` are attacks or actors, as recall counts.
         low, high: 95 % interval of the recall (Wilson).
-        median, p95: time to detect of those found, in `time_unit`; None when nothing was found.
-        incidents_per_attack: true ones that people see, over attacks that were found or gave any.
-        notifications_per_incident: over true incidents that somebody was told of.
-        false: other incidents that only the runs with the attack have, not explained by it.
-        reached: the target, or not; None without a target.
+        median, p95: time to detection, in `time_unit`; None if nothing was found.
+        incidents_per_attack: listed true incidents per attack that has any.
+        notifications_per_incident: per true incident with notifications.
+        false: false incidents of the runs.
+        reached: whether the goal was met; None without a goal.
     """
 
     scenario: str
@@ -53,7 +50,7 @@ class RowSummary:
 
 @dataclass(frozen=True, slots=True)
 class ControlSummary:
-    """A control: the worst counts of one run, and how many runs stayed within the limits of its row."""
+    """A control: the worst counts of one run, and the number of runs within the limits."""
 
     scenario: str
     title: str
@@ -66,13 +63,13 @@ class ControlSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class GenuineSummary:
-    """The genuine days.
+class BaselineSummary:
+    """Days without attacks.
 
     Args:
-        site, actors: false incidents about the site or a part of it, and about somebody.
-        residents: incidents about robots that live in the genuine traffic: found, neither false nor asked for.
-        surges: organic surges told, informational.
+        site, actors: false incidents about the site or a part of it, and about actors.
+        residents: incidents about robots of the genuine traffic, which are neither false nor required.
+        surges: informational incidents about organic surges.
         actors_per_million, actors_bound: false actor incidents per million genuine events, and the upper bound.
         site_per_week, site_bound: false site incidents a week, and the upper bound.
         per_rule: rule → false incidents.
@@ -97,50 +94,50 @@ class GenuineSummary:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Everything.
+    """All figures.
 
     Args:
-        precision: true incidents over true and false ones, over all attack runs, controls and genuine days.
-        notifications_per_incident: over all incidents that somebody was told of.
+        precision: share of true incidents among true and false ones, over attacks, controls and days without attacks.
+        notifications_per_incident: per incident with notifications.
     """
 
     rows: Sequence[RowSummary]
     controls: Sequence[ControlSummary]
-    genuine: GenuineSummary
+    baseline: BaselineSummary
     true: int
     false: int
     precision: float | None
     notifications_per_incident: float | None
 
 
-def summarise(done: Done, rows: Mapping[str, Row]) -> Summary:
-    """Figures of the runs that are done."""
-    tested = [(row, done.attacks[row.id]) for row in rows.values() if done.attacks.get(row.id)]
+def summarise(results: RunResults, rows: Mapping[str, EvaluatedScenario]) -> Summary:
+    """Figures of the runs so far."""
+    tested = [(row, results.attacks[row.id]) for row in rows.values() if results.attacks.get(row.id)]
     attacks = [run for row, runs in tested if not row.control for run in runs]
     controls = [run for row, runs in tested if row.control for run in runs]
-    genuine = _genuine(done.genuine)
+    baseline = _baseline(results.baseline)
     true = sum(len(run.true) for run in attacks)
-    false = genuine.site + genuine.actors + sum(len(run.false) for run in attacks)
+    false = baseline.site + baseline.actors + sum(len(run.false) for run in attacks)
     false += sum(one.severity != _INFORMATIONAL for run in controls for one in run.false)
-    told = [one for run in [*attacks, *controls] for one in [*run.true, *run.false, *run.surges]]
-    told += [one for result in done.genuine for one in result.incidents]
+    incidents = [one for run in [*attacks, *controls] for one in [*run.true, *run.false, *run.surges]]
+    incidents += [one for result in results.baseline for one in result.incidents]
     return Summary(
         rows=[_row(row, runs) for row, runs in tested if not row.control],
         controls=[_control(row, runs) for row, runs in tested if row.control],
-        genuine=genuine,
+        baseline=baseline,
         true=true,
         false=false,
         precision=true / (true + false) if true + false else None,
-        notifications_per_incident=_notifications(told),
+        notifications_per_incident=_notifications(incidents),
     )
 
 
-def _notifications(incidents: Sequence[Brief]) -> float | None:
-    told = [one.notifications for one in incidents if one.notifications]
-    return sum(told) / len(told) if told else None
+def _notifications(incidents: Sequence[FoundIncident]) -> float | None:
+    counts = [one.notifications for one in incidents if one.notifications]
+    return sum(counts) / len(counts) if counts else None
 
 
-def _row(row: Row, runs: Sequence[AttackResult]) -> RowSummary:
+def _row(row: EvaluatedScenario, runs: Sequence[AttackResult]) -> RowSummary:
     if row.unit is Unit.ACTOR:
         outcomes = [actor for run in runs for actor in run.actors]
         trials, hits = len(outcomes), [actor for actor in outcomes if actor is not None]
@@ -179,7 +176,7 @@ def _row(row: Row, runs: Sequence[AttackResult]) -> RowSummary:
     )
 
 
-def _time(row: Row, run: AttackResult) -> float | None:
+def _time(row: EvaluatedScenario, run: AttackResult) -> float | None:
     if run.found_after_s is None:
         return None
     if row.time_unit is TimeUnit.EVENTS:
@@ -189,7 +186,7 @@ def _time(row: Row, run: AttackResult) -> float | None:
     return max(0.0, run.found_after_s)
 
 
-def _control(row: Row, runs: Sequence[AttackResult]) -> ControlSummary:
+def _control(row: EvaluatedScenario, runs: Sequence[AttackResult]) -> ControlSummary:
     counts = []
     for run in runs:
         severities = [one.severity for one in [*run.false, *run.surges]]
@@ -211,7 +208,7 @@ def _control(row: Row, runs: Sequence[AttackResult]) -> ControlSummary:
     )
 
 
-def _genuine(results: Sequence[GenuineResult]) -> GenuineSummary:
+def _baseline(results: Sequence[BaselineResult]) -> BaselineSummary:
     days, events = sum(result.days for result in results), sum(result.events for result in results)
     incidents = [one for result in results for one in result.incidents]
     surges = [one for one in incidents if one.nature == "surge"]
@@ -222,7 +219,7 @@ def _genuine(results: Sequence[GenuineResult]) -> GenuineSummary:
     per_rule: dict[str, int] = {}
     for one in false:
         per_rule[one.rule] = per_rule.get(one.rule, 0) + 1
-    return GenuineSummary(
+    return BaselineSummary(
         days=days,
         events=events,
         site=site,

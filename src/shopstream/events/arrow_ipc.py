@@ -1,16 +1,13 @@
-"""Arrow IPC payloads to columns: the form in which shopstream's own writers send many events in one record."""
+"""Arrow IPC payloads: the format in which shopstream's own writers send many events in one record."""
 
 import re
 from collections.abc import Callable
 
 import pyarrow as pa
 
-from shopstream.events.rows import Row, RowError, read_values
 from shopstream.events.schema import EVENT_FIELDS, WIRE_SCHEMA
 from shopstream.events.text import read_times
-from shopstream.events.validation import Fault, Reason
-
-__all__ = ["ENCODED_SCHEMA", "MARKER", "ArrowBlock", "conform", "encode", "read_payload", "row_source"]
+from shopstream.events.validation import EventValues, Fault, Reason, RowError, read_values
 
 MARKER = b"\xff\xff\xff\xff"
 """First bytes of an Arrow IPC stream."""
@@ -20,10 +17,10 @@ _TEXT = pa.dictionary(pa.int32(), pa.string())
 ENCODED_SCHEMA: pa.Schema = pa.schema(
     [pa.field(f.name, _TEXT if f.arrow == pa.string() else f.arrow, nullable=True) for f in EVENT_FIELDS]
 )
-"""`WIRE_SCHEMA` with dictionary-encoded text, as it travels and as the decoder hands it on."""
+"""`WIRE_SCHEMA` with dictionary-encoded text, as on the wire and in the decoder's output."""
 
 _DAMAGED = (pa.ArrowException, OSError, ValueError, ArithmeticError, MemoryError, KeyError)
-"""What Arrow raises on bytes that were changed on their way (UnicodeError is a ValueError)."""
+"""Errors that Arrow raises on damaged bytes (UnicodeError is a ValueError)."""
 
 _ZONE = re.compile(r"[A-Za-z0-9_+:/-]{1,64}")
 _PLAUSIBLE = (
@@ -40,11 +37,14 @@ _OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 _READ = pa.ipc.IpcReadOptions(use_threads=False)
 
 ArrowBlock = tuple[pa.Table, list[int] | range, dict[int, Fault]]
-"""Events in `ENCODED_SCHEMA`, the row each came from, and row → fault."""
+"""Events in `ENCODED_SCHEMA`, the row of each, and row → fault."""
 
 
-def encode(events: pa.Table) -> bytes:
-    """One IPC stream: lz4, text dictionary-encoded, columns without any value left out."""
+def encode_arrow(events: pa.Table) -> bytes:
+    """One IPC stream: lz4, dictionary-encoded text, without empty columns.
+
+    The caller keeps the result within the stream's limit for a record.
+    """
     names = [f.name for f in EVENT_FIELDS if f.name in events.column_names and events[f.name].null_count < len(events)]
     columns = []
     for name in names:
@@ -75,20 +75,20 @@ def read_payload(payload: bytes) -> ArrowBlock:
     except _DAMAGED as error:
         raise RowError(
             Reason.MALFORMED_ARROW,
-            f"expected an Arrow IPC stream, got {len(payload)} damaged bytes ({str(error)[:200]}); send it again whole",
+            f"expected an Arrow IPC stream, got {len(payload)} damaged bytes ({str(error)[:200]}); send it again",
         ) from error
 
 
 def _known_columns(table: pa.Table) -> pa.Table:
-    """The columns an event has.
+    """The columns of an event.
 
     Raises:
-        ArrowInvalid: a column's type is none a field can come in. A damaged schema message can declare types, such as a
-            decimal of scale 10^9, on which Arrow's own conversions do not return.
+        ArrowInvalid: a column has a type that no field can come in. A damaged schema message can declare types, such as
+            a decimal of scale 10^9, on which Arrow's own conversions never return.
     """
     known = table.select([name for name in dict.fromkeys(table.column_names) if name in WIRE_SCHEMA.names])
     for field in known.schema:
-        if not _is_plausible(_plain(field.type)):
+        if not _is_plausible(_value_type(field.type)):
             raise pa.ArrowInvalid(f"column {field.name} has a type no event field can come in")
     return known
 
@@ -102,9 +102,9 @@ def _is_plausible(kind: pa.DataType) -> bool:
 
 
 def row_source(payload: bytes) -> Callable[[int], bytes]:
-    """For a readable payload: place → that row as a stream of its own, in its producer's types without dictionaries."""
+    """For a readable payload: index → that row as its own stream, in its producer's types without dictionaries."""
     table = _known_columns(pa.ipc.open_stream(pa.py_buffer(payload), options=_READ).read_all())
-    plain = [field.with_type(_plain(field.type)) for field in table.schema]
+    plain = [field.with_type(_value_type(field.type)) for field in table.schema]
 
     def row_bytes(place: int) -> bytes:
         row = table.slice(place, 1).cast(pa.schema(plain))
@@ -116,15 +116,15 @@ def row_source(payload: bytes) -> Callable[[int], bytes]:
     return row_bytes
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
+def _value_type(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def conform(table: pa.Table) -> ArrowBlock:
-    """Bring a table of any producer to `ENCODED_SCHEMA`; row by row where a column does not convert exactly."""
+    """Convert a table of any producer to `ENCODED_SCHEMA`; row by row if a column does not convert exactly."""
     try:
         return _conform_columns(table), range(len(table)), {}
-    except (pa.ArrowException, KeyError, UnicodeError, ArithmeticError):  # the reason is found row by row
+    except (pa.ArrowException, KeyError, UnicodeError, ArithmeticError):  # single rows show the reason
         return _conform_rows(table)
 
 
@@ -153,7 +153,7 @@ def _conform_column(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedA
     if pa.types.is_string(column.type) and pa.types.is_timestamp(wanted):
         return read_times(column)
     if pa.types.is_floating(column.type):
-        # The shortest text of a float is what its writer meant: 489.07, not 489.06999999999999.
+        # The shortest text of a float is what its producer meant: 489.07, not 489.06999999999999.
         column = column.cast(pa.string())
     elif pa.types.is_timestamp(column.type) and column.type.tz is None:
         column = column.cast(pa.timestamp("us"), safe=False).cast(pa.int64())  # no zone: UTC
@@ -169,7 +169,7 @@ def _has_blank(texts: pa.Array) -> bool:
 
 
 def _conform_rows(table: pa.Table) -> ArrowBlock:
-    rows: list[Row] = []
+    rows: list[EventValues] = []
     kept: list[int] = []
     faults: dict[int, Fault] = {}
     for place in range(len(table)):
@@ -188,5 +188,5 @@ def _values(row: pa.Table) -> dict[str, object]:
             try:
                 values[name] = column[0].as_py()
             except (ValueError, ArithmeticError, pa.ArrowException):
-                values[name] = str(column[0])  # out of Python's range: judged, and refused, as text
+                values[name] = str(column[0])  # out of Python's range: validated, and rejected, as text
     return values

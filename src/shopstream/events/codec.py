@@ -1,30 +1,21 @@
-"""Payloads to events and back.
+"""Decodes payloads to events.
 
-A payload is one or many events of one of three formats, told apart by its first bytes: an Arrow IPC stream
+A payload is one or many events in one of three formats, identified by its first bytes: an Arrow IPC stream
 (0xFFFFFFFF), JSON lines (`{`), else CSV (REES46's nine columns in order; a header line, recognised by `event_time`,
 may reorder them and name the optional tracker columns). Every row of every payload becomes either an event or a
-reject with a named reason and its bytes; nothing is dropped and nothing raises.
+reject with a named reason and its bytes; no row is dropped, and no payload raises an error.
 """
 
-import csv
-import io
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from decimal import Decimal
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
 from shopstream.events import arrow_ipc, text
-from shopstream.events.identity import EVENT_ID_SQL_OVER_INTEGERS
-from shopstream.events.rows import RowError
-from shopstream.events.schema import EVENT_FIELDS, REES46_COLUMNS, WIRE_SCHEMA
-from shopstream.events.validation import Fault, Reason, first_faults, price_units, time_us
-
-__all__ = ["REJECT_SCHEMA", "Decoded", "Decoder", "decode", "encode_arrow", "encode_csv", "encode_json"]
+from shopstream.events.schema import EVENT_ID_SQL_OVER_INTEGERS, WIRE_SCHEMA
+from shopstream.events.validation import Fault, Reason, RowError, first_faults, price_units, time_us
 
 REJECT_SCHEMA: pa.Schema = pa.schema(
     [
@@ -54,18 +45,18 @@ _IDENTITY_COLUMNS = (
 )
 
 
-_SMALL_CHUNK = 2_000  # rows; a producer at the pace of a shop sends records of some hundred events
+_SMALL_CHUNK = 2_000  # rows; the records of one shop's tracker hold some hundred events
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What a sequence of payloads held, in order of record, then place.
+    """Contents of a sequence of payloads, in order of record, then place.
 
     Args:
         events: the columns of `WIRE_SCHEMA` (text may be dictionary-encoded, with another dictionary in each chunk),
             `event_id` always filled, then `record` int32 (index into the payloads) and `place` int32 (row of the
             payload, from 0, counted over its events and rejects).
-        rejects: `REJECT_SCHEMA`; `payload` is the row as it came (an Arrow row: as an IPC stream of that row alone).
+        rejects: `REJECT_SCHEMA`; `payload` is the row as received (an Arrow row: an IPC stream of that row alone).
     """
 
     events: pa.Table
@@ -73,8 +64,8 @@ class Decoded:
 
 
 @dataclass(slots=True)
-class _Part:
-    """One payload's, or several payloads', typed rows before they are judged, and the faults found so far."""
+class _DecodedPayloads:
+    """Typed rows of one or several payloads before validation, and the faults found so far."""
 
     events: pa.Table
     records: np.ndarray
@@ -86,7 +77,7 @@ class Decoder:
     """Decodes payloads; holds a DuckDB connection for the content ids.
 
     Args:
-        connection: where to compute; a private in-memory database if None. Not for several threads at once.
+        connection: for computing; None uses a private in-memory database. Not for several threads at once.
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection | None = None) -> None:
@@ -94,7 +85,7 @@ class Decoder:
         self._sql.execute("SET TimeZone = 'UTC'")
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Close the connection."""
         self._sql.close()
 
     def decode(self, payloads: Sequence[bytes], arrival_ms: Sequence[int], *, identify: bool = True) -> Decoded:
@@ -110,9 +101,9 @@ class Decoder:
         """
         if len(payloads) != len(arrival_ms):
             raise ValueError(f"expected one arrival time for each payload, got {len(arrival_ms)} for {len(payloads)}")
-        parts = list(_parts(payloads))
+        parts = list(_decode_runs(payloads))
         rejects = [reject for part in parts for reject in part.rejects]
-        events = _together(parts)
+        events = _concatenate(parts)
         faults = first_faults(events, np.array(arrival_ms, dtype=np.int64) * 1000) if len(events) else {}
         if faults:
             records, places = events["record"].to_numpy(), events["place"].to_numpy()
@@ -138,64 +129,17 @@ class Decoder:
 
 
 def decode(payloads: Sequence[bytes], arrival_ms: Sequence[int]) -> Decoded:
-    """Decode with a decoder of its own; keep a `Decoder` where it happens often."""
+    """Decode with a new decoder; keep a `Decoder` for frequent use."""
     return Decoder().decode(payloads, arrival_ms)
 
 
-def encode_arrow(events: pa.Table) -> bytes:
-    """One Arrow IPC stream: lz4, text dictionary-encoded, columns without any value left out.
-
-    The caller keeps the result within the stream's limit for a record.
-    """
-    return arrow_ipc.encode(events)
-
-
-def encode_csv(events: pa.Table) -> bytes:
-    """CSV with a header line: the nine REES46 columns, and those optional ones that hold any value."""
-    names = [*REES46_COLUMNS, *_used_options(events)]
-    sink = io.StringIO(newline="")
-    writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow(names)
-    for row in events.select(names).to_pylist():
-        row["event_time"] = _time_text(row["event_time"])
-        row["price"] = _price_text(row["price"])
-        writer.writerow("" if value is None else value for value in row.values())
-    return sink.getvalue().encode()
-
-
-def encode_json(events: pa.Table) -> bytes:
-    """JSON lines; absent values are left out, the price is a number written in full."""
-    names = [*REES46_COLUMNS, *_used_options(events)]
-    lines = []
-    for row in events.select(names).to_pylist():
-        price = _price_text(row.pop("price"))
-        row["event_time"] = row["event_time"].astimezone(UTC).isoformat().replace("+00:00", "Z")
-        rest = json.dumps({name: value for name, value in row.items() if value is not None}, ensure_ascii=False)
-        lines.append(f'{rest[:-1]}, "price": {price}}}\n')
-    return "".join(lines).encode()
-
-
-def _used_options(events: pa.Table) -> list[str]:
-    options = (field.name for field in EVENT_FIELDS[len(REES46_COLUMNS) :])
-    return [name for name in options if name in events.column_names and events[name].null_count < len(events)]
-
-
-def _time_text(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(' ')} UTC"
-
-
-def _price_text(price: Decimal) -> str:
-    whole, _, decimals = f"{price:f}".partition(".")
-    return f"{whole}.{decimals.rstrip('0').ljust(2, '0')}"
-
-
-def _parts(payloads: Sequence[bytes]) -> Iterator[_Part]:
-    """Payloads by runs: neighbouring text payloads of one layout are read together, up to a few MiB at once."""
+def _decode_runs(payloads: Sequence[bytes]) -> Iterator[_DecodedPayloads]:
+    """Decode payloads in runs: adjacent text payloads of one layout are read together, up to a few MiB at once."""
     run = _Run()
     for record, payload in enumerate(payloads):
         if payload.startswith(arrow_ipc.MARKER):
             yield from run.read()
-            yield _arrow_part(record, payload)
+            yield _decode_arrow(record, payload)
             continue
         bare = payload.removeprefix(text.BYTE_ORDER_MARK)
         if not bare or bare.isspace() or b"\0" in bare[:_BINARY_PREFIX]:
@@ -211,7 +155,7 @@ def _parts(payloads: Sequence[bytes]) -> Iterator[_Part]:
 
 
 class _Run:
-    """Neighbouring text payloads of one layout."""
+    """Adjacent text payloads of one layout."""
 
     def __init__(self) -> None:
         self.columns: tuple[str, ...] | None = None
@@ -224,8 +168,8 @@ class _Run:
         self._records.append(record)
         self._bodies.append(body)
 
-    def read(self) -> Iterator[_Part]:
-        """Read what was added, and begin anew."""
+    def read(self) -> Iterator[_DecodedPayloads]:
+        """Decode the payloads added so far, and start a new run."""
         if not self._bodies:
             return
         block = text.read_block(self._bodies, self.columns)
@@ -236,11 +180,13 @@ class _Run:
             kept = np.array(block.kept, dtype=np.int64)
             records, places = records[kept], places[kept]
         self.size, self._records, self._bodies = 0, [], []
-        yield _Part(block.events, records, places, rejects)
+        yield _DecodedPayloads(block.events, records, places, rejects)
 
 
-def _rejected_payload(record: int, payload: bytes, fault: Fault) -> _Part:
-    return _Part(arrow_ipc.ENCODED_SCHEMA.empty_table(), *_indices(record, []), [(record, 0, fault, payload)])
+def _rejected_payload(record: int, payload: bytes, fault: Fault) -> _DecodedPayloads:
+    return _DecodedPayloads(
+        arrow_ipc.ENCODED_SCHEMA.empty_table(), *_indices(record, []), [(record, 0, fault, payload)]
+    )
 
 
 def _indices(record: int, places: Sequence[int] | range) -> tuple[np.ndarray, np.ndarray]:
@@ -248,31 +194,31 @@ def _indices(record: int, places: Sequence[int] | range) -> tuple[np.ndarray, np
     return np.full(len(places), record, dtype=np.int32), rows
 
 
-def _arrow_part(record: int, payload: bytes) -> _Part:
+def _decode_arrow(record: int, payload: bytes) -> _DecodedPayloads:
     try:
         events, kept, faults = arrow_ipc.read_payload(payload)
     except RowError as error:
         return _rejected_payload(record, payload, error.fault)
     row_bytes = arrow_ipc.row_source(payload) if faults else None
     rejects = [(record, place, fault, row_bytes(place)) for place, fault in faults.items()] if row_bytes else []
-    return _Part(events, *_indices(record, kept), rejects)
+    return _DecodedPayloads(events, *_indices(record, kept), rejects)
 
 
-def _together(parts: list[_Part]) -> pa.Table:
+def _concatenate(parts: list[_DecodedPayloads]) -> pa.Table:
     if not parts:
-        parts = [_Part(WIRE_SCHEMA.empty_table(), *_indices(0, []), [])]
+        parts = [_DecodedPayloads(WIRE_SCHEMA.empty_table(), *_indices(0, []), [])]
     tables = [part.events for part in parts]
     if len({table.schema for table in tables}) > 1:
         tables = [table.cast(WIRE_SCHEMA) for table in tables]
     events = pa.concat_tables(tables)
     if len(events) < _SMALL_CHUNK * len(tables):
-        events = events.combine_chunks()  # each chunk costs every later scan some 0.2 ms, however small it is
+        events = events.combine_chunks()  # each chunk costs every later scan some 0.2 ms
     events = events.append_column("record", pa.array(np.concatenate([part.records for part in parts])))
     return events.append_column("place", pa.array(np.concatenate([part.places for part in parts])))
 
 
 def _row_source(payload: bytes) -> Callable[[int], bytes]:
-    """Gives rows as they came; an Arrow row has no bytes of its own and becomes a stream of one row."""
+    """Returns rows as received; an Arrow row has no bytes of its own and becomes a stream of one row."""
     if payload.startswith(arrow_ipc.MARKER):
         return arrow_ipc.row_source(payload)
     body, _ = text.body_of(payload)

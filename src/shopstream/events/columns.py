@@ -1,13 +1,11 @@
-"""The columns of an event, declared once, in plain Python; `schema` gives them Arrow types.
+"""The columns of an event, declared once, in plain Python; `schema` adds their Arrow types.
 
-The first nine are REES46's columns in file order; the next four are what a production tracker adds. A new column goes
-to the end and nowhere else: Arrow, DuckDB, Iceberg and dbt columns all derive from here.
+The first nine are REES46's columns in file order; the next four are those that a production tracker adds. New columns
+go to the end: the columns in Arrow, DuckDB, Iceberg and dbt all derive from this list.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
-
-__all__ = ["EVENT_COLUMNS", "REES46_COLUMNS", "Column", "EventType"]
 
 
 class EventType(StrEnum):
@@ -27,7 +25,7 @@ class Column:
         name: the same in every store.
         duckdb: SQL type.
         required: never null.
-        doc: one sentence, the column's description in every catalogue.
+        doc: one sentence; the column's description in every catalogue.
     """
 
     name: str

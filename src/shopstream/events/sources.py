@@ -1,7 +1,7 @@
-"""Files of events: opened from a path or URL, recognised by content, cut into blocks of whole rows.
+"""Files of events: opens a path or URL, detects the format, and cuts the content into blocks of whole rows.
 
-A block is a payload that `events.codec` decodes. Where blocks are cut depends on the content, the block size and the
-place alone, so that whoever was interrupted cuts the same blocks when going on.
+A block is a payload that `events.codec` decodes. The cuts depend only on the content, the block size and the offset,
+so an interrupted reader gets the same blocks when it resumes.
 """
 
 import gzip
@@ -20,11 +20,9 @@ import pyarrow.parquet as pq
 from shopstream.errors import ConfigurationError, PermanentError, RetryableError
 from shopstream.events.schema import EVENT_FIELDS, WIRE_SCHEMA
 
-__all__ = ["Block", "Source", "identify", "open_blocks", "plan_blocks"]
-
 BLOCK_BYTES = 24 << 20
-"""Text of one block for bulk loads: some 190,000 events. The C library gives memory of 32 MiB and more back to the
-system each time it is freed, and getting it again costs a tenth of a load."""
+"""Text of one block for bulk loads: some 190,000 events. The C library returns 32 MiB and more to the system whenever
+it is freed, and allocating it again costs a tenth of a load."""
 
 PARQUET_ROWS = 262_144
 """Rows of one block of a Parquet file for bulk loads."""
@@ -44,8 +42,8 @@ class Source:
     """A file to load.
 
     Args:
-        location: path or URL, as it was given.
-        digest: identity of the content; see `identify`.
+        location: path or URL, as given.
+        digest: identifies the content; see `identify`.
         size: bytes, as stored.
     """
 
@@ -55,14 +53,14 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class FileBlock:
     """Whole rows of a source.
 
     Args:
         payload: for the codec: CSV with the file's header, JSON lines or an Arrow IPC stream.
-        header: the file's own header line, with its end; empty without one.
-        start: where it begins: bytes of (unpacked) text, rows of Parquet.
-        end: where the next one begins.
+        header: the file's own header line, with its line end; empty if there is none.
+        start: offset of the block: bytes of (unpacked) text, rows of Parquet.
+        end: offset of the next block.
         consumed: bytes of the stored file read so far, for progress.
     """
 
@@ -74,9 +72,9 @@ class Block:
 
 
 def identify(location: str) -> Source:
-    """Name a file by its content: SHA-256 over its size and up to 64 samples of 64 KiB, evenly spread.
+    """Identify a file by its content: SHA-256 over its size and up to 64 samples of 64 KiB, evenly spread.
 
-    Two files of the same size that differ only between the samples would be taken for one.
+    Two files of the same size that differ only between the samples get the same digest.
 
     Raises:
         PermanentError: there is no such file, or it is empty or of an unknown kind.
@@ -100,7 +98,7 @@ def identify(location: str) -> Source:
 
 @contextmanager
 def _opened(location: str, *, ahead: int = _REMOTE_BLOCK_BYTES) -> Iterator[BinaryIO]:
-    """A seekable stream of a path or fsspec URL, as stored; a remote one fetches so many bytes ahead."""
+    """A seekable stream of a path or fsspec URL, as stored; a remote one fetches `ahead` bytes at once."""
     if "://" in location:
         with _Remote(location, ahead) as remote:
             yield cast("BinaryIO", remote)
@@ -119,7 +117,7 @@ def _missing(location: str) -> PermanentError:
 
 
 class _Remote:
-    """A file behind a URL; its failures are ours, whatever library raises them.
+    """A file behind a URL; translates the errors of all file systems.
 
     Args:
         location: fsspec URL.
@@ -132,7 +130,7 @@ class _Remote:
         self._stream: BinaryIO
 
     def __enter__(self) -> Self:
-        with self._told():
+        with self._translated():
             files, path = fsspec.url_to_fs(self._location)
             options = {"block_size": self._ahead, "cache_type": "readahead"} if self._ahead else {"cache_type": "none"}
             self._stream = files.open(path, "rb", **options)
@@ -141,19 +139,19 @@ class _Remote:
     def __exit__(self, *_: object) -> None:
         self._stream.close()
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  what readers ask of a file: closed, tell, seekable …
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  closed, tell, seekable …
         return getattr(self._stream, name)
 
     def read(self, size: int = -1) -> bytes:
-        with self._told():
+        with self._translated():
             return self._stream.read(size)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        with self._told():
+        with self._translated():
             return self._stream.seek(offset, whence)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _translated(self) -> Iterator[None]:
         try:
             yield
         except FileNotFoundError as error:
@@ -165,27 +163,26 @@ class _Remote:
                 f"reading {self._location} is denied ({error}); grant it to the role in use (s3:GetObject and "
                 "s3:ListBucket), and check credentials and the clock of this machine"
             ) from error
-        except Exception as error:  # each file system raises what its library does
+        except Exception as error:  # each file system has its own errors
             raise RetryableError(
-                f"{self._location} cannot be read now ({error}); check the network and that credentials are set, then "
-                "try again"
+                f"{self._location} cannot be read now ({error}); check the network and the credentials, then try again"
             ) from error
 
 
 @contextmanager
 def open_blocks(
     source: Source, start: int = 0, *, block_bytes: int | None = None, parquet_rows: int | None = None
-) -> Iterator[Iterator[Block]]:
-    """Blocks from a place on, which is 0 or the `end` of an earlier block of the same size.
+) -> Iterator[Iterator[FileBlock]]:
+    """Blocks from an offset on, which is 0 or the `end` of an earlier block of the same size.
 
     Args:
-        source: what `identify` gave.
-        start: where to begin.
-        block_bytes: most text of a block; None: BLOCK_BYTES.
-        parquet_rows: most rows of a block of Parquet; None: PARQUET_ROWS.
+        source: from `identify`.
+        start: offset of the first block.
+        block_bytes: maximum text of a block; None: BLOCK_BYTES.
+        parquet_rows: maximum rows of a Parquet block; None: PARQUET_ROWS.
 
     Raises:
-        PermanentError: the file is damaged, or has no line end for a whole block.
+        PermanentError: the file is damaged, or has no line end within a whole block.
     """
     size = block_bytes or BLOCK_BYTES
     with _opened(source.location) as stream:
@@ -201,17 +198,17 @@ def open_blocks(
 
 
 def plan_blocks(source: Source, start: int = 0) -> Iterator[tuple[int, int | None]]:
-    """Where the blocks of `open_blocks` are cut, for readers side by side: (start, end) of each, in order.
+    """The cuts of `open_blocks`, for parallel readers: (start, end) of each piece, in order.
 
-    Of text, only the ends of blocks are read. What is packed can only be read from its beginning: all of it is one.
-    Of Parquet, a piece is a row group, which may be several blocks. An end of None is the end of the file.
+    Of text, only the ends of blocks are read. A compressed file can only be read from its start, so it is one piece. Of
+    Parquet, a piece is a row group, which may be several blocks. An end of None is the end of the file.
 
     Args:
-        source: what `identify` gave.
-        start: where to begin, as for `open_blocks`.
+        source: from `identify`.
+        start: offset of the first block, as for `open_blocks`.
 
     Raises:
-        PermanentError: the file is damaged, or has no line end for a whole block.
+        PermanentError: the file is damaged, or has no line end within a whole block.
     """
     with _opened(source.location, ahead=0) as stream:
         magic = stream.read(4)
@@ -241,20 +238,20 @@ def _end_of_block(stream: BinaryIO, source: Source, place: int) -> int:
         skipped = max(0, BLOCK_BYTES - length)
         stream.seek(place + skipped)
         tail = b"".join(_read(stream, BLOCK_BYTES - skipped))
-        if not skipped or tail.count(b"\n", _SAME_TIME_BYTES) > 1:  # enough to cut as if all had been read
+        if not skipped or tail.count(b"\n", _SAME_TIME_BYTES) > 1:  # enough for the same cut as in the whole block
             return place + _cut(tail, source, place, skipped)
     raise AssertionError("the second length is the whole block")
 
 
 def _first_line(text: BinaryIO) -> tuple[bytes, int]:
-    """The header without byte order mark, empty where there is none, and where the rows begin."""
+    """The header without byte order mark (empty if there is none), and the offset of the first row."""
     first, end, _ = b"".join(_read(text, _LONGEST_HEADER)).partition(b"\n")
     if b"event_time" not in first or b"{" in first:
         return b"", 0
     return (first + end).removeprefix(_BYTE_ORDER_MARK), len(first + end)
 
 
-def _text_blocks(source: Source, text: BinaryIO, stored: BinaryIO, start: int, size: int) -> Iterator[Block]:
+def _text_blocks(source: Source, text: BinaryIO, stored: BinaryIO, start: int, size: int) -> Iterator[FileBlock]:
     try:
         header, rows_begin = _first_line(text)
         place = max(start, rows_begin)
@@ -265,28 +262,28 @@ def _text_blocks(source: Source, text: BinaryIO, stored: BinaryIO, start: int, s
             if not block:
                 return
             cut = len(block) if len(block) < size else _cut(block, source, place)
-            rows, carry = memoryview(block)[:cut], block[cut:]  # a view: copies of tens of MiB take their time
+            rows, carry = memoryview(block)[:cut], block[cut:]  # a view, not a copy of tens of MiB
             if not (block[:1].isspace() and block[:cut].isspace()):
-                yield Block(b"".join([header, rows]), header, place, place + cut, stored.tell())
+                yield FileBlock(b"".join([header, rows]), header, place, place + cut, stored.tell())
             place += cut
     except (EOFError, gzip.BadGzipFile, OSError) as error:
         raise PermanentError(
-            f"{source.location} cannot be read on from byte {text.tell()}: {error}; get it again whole: "
-            "reading goes on where it stopped"
+            f"{source.location} cannot be read beyond byte {text.tell()}: {error}; fetch the whole file again: "
+            "reading resumes where it stopped"
         ) from error
 
 
 def _read(text: BinaryIO, size: int) -> Iterator[bytes]:
-    """That many bytes in pieces, fewer only at the end of the file."""
+    """Read `size` bytes in pieces, fewer only at the end of the file."""
     while size and (piece := text.read(size)):
         yield piece
         size -= len(piece)
 
 
 def _cut(block: bytes, source: Source, place: int, skipped: int = 0) -> int:
-    """Where to cut a block, whose first bytes may have been skipped.
+    """Offset at which a block, whose first bytes may have been skipped, is cut.
 
-    At a line end, and so that rows of one time (duplicates among them) stay together.
+    It is a line end that keeps rows of the same time (and so duplicates) together.
     """
     end = block.rfind(b"\n") + 1
     if not end:
@@ -301,10 +298,10 @@ def _cut(block: bytes, source: Source, place: int, skipped: int = 0) -> int:
     return earliest + 1 if earliest > max(skipped, (skipped + len(block)) // 2) else skipped + end
 
 
-def _parquet_blocks(source: Source, stream: BinaryIO, start: int, batch_rows: int) -> Iterator[Block]:
+def _parquet_blocks(source: Source, stream: BinaryIO, start: int, batch_rows: int) -> Iterator[FileBlock]:
     try:
         metadata = pq.read_metadata(stream)
-        # Texts repeat: their dictionaries are taken over from the file as they are.
+        # Texts repeat: keep the dictionaries of the file.
         texts = [f.name for f in metadata.schema.to_arrow_schema() if f.name in _TEXTS and f.type == pa.string()]
         with pq.ParquetFile(stream, metadata=metadata, read_dictionary=texts) as file:
             total = max(1, file.metadata.num_rows)
@@ -312,7 +309,7 @@ def _parquet_blocks(source: Source, stream: BinaryIO, start: int, batch_rows: in
             if "event_time" not in names:
                 raise PermanentError(
                     f"expected a column event_time in {source.location}, got {', '.join(file.schema_arrow.names)}; "
-                    "name the columns as a REES46 file does"
+                    "use the column names of REES46"
                 )
             place = 0
             for group in range(file.num_row_groups):
@@ -323,10 +320,10 @@ def _parquet_blocks(source: Source, stream: BinaryIO, start: int, batch_rows: in
                 for batch in file.iter_batches(batch_rows, row_groups=[group], columns=names):
                     if place >= start:
                         end = place + batch.num_rows
-                        yield Block(_ipc(batch), b"", place, end, source.size * end // total)
+                        yield FileBlock(_ipc(batch), b"", place, end, source.size * end // total)
                     place += batch.num_rows
     except pa.ArrowException as error:
-        raise PermanentError(f"{source.location} cannot be read as Parquet: {error}; get it again whole") from error
+        raise PermanentError(f"{source.location} cannot be read as Parquet: {error}; fetch it again") from error
 
 
 def _ipc(batch: pa.RecordBatch) -> bytes:

@@ -1,9 +1,8 @@
-"""CSV and JSON lines to columns.
+"""Reads CSV and JSON lines into columns.
 
-A row is a line: a stray quote or a cut end spoils its own line, never its neighbours. A block of lines is read by
-Arrow's parsers at once; a block that does not fit is halved until few lines are left, and those are read one by one
-by `events.rows`, which knows the reason. One bad line in a million costs some twenty extra parses of ever smaller
-blocks.
+A row is a line: a stray quote or a truncated end affects its own line only. Arrow's parsers read a block of lines at
+once; a block with a fault is halved until few lines are left, which `events.validation` reads one by one to find the
+reason. One bad line in a million costs some twenty extra parses of ever smaller blocks.
 """
 
 from collections.abc import Sequence
@@ -16,11 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
 
-from shopstream.events.rows import Row, RowError, read_csv_line, read_json_line
-from shopstream.events.schema import EVENT_FIELDS, PRICE_TYPE, REES46_COLUMNS, WIRE_SCHEMA
-from shopstream.events.validation import Fault
-
-__all__ = ["BYTE_ORDER_MARK", "TextBlock", "body_of", "csv_columns", "event_lines", "read_block", "read_times"]
+from shopstream.events.columns import REES46_COLUMNS
+from shopstream.events.schema import EVENT_FIELDS, PRICE_TYPE, WIRE_SCHEMA
+from shopstream.events.validation import EventValues, Fault, RowError, read_csv_line, read_json_line
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -28,7 +25,7 @@ _FEW = 64
 _BLOCK_BYTES = 1 << 20
 _WINDOW_BYTES = 1 << 18  # stays in the processor's cache
 _LOWER_CASE, _SMALL_X, _ZERO = 0x20, ord("x"), ord("0")
-_MISFITS = (pa.ArrowException, UnicodeError, OverflowError)
+_FAULTS = (pa.ArrowException, UnicodeError, OverflowError)
 _SHORTEST_TIME = len("2019-11-01 00:00:00")
 _UTC_SUFFIX = " UTC"
 _INTEGERS_AS_TEXT_OR_NUMBER = pa.decimal128(20, 0)
@@ -55,13 +52,13 @@ _CSV_TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class TextBlock:
-    """What came of some text payloads of one layout.
+    """Events and faults of text payloads of one layout.
 
     Args:
         events: `WIRE_SCHEMA` columns, `event_id` null where the tracker sent none.
         counts: rows (events and faults) of each payload.
-        kept: which of the rows each event came from, ascending; None: all of them.
-        faults: row → why it is no event, and its line.
+        kept: the row that each event came from, ascending; None: all rows.
+        faults: row → fault and line.
     """
 
     events: pa.Table
@@ -92,7 +89,7 @@ def body_of(payload: bytes) -> tuple[bytes, tuple[str, ...] | None]:
 
 
 def csv_columns(first_line: bytes) -> tuple[str, ...] | None:
-    """Columns that a header line names, or None when the line is data: a header names `event_time`."""
+    """Columns of a header line, which names `event_time`; None for a line of data."""
     if b"event_time" not in first_line:
         return None
     names = tuple(part.strip(' \t"') for part in first_line.decode("utf-8", "replace").split(","))
@@ -103,7 +100,7 @@ def read_block(bodies: Sequence[bytes], columns: tuple[str, ...] | None) -> Text
     """Read text payloads of one layout.
 
     Args:
-        bodies: as `body_of` gives them.
+        bodies: from `body_of`.
         columns: CSV columns in order; None reads JSON lines.
     """
     text = b"".join([body if body.endswith(b"\n") or not body else body + b"\n" for body in bodies])
@@ -111,8 +108,8 @@ def read_block(bodies: Sequence[bytes], columns: tuple[str, ...] | None) -> Text
         counts = [body.count(b"\n") + (not body.endswith(b"\n") and body != b"") for body in bodies]
         try:
             return TextBlock(_read_at_once(text, sum(counts), columns), counts, None, {})
-        except _MISFITS:
-            pass  # blank lines or misfits: line by line
+        except _FAULTS:
+            pass  # blank lines or faults: line by line
     lines = [event_lines(body) for body in bodies]
     events, kept, faults = _read_by_halves(list(chain.from_iterable(lines)), columns)
     return TextBlock(events, [len(part) for part in lines], kept, faults)
@@ -130,12 +127,12 @@ def _read_by_halves(
         try:
             tables.append(_read_at_once(b"\n".join(lines[start:end]) + b"\n", end - start, columns))
             kept.extend(range(start, end))
-        except _MISFITS:  # which line, and why, is found further down
+        except _FAULTS:  # smaller blocks show which line, and why
             if end - start > _FEW:
                 middle = (start + end) // 2
                 spans += [(middle, end), (start, middle)]
                 continue
-            rows: list[Row] = []
+            rows: list[EventValues] = []
             for place in range(start, end):
                 line = lines[place]
                 try:
@@ -151,7 +148,7 @@ def _read_at_once(text: bytes, count: int, columns: tuple[str, ...] | None) -> p
     """All lines as columns.
 
     Raises:
-        ArrowInvalid: a line does not fit, or has a form whose meaning `events.rows` alone decides.
+        ArrowInvalid: a line has a fault, or a form that only `events.validation` can read.
     """
     raw = _read_json(text, count) if columns is None else _read_csv(text, columns)
     if raw.num_rows != count:
@@ -193,7 +190,7 @@ def _read_csv(text: bytes, columns: tuple[str, ...]) -> pa.Table:
 
 
 def _has_hexadecimal(text: bytes) -> bool:
-    """Whether 0x or 0X is in it; five times as fast as searching for either, which took a tenth of a bulk load."""
+    """Whether the text contains 0x or 0X; five times as fast as two searches, which took a tenth of a bulk load."""
     codes = np.frombuffer(text, np.uint8)
     for start in range(0, len(codes), _WINDOW_BYTES):
         window = codes[start : start + _WINDOW_BYTES + 1]
@@ -204,8 +201,8 @@ def _has_hexadecimal(text: bytes) -> bool:
 
 def _read_json(text: bytes, count: int) -> pa.Table:
     if not (text.startswith(b"{") and text.endswith(b"}\n") and text.count(b"}\n{") == count - 1):
-        raise pa.ArrowInvalid("a line is no object")
-    text.decode()  # Arrow's JSON parser does not look at the encoding
+        raise pa.ArrowInvalid("a line is not an object")
+    text.decode()  # Arrow's JSON parser does not check the encoding
     return pa.json.read_json(
         pa.BufferReader(text),
         read_options=pa.json.ReadOptions(block_size=_BLOCK_BYTES),
@@ -217,7 +214,7 @@ def read_times(values: pa.ChunkedArray) -> pa.ChunkedArray:
     """Texts of event times as timestamps.
 
     Raises:
-        ArrowInvalid: one is no time, or has a form that `events.rows` alone reads.
+        ArrowInvalid: a text is not a time, or has a form that only `events.validation` can read.
     """
     lengths = pc.min_max(pc.binary_length(values)).as_py()
     if lengths["min"] is not None and lengths["min"] < _SHORTEST_TIME:
@@ -227,11 +224,11 @@ def read_times(values: pa.ChunkedArray) -> pa.ChunkedArray:
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.combine_chunks()
     texts = encoded.dictionary
-    moments = _moments(texts)
+    moments = _parse_times(texts)
     return pa.chunked_array([moments.take(encoded.indices)])
 
 
-def _moments(texts: pa.Array) -> pa.Array:
+def _parse_times(texts: pa.Array) -> pa.Array:
     if pc.all(pc.ends_with(texts, _UTC_SUFFIX)).as_py():
         plain = pc.utf8_slice_codeunits(texts, 0, -len(_UTC_SUFFIX))
         return plain.cast(pa.timestamp("us")).cast(pa.int64()).cast(WIRE_SCHEMA.field("event_time").type)

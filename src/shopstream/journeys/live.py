@@ -1,24 +1,117 @@
-"""What shoppers do right now: active sessions, the funnel, open carts, top lists.
+"""Live journeys: active sessions, the funnel, open carts, top lists; and the timeline of one shopper from the lake.
 
-All of it is read from window state that the engine keeps anyway; nothing here looks at single events. "Now" is the
-engine's watermark, so a replay of last year shows last year's afternoon.
+All panels are computed from window state that the engine keeps anyway, never from single events. "Now" is the engine's
+watermark, so a replay of last year shows last year's afternoon.
 """
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
-from shopstream.clock import from_ms
+import duckdb
+
+from shopstream.clock import HOUR_MS, MILLISECOND, MINUTE_MS, from_ms
 from shopstream.engine.engine import Engine
-from shopstream.engine.operator import SessionOperator, SlidingOperator, WindowOperator
+from shopstream.engine.operators import SessionOperator, SlidingOperator, WindowOperator
+from shopstream.engine.signals import Signal
+from shopstream.engine.tables import BATCH, fetch_dicts
 from shopstream.engine.watermark import BEGINNING
-from shopstream.journeys.names import ProductNames
-from shopstream.journeys.ports import LiveStore
-from shopstream.journeys.windows import CART_LINES, PRODUCTS, SESSIONS, SPANS
+from shopstream.engine.window import WindowDeclaration, WindowKind
+from shopstream.journeys.store import LiveStore
 
-__all__ = ["LiveJourneys"]
+SPANS: Final = (timedelta(minutes=15), timedelta(minutes=60))
+"""Time spans of the funnel and the top lists."""
 
-_MS = timedelta(milliseconds=1)
+
+_COUNTS: Final = {
+    "views": "count(*) filter (where event_type = 'view')",
+    "carts": "count(*) filter (where event_type = 'cart')",
+    "purchases": "count(*) filter (where event_type = 'purchase')",
+}
+
+SESSIONS: Final = WindowDeclaration(
+    name="journey_sessions",
+    kind=WindowKind.SESSION,
+    gap_ms=30 * MINUTE_MS,
+    key=("user_id", "user_session"),
+    measures={
+        "events": "count(*)",
+        **_COUNTS,
+        "spent": "sum(price) filter (where event_type = 'purchase')",
+    },
+)
+"""One shopper's visit: the tracker's session id, cut after 30 minutes of silence since ids may live for months."""
+
+PRODUCTS: Final = WindowDeclaration(
+    name="journey_products",
+    kind=WindowKind.SLIDING,
+    size_ms=HOUR_MS,
+    slide_ms=MINUTE_MS,
+    key=("product_id",),
+    measures={
+        **_COUNTS,
+        "revenue": "sum(price) filter (where event_type = 'purchase')",
+    },
+)
+"""Views, carts and purchases by product; categories and brands are sums of products."""
+
+CART_LINES: Final = WindowDeclaration(
+    name="journey_cart_lines",
+    kind=WindowKind.SLIDING,
+    size_ms=24 * HOUR_MS,
+    slide_ms=HOUR_MS,
+    key=("user_id", "product_id"),
+    filter="event_type <> 'view'",
+    measures={
+        "carted_at": "max(event_time) filter (where event_type = 'cart')",
+        "removed_at": "max(event_time) filter (where event_type = 'remove_from_cart')",
+        "bought_at": "max(event_time) filter (where event_type = 'purchase')",
+        "worth": "max(price)",
+    },
+)
+"""The cart ledger of the last 24 hours."""
+
+
+class _ProductNames:
+    """A window operator that keeps category and brand once per product, in the table `product_names`.
+
+    The table grows with the catalogue.
+
+    Args:
+        connection: of the engine's database.
+        declaration: the window over products.
+    """
+
+    columns: tuple[str, ...] = ("brand", "category_code", "category_id", "product_id")
+    ordered = False
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, declaration: WindowDeclaration) -> None:
+        self.declaration = declaration
+        self._connection = connection
+        connection.execute("CREATE TABLE product_names (product_id BIGINT, category VARCHAR, brand VARCHAR)")
+
+    def absorb(self) -> None:
+        """Add the names of new products."""
+        self._connection.execute(f"""
+            INSERT INTO product_names
+            SELECT product_id, coalesce(max(category_code), '(no code) ' || max(category_id)), max(brand)
+            FROM {BATCH} ANTI JOIN product_names USING (product_id) GROUP BY product_id""")
+
+    def advance(self, watermark_ms: int) -> list[Signal]:  # noqa: ARG002  names have no time
+        """Names produce no signals."""
+        return []
+
+    def forget(self, watermark_ms: int) -> None:
+        """Keep all names: a catalogue is bounded."""
+
+    def state_tables(self) -> tuple[str, ...]:
+        """The table of names."""
+        return ("product_names",)
+
+    def resume(self, watermark_ms: int) -> None:
+        """Do nothing: the table is all the state."""
+
+
 _SHOWN = 50
 _TOP = 10
 
@@ -27,28 +120,28 @@ class LiveJourneys:
     """Keeps the journey windows of an engine and publishes panels from them.
 
     Args:
-        engine: absorbs each micro-batch into these windows too.
-        store: where panels go.
+        engine: runs the journey windows beside those of the rules.
+        store: receives the panels.
     """
 
     def __init__(self, engine: Engine, store: LiveStore) -> None:
         self._engine = engine
         self._store = store
         self._connection = engine.connection
-        self._sessions = SessionOperator(self._connection, SESSIONS, retain_ms=max(SPANS) // _MS)
+        self._sessions = SessionOperator(self._connection, SESSIONS, retain_ms=max(SPANS) // MILLISECOND)
         self._products = SlidingOperator(self._connection, PRODUCTS)
         self._cart_lines = SlidingOperator(self._connection, CART_LINES)
         operators: tuple[WindowOperator, ...] = (
             self._sessions,
             self._products,
-            ProductNames(self._connection, PRODUCTS),
+            _ProductNames(self._connection, PRODUCTS),
             self._cart_lines,
         )
         for operator in operators:
             engine.attach(operator)
 
     def publish(self) -> None:
-        """Drop what is too old and publish what is left."""
+        """Drop expired state, and publish the panels."""
         now_ms = self._engine.watermarks.current_ms
         if now_ms == BEGINNING:
             return
@@ -67,9 +160,7 @@ class LiveJourneys:
         }
 
     def _rows(self, query: str, parameters: Mapping[str, object]) -> list[dict[str, Any]]:
-        result = self._connection.execute(query, dict(parameters))
-        names = [column[0] for column in result.description]
-        return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+        return fetch_dicts(self._connection.execute(query, dict(parameters)))
 
     def _session_panel(self, now_ms: int) -> dict[str, object]:
         active = "FROM live_sessions WHERE end_ms > $now"
@@ -82,7 +173,7 @@ class LiveJourneys:
         newest = self._rows(
             f"""SELECT user_id, user_session, start_ms, last_event_ms, events, views, carts, purchases,
                        coalesce(spent, 0) AS spent,
-                       CASE WHEN purchases > 0 THEN 'bought' WHEN carts > 0 THEN 'cart' ELSE 'looking' END AS stage
+                       CASE WHEN purchases > 0 THEN 'bought' WHEN carts > 0 THEN 'cart' ELSE 'browsing' END AS stage
                 {active} ORDER BY last_event_ms DESC, user_id LIMIT {_SHOWN}""",
             {"now": now_ms},
         )
@@ -92,7 +183,7 @@ class LiveJourneys:
         return {**totals, "newest": newest}
 
     def _funnel(self, now_ms: int, span: timedelta) -> dict[str, object]:
-        """How far the sessions came that were active in the span."""
+        """Stages that the sessions active in the span have reached."""
         row = self._rows(
             """SELECT count(*) AS sessions,
                       count(*) FILTER (views > 0) AS viewed,
@@ -101,14 +192,15 @@ class LiveJourneys:
                       count(*) FILTER (purchases > 0 AND carts = 0) AS bought_without_cart,
                       count(*) FILTER (purchases > 0) AS bought
                FROM live_sessions WHERE last_event_ms >= $since""",
-            {"since": now_ms - span // _MS},
+            {"since": now_ms - span // MILLISECOND},
         )[0]
         return {"minutes": span // timedelta(minutes=1), **row}
 
     def _top(self, now_ms: int, span: timedelta) -> dict[str, object]:
         self._connection.execute(
             f"""CREATE OR REPLACE TEMP TABLE live_products AS
-                SELECT * FROM ({self._products.current(span // _MS, now_ms)}) JOIN product_names USING (product_id)"""
+                SELECT * FROM ({self._products.current(span // MILLISECOND, now_ms)})
+                JOIN product_names USING (product_id)"""
         )
         sums = """sum(views)::BIGINT AS views, sum(carts)::BIGINT AS carts, sum(purchases)::BIGINT AS purchases,
                   coalesce(sum(revenue), 0) AS revenue"""
@@ -144,3 +236,35 @@ class LiveJourneys:
         for row in largest:
             row["last_cart"] = from_ms(row.pop("last_ms")).isoformat()
         return {**totals, "largest": largest}
+
+
+def timeline(connection: duckdb.DuckDBPyConnection, user_id: int, limit: int) -> list[dict[str, Any]]:
+    """The newest `limit` events of a shopper, oldest first; `visit` numbers sessions cut at 30 minutes of silence.
+
+    Args:
+        connection: with the view `events` over the lake.
+        user_id: the shopper.
+        limit: maximum number of rows.
+    """
+    cursor = connection.execute(
+        """
+        WITH mine AS (
+            SELECT DISTINCT ON (event_time, event_id) *
+            FROM events WHERE user_id = $user_id
+        ), spaced AS (
+            SELECT *, event_time - lag(event_time) OVER (ORDER BY event_time, event_id) AS pause FROM mine
+        ), visits AS (
+            SELECT *, count(*) FILTER (pause IS NULL OR pause > INTERVAL 30 MINUTES)
+                      OVER (ORDER BY event_time, event_id) AS visit
+            FROM spaced
+        ), newest AS (
+            SELECT * FROM visits ORDER BY event_time DESC, event_id DESC LIMIT $limit
+        )
+        SELECT event_time, visit,
+               CASE WHEN pause <= INTERVAL 30 MINUTES THEN round(epoch(pause))::BIGINT END AS pause_s,
+               event_type, product_id::VARCHAR AS product_id, category_code, brand, price, user_session
+        FROM newest ORDER BY event_time, event_id
+        """,
+        {"user_id": user_id, "limit": limit},
+    )
+    return fetch_dicts(cursor)

@@ -1,19 +1,19 @@
-"""The lakehouse on S3: Iceberg tables by PyIceberg, the catalog in AWS Glue, so that Athena reads them as they are.
+"""The lakehouse on S3: Iceberg tables by PyIceberg, the catalog in AWS Glue, so that Athena can read them.
 
 Order of a commit, and what a crash between two steps leaves:
 
 1. Parquet files are written on the local disk, then put to S3, each whole or not at all
-   → files that no snapshot knows; `orphans` removes them
+   → files that no snapshot names; `orphans` removes them
 2. manifests and table metadata are put to S3                                            → the same
 3. one UpdateTable in Glue moves the table to the new metadata, if its version is still the one step 2 started from:
    rows and positions are there, all or nothing
 
-Step 3 is sent once. Were it repeated blindly after a lost answer, Glue would refuse the second one for the version that
-the first one made, and the files of a commit that stands would be taken for those of a failed one and deleted. Instead
-the table is asked whether it holds the commit, by the id in its snapshot; only if not, the commit is tried again.
+Step 3 is sent once. If it were repeated blindly after a lost answer, Glue would refuse the second call because of the
+version that the first one made, and the files of a successful commit would be deleted as those of a failed one.
+Instead, the table is searched for the commit, by the id in its snapshot; only if it is missing, the commit is retried.
 
-There is no lock. Two compactions or expiries at once do work twice, but harm nothing: the later one finds that the
-files it replaced are gone and changes nothing, and only files are deleted that no kept snapshot names.
+There is no lock. Two compactions or expiries at once do work twice, but do no harm: the later one finds that the files
+it replaces are gone and changes nothing, and only files that no kept snapshot names are deleted.
 """
 
 import tempfile
@@ -31,7 +31,8 @@ from pyiceberg.exceptions import CommitFailedException, NoSuchIcebergTableError,
 from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.table import Table
 
-from shopstream.aws import client, error_code, explained
+from shopstream.aws.clients import client, error_code, explained
+from shopstream.aws.objects import delete_objects, list_objects, split_url
 from shopstream.clock import Clock
 from shopstream.errors import BackpressureError, ConfigurationError, RetryableError, StateError
 from shopstream.lakehouse.catalog import CATALOG_NAME, LakeCatalog, OutcomeUnknownError
@@ -39,18 +40,14 @@ from shopstream.lakehouse.iceberg import IcebergLakehouse
 from shopstream.lakehouse.maintenance import expire
 from shopstream.lakehouse.settings import GlueSettings, LakehouseSettings
 
-__all__ = ["AwsLakehouse", "GlueLakeCatalog", "S3Storage"]
-
 _SERVER_ERROR = 500
 _KEPT_VERSIONS = 3
 _REPLACED = {"format-version": "2", "commit.retry.num-retries": "0"}
-_MOST_DELETIONS = 1000
-"""Keys that S3 takes in one DeleteObjects."""
 
 
 @contextmanager
-def _told(action: str) -> Iterator[None]:
-    """Errors of AWS as ours, also those that s3fs has made errors of the operating system of."""
+def _explained(action: str) -> Iterator[None]:
+    """Translate AWS errors, also those that s3fs has turned into an OSError."""
     with explained(action):
         try:
             yield
@@ -69,56 +66,43 @@ class S3Storage:
         self.file_system = s3fs.S3FileSystem(use_listings_cache=False)
 
     def __reduce__(self) -> tuple[type["S3Storage"], tuple[()]]:
-        """Another process makes clients of its own."""
+        """Another process makes its own clients."""
         return S3Storage, ()
 
-    def draft(self, location: str) -> Path:  # noqa: ARG002  a draft is local, wherever it will lie
+    def draft(self, location: str) -> Path:  # noqa: ARG002  a draft is always local
         """A new temporary file."""
         return Path(tempfile.gettempdir()) / f"shopstream-{uuid4().hex}.parquet"
 
-    def keep(self, draft: Path, location: str) -> int:
-        """Put a finished draft to S3 and delete it here; bytes it has."""
-        bucket, key = _split(location)
-        size = draft.stat().st_size
+    def keep(self, draft: Path, location: str) -> None:
+        """Put a finished draft to S3 and delete it locally."""
+        bucket, key = split_url(location)
         try:
             with draft.open("rb") as body, explained(f"to write to bucket {bucket}"):
                 self._s3.upload_fileobj(body, bucket, key)
         finally:
             draft.unlink()
-        return size
 
     def remove(self, locations: Iterable[str]) -> int:
-        """Delete files; returns how many were asked for (S3 does not tell which were there)."""
+        """Delete files; returns how many were requested (S3 does not report which existed)."""
         keys: dict[str, list[str]] = {}
         for location in locations:
-            bucket, key = _split(location)
+            bucket, key = split_url(location)
             keys.setdefault(bucket, []).append(key)
         for bucket, of_bucket in keys.items():
-            for start in range(0, len(of_bucket), _MOST_DELETIONS):
-                some = [{"Key": key} for key in of_bucket[start : start + _MOST_DELETIONS]]
-                with explained(f"to delete from bucket {bucket}"):
-                    answer = self._s3.delete_objects(Bucket=bucket, Delete={"Objects": some, "Quiet": True})
-                    for failed in answer.get("Errors", []):
-                        raise ClientError({"Error": failed}, "DeleteObjects")
+            with explained(f"to delete from bucket {bucket}"):
+                delete_objects(self._s3, bucket, of_bucket)
         return sum(map(len, keys.values()))
 
     def listing(self, folder: str) -> Iterator[tuple[str, float]]:
         """Every file below a folder, with the time of its last change in s since 1970."""
-        bucket, prefix = _split(folder)
-        pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/")
+        bucket, prefix = split_url(folder)
         with explained(f"to list bucket {bucket}"):
-            for page in pages:
-                for entry in page.get("Contents", []):
-                    yield f"s3://{bucket}/{entry['Key']}", entry["LastModified"].timestamp()
-
-
-def _split(location: str) -> tuple[str, str]:
-    bucket, _, key = location.removeprefix("s3://").partition("/")
-    return bucket, key
+            for item in list_objects(self._s3, bucket, f"{prefix}/"):
+                yield f"s3://{bucket}/{item['Key']}", item["LastModified"].timestamp()
 
 
 class _Glue(GlueCatalog):
-    """PyIceberg's Glue catalog, whose commits say whether they surely failed."""
+    """PyIceberg's Glue catalog; its commits report whether they certainly failed."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -149,41 +133,42 @@ class _Glue(GlueCatalog):
             timed_out = isinstance(cause, ClientError) and error_code(cause) == "OperationTimeoutException"  # HTTP 400
             if isinstance(cause, HTTPClientError) or status >= _SERVER_ERROR or timed_out:
                 raise OutcomeUnknownError(
-                    f"AWS Glue did not answer {action}: it may stand, or not; compare the positions, then try again"
+                    f"AWS Glue did not answer {action}: it may have succeeded; compare the positions, then try again"
                 ) from error
             raise
 
 
 class GlueLakeCatalog(LakeCatalog):
-    """The tables' versions in the Glue Data Catalog; any number of processes anywhere may commit and read.
+    """The Glue Data Catalog; any number of processes on any machine may commit and read.
 
     Args:
         settings: codec, file sizes.
-        glue: database and place.
+        glue: database and location.
 
     Raises:
-        ConfigurationError: no place is set, or credentials, region or a permission are missing.
-        StateError: the bucket is not there.
+        ConfigurationError: no location is set, or credentials, region or a permission are missing.
+        StateError: the bucket does not exist.
     """
 
     def __init__(self, settings: LakehouseSettings, glue: GlueSettings) -> None:
         if glue.warehouse is None:
             raise ConfigurationError(
-                "expected a place for the tables in setting aws.glue.warehouse, got none; set it to s3://bucket/prefix"
+                "expected the location of the tables in setting aws.glue.warehouse, got none; set it to "
+                "s3://bucket/prefix"
             )
-        with _told("to open the lakehouse"):
+        with _explained("to open the lakehouse"):
             tables = _Glue()
             self.region = str(tables.glue.meta.region_name)
             super().__init__(tables, glue.database, glue.warehouse.rstrip("/"), S3Storage(), settings)
             try:
                 self.create_tables()
-            except NoSuchNamespaceError:  # asked first: a role may use a database that it may not make
+            except NoSuchNamespaceError:  # a role may be allowed to use a database but not to create one
                 self._catalog.create_namespace_if_not_exists(self.namespace)
                 self.create_tables()
 
     @property
     def description(self) -> str:
-        """Where catalog and tables are, for people."""
+        """Location of catalog and tables, as text."""
         return f"Iceberg tables in {self.root}, catalog AWS Glue, database `{self.namespace}`."
 
     @property
@@ -192,35 +177,35 @@ class GlueLakeCatalog(LakeCatalog):
         return Path(tempfile.gettempdir()) / "shopstream-spill"
 
     def load(self, table: str) -> Table:
-        """The table as PyIceberg sees it, at its newest version.
+        """The newest version of a table, as PyIceberg's object.
 
         Raises:
             StateError: the table or its files are gone.
         """
-        with _told(f"to read the lakehouse table {table}"):
+        with _explained(f"to read the lakehouse table {table}"):
             try:
                 return self._catalog.load_table((self.namespace, table))
             except NoSuchTableError as error:
                 raise StateError(
                     f"expected the lakehouse table {table} in the Glue database {self.namespace}, found none; it was "
-                    "dropped, start again to make it anew"
+                    "dropped, start again to create it"
                 ) from error
 
     def find(self, table: str) -> Table | None:
-        """A table of the database that another program makes, such as a mart; None where it is not there."""
-        with _told(f"to read the table {table}"):
+        """A table that another program creates in the database, such as a mart; None if it does not exist."""
+        with _explained(f"to read the table {table}"):
             try:
                 return self._catalog.load_table((self.namespace, table))
             except (NoSuchTableError, NoSuchIcebergTableError):
                 return None
 
     def replace(self, table: str, rows: pa.Table) -> None:
-        """Make rows the whole content of a small table of its own, at once; made where it is not there.
+        """Replace the whole content of a small table at once; creates the table if it does not exist.
 
         Raises:
             RetryableError: another process replaced it at the same moment.
         """
-        with _told(f"to replace the table {table}"):
+        with _explained(f"to replace the table {table}"):
             there = self._catalog.create_table_if_not_exists(
                 (self.namespace, table), rows.schema, location=self.location(table), properties=_REPLACED
             )
@@ -230,19 +215,21 @@ class GlueLakeCatalog(LakeCatalog):
                         transaction.delete(AlwaysTrue())
                     transaction.append(rows)
             except CommitFailedException as error:
-                raise RetryableError(f"another process replaced the table {table} at the same moment; again") from error
+                raise RetryableError(
+                    f"another process replaced the table {table} at the same moment; try again"
+                ) from error
             expire(self, table, _KEPT_VERSIONS)
 
     def committing(self) -> AbstractContextManager[None]:
-        """Commits do not wait for each other: Glue lets the first one win, the others try again."""
-        return _told("to commit to the lakehouse")
+        """No lock: Glue lets the first commit win, the others retry."""
+        return _explained("to commit to the lakehouse")
 
     def maintenance(self) -> AbstractContextManager[None]:
-        """Two at once are possible, see above."""
-        return _told("to maintain the lakehouse")
+        """No lock: see above."""
+        return _explained("to maintain the lakehouse")
 
-    def loading(self, key: str, location: str) -> AbstractContextManager[None]:  # noqa: ARG002  nothing to take
-        """Two at once are possible: the commit of the later one is refused."""
+    def loading(self, key: str, location: str) -> AbstractContextManager[None]:  # noqa: ARG002  no lock
+        """No lock: the commit of a second load is refused."""
         return nullcontext()
 
 
@@ -251,8 +238,8 @@ class AwsLakehouse(IcebergLakehouse):
 
     Args:
         settings: codec, file sizes.
-        glue: database and place of the tables.
-        clock: tells the age of files that may be orphans.
+        glue: database and location of the tables.
+        clock: for the age of files that may be orphans.
     """
 
     catalog: GlueLakeCatalog

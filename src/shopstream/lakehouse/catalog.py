@@ -1,4 +1,4 @@
-"""The Iceberg catalog, whoever keeps it: opens tables, and commits changes that carry the positions forward."""
+"""The Iceberg catalog: opens tables, and commits changes that carry the positions forward."""
 
 import json
 from abc import ABC, abstractmethod
@@ -14,50 +14,39 @@ from pyiceberg.table.snapshots import Snapshot
 from tenacity import RetryError, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from shopstream.errors import RetryableError, StateError
-from shopstream.lakehouse.files import FileWriter
+from shopstream.lakehouse.files import FileWriter, Storage
+from shopstream.lakehouse.reader import moved_error
 from shopstream.lakehouse.settings import LakehouseSettings
-from shopstream.lakehouse.storage import Storage
 from shopstream.lakehouse.tables import TABLES
 
-__all__ = [
-    "CATALOG_NAME",
-    "POSITIONS_PROPERTY",
-    "LakeCatalog",
-    "NotCommittedError",
-    "OutcomeUnknownError",
-    "add_nothing",
-    "carrier_of",
-    "positions_of",
-]
-
 CATALOG_NAME = "shopstream"
-"""Name under which another program opens the catalog."""
+"""Name of the catalog for other programs."""
 
 POSITIONS_PROPERTY = "shopstream.positions"
-"""Snapshot property: JSON object, shard id → last sequence number the table holds."""
+"""Snapshot property: JSON object, shard id → last sequence number in the table."""
 
 _COMMIT_PROPERTY = "shopstream.commit"
-"""Snapshot property: id of the commit, the same on every attempt of it."""
+"""Snapshot property: id of the commit, the same for all its attempts."""
 
 _COMMIT_PATIENCE_S = 60.0
 
 
 class NotCommittedError(RetryableError):
-    """Other writers kept a table busy; it is certain that nothing was committed."""
+    """Other writers kept a table busy; certainly nothing was committed."""
 
 
 class OutcomeUnknownError(RetryableError):
-    """The catalog did not answer a commit: it may stand, or not. Compare the positions before a second try."""
+    """The catalog did not answer a commit, which may have succeeded or not. Compare the positions before a retry."""
 
 
 class LakeCatalog(ABC):
-    """The tables' versions; any number of processes may commit and read.
+    """Versions of the tables; any number of processes may commit and read.
 
     Args:
-        catalog: PyIceberg's.
-        namespace: the tables' namespace (of Glue: database).
+        catalog: of PyIceberg.
+        namespace: of the tables (in Glue: the database).
         root: folder or URL under which each table has a folder.
-        storage: the files.
+        storage: of the files.
         settings: codec, file sizes, durability.
     """
 
@@ -73,7 +62,7 @@ class LakeCatalog(ABC):
     @property
     @abstractmethod
     def description(self) -> str:
-        """Where catalog and tables are, for people."""
+        """Location of catalog and tables, as text."""
 
     @property
     @abstractmethod
@@ -82,26 +71,26 @@ class LakeCatalog(ABC):
 
     @abstractmethod
     def committing(self) -> AbstractContextManager[object]:
-        """Around each attempt to commit.
+        """Context of each attempt to commit.
 
         Raises:
-            TimeoutError: others keep the catalog busy.
+            TimeoutError: other processes keep the catalog busy.
         """
 
     @abstractmethod
     def maintenance(self) -> AbstractContextManager[None]:
-        """Around a compaction, expiry or removal of orphans; appends go on meanwhile.
+        """Context of a compaction, expiry or removal of orphans; appends continue.
 
         Raises:
-            RetryableError: another one is under way, and two at once are not possible here.
+            RetryableError: another one is running, and this catalog allows only one.
         """
 
     @abstractmethod
     def loading(self, key: str, location: str) -> AbstractContextManager[None]:
-        """Around the bulk load of a file, known by `key`.
+        """Context of the bulk load of a file, identified by `key`.
 
         Raises:
-            RetryableError: another process loads it, and that is known here already.
+            RetryableError: another process is loading it, as far as this catalog can know.
         """
 
     @property
@@ -114,11 +103,11 @@ class LakeCatalog(ABC):
         return f"{self.root}/{self.namespace}/{table}"
 
     def create_tables(self) -> None:
-        """Make the tables that are not there, and add columns that an older version did not know."""
-        there = set(self._catalog.list_tables(self.namespace))
+        """Create missing tables, and add columns that an older version did not have."""
+        existing = set(self._catalog.list_tables(self.namespace))
         for table, declaration in TABLES.items():
             identifier = (self.namespace, table.value)
-            if identifier not in there:
+            if identifier not in existing:
                 try:
                     self._catalog.create_table(
                         identifier,
@@ -130,17 +119,17 @@ class LakeCatalog(ABC):
                 except TableAlreadyExistsError:
                     continue  # another process was faster
                 continue
-            table_there = self.load(table)
-            if len(table_there.schema().fields) < len(declaration.fields):
-                with table_there.update_schema() as update:
+            current = self.load(table)
+            if len(current.schema().fields) < len(declaration.fields):
+                with current.update_schema() as update:
                     update.union_by_name(declaration.schema())
 
     def close(self) -> None:
-        """Let go of the catalog."""
+        """Close the catalog."""
         self._catalog.close()
 
     def load(self, table: str) -> Table:
-        """The table as PyIceberg sees it, at its newest version.
+        """The newest version of a table, as PyIceberg's object.
 
         Raises:
             StateError: its files are not where the catalog says.
@@ -148,13 +137,10 @@ class LakeCatalog(ABC):
         try:
             return self._catalog.load_table((self.namespace, table))
         except FileNotFoundError as error:
-            raise StateError(
-                f"expected the metadata of {table} where the catalog says, found none ({error}); Iceberg stores "
-                "absolute paths: move the folder back to where it was made, or start a new home"
-            ) from error
+            raise moved_error(table, error) from error
 
     def forget(self, table: str, snapshots: list[int]) -> Table:
-        """Take snapshots out of a table's history; deletes no file."""
+        """Remove snapshots from a table's history; deletes no file."""
 
         def change(current: Table) -> Table:
             there = {snapshot.snapshot_id for snapshot in current.snapshots()}
@@ -172,21 +158,21 @@ class LakeCatalog(ABC):
         *,
         after: Mapping[str, int] | None = None,
     ) -> Table:
-        """Apply a change to the newest version of a table; again on the next version where another writer was faster.
+        """Apply a change to the newest version of a table; repeats it on the next version if another writer was faster.
 
         Args:
             table: which one.
             change: stages the change; gets the transaction and the snapshot properties it has to pass on.
-            positions: merged into those of the version it is applied to.
-            after: positions that the version must have of the shards in `positions`; None: any.
+            positions: merged into those of the version that the change is applied to.
+            after: positions that this version must hold for the shards in `positions`; None: any.
 
         Raises:
             NotCommittedError: other writers kept the table busy for a minute; nothing was committed.
-            OutcomeUnknownError: the catalog did not answer, and cannot be asked what became of it.
+            OutcomeUnknownError: the catalog did not answer, and does not show whether the commit succeeded.
             StateError: the table's positions are not `after`; nothing was committed.
         """
         commit_id = uuid4().hex
-        tried: list[int | None] = []  # the snapshots that attempts of unknown outcome started from
+        tried: list[int | None] = []  # base snapshots of attempts whose outcome is unknown
 
         def stage(current: Table) -> Table:
             if tried:
@@ -210,7 +196,7 @@ class LakeCatalog(ABC):
 
     def _attempt(self, table: str, change: Callable[[Table], Table]) -> Table:
         attempts = Retrying(
-            retry=retry_if_exception(self.to_try_again),
+            retry=retry_if_exception(self.is_retryable),
             wait=wait_random_exponential(multiplier=0.05, max=2),
             stop=stop_after_delay(_COMMIT_PATIENCE_S),
         )
@@ -239,8 +225,8 @@ class LakeCatalog(ABC):
                 raise unknown[-1] from error
             raise
 
-    def to_try_again(self, error: BaseException) -> bool:
-        """Whether the next attempt of a commit may succeed: another writer was faster, or the answer was lost."""
+    def is_retryable(self, error: BaseException) -> bool:
+        """Whether another attempt may succeed: another writer was faster, or the answer was lost."""
         return isinstance(error, CommitFailedException | OutcomeUnknownError)
 
 
@@ -252,10 +238,10 @@ def _holds(table: Table, commit_id: str) -> bool:
 
 
 def _check_history(table: Table, tried: list[int | None], name: str) -> None:
-    """A commit that stands follows the snapshot it started from; where that was forgotten, so may it have been."""
+    """A successful commit follows its base snapshot; if that was expired, the commit may have been, too."""
     there = {snapshot.snapshot_id for snapshot in table.snapshots()} | {None}
     if not there.issuperset(tried):
-        raise RetryableError(f"the snapshots that would tell whether a commit to {name} stands were forgotten")
+        raise RetryableError(f"the snapshots that would show whether a commit to {name} succeeded have expired")
 
 
 def _check_positions(
@@ -272,13 +258,13 @@ def _check_positions(
 
 
 def add_nothing(transaction: Transaction, summary: dict[str, str]) -> None:
-    """Stage a snapshot without rows: it carries the positions alone."""
+    """Stage a snapshot without rows, which carries only the positions."""
     with transaction.update_snapshot(snapshot_properties=summary).fast_append():
         pass
 
 
 def carrier_of(table: Table) -> Snapshot | None:
-    """The newest snapshot that carries positions: one of a foreign writer does not."""
+    """The newest snapshot that carries positions; those of foreign writers do not."""
     snapshot = table.current_snapshot()
     while snapshot is not None and _positions_text(snapshot) is None:
         parent = snapshot.parent_snapshot_id
@@ -287,7 +273,7 @@ def carrier_of(table: Table) -> Snapshot | None:
 
 
 def positions_of(table: Table) -> dict[str, int]:
-    """Shard id → last sequence number the table holds."""
+    """Shard id → last sequence number in the table."""
     carrier = carrier_of(table)
     text = _positions_text(carrier) if carrier else None
     return {str(shard): int(position) for shard, position in json.loads(text or "{}").items()}

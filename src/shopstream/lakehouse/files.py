@@ -1,20 +1,66 @@
-"""Parquet files of the lakehouse: how rows become files, fast."""
+"""Files of the lakehouse: where they are stored, and how rows become Parquet."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Protocol
 from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from filelock import FileLock
+from fsspec import AbstractFileSystem
 
-from shopstream.errors import PermanentError
+from shopstream.errors import PermanentError, RetryableError
 from shopstream.lakehouse.ports import LakeTable
-from shopstream.lakehouse.storage import Storage
 from shopstream.lakehouse.tables import TABLES, TableDeclaration
 
-__all__ = ["ROW_GROUP", "FileWriter", "ParquetFile", "by_day", "conform", "day_folder", "write_file"]
+
+class Storage(Protocol):
+    """Immutable files by location: an absolute path, or a URL such as s3://bucket/key."""
+
+    @property
+    def file_system(self) -> AbstractFileSystem | None:
+        """The file system through which DuckDB reads the files; None if DuckDB reads them itself."""
+        ...
+
+    def draft(self, location: str) -> Path:
+        """Local path to write a file to before `keep`; its folder exists."""
+        ...
+
+    def keep(self, draft: Path, location: str) -> None:
+        """Store a finished draft at that location, whole and durable."""
+        ...
+
+    def remove(self, locations: Iterable[str]) -> int:
+        """Delete files; returns how many. A missing file is not an error."""
+        ...
+
+    def listing(self, folder: str) -> Iterator[tuple[str, float]]:
+        """Every file below a folder: (location, time of its last change in s since 1970)."""
+        ...
+
+
+@contextmanager
+def locked(path: Path, message: str) -> Iterator[None]:
+    """Hold a lock file without waiting for it.
+
+    Raises:
+        RetryableError: another process holds it; with that message.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except TimeoutError as error:
+        raise RetryableError(message) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
 
 _DAY_US = 86_400_000_000
 ROW_GROUP = 524_288
@@ -34,7 +80,7 @@ def conform(rows: pa.Table, declaration: TableDeclaration) -> pa.Table:
         PermanentError: a column is missing, or null where it must not be.
     """
     if any(pa.types.is_dictionary(field.type) for field in rows.schema):
-        rows = rows.unify_dictionaries()  # a dictionary that changes midway makes the Parquet writer give it up
+        rows = rows.unify_dictionaries()  # the Parquet writer gives up a dictionary that changes midway
     columns, fields = [], []
     for field in declaration.arrow():
         place = rows.schema.get_field_index(field.name)
@@ -61,14 +107,14 @@ def conform(rows: pa.Table, declaration: TableDeclaration) -> pa.Table:
 
 
 def _is_frugal(column: pa.ChunkedArray, text: pa.DataType) -> bool:
-    """Whether a dictionary is worth keeping: all of it goes into each row group, also what a slice does not use."""
+    """Whether a dictionary is worth keeping: each row group stores all of it, used or not."""
     if not (pa.types.is_dictionary(column.type) and column.type.value_type == text):
         return False
     return column.num_chunks > 0 and len(column.chunk(0).dictionary) <= max(len(column) // 2, 64)
 
 
 def by_day(rows: pa.Table, column: str) -> Iterator[tuple[int, pa.Table]]:
-    """Rows of each UTC day, as (days since 1970, rows); in one piece where there is but one day."""
+    """Rows of each UTC day, as (days since 1970, rows)."""
     times = rows.column(column).cast(pa.int64())
     bounds = pc.min_max(times)
     first, last = (bounds[name].as_py() // _DAY_US for name in ("min", "max"))
@@ -80,8 +126,8 @@ def by_day(rows: pa.Table, column: str) -> Iterator[tuple[int, pa.Table]]:
         yield day, rows.filter(pc.equal(days, day))
 
 
-def day_folder(data: str, column: str, day: int) -> str:
-    """Folder of one day's files; readers do not depend on the name, people like it."""
+def _day_folder(data: str, column: str, day: int) -> str:
+    """Folder of one day's files; the name helps people, readers do not depend on it."""
     date = datetime.fromtimestamp(0, UTC) + timedelta(days=day)
     return f"{data}/{column}_day={date:%Y-%m-%d}"
 
@@ -90,10 +136,10 @@ class ParquetFile:
     """A file being written; rows may come in several pieces of one schema.
 
     Args:
-        storage: where it will lie.
-        folder: the folder it will lie in, under a name of its own.
+        storage: stores the file.
+        folder: folder of the file, whose name is random.
         schema: of the rows, see `conform`.
-        declaration: the table it is for.
+        declaration: of the table.
         compression: codec.
         packed: compress event ids too.
     """
@@ -132,10 +178,10 @@ class ParquetFile:
         """Add rows."""
         self._writer.write_table(rows, row_group_size=ROW_GROUP)
 
-    def close(self) -> int:
-        """Finish the file and put it where it will lie; bytes it has."""
+    def close(self) -> None:
+        """Finish and store the file."""
         self._writer.close()
-        return self._storage.keep(self._draft, self.location)
+        self._storage.keep(self._draft, self.location)
 
     def abandon(self) -> None:
         """Drop the unfinished file."""
@@ -149,7 +195,7 @@ def _is_number(field: pa.Field) -> bool:
 
 
 def write_file(rows: pa.Table, storage: Storage, folder: str, declaration: TableDeclaration, compression: str) -> str:
-    """One Parquet file of rows that `conform`; returns its location. Nothing refers to it before a commit does."""
+    """Write rows that `conform` to one Parquet file; returns its location. Only a commit makes it part of a table."""
     file = ParquetFile(storage, folder, rows.schema, declaration, compression)
     try:
         file.write(rows)
@@ -162,7 +208,7 @@ def write_file(rows: pa.Table, storage: Storage, folder: str, declaration: Table
 
 @dataclass(frozen=True, slots=True)
 class FileWriter:
-    """Writes rows of the tables to files that a commit adds later; goes to other processes and machines.
+    """Writes rows of the tables to files that a commit adds later; can be pickled for other machines.
 
     Args:
         root: folder or URL under which each table has a folder.
@@ -175,7 +221,7 @@ class FileWriter:
     compression: str
 
     def write(self, table: LakeTable, rows: pa.Table) -> list[str]:
-        """One file for each partition; returns their locations.
+        """Write one file for each partition; returns their locations.
 
         Raises:
             PermanentError: a column is missing, of another type, or null where it must not be.
@@ -189,5 +235,5 @@ class FileWriter:
             parts = [(data, rows)]
         else:
             column = declaration.day_of
-            parts = [(day_folder(data, column, day), part) for day, part in by_day(rows, column)]
+            parts = [(_day_folder(data, column, day), part) for day, part in by_day(rows, column)]
         return [write_file(part, self.storage, folder, declaration, self.compression) for folder, part in parts]

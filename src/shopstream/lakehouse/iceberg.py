@@ -1,6 +1,7 @@
-"""What every lakehouse of Iceberg tables does, wherever files and catalog are; see `embedded.py` and `aws.py`."""
+"""The lakehouse over any Iceberg catalog; `embedded.py` and `aws.py` supply catalog and files."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 
 import pyarrow as pa
@@ -15,18 +16,16 @@ from shopstream.lakehouse.catalog import LakeCatalog, NotCommittedError, add_not
 from shopstream.lakehouse.ports import LakeTable, TableStatus
 from shopstream.lakehouse.tables import TABLES
 
-__all__ = ["IcebergLakehouse"]
-
 _TRIM_AT = 2
-"""Snapshots, as a multiple of those to keep, at which a commit forgets the older ones."""
+"""A commit expires old snapshots when there are this many times as many as shall be kept."""
 
 
 class IcebergLakehouse:
     """Iceberg tables; any number of processes may append to and read them.
 
     Args:
-        catalog: the tables' versions and files.
-        clock: tells the age of files that may be orphans.
+        catalog: versions and files of the tables.
+        clock: for the age of files that may be orphans.
     """
 
     def __init__(self, catalog: LakeCatalog, clock: Clock | None = None) -> None:
@@ -37,11 +36,11 @@ class IcebergLakehouse:
 
     @property
     def file_system(self) -> AbstractFileSystem | None:
-        """What DuckDB reads the data files with; None where it does so by itself."""
+        """The file system through which DuckDB reads data files; None if DuckDB reads them itself."""
         return self.catalog.storage.file_system
 
     def close(self) -> None:
-        """Let go of the catalog."""
+        """Close the catalog."""
         self.catalog.close()
 
     def append(
@@ -54,23 +53,23 @@ class IcebergLakehouse:
     ) -> None:
         """Commit rows as one snapshot that carries `positions` (shard id → last sequence number it holds).
 
-        Text columns may be dictionary-encoded. Rows may be empty: the positions still advance. Older snapshots are
-        forgotten from time to time (setting `keep_snapshots`), since every commit gets slower with their number.
+        Text columns may be dictionary-encoded. Rows may be empty: the positions still advance. Old snapshots are
+        expired from time to time (setting `keep_snapshots`), since every commit gets slower with their number.
 
         Args:
             table: which one.
             rows: with the table's columns.
-            positions: of the shards the rows come from.
-            after: the positions that the table must have of these shards (none: it must hold nothing of a shard);
-                None: any. Checked in the commit itself, so that of two workers only one goes on.
+            positions: of the shards that the rows come from.
+            after: positions that the table must hold for these shards (a missing shard: none); None: any. Checked in
+                the commit itself, so that only one of two workers continues.
 
         Raises:
             PermanentError: a column is missing, of another type, or null where it must not be.
             StateError: the positions are not `after`; nothing was committed.
-            RetryableError: other writers kept the table busy; nothing was committed. Of an OutcomeUnknownError, compare
-                the positions first.
+            RetryableError: other writers kept the table busy; nothing was committed. After an OutcomeUnknownError,
+                compare the positions first.
         """
-        self._add(table, self.write(table, rows), positions, after=after)
+        self.add(table, self.write(table, rows), positions, after=after)
 
     def write(self, table: LakeTable, rows: pa.Table) -> list[str]:
         """Write rows to Parquet files, one for each partition, without committing them (see `add`).
@@ -88,39 +87,30 @@ class IcebergLakehouse:
         properties: Mapping[str, str] | None = None,
         *,
         expected: Mapping[str, str | None] | None = None,
+        after: Mapping[str, int] | None = None,
     ) -> None:
         """Commit files of `write` as one snapshot that carries positions, together with properties of the table.
 
         Args:
             table: which one.
             files: their locations.
-            positions: merged into those it has.
-            properties: properties of the table to set.
-            expected: properties that the table must have as they are here (None: not at all), checked in the commit.
+            positions: merged into those of the table.
+            properties: table properties to set.
+            expected: values that table properties must have (None: absent), checked in the commit.
+            after: see `append`.
 
         Raises:
-            RetryableError: other writers kept the table busy, or changed what was expected; nothing was committed, and
-                the files are gone. Of an OutcomeUnknownError, the commit may stand.
+            RetryableError: other writers kept the table busy, or changed an expected property; nothing was committed,
+                and the files are deleted. After an OutcomeUnknownError, the commit may have succeeded.
         """
-        self._add(table, files, positions, properties=properties, expected=expected)
 
-    def _add(
-        self,
-        table: LakeTable,
-        files: list[str],
-        positions: Mapping[str, int],
-        *,
-        properties: Mapping[str, str] | None = None,
-        expected: Mapping[str, str | None] | None = None,
-        after: Mapping[str, int] | None = None,
-    ) -> None:
         def change(transaction: Transaction, summary: dict[str, str]) -> None:
             there = transaction.table_metadata.properties
             for name, value in (expected or {}).items():
                 if there.get(name) != value:
                     raise NotCommittedError(
-                        f"another process has moved {name} of the lakehouse table {table} meanwhile; nothing was "
-                        "committed, wait for it and start again"
+                        f"another process has changed {name} of the lakehouse table {table}; nothing was committed, "
+                        "wait for it and start again"
                     )
             if properties:
                 transaction.set_properties(dict(properties))
@@ -131,18 +121,13 @@ class IcebergLakehouse:
 
         try:
             committed = self.catalog.commit(table, change, positions, after=after)
-        except (NotCommittedError, PermanentError):  # after any other error the snapshot may stand
+        except (NotCommittedError, PermanentError):  # after any other error the commit may have succeeded
             self.catalog.storage.remove(files)
             raise
         if len(committed.metadata.snapshots) >= _TRIM_AT * self.settings.keep_snapshots:
-            self._trim(table)
-
-    def _trim(self, table: LakeTable) -> None:
-        try:
-            with self.catalog.maintenance():
+            # If a compaction or expiry is running, the next commit expires them.
+            with suppress(RetryableError), self.catalog.maintenance():
                 maintenance.expire(self.catalog, table, self.settings.keep_snapshots, delete_data=False)
-        except RetryableError:
-            return  # a compaction or expiry is at it: the next commit will trim
 
     def positions(self, table: LakeTable) -> dict[str, int]:
         """Shard id → last sequence number the table holds, over all its snapshots so far."""
@@ -155,13 +140,13 @@ class IcebergLakehouse:
         snapshot = current.metadata.current_snapshot_id
         known = self._planned.get(table)
         if known is None or known[0] != snapshot:
-            # A concurrent writer may have forgotten this snapshot meanwhile: then its manifests are gone, plan anew.
+            # A concurrent writer may expire this snapshot and delete its manifests: then plan again.
             files = sorted(task.file.file_path for task in current.scan().plan_files())
             known = self._planned[table] = (snapshot, files)
         return list(known[1])
 
     def status(self) -> list[TableStatus]:
-        """One row a table."""
+        """One row per table."""
         rows = []
         for table in TABLES:
             current = self.catalog.load(table)
@@ -181,24 +166,24 @@ class IcebergLakehouse:
         return rows
 
     def compact(self, table: LakeTable) -> int:
-        """Merge small files inside each partition; returns how many files went away. Rows and positions stay.
+        """Merge small files inside each partition; returns by how many files the table shrank. Rows and positions stay.
 
-        The merged files stay on the disk for the older snapshots; `expire` deletes them.
+        The merged files stay on the disk for older snapshots; `expire` deletes them.
 
         Raises:
-            RetryableError: another compaction or expiry is under way; nothing was changed.
+            RetryableError: another compaction or expiry is running; nothing was changed.
         """
         with self.catalog.maintenance():
             return maintenance.compact(self.catalog, table)
 
     def expire(self, table: LakeTable, keep_last: int) -> int:
-        """Forget all but the newest snapshots and delete files that none of the kept ones needs; returns deleted files.
+        """Expire all but the newest snapshots, and delete files that only they need; returns the number of files.
 
-        The positions survive. A reader that still works on a forgotten snapshot may miss its files.
+        The positions survive. A reader that still uses an expired snapshot may miss its files.
 
         Raises:
             ValueError: `keep_last` is less than 1.
-            RetryableError: another compaction or expiry is under way; nothing was changed.
+            RetryableError: another compaction or expiry is running; nothing was changed.
         """
         if keep_last < 1:
             raise ValueError(f"expected to keep at least 1 snapshot, got {keep_last}; a table without any has no rows")
@@ -206,15 +191,15 @@ class IcebergLakehouse:
             return maintenance.expire(self.catalog, table, keep_last)
 
     def orphans(self, table: LakeTable, older_than: timedelta | None = None, *, delete: bool) -> list[str]:
-        """Locations of files that no snapshot names; deletes them if told so.
+        """Locations of files that no snapshot names.
 
         Args:
             table: which one.
-            older_than: younger files may belong to a commit under way; None takes the setting `orphan_age`.
-            delete: False only lists them.
+            older_than: younger files may belong to a running commit; None takes the setting `orphan_age`.
+            delete: whether to delete them, too.
 
         Raises:
-            RetryableError: a compaction or expiry is under way; nothing was deleted.
+            RetryableError: a compaction or expiry is running; nothing was deleted.
         """
         age = self.settings.orphan_age if older_than is None else older_than
         with self.catalog.maintenance():

@@ -1,20 +1,24 @@
 """Bulk load: files straight into the lakehouse, past the stream.
 
-Blocks of a file are decoded by the same codec and the same rules as records of the stream, and written as Parquet
-files in parallel. Each commit of events records in a property of the table how far the file has come, in the same
-atomic step as the rows: a load that was cut short goes on there, and a file that is complete is not loaded again.
-Rejected rows are committed first, under a mark of their own, so that they neither vanish nor double.
+Blocks of a file are decoded and validated like records of the stream, and written as Parquet files in parallel. Each
+commit of events stores the progress of the file in a table property, in the same atomic step as the rows: an
+interrupted load resumes there, and a complete file is not loaded again. Rejected rows are committed first, with
+progress of their own, so that they are neither lost nor doubled.
 
-Duplicates are dropped inside a block; blocks are cut between two times, so that in a file sorted by time none escapes.
+Duplicates are dropped inside a block; blocks are cut between two times, so a file sorted by time keeps none.
+
+`in_waves` spreads the blocks over many machines; rows, dead letters, their ids and the stored progress are the same,
+so what one load began, the other may finish.
 """
 
 import json
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from hashlib import md5
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Self
 
@@ -23,18 +27,17 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from shopstream.clock import Clock
+from shopstream.engine.source import dead_letter_rows, event_rows
 from shopstream.events.codec import Decoder
-from shopstream.events.schema import DEAD_LETTER_FIELDS, arrow_schema
-from shopstream.events.sources import Block, Source, identify, open_blocks
+from shopstream.events.sources import FileBlock, Source, identify, open_blocks, plan_blocks
 from shopstream.events.validation import time_us
 from shopstream.lakehouse.files import FileWriter
 from shopstream.lakehouse.iceberg import IcebergLakehouse
 from shopstream.lakehouse.ports import LakeTable
-
-__all__ = ["BlockWriter", "IngestResult", "Part", "PartSource", "ingest"]
+from shopstream.stream.ports import Record
 
 _WORKERS = 2
-_BLOCKS_A_COMMIT = 16
+_BLOCKS_PER_COMMIT = 16
 _DERIVED_ID = 32
 """Characters of an id derived from content: MD5 in hex."""
 
@@ -42,19 +45,18 @@ _local = threading.local()
 """Each thread's decoder."""
 
 _ODD = 0x9E3779B97F4A7C15
-_DEAD_LETTERS = arrow_schema(DEAD_LETTER_FIELDS)
 
 
 @dataclass(frozen=True, slots=True)
 class IngestResult:
-    """What became of a file so far; rows = events + duplicates + dead letters.
+    """Progress of a file; rows = events + duplicates + dead letters.
 
     Args:
-        source: path or URL, as it was given.
-        offset: where to go on.
+        source: path or URL, as given.
+        offset: where to continue.
         rows, events, duplicates, dead_letters: counts since the beginning of the file, earlier runs included.
         complete: whether the file was read to its end.
-        skipped: whether it was complete before, so that nothing was done.
+        skipped: whether an earlier run had completed it, so that this one did nothing.
     """
 
     source: str
@@ -66,26 +68,26 @@ class IngestResult:
     complete: bool = False
     skipped: bool = False
 
-    def plus(self, part: "Part") -> Self:
-        """With one more block."""
+    def plus(self, block: "LoadedBlock") -> Self:
+        """The result with one more block."""
         return replace(
             self,
-            offset=part.end,
-            rows=self.rows + part.events + part.duplicates + part.dead.num_rows,
-            events=self.events + part.events,
-            duplicates=self.duplicates + part.duplicates,
-            dead_letters=self.dead_letters + part.dead.num_rows,
+            offset=block.end,
+            rows=self.rows + block.events + block.duplicates + block.dead_letters.num_rows,
+            events=self.events + block.events,
+            duplicates=self.duplicates + block.duplicates,
+            dead_letters=self.dead_letters + block.dead_letters.num_rows,
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class LoadedBlock:
     """One block, written but not committed.
 
     Args:
-        files: locations of its events' files.
+        files: locations of the files with its events.
         events, duplicates: counts.
-        dead: its dead letters, as rows of the table.
+        dead_letters: rows of that table.
         start, end: its place in the source.
         consumed: bytes of the stored file read so far, for progress.
     """
@@ -93,7 +95,7 @@ class Part:
     files: list[str]
     events: int
     duplicates: int
-    dead: pa.Table
+    dead_letters: pa.Table
     start: int
     end: int
     consumed: int
@@ -105,19 +107,19 @@ def ingest(
     clock: Clock,
     progress: Callable[[int, int, IngestResult], None] = lambda _consumed, _size, _result: None,
     *,
-    parts: "PartSource | None" = None,
+    loader: "BlockLoader | None" = None,
 ) -> IngestResult:
     """Load a file into the tables `events` and `dead_letters`.
 
     Args:
-        lakehouse: where to.
+        lakehouse: receives the rows.
         location: path or fsspec URL of CSV, CSV.gz, JSON lines (.gz) or Parquet.
-        clock: tells `arrival_time`.
+        clock: for `arrival_time`.
         progress: called after every block with stored bytes consumed, size, and the result so far (not yet committed).
-        parts: decodes and writes the blocks; None: threads of this process.
+        loader: decodes and writes the blocks; None: threads of this process.
 
     Raises:
-        PermanentError: the file is missing, damaged, or of another kind; what was committed before stays.
+        PermanentError: the file is missing, damaged, or of another kind; earlier commits stay.
         RetryableError: another process loads the same file, or keeps the tables busy.
     """
     source = identify(location)
@@ -128,130 +130,101 @@ def ingest(
         if state.complete:
             return replace(state, skipped=True)
         writer = BlockWriter(lakehouse.catalog.writer, source.digest, clock)
-        load = _Load(lakehouse, source, key, writer, mark=text, progress=progress, parts=parts or _in_threads)
-        return load.run(state)
+        dead_mark = lakehouse.catalog.load(LakeTable.DEAD_LETTERS).properties.get(key)
+        load = _Load(lakehouse, source, key, text, dead_mark, progress)
+        return load.run((loader or _in_threads)(writer, source, state.offset), state)
 
 
 @dataclass(frozen=True, slots=True)
 class BlockWriter:
-    """Decodes blocks and writes their events to files; goes to other processes and machines.
+    """Decodes blocks and writes their events to files; can be pickled for other processes and machines.
 
     Args:
         files: writes rows.
         digest: of the source, see `events.sources.identify`.
-        clock: tells `arrival_time`.
+        clock: for `arrival_time`.
     """
 
     files: FileWriter
     digest: str
     clock: Clock
 
-    def write(self, block: Block) -> Part:
-        """One block, written but not committed."""
+    def write(self, block: FileBlock) -> LoadedBlock:
+        """Write one block without committing it."""
         if not hasattr(_local, "decoder"):
             _local.decoder = Decoder()
-        now_ms = self.clock.now_ms()
-        decoded = _local.decoder.decode([block.payload], [now_ms])
-        events = _without_duplicates(decoded.events)
-        duplicates = decoded.events.num_rows - events.num_rows
-        arrival = pa.scalar(now_ms * 1000, pa.timestamp("us", "UTC"))
-        events = events.append_column("arrival_time", pa.repeat(arrival, events.num_rows))
-        events = events.append_column("is_late", pa.repeat(pa.scalar(False), events.num_rows))
-        return Part(
+        record = Record(block.payload, "", f"file-{self.digest[:32]}", block.start, self.clock.now_ms())
+        decoded = _local.decoder.decode([record.payload], [record.arrival_ms])
+        unique = _without_duplicates(decoded.events)
+        events = event_rows([record], unique, np.zeros(unique.num_rows, np.bool_))
+        return LoadedBlock(
             files=self.files.write(LakeTable.EVENTS, events),
             events=events.num_rows,
-            duplicates=duplicates,
-            dead=self._dead_letters(decoded.rejects, block.start, now_ms),
+            duplicates=decoded.events.num_rows - events.num_rows,
+            dead_letters=dead_letter_rows([record], decoded.rejects),
             start=block.start,
             end=block.end,
             consumed=block.consumed,
         )
 
-    def _dead_letters(self, rejects: pa.Table, start: int, now_ms: int) -> pa.Table:
-        shard = f"file-{self.digest[:32]}"
-        rows = [
-            {
-                "dead_letter_id": md5(f"{shard}:{start}:{row['place']}".encode(), usedforsecurity=False).hexdigest(),
-                "reason": row["reason"],
-                "detail": row["detail"],
-                "payload": row["payload"],
-                "shard_id": shard,
-                "sequence_number": str(start),
-                "place": row["place"],
-                "arrival_time": now_ms * 1000,
-            }
-            for row in rejects.to_pylist()
-        ]
-        return pa.Table.from_pylist(rows, schema=_DEAD_LETTERS)
+
+BlockLoader = Callable[[BlockWriter, Source, int], Iterator[LoadedBlock]]
+"""Decodes and writes the blocks of a source from an offset on; returns them in order."""
 
 
-PartSource = Callable[[BlockWriter, Source, int], Iterator[Part]]
-"""Decodes and writes the blocks of a source from a place on; gives them in order."""
-
-
+@dataclass(slots=True)
 class _Load:
-    """One run over one file: takes parts in order, and commits them with a mark of how far the file has come."""
+    """One run over one file: takes blocks in order, and commits them together with the progress of the file.
 
-    def __init__(
-        self,
-        lakehouse: IcebergLakehouse,
-        source: Source,
-        key: str,
-        writer: BlockWriter,
-        *,
-        mark: str | None,
-        progress: Callable[[int, int, IngestResult], None],
-        parts: PartSource,
-    ) -> None:
-        self._mark = mark
-        self._lakehouse = lakehouse
-        self._source = source
-        self._key = key
-        self._progress = progress
-        self._parts = parts
-        self._writer = writer
-        self._dead_mark = lakehouse.catalog.load(LakeTable.DEAD_LETTERS).properties.get(key)
+    Args:
+        key: the property of each table that holds the progress.
+        mark, dead_mark: progress of the events and of the dead letters; None before the first commit.
+    """
 
-    def run(self, state: IngestResult) -> IngestResult:
-        waiting: list[Part] = []
+    lakehouse: IcebergLakehouse
+    source: Source
+    key: str
+    mark: str | None
+    dead_mark: str | None
+    progress: Callable[[int, int, IngestResult], None]
+
+    def run(self, blocks: Iterator[LoadedBlock], state: IngestResult) -> IngestResult:
+        waiting: list[LoadedBlock] = []
         seen = state
         try:
-            for part in self._parts(self._writer, self._source, state.offset):
-                waiting.append(part)
-                seen = seen.plus(part)
-                self._progress(part.consumed, self._source.size, seen)
-                if len(waiting) == _BLOCKS_A_COMMIT:
+            for block in blocks:
+                waiting.append(block)
+                seen = seen.plus(block)
+                self.progress(block.consumed, self.source.size, seen)
+                if len(waiting) == _BLOCKS_PER_COMMIT:
                     state = self._commit(waiting, seen)
                     waiting = []
         except BaseException:
-            self._discard([file for part in waiting for file in part.files])
+            self.lakehouse.catalog.storage.remove(file for block in waiting for file in block.files)
             raise
         state = self._commit(waiting, replace(seen, complete=True))
-        self._progress(self._source.size, self._source.size, state)
+        self.progress(self.source.size, self.source.size, state)
         return state
 
-    def _commit(self, parts: list[Part], state: IngestResult) -> IngestResult:
-        dead_until = int(self._dead_mark) if self._dead_mark else 0
-        dead = [part.dead for part in parts if part.start >= dead_until and part.dead.num_rows]
+    def _commit(self, blocks: list[LoadedBlock], state: IngestResult) -> IngestResult:
+        dead_until = int(self.dead_mark) if self.dead_mark else 0
+        dead = [block.dead_letters for block in blocks if block.start >= dead_until and block.dead_letters.num_rows]
         if dead:
-            files = self._lakehouse.write(LakeTable.DEAD_LETTERS, pa.concat_tables(dead))
-            self._dead_mark = self._add(LakeTable.DEAD_LETTERS, files, self._dead_mark, str(state.offset))
+            files = self.lakehouse.write(LakeTable.DEAD_LETTERS, pa.concat_tables(dead))
+            self.dead_mark = self._add(LakeTable.DEAD_LETTERS, files, self.dead_mark, str(state.offset))
         text = json.dumps(asdict(replace(state, source=Path(state.source).name)))
-        self._mark = self._add(LakeTable.EVENTS, [file for part in parts for file in part.files], self._mark, text)
+        self.mark = self._add(LakeTable.EVENTS, [file for block in blocks for file in block.files], self.mark, text)
         return state
 
     def _add(self, table: LakeTable, files: list[str], before: str | None, mark: str) -> str:
-        """Commit files together with the mark of how far the load has come; refused where another load moved it."""
-        self._lakehouse.add(table, files, {}, {self._key: mark}, expected={self._key: before})
+        """Commit files together with the new progress; refused if another load has moved it."""
+        self.lakehouse.add(table, files, {}, {self.key: mark}, expected={self.key: before})
         return mark
 
-    def _discard(self, files: list[str]) -> None:
-        self._lakehouse.catalog.storage.remove(files)
 
-
-def _in_threads(writer: BlockWriter, source: Source, start: int) -> Iterator[Part]:
-    """Blocks decoded and written by workers, in order; no more than a few in memory at once."""
-    pending: deque[Future[Part]] = deque()
+def _in_threads(writer: BlockWriter, source: Source, start: int) -> Iterator[LoadedBlock]:
+    """Decode and write blocks in worker threads; returns them in order, with only a few in memory at once."""
+    pending: deque[Future[LoadedBlock]] = deque()
     with open_blocks(source, start) as blocks, ThreadPoolExecutor(_WORKERS) as workers:
         try:
             for block in blocks:
@@ -284,7 +257,7 @@ def _without_duplicates(events: pa.Table) -> pa.Table:
 
 
 def _fingerprints(ids: pa.StringArray) -> npt.NDArray[np.uint64]:
-    """A number for each id: equal for equal ids, and hardly ever for others."""
+    """A number for each id: equal for equal ids, and rarely for different ones."""
     _, offsets, data = ids.buffers()
     starts = np.frombuffer(offsets or b"", dtype=np.int32)[ids.offset : ids.offset + len(ids) + 1]
     if len(ids) and data is not None and (np.diff(starts) == _DERIVED_ID).all():
@@ -296,7 +269,51 @@ def _fingerprints(ids: pa.StringArray) -> npt.NDArray[np.uint64]:
 
 
 def _repeated(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.intp]:
-    """Places of numbers that occur more than once."""
+    """Indices of numbers that occur more than once."""
     ordered = np.sort(numbers)
     repeated = ordered[1:][ordered[1:] == ordered[:-1]]
     return np.flatnonzero(np.isin(numbers, repeated)) if len(repeated) else np.empty(0, np.intp)
+
+
+Piece = tuple[int, int | None]
+"""Start and end of a machine's share; see `events.sources.plan_blocks`."""
+
+Spread = Callable[[Callable[[Piece], list[LoadedBlock]], Sequence[Piece]], Sequence[list[LoadedBlock]]]
+"""Applies a function to each piece on any machine; returns the results in order. The function can be pickled."""
+
+
+def in_waves(spread: Spread, at_once: int) -> BlockLoader:
+    """A loader for `ingest` that spreads the blocks over machines, some pieces at once.
+
+    Files of pieces that were not committed are deleted here; those of a machine that was lost become orphans of the
+    lake (`shopstream lake orphans`).
+
+    Args:
+        spread: applies a function on the machines.
+        at_once: pieces per wave; several per core, since the slowest piece decides when the next wave begins.
+    """
+
+    def load_waves(writer: BlockWriter, source: Source, start: int) -> Iterator[LoadedBlock]:
+        pieces = plan_blocks(source, start)
+        while wave := list(islice(pieces, at_once)):
+            waiting = [block for found in spread(partial(_load_piece, writer, source), wave) for block in found]
+            try:
+                while waiting:
+                    yield waiting.pop(0)
+            finally:
+                writer.files.storage.remove(file for block in waiting for file in block.files)
+
+    return load_waves
+
+
+def _load_piece(writer: BlockWriter, source: Source, piece: Piece) -> list[LoadedBlock]:
+    start, end = piece
+    loaded = []
+    with open_blocks(source, start) as blocks:
+        for block in blocks:
+            if end is not None and block.start >= end:
+                break
+            loaded.append(writer.write(block))
+            if end is not None and block.end >= end:
+                break
+    return loaded

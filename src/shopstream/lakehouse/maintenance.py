@@ -1,7 +1,7 @@
-"""Housekeeping of the Iceberg tables: compaction, expiry of snapshots, removal of orphans.
+"""Maintenance of the Iceberg tables: compaction, expiry of snapshots, removal of orphans.
 
-PyIceberg commits the metadata of these; moving rows and deleting files is done here. A crash at any step leaves the
-table as it was or as it will be, and at most files that no snapshot knows.
+PyIceberg commits the metadata; this module moves rows and deletes files. A crash at any step leaves the table in its
+old or its new state, and at most files that no snapshot names.
 """
 
 from collections import defaultdict
@@ -22,23 +22,20 @@ from shopstream.errors import RetryableError, StateError
 from shopstream.lakehouse.catalog import LakeCatalog, NotCommittedError, add_nothing, carrier_of
 from shopstream.lakehouse.files import ROW_GROUP, ParquetFile, conform
 from shopstream.lakehouse.ports import LakeTable
-from shopstream.lakehouse.tables import TABLES
-from shopstream.lakehouse.views import register_storage, view_sql
-
-__all__ = ["compact", "expire", "find_orphans"]
+from shopstream.lakehouse.tables import TABLES, register_storage, view_sql
 
 _FULL_ENOUGH = 0.75
-"""A file of this share of the target size is not rewritten: it would only be moved."""
+"""A file of this share of the target size is not rewritten."""
 
 
 def compact(catalog: LakeCatalog, table: LakeTable) -> int:
-    """Merge small files inside each partition, rows sorted; one snapshot. Returns how many files went away.
+    """Merge small files inside each partition, rows sorted; one snapshot. Returns by how many files the table shrank.
 
-    Memory is bounded by the setting `compaction_memory`: sorting goes on in temporary files beyond it. A concurrent
-    append is not disturbed: only the files that were merged are replaced.
+    The setting `compaction_memory` bounds memory; beyond it, sorting spills to temporary files. Concurrent appends are
+    not disturbed: only the merged files are replaced.
 
     Raises:
-        RetryableError: another program removed one of the files meanwhile; nothing was changed.
+        RetryableError: another program removed one of the files; nothing was changed.
     """
     current = catalog.load(table)
     groups = list(_groups(current, catalog.settings.target_file_bytes))
@@ -49,7 +46,7 @@ def compact(catalog: LakeCatalog, table: LakeTable) -> int:
 
     def replace(transaction: Transaction, summary: dict[str, str]) -> None:
         with transaction.update_snapshot(snapshot_properties=summary).overwrite() as overwrite:
-            # Without a predicate PyIceberg looks for the files in no manifest of an unpartitioned table.
+            # Without a predicate, PyIceberg searches no manifest of an unpartitioned table.
             overwrite.delete_by_predicate(AlwaysTrue())
             for file in replaced:
                 overwrite.delete_data_file(file)
@@ -60,18 +57,18 @@ def compact(catalog: LakeCatalog, table: LakeTable) -> int:
         for group in groups:
             _merge(catalog, table, group, merged)
         catalog.commit(table, replace)
-    except (ValidationException, NotCommittedError, duckdb.Error, OSError) as error:  # surely not committed
+    except (ValidationException, NotCommittedError, duckdb.Error, OSError) as error:  # certainly not committed
         catalog.storage.remove(merged)
         if isinstance(error, ValidationException):
             raise RetryableError(
-                f"files of {table} were replaced by another program meanwhile; nothing was changed, try again"
+                f"another program replaced files of {table}; nothing was changed, try again"
             ) from error
         raise
     return len(replaced) - len(merged)
 
 
 def _groups(table: Table, target_bytes: int) -> Iterator[list[DataFile]]:
-    """Files to merge into one, each group from one partition and together not much larger than the target."""
+    """Groups of files to merge into one; each is from one partition, and not much larger than the target."""
     partitions: dict[tuple[int, str], list[DataFile]] = defaultdict(list)
     for task in table.scan().plan_files():
         if task.file.file_size_in_bytes < _FULL_ENOUGH * target_bytes:
@@ -91,7 +88,7 @@ def _groups(table: Table, target_bytes: int) -> Iterator[list[DataFile]]:
 
 
 def _merge(catalog: LakeCatalog, table: LakeTable, group: list[DataFile], merged: list[str]) -> None:
-    """Write the rows of several files into one, in order; its location is appended to `merged`."""
+    """Write the rows of several files to one, sorted; appends its location to `merged`."""
     declaration, settings = TABLES[table], catalog.settings
     query = f"{view_sql(table, [file.file_path for file in group])} ORDER BY {', '.join(declaration.sort_by)}"
     folder = group[0].file_path.rpartition("/")[0]
@@ -133,12 +130,12 @@ def _limits(catalog: LakeCatalog) -> dict[str, str | bool | int | float | list[s
 
 
 def expire(catalog: LakeCatalog, table: str, keep_last: int, *, delete_data: bool = True) -> int:
-    """Forget all but the newest snapshots (and those a branch or tag names); returns how many files were deleted.
+    """Expire all but the newest snapshots (and those of branches and tags); returns how many files were deleted.
 
-    A file is deleted when only forgotten snapshots name it. With `delete_data` unset, only metadata goes: data files
-    that a compaction replaced stay for readers that planned on them, and become orphans.
+    A file is deleted if only expired snapshots name it. Without `delete_data`, only metadata is deleted: data files
+    that a compaction replaced stay for readers that planned with them, and become orphans.
 
-    The positions survive: where no kept snapshot carries them, an empty one that does is committed first.
+    The positions survive: if no kept snapshot carries them, an empty one that does is committed first.
     """
     current = catalog.load(table)
     kept = _kept(current, keep_last)
@@ -151,7 +148,7 @@ def expire(catalog: LakeCatalog, table: str, keep_last: int, *, delete_data: boo
         return 0
     before = _Reachable(current, forgotten)
     after = catalog.forget(table, [snapshot.snapshot_id for snapshot in forgotten])
-    # Files of snapshots committed meanwhile are new, or reachable from the newest one that was kept.
+    # Files of concurrent commits are new, or reachable from the newest snapshot that was kept.
     needed = _Reachable(after, after.snapshots())
     gone = (before.metadata - needed.metadata) | (
         before.data(needed.manifests) - needed.data() if delete_data else set()
@@ -165,7 +162,7 @@ def _kept(table: Table, keep_last: int) -> set[int]:
 
 
 class _Reachable:
-    """Files that some snapshots name."""
+    """Files that the given snapshots name."""
 
     def __init__(self, table: Table, snapshots: Iterable[Snapshot]) -> None:
         self._io = table.io
@@ -178,7 +175,7 @@ class _Reachable:
         self.metadata |= self.manifests.keys()
 
     def data(self, besides: Collection[str] = ()) -> set[str]:
-        """Data files, those of some manifests left out."""
+        """Data files, except those of some manifests."""
         return {
             entry.data_file.file_path
             for path, manifest in self.manifests.items()
@@ -188,12 +185,12 @@ class _Reachable:
 
 
 def find_orphans(catalog: LakeCatalog, table: LakeTable, older_than: timedelta, clock: Clock) -> list[str]:
-    """Files of a table that no snapshot names, e.g. of a commit that a crash cut short.
+    """Files of a table that no snapshot names, e.g. those of a commit that crashed.
 
-    Files younger than `older_than` are left out: they may belong to a commit under way.
+    Files younger than `older_than` are excluded: they may belong to a running commit.
     """
     newest = clock.now_ms() / 1000 - older_than.total_seconds()
-    # Listed before the table is loaded: what a commit adds in between is not in the list.
+    # Listed before the table is loaded: the list lacks the files of later commits.
     listing = catalog.storage.listing(catalog.location(table))
     old = [location for location, modified in sorted(listing) if modified < newest]
     current = catalog.load(table)

@@ -1,4 +1,4 @@
-"""What the lakehouse is: tables, each commit one snapshot that names the sequence numbers it holds."""
+"""The port of the lakehouse: tables whose commits are snapshots that name the sequence numbers they hold."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,11 +9,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from fsspec import AbstractFileSystem
 
-__all__ = ["LakeTable", "Lakehouse", "TableStatus"]
-
 
 class LakeTable(StrEnum):
-    """The tables shopstream keeps."""
+    """The tables of the lakehouse."""
 
     EVENTS = "events"
     DEAD_LETTERS = "dead_letters"
@@ -33,13 +31,21 @@ class TableStatus:
     positions: Mapping[str, int]
 
 
-class Lakehouse(Protocol):
-    """Keeps rows for good, and lets other programs read them."""
+class LakeReader(Protocol):
+    """Names the files of tables, for DuckDB."""
 
     @property
     def file_system(self) -> "AbstractFileSystem | None":
-        """What DuckDB reads the files of `data_files` with; None where it does so by itself."""
+        """The file system through which DuckDB reads `data_files`; None if DuckDB reads them itself."""
         ...
+
+    def data_files(self, table: LakeTable) -> list[str]:
+        """Parquet files of the current snapshot, for readers without Iceberg support."""
+        ...
+
+
+class Lakehouse(LakeReader, Protocol):
+    """Stores rows permanently, in a format that other programs read."""
 
     def append(
         self,
@@ -51,10 +57,10 @@ class Lakehouse(Protocol):
     ) -> None:
         """Commit rows as one snapshot that carries `positions` (shard id → last sequence number it holds).
 
-        The caller drops what `positions()` says is there already. Rows may be empty: the positions still advance.
+        The caller skips rows that `positions()` already covers. Rows may be empty: the positions still advance.
 
-        With `after`, the table must hold exactly these positions of the shards in `positions` (a shard that is not in
-        it: nothing of it) when the commit happens, or a StateError tells that another worker has committed meanwhile.
+        With `after`, the table must hold exactly these positions for the shards in `positions` (a missing shard: none)
+        at the time of the commit; otherwise another worker has committed, and a StateError is raised.
         """
         ...
 
@@ -62,20 +68,16 @@ class Lakehouse(Protocol):
         """Shard id → last sequence number the table holds, over all its snapshots so far."""
         ...
 
-    def data_files(self, table: LakeTable) -> list[str]:
-        """Parquet files of the current snapshot, for readers without Iceberg support."""
-        ...
-
     def status(self) -> list[TableStatus]:
-        """One row a table."""
+        """One row per table."""
         ...
 
     def compact(self, table: LakeTable) -> int:
-        """Merge small files inside each partition; returns how many files went away. Rows and positions stay."""
+        """Merge small files inside each partition; returns by how many files the table shrank."""
         ...
 
     def expire(self, table: LakeTable, keep_last: int) -> int:
-        """Forget all but the newest snapshots and delete files that none of the kept ones needs; returns deleted files.
+        """Expire all but the newest snapshots, and delete files that only they need; returns the number of files.
 
         The positions survive.
         """

@@ -1,3 +1,1 @@
-"""The functions of the AWS profile: signals become incidents, and time passes."""
-
-__all__: list[str] = []
+"""The Lambda functions of the AWS profile: signals become incidents, and a schedule moves time on."""

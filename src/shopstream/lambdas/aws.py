@@ -6,14 +6,11 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-from shopstream import aws
+from shopstream.aws import clients as aws
 from shopstream.detection.baseline import Baselines
-from shopstream.detection.detection import Detection
+from shopstream.detection.detection import Detection, detection_row
 from shopstream.errors import RetryableError
-from shopstream.lakehouse.detection_row import detection_row
 from shopstream.lambdas.ports import SignalRecord
-
-__all__ = ["FirehoseDelivery", "SqsFailedSignals", "read_baselines"]
 
 _PUT_RECORDS: Final = 500
 _PUT_BYTES: Final = 4 << 20
@@ -26,8 +23,8 @@ _BODY_BYTES: Final = 240 << 10
 """Less than a message of SQS may have in any region."""
 
 
-class FirehoseDelivery:
-    """See `ports.Delivery`: JSON lines with the columns of the lake's table `detections`.
+class FirehoseSink:
+    """See `ports.DetectionSink`: JSON lines with the columns of the lake's table `detections`.
 
     Args:
         name: the delivery stream.
@@ -38,7 +35,7 @@ class FirehoseDelivery:
         self._firehose = aws.client("firehose")
 
     def deliver(self, detections: Sequence[Detection]) -> None:
-        """See `ports.Delivery.deliver`."""
+        """See `ports.DetectionSink.deliver`."""
         lines = [json.dumps(detection_row(one), separators=(",", ":")).encode() + b"\n" for one in detections]
         for batch in _batches(lines):
             self._put(batch)
@@ -121,7 +118,7 @@ def _batches(lines: Sequence[bytes]) -> list[list[bytes]]:
     size = 0
     for line in lines:
         if len(line) > _RECORD_BYTES:
-            # Not among our errors: the line puts the record aside that led to it, instead of trying for ever.
+            # Not among our errors: the processor puts the record aside that led to it, instead of trying for ever.
             raise ValueError(f"a detection takes at most {_RECORD_BYTES} bytes, one has {len(line)}; measure less")
         if batches[-1] and (len(batches[-1]) == _PUT_RECORDS or size + len(line) > _PUT_BYTES):
             batches.append([])

@@ -1,13 +1,10 @@
-"""What the function that judges signals needs from the outside."""
+"""What the function that takes signals needs from the outside."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-from shopstream.alerting.detector_state import SavedDetection
 from shopstream.detection.detection import Detection
-
-__all__ = ["Delivery", "DetectorStates", "FailedSignals", "SignalRecord"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,43 +18,11 @@ class SignalRecord:
     arrival_ms: int
 
 
-class DetectorStates(Protocol):
-    """Keeps the state of detection between calls of a function, wherever those run; see `alerting.detector_state`."""
-
-    def generation(self) -> int:
-        """How often it was saved; 0: never."""
-        ...
-
-    def load(self) -> SavedDetection | None:
-        """What was saved last.
-
-        Raises:
-            StateError: it is damaged.
-        """
-        ...
-
-    def save(
-        self,
-        state: Mapping[str, Any],
-        positions: Mapping[str, int],
-        *,
-        until_ms: int | None = None,
-        expected_generation: int = 0,
-    ) -> int:
-        """Save over a generation; returns the new one.
-
-        Raises:
-            StateError: another has saved meanwhile.
-            RetryableError: not known to be saved.
-        """
-        ...
-
-
-class Delivery(Protocol):
+class DetectionSink(Protocol):
     """Takes final detections on their way to the lake."""
 
     def deliver(self, detections: Sequence[Detection]) -> None:
-        """All of them, at least once; readers tell repetitions by `detection_id`.
+        """Deliver all of them, at least once; readers recognise repetitions by `detection_id`.
 
         Raises:
             RetryableError: not all were taken.
@@ -66,7 +31,7 @@ class Delivery(Protocol):
 
 
 class FailedSignals(Protocol):
-    """Takes records that nothing can be made of."""
+    """Takes undecodable records."""
 
     def add(self, record: SignalRecord, reason: str) -> None:
         """Keep it for people, with its reason.

@@ -1,8 +1,1 @@
-"""What it means: the dbt project, its runner (`runner`), the reports (`reports`) and a user's own SQL (`query`).
-
-Only the names stand here: the command line needs them at every start, and dbt and DuckDB are heavy.
-"""
-
-from shopstream.models.names import Bots, ReportName
-
-__all__ = ["Bots", "ReportName"]
+"""The dbt project, its runner, the reports, and a user's own SQL."""

@@ -1,8 +1,6 @@
-"""What the reports are called."""
+"""Names of the reports and their options."""
 
 from enum import StrEnum
-
-__all__ = ["Bots", "ReportName"]
 
 
 class ReportName(StrEnum):
@@ -15,9 +13,9 @@ class ReportName(StrEnum):
 
 
 class Bots(StrEnum):
-    """What a report does with the events that verdicts say are bots'."""
+    """How a report treats the events of bots."""
 
     EXCLUDE = "exclude"
     INCLUDE = "include"
     BOTH = "both"
-    """The figures without bots, and beside each the one with them."""
+    """Figures without bots, each followed by the figure with bots."""

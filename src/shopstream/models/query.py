@@ -1,4 +1,4 @@
-"""A user's own SQL over marts and lake: anything may be read there, nothing may be written or reached elsewhere."""
+"""A user's own SQL over marts and lake: read-only, without access to anything else."""
 
 import math
 from dataclasses import dataclass
@@ -9,38 +9,36 @@ from pathlib import Path
 import duckdb
 
 from shopstream.errors import ConfigurationError
-from shopstream.lakehouse.ports import Lakehouse, LakeTable
-from shopstream.lakehouse.views import create_views
+from shopstream.lakehouse.ports import LakeReader, LakeTable
+from shopstream.lakehouse.tables import create_views
 from shopstream.models.reports import open_reports
 
-__all__ = ["QueryResult", "query"]
-
 _READS = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
-_PLAIN = (bool, int, str, Decimal, datetime, date, bytes)
+_OUTPUT_TYPES = (bool, int, str, Decimal, datetime, date, bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class QueryResult:
-    """Rows of a query; `cut` says that there were more than the limit."""
+    """Rows of a query; `cut` if the limit dropped some."""
 
     rows: list[dict[str, object]]
     cut: bool
 
 
-def query(sql: str, lakehouse: Lakehouse, reports_path: Path, limit: int = 0) -> QueryResult:
+def query(sql: str, lakehouse: LakeReader, reports_path: Path, limit: int = 0) -> QueryResult:
     """Run one SELECT.
 
-    The marts stand there by name, and so do the lake's tables `events`, `dead_letters` and `detections`. Files outside
-    of them, extensions, the network and settings are out of reach.
+    The marts and the lake's tables `events`, `dead_letters` and `detections` are available by name. Other files,
+    extensions, the network and settings are not.
 
     Args:
         sql: one statement in DuckDB's SQL.
-        lakehouse: whose tables to show.
-        reports_path: the marts; may not exist yet, then there are none.
-        limit: rows at most; 0 takes all.
+        lakehouse: with the tables.
+        reports_path: the marts; the file may not exist yet.
+        limit: maximum number of rows; 0: all.
 
     Raises:
-        ConfigurationError: not one reading statement, or DuckDB cannot run it (the message is DuckDB's).
+        ConfigurationError: not a single read-only statement, or DuckDB cannot run it (with DuckDB's message).
     """
     _check(sql)
     with open_reports(reports_path) if reports_path.exists() else duckdb.connect() as connection:
@@ -52,7 +50,7 @@ def query(sql: str, lakehouse: Lakehouse, reports_path: Path, limit: int = 0) ->
         except duckdb.Error as error:
             raise ConfigurationError(f"the query cannot run: {error}{_hint(error, reports_path)}") from error
     kept = found[:limit] if limit else found
-    rows = [{name: _plain(value) for name, value in zip(columns, row, strict=True)} for row in kept]
+    rows = [{name: _output_value(value) for name, value in zip(columns, row, strict=True)} for row in kept]
     return QueryResult(rows, cut=len(kept) < len(found))
 
 
@@ -70,8 +68,8 @@ def _check(sql: str) -> None:
         )
 
 
-def _open(connection: duckdb.DuckDBPyConnection, lakehouse: Lakehouse, reports_path: Path) -> None:
-    """Views for everything that may be read; then close the doors and drop the key."""
+def _open(connection: duckdb.DuckDBPyConnection, lakehouse: LakeReader, reports_path: Path) -> None:
+    """Create views of everything that may be read, then disable all other access and lock that configuration."""
     connection.execute("set timezone = 'UTC'")
     if reports_path.exists():
         marts = connection.execute(
@@ -103,14 +101,14 @@ def _distinct(names: list[str]) -> list[str]:
     return result
 
 
-def _plain(value: object) -> object:
-    """Values that every output format can carry; types of DuckDB's own become text."""
-    if value is None or isinstance(value, _PLAIN):
+def _output_value(value: object) -> object:
+    """Values that every output format supports; DuckDB's own types become text."""
+    if value is None or isinstance(value, _OUTPUT_TYPES):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_output_value(item) for item in value]
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _output_value(item) for key, item in value.items()}
     return str(value)

@@ -6,15 +6,14 @@ from pathlib import Path
 
 import duckdb
 
+from shopstream.engine.tables import fetch_dicts
 from shopstream.errors import StateError
 from shopstream.models.names import Bots, ReportName
-
-__all__ = ["Report", "Scope", "open_reports", "report", "scope"]
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One report, ready to be shown.
+    """One report.
 
     Args:
         name: which one.
@@ -22,9 +21,9 @@ class Report:
         description: how to read it, one or two sentences.
         headline: its main figure as a sentence.
         rows: column → value; ids are text, money is Decimal, times are the shop's wall clock.
-        total_rows: rows there are, of which `rows` may be the first.
-        main_columns: the columns to show where there is not room for all.
-        bots_note: a sentence on the events of bots; empty as long as nobody is said to be one.
+        total_rows: number of rows; `rows` may hold only the first of them.
+        main_columns: columns to show if there is not room for all.
+        bots_note: a sentence on the events of bots; empty if there are none.
     """
 
     name: ReportName
@@ -39,7 +38,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What the reports were built from; the values are those of the mart `report_scope`."""
+    """The data that the reports were built from; values of the mart `report_scope`."""
 
     timezone: str
     built_at_utc: datetime
@@ -60,16 +59,16 @@ class _Definition:
     default_limit: int
     main_columns: str
     headline: str  # SQL for one text
-    rows: str  # SQL for all rows, the best first; {twins} is where the figures with bots go, if both are asked for
-    twins: str  # columns that are there without and with bots, save where the mart says it of each row
-    twins_shown: str  # of these, the ones to show with the main columns
-    display_order: str = ""  # SQL order of the rows that are shown, where it is another one
+    rows: str  # SQL for all rows, most important first; {twins} becomes the columns with bots, if both are requested
+    twins: str  # columns that exist without and with bots, or `is_bot` where the mart marks each row
+    twins_shown: str  # twins to show with the main columns
+    display_order: str = ""  # SQL order of the rows shown, if different
 
 
 _DEFINITIONS: dict[ReportName, _Definition] = {
     ReportName.UNIQUE_VISITORS: _Definition(
         title="Unique visitors per day",
-        description="Different shoppers on each shop day; new ones are on no earlier day in the lake. "
+        description="Distinct shoppers per shop day; new visitors appear on no earlier day in the lake. "
         "The first or last day may be incomplete: see its first and last event.",
         default_limit=31,
         main_columns="shop_date visitors new_visitors returning_visitors sessions buyers purchases revenue",
@@ -95,10 +94,10 @@ _DEFINITIONS: dict[ReportName, _Definition] = {
         display_order="shop_date",
     ),
     ReportName.ABANDONED_CARTS: _Definition(
-        title="Carts not bought",
-        description="Products put in the cart and neither bought nor removed since: abandoned after a pause, open "
-        "before. The value counts one piece each, for events carry no quantity. The mart abandoned_carts_daily sums up "
-        "by day.",
+        title="Abandoned carts",
+        description="Products added to the cart, then neither bought nor removed: abandoned after a pause, open "
+        "before. The value counts one piece each, because events carry no quantity. The mart abandoned_carts_daily has "
+        "sums per day.",
         default_limit=20,
         main_columns="user_id product_id category brand value last_carted_at state",
         headline="""
@@ -120,8 +119,8 @@ _DEFINITIONS: dict[ReportName, _Definition] = {
     ),
     ReportName.TOP_CATEGORIES: _Definition(
         title="Top categories by hour and weekday",
-        description="The three most viewed categories of each hour of each weekday, the busiest hours first; "
-        "days says how many such hours are added up. The mart top_categories has every category.",
+        description="The three most viewed categories of each hour of each weekday, busiest hours first; "
+        "days is the number of such hours added up. The mart top_categories has every category.",
         default_limit=24,
         main_columns="weekday hour category views views_share visitors purchases revenue",
         headline="""
@@ -143,8 +142,8 @@ _DEFINITIONS: dict[ReportName, _Definition] = {
     ),
     ReportName.BRAND_MARKETING: _Definition(
         title="Brands that need marketing",
-        description="Brands whose conversion (buyers among visitors) lies off the shop's median by more than chance: "
-        "seen but not bought, or bought but hardly seen. Missed revenue estimates what the median would have brought.",
+        description="Brands whose conversion (buyers among visitors) differs from the shop's median beyond chance: "
+        "viewed but not bought, or bought but rarely viewed. Missed revenue estimates sales at the median conversion.",
         default_limit=20,
         main_columns="brand verdict reason missed_revenue",
         headline="""
@@ -165,7 +164,7 @@ _DEFINITIONS: dict[ReportName, _Definition] = {
     ),
 }
 
-# What a mart is where one of the two figures is asked for: rows that bots alone made go, or all rows stay.
+# Rows to keep without bots: those that bots alone produced are dropped.
 _NOT_BOTS_ALONE = {
     "abandoned_carts": "not is_bot",
     "top_categories": "visitors > 0",
@@ -175,13 +174,13 @@ _ENDING = "_with_bots"
 
 
 def open_reports(path: Path) -> duckdb.DuckDBPyConnection:
-    """A connection in which the marts are the tables of the schema `reports`; nothing can be written.
+    """A read-only connection in which the marts are the tables of the schema `reports`.
 
-    The file is attached, not opened by name: within one process DuckDB would hand out an older file of the same name
-    as long as somebody has it open.
+    The file is attached, not opened by name: within one process, DuckDB would return an older file of the same name
+    while another connection has it open.
 
     Raises:
-        StateError: there are no reports yet, or the file is none of ours.
+        StateError: there are no reports yet, or the file is not a reports file.
     """
     if not path.is_file():
         raise StateError(f"expected the reports in {path}, found none; run `shopstream build` first")
@@ -199,7 +198,7 @@ def open_reports(path: Path) -> duckdb.DuckDBPyConnection:
 
 
 def choose_bots(connection: duckdb.DuckDBPyConnection, bots: Bots) -> None:
-    """Let the marts' names stand for their figures without bots, with them, or for the marts as they are."""
+    """Make the names of marts show figures without bots, figures with bots, or (for BOTH) the marts themselves."""
     for (mart,) in connection.execute(
         "select view_name from duckdb_views() where temporary and not internal"
     ).fetchall():
@@ -226,10 +225,10 @@ def choose_bots(connection: duckdb.DuckDBPyConnection, bots: Bots) -> None:
 
 
 def scope(reports_path: Path) -> Scope:
-    """What the reports were built from.
+    """The data that the reports were built from.
 
     Raises:
-        StateError: there are no reports yet, or they were built by another version.
+        StateError: there are no reports yet, or another version built them.
     """
     with open_reports(reports_path) as connection:
         try:
@@ -239,17 +238,17 @@ def scope(reports_path: Path) -> Scope:
 
 
 def report(name: ReportName, reports_path: Path, limit: int | None = None, bots: Bots = Bots.EXCLUDE) -> Report:
-    """One report, from the marts as they were last built.
+    """One report, from the marts of the last build.
 
     Args:
         name: which one.
         reports_path: the reports file.
-        limit: rows at most; None takes the report's own number, 0 takes all.
-        bots: what to do with their events; with BOTH, columns ending in `_with_bots` follow the others, and the
-            headline is without bots.
+        limit: maximum number of rows; None: the report's default, 0: all.
+        bots: how to treat events of bots; with BOTH, columns ending in `_with_bots` follow the others, and the headline
+            excludes bots.
 
     Raises:
-        StateError: there are no reports yet, or they were built by another version.
+        StateError: there are no reports yet, or another version built them.
     """
     definition = _DEFINITIONS[name]
     most = definition.default_limit if limit is None else limit
@@ -268,8 +267,7 @@ def report(name: ReportName, reports_path: Path, limit: int | None = None, bots:
             if definition.display_order:
                 shown += f" order by {definition.display_order}"
             cursor = connection.execute(shown, [most or None])
-            columns = [column[0] for column in cursor.description or []]
-            rows = [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
+            rows = fetch_dicts(cursor)
         except (duckdb.CatalogException, duckdb.BinderException) as error:
             raise _other_version(reports_path, error) from error
     main_columns = definition.main_columns.split()
@@ -306,11 +304,11 @@ def _twins(columns: str) -> str:
 def _bots_note(found: Scope, bots: Bots) -> str:
     if not found.bot_events:
         return ""
-    told = f"{found.bot_events:,} of {found.events:,} events are bots', by verdicts on {found.bot_actors:,} actors"
+    counts = f"{found.bot_events:,} of {found.events:,} events come from bots (verdicts on {found.bot_actors:,} actors)"
     if bots is Bots.INCLUDE:
-        return f"{told}: they are in these figures."
-    return f"{told}: they are left out" + (
-        " but in the columns with_bots." if bots is Bots.BOTH else "; --bots include or both shows them."
+        return f"{counts}: included in these figures."
+    return f"{counts}: excluded" + (
+        " except in the columns with_bots." if bots is Bots.BOTH else "; --bots include or both shows them."
     )
 
 

@@ -1,57 +1,63 @@
-"""What a plan takes for granted: each figure with its unit, where it is from, and how to change it."""
+"""What a plan assumes, and what AWS charges.
+
+Assumptions are figures with unit and source, from `assumptions.yml`. Prices come from the packaged list, which has a
+date, and from your own lists over it.
+"""
 
 import difflib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date
 from decimal import Decimal
+from functools import lru_cache
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel
 
 from shopstream.errors import ConfigurationError
+from shopstream.yaml_files import Document, YamlError, YamlFiles, unknown_word
 
-__all__ = ["Assumption", "Assumptions", "shipped_assumptions"]
 
-
-@dataclass(frozen=True, slots=True)
-class Assumption:
+class Assumption(BaseModel):
     """One figure.
 
     Attributes:
-        name: as `--assume NAME=VALUE` takes it.
         value: the figure.
-        unit: what it counts.
-        source: where it is from: a measurement, a published limit, a setting, or a guess.
-        share: it lies between 0 and 1, above 0.
+        unit: its unit.
+        source: a measurement, a published limit, a setting, or a guess.
+        share: it is a share, above 0, at most 1.
         zero: it may be 0.
-        changed: somebody gave another value.
     """
 
-    name: str
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     value: Decimal
     unit: str
     source: str
     share: bool = False
     zero: bool = False
-    changed: bool = False
 
 
-class Assumptions:
+class Assumptions(RootModel[dict[str, Assumption]]):
     """All figures, by name."""
 
-    def __init__(self, each: Iterable[Assumption]) -> None:
-        self._each = {one.name: one for one in each}
+    model_config = ConfigDict(frozen=True)
 
     def __getitem__(self, name: str) -> Decimal:
-        return self._each[name].value
-
-    def __iter__(self) -> Iterator[Assumption]:
-        return iter(self._each.values())
+        """The value of a figure."""
+        return self.root[name].value
 
     def with_changes(self, changes: Iterable[str]) -> "Assumptions":
-        """With other values, given as NAME=VALUE.
+        """The figures with other values, given as NAME=VALUE.
 
         Raises:
             ConfigurationError: an unknown name, no number, or out of range.
         """
-        each = dict(self._each)
+        each = dict(self.root)
         for change in changes:
             name, equals, text = change.partition("=")
             if not equals and name in each:
@@ -60,11 +66,12 @@ class Assumptions:
                 near = difflib.get_close_matches(name, each, n=1)
                 hint = f"did you mean {near[0]}?" if near else "`shopstream plan` lists the names"
                 raise ConfigurationError(f"expected --assume NAME=VALUE with a known name, got {change!r}; {hint}")
-            each[name] = replace(each[name], value=_value(each[name], text), changed=True, source="--assume")
-        return Assumptions(each.values())
+            value = _value(name, each[name], text)
+            each[name] = each[name].model_copy(update={"value": value, "source": "--assume"})
+        return Assumptions(each)
 
 
-def _value(one: Assumption, text: str) -> Decimal:
+def _value(name: str, one: Assumption, text: str) -> Decimal:
     rule = "from above 0 to 1" if one.share else "of at least 0" if one.zero else "above 0"
     try:
         value = Decimal(text)
@@ -72,111 +79,152 @@ def _value(one: Assumption, text: str) -> Decimal:
         value = Decimal("NaN")
     fits = value.is_finite() and (value > 0 or (one.zero and value == 0)) and (not one.share or value <= 1)
     if not fits:
-        raise ConfigurationError(f"expected a number {rule} for {one.name}, got {text!r}; correct --assume")
+        raise ConfigurationError(f"expected a number {rule} for {name}, got {text!r}; correct --assume")
     return value
 
 
 def shipped_assumptions() -> Assumptions:
-    """The figures as shipped."""
-    results, detection = "benchmarks/RESULTS.md", "benchmarks/RESULTS-detection.md"
-    return Assumptions(
-        Assumption(name, Decimal(value), unit, source, share="share" in flags, zero="zero" in flags)
-        for name, value, unit, source, *flags in (
-            # the stream
-            ("record_bytes", "2900", "B", "measured: an Arrow record with tracker columns, without its events"),
-            ("event_bytes", "110", "B", "measured: 83 to 138 B an event in records of 1,000 to 100 events"),
-            ("producer_seconds", "1", "s", "guess: each producer gathers a shard's events so long into one record"),
-            ("producers", "1", "producers", "guess; each sends its own records to each shard"),
-            ("hot_category_share", "0.27", "of events", "measured: the largest category of a real shop", "share"),
-            ("key_skew", "1.2", "times", "guess: the fullest shard over the mean, keys by session"),
-            ("shard_bytes", "1048576", "B/s", "published limit of a shard's writes"),
-            ("shard_records", "1000", "records/s", "published limit of a shard's writes"),
-            ("shard_load", "0.8", "of the limit", "guess: room for seconds that are fuller than the peak", "share"),
-            ("stream_hours", "24", "h", "events_retention_hours: 24 in dev, 168 in prod; 24 cost nothing more"),
-            # windows
-            ("engine_cpu_us", "17.91", "us/event", f"measured: {detection}, all rules and detectors, one engine"),
-            ("detectors_cpu_us", "0.80", "us/event", f"measured: {detection}, detectors in Python"),
-            ("lake_cpu_us", "4.08", "us/event", f"measured: {results}, lake and live journeys above windows"),
-            ("engine_wall_us", "16.04", "us/event", f"measured: {detection}, `shopstream run`, all rules"),
-            ("lake_wall_us", "2.53", "us/event", f"measured: {results}, lake and live journeys above windows"),
-            ("aws_factor", "1.5", "times", "guess: Kinesis, S3, TLS and a slower vCPU; not measured on AWS"),
-            ("worker_load", "0.5", "of one worker", "guess: room to catch up twice as fast as events come", "share"),
-            ("worker_memory", "3", "GiB", f"measured: {detection}, peak of 2.4 GiB, and the system's"),
-            ("worker_memory_limit", "16", "GiB", "guess: beyond it, each commit's checkpoint takes too long to store"),
-            ("workers", "1", "workers", "one and worker_standby: 1 in dev, 2 in prod"),
-            ("actor_bytes", "361", "B/actor", f"measured: {detection}, state at the peak"),
-            ("state_copies", "4", "times", "guess: DuckDB's tables, a checkpoint being made, growth"),
-            ("actors_per_event", "0.18", "actors/event", f"measured: {detection}, active actors of a day"),
-            ("flink_cpu_us", "243", "us/event", f"{results}: 30.45 for two windows, times 8 as all rules cost us"),
-            ("flink_load", "0.5", "of a KPU", "guess: one KPU is one vCPU; room to catch up", "share"),
-            ("flink_storage", "50", "GB/KPU", "published: running storage that comes with a KPU"),
-            # signals, function, table
-            ("signals_per_event", "0.0405", "signals/event", f"measured: {detection}, 50,953 of 1,259,111 events"),
-            ("signal_bytes", "200", "B", "guess: one signal as JSON"),
-            (
-                "function_seconds",
-                "1",
-                "s",
-                "batching window of the event source: a call a second at most, and taken as that",
-            ),
-            ("function_base_ms", "150", "ms", "guess: one call with its DynamoDB requests"),
-            ("signal_us", "31", "us/signal", f"{detection}: 20.4 on a whole core; times 1.5"),
-            ("function_gb", "1.73", "GB", "docs/lambda.md: 1,769 MiB are one whole processor"),
-            ("signal_puts", "2", "records/s", "guess: the engine tells signals after each micro-batch that has any"),
-            (
-                "writes_per_call",
-                "25",
-                "units",
-                "measured: detectors' state of a synthetic day, 22 kB compressed; and its head",
-            ),
-            ("reads_per_call", "4", "units", "guess: versions and changed incidents"),
-            ("lease_seconds", "10", "s", "a third of aws.kinesis.lease_time: each shard's lease is renewed"),
-            ("incidents_per_million", "10", "incidents/1M", "guess: incidents and parts of a million events"),
-            ("incident_bytes", "20000", "B", "guess: an incident with its parts, detections and index"),
-            ("incident_days", "90", "days", "alerting.retention"),
-            # lake and reports
-            ("lake_bytes", "58", "B/event", "measured: docs/operations.md, room on the disk"),
-            ("marts_bytes", "3", "B/event", "measured: docs/operations.md, reports"),
-            ("commit_seconds", "60", "s", "engine.commit_interval as infra/ sets it"),
-            (
-                "puts_per_commit",
-                "10",
-                "requests",
-                "counted: four files of the table; five of a checkpoint, and its pointer",
-            ),
-            ("live_seconds", "10", "s", "the live panels are put to S3 so often"),
-            ("gets_per_commit", "6", "requests", "guess: metadata and manifests read again"),
-            ("glue_per_commit", "3", "requests", "guess: a table read and changed"),
-            ("reports_per_day", "1", "builds/day", "guess; each build scans the lake"),
-            ("report_scans", "4", "times the lake", "guess: what all models together read of the lake's bytes"),
-            ("queries_per_day", "20", "queries/day", "guess: people and QuickSight, on marts"),
-            ("query_gb", "0.05", "GB", "guess: a query on marts; Athena counts 10 MB at least"),
-            ("detections_per_million", "50", "rows/1M", "guess: final detections of a million events"),
-            ("detection_bytes", "2000", "B", "guess: one detection as JSON"),
-            ("crawls_per_month", "4", "runs", "guess; on demand after new raw files"),
-            ("crawl_dpu_hours", "0.34", "DPU-hours", "guess: 2 DPU for 10 minutes, the least that is charged"),
-            # around it
-            ("metrics", "45", "metrics", "counted: 25 of worker and function; guess: 20 of Container Insights"),
-            ("alarms", "22", "alarm metrics", "counted: 19 alarms without Flink, some of several metrics"),
-            ("composite_alarms", "2", "alarms", "counted: docs/runbooks"),
-            ("dashboards", "1", "dashboards", "one per stage"),
-            ("log_gb", "2", "GB/month", "guess: a line a call and a commit"),
-            ("notifications", "300", "e-mails/month", "guess: ten a day"),
-            ("zones", "2", "zones", "availability zones of the network"),
-            (
-                "endpoints",
-                "0",
-                "endpoints",
-                "interface endpoints, 12 with egress = endpoints; 0 with a NAT gateway",
-                "zero",
-            ),
-            ("nat_gateways", "1", "gateways", "NAT gateways: 1 in dev, 2 in prod; 0 where endpoints are used", "zero"),
-            ("keys", "1", "keys", "customer-managed KMS keys"),
-            ("kms_per_second", "0.5", "requests/s", "guess: data keys are cached for minutes", "zero"),
-            ("image_gb", "1", "GB", "guess: two images of the worker in ECR"),
-            ("quicksight_authors", "0", "users", "QuickSight is made only where a principal is configured", "zero"),
-            ("quicksight_readers", "0", "users", "likewise", "zero"),
-            ("hours", "730", "h/month", "AWS's month"),
-            ("price_factor", "1", "times", "multiplies each price; other regions are 10 to 30 % dearer", "zero"),
+    """The shipped figures."""
+    return _FILES.load(files("shopstream.planning") / "assumptions.yml")["assumptions"]
+
+
+_FILES = YamlFiles("assumptions", lambda document: Assumptions.model_validate(document.data), "a name")
+
+DEFAULT_REGION = "us-east-1"
+
+_REMEDIES = {
+    "as_of": "write the day the prices were gathered, e.g. 2027-01-31",
+    "currency": "write USD; other currencies are not converted",
+    "regions": "write regions, each with prices: see `shopstream plan --show-prices`",
+    "price": 'write a decimal number of dollars in quotes, e.g. "0.015"',
+    "read": "write the day on which the price was read, e.g. 2027-01-31",
+    "page": "name the page, offer or contract that the price is from",
+}
+
+
+def _amount(value: object) -> Decimal:
+    """Amounts are quoted: a YAML float is not exactly the number in the file."""
+    if not isinstance(value, str):
+        raise ValueError(f"expected a number in quotes, got {value!r}")  # noqa: TRY004  Pydantic's way
+    try:
+        amount = Decimal(value)
+    except ArithmeticError:
+        raise ValueError(f"expected a decimal number, got {value!r}") from None
+    if not amount.is_finite() or amount < 0:
+        raise ValueError(f"expected a number of at least 0, got {value!r}")
+    return amount
+
+
+class Price(BaseModel):
+    """The price of one unit.
+
+    Attributes:
+        price: dollars.
+        unit: what it is the price of.
+        page: title of the page it is from.
+        read: the day it was last seen there.
+        verified: False if it was not seen there.
+        remark: source of an unverified price.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    price: Annotated[Decimal, BeforeValidator(_amount)]
+    unit: str
+    page: Annotated[str, Field(min_length=1, max_length=200)]
+    read: date
+    verified: Annotated[bool, Field(strict=True)] = True
+    remark: Annotated[str, Field(min_length=1, max_length=500)] | None = None
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    as_of: date
+    currency: Annotated[str, Field(pattern="^USD$")]
+    regions: Annotated[dict[str, dict[str, Price]], Field(min_length=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class PriceList:
+    """Prices of one region.
+
+    Attributes:
+        region: AWS name.
+        as_of: date of the list.
+        prices: by name.
+        source: the file, for people.
+    """
+
+    region: str
+    as_of: date
+    prices: Mapping[str, Price]
+    source: str
+
+    def unverified(self) -> dict[str, Price]:
+        """Prices that were not seen on their page."""
+        return {name: price for name, price in self.prices.items() if not price.verified}
+
+
+def packaged_prices() -> str:
+    """Text of the packaged list, to start your own from."""
+    return _packaged().read_text(encoding="utf-8")
+
+
+def read_prices(region: str = DEFAULT_REGION, path: Path | None = None) -> PriceList:
+    """The prices of a region.
+
+    Args:
+        region: AWS name, such as us-east-1.
+        path: your own list; missing prices come from the packaged list, if that has the region.
+
+    Raises:
+        ConfigurationError: the file is invalid, or prices of the region are missing.
+    """
+    packaged = _packaged_list()
+    own = _OWN.load(path).popitem()[1] if path else None
+    lists = [found for found in (packaged, own) if found is not None and region in found.regions]
+    if not lists:
+        known = sorted({*packaged.regions, *(own.regions if own else ())})
+        raise ConfigurationError(
+            f"expected a region with prices ({', '.join(known)}), got {region!r}; give its prices with --prices, "
+            "or take another region and --assume price_factor=1.2"
         )
-    )
+    prices = {name: price for found in lists for name, price in found.regions[region].items()}
+    missing = [name for name in packaged.regions[DEFAULT_REGION] if name not in prices]
+    if missing:
+        raise ConfigurationError(
+            f"expected a price for everything in region {region}, {path} has none for {', '.join(missing)}; add them, "
+            "as `shopstream plan --show-prices` shows them"
+        )
+    newest = own if own is not None and region in own.regions else packaged
+    return PriceList(region, newest.as_of, MappingProxyType(prices), str(path) if newest is own else "packaged list")
+
+
+def _packaged() -> Traversable:
+    return files("shopstream.planning") / "prices.yml"
+
+
+@lru_cache(maxsize=1)
+def _packaged_list() -> _File:
+    return YamlFiles("price list", lambda document: document.validate(_File, {}), "as_of:").load(_packaged())["prices"]
+
+
+def _own(document: Document) -> _File:
+    """A list whose prices have names and units of the packaged list, so that no price is taken for another."""
+    read, known = document.validate(_File, _REMEDIES), _packaged_list().regions[DEFAULT_REGION]
+    problems: list[tuple[int, str]] = []
+    for region, prices in read.regions.items():
+        for name, price in prices.items():
+            place = ("regions", region, name)
+            if name not in known:
+                problems.append((document.line(place), unknown_word(name, known)))
+            elif price.unit != known[name].unit:
+                text = f"expected the price of one {known[name].unit}, got one of {price.unit!r}; convert it"
+                problems.append((document.line((*place, "unit")), text))
+    if problems:
+        raise YamlError(*problems)
+    return read
+
+
+_OWN = YamlFiles("price list", _own, "`as_of: 2027-01-31`, as `shopstream plan --show-prices` writes it")

@@ -1,12 +1,10 @@
-"""From a rate of events to shards, processors, calls and bytes."""
+"""The AWS capacity that an event rate requires: shards, processors, calls and bytes."""
 
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 
 from shopstream.errors import ConfigurationError
 from shopstream.planning.assumptions import Assumptions
-
-__all__ = ["Function", "Lake", "Load", "Needs", "Stream", "Table", "Windows", "needs", "up"]
 
 _DAY_S = 86_400
 _HOUR_S = 3_600
@@ -29,11 +27,11 @@ _TASKS = (
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What the shop sends.
+    """The load of a shop.
 
     Attributes:
         events_per_second: mean over a month.
-        peak: events a second in the fullest seconds.
+        peak: events per second at the peak.
         days_kept: how long events stay in the lake.
     """
 
@@ -43,10 +41,10 @@ class Load:
 
     @classmethod
     def of(cls, events_per_second: Decimal, peak: Decimal | None, days_kept: int) -> "Load":
-        """Checked; without a peak, four times the mean.
+        """A checked load; the default peak is four times the mean.
 
         Raises:
-            ConfigurationError: nothing is sent, or the peak is below the mean.
+            ConfigurationError: the mean is not above 0, or the peak is below the mean.
         """
         if not events_per_second.is_finite() or events_per_second <= 0:
             raise ConfigurationError(f"expected more than 0 events a second, got {events_per_second}")
@@ -59,17 +57,17 @@ class Load:
         return cls(events_per_second, peak, days_kept)
 
     def events(self, hours: Decimal) -> Decimal:
-        """Events of so many hours at the mean rate."""
+        """Events of a number of hours at the mean rate."""
         return self.events_per_second * hours * _HOUR_S
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
+class StreamCapacity:
     """The events stream.
 
     Attributes:
-        shards: provisioned, so that each carries the peak.
-        key: partition key that this holds for.
+        shards: provisioned shards, so that each carries its share of the peak.
+        key: partition key.
         isolated: the largest category needs a shard of its own.
         records: a second, at the mean rate.
         bytes: a second, at the mean rate.
@@ -91,12 +89,12 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True)
-class Windows:
+class WindowCapacity:
     """What computes the windows.
 
     Attributes:
-        flink: the peak, or the state of a day's shoppers, is more than one worker carries.
-        worker_limit: events a second at the peak up to which one worker does.
+        flink: the peak or the state of a day's shoppers exceeds one worker.
+        worker_limit: greatest peak of one worker, events per second.
         vcpu: of the worker's task; 0 with Flink.
         memory_gib: of the worker's task; 0 with Flink.
         kpus: of the Flink application, without the one for orchestration; 0 without Flink.
@@ -112,7 +110,7 @@ class Windows:
 
 
 @dataclass(frozen=True, slots=True)
-class Function:
+class FunctionCapacity:
     """The detection function.
 
     Attributes:
@@ -133,7 +131,7 @@ class Function:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class TableCapacity:
     """The DynamoDB tables: request units a month, and gigabytes."""
 
     writes: Decimal
@@ -142,7 +140,7 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class Lake:
+class LakeCapacity:
     """S3, Glue and Athena: gigabytes when it is full, the rest a month."""
 
     gigabytes: Decimal
@@ -154,32 +152,32 @@ class Lake:
 
 
 @dataclass(frozen=True, slots=True)
-class Needs:
-    """What a load needs."""
+class Capacity:
+    """The capacity that a load requires."""
 
     load: Load
-    stream: Stream
-    windows: Windows
-    function: Function
-    table: Table
-    lake: Lake
+    stream: StreamCapacity
+    windows: WindowCapacity
+    function: FunctionCapacity
+    table: TableCapacity
+    lake: LakeCapacity
 
 
-def needs(load: Load, given: Assumptions) -> Needs:
-    """Everything that a load needs."""
+def required_capacity(load: Load, given: Assumptions) -> Capacity:
+    """The capacity for a load."""
     stream = _stream(load, given)
-    return Needs(
+    return Capacity(
         load, stream, _windows(load, given), _function(load, given), _table(load, given, stream), _lake(load, given)
     )
 
 
-def up(value: Decimal) -> int:
-    """The next whole number."""
+def round_up(value: Decimal) -> int:
+    """The least integer that is not below the value."""
     return int(value.to_integral_value(ROUND_CEILING))
 
 
-def _stream(load: Load, given: Assumptions) -> Stream:
-    """Shards by bytes and records; a category is one key and therefore never more than one shard."""
+def _stream(load: Load, given: Assumptions) -> StreamCapacity:
+    """Shards by bytes and records; a category is one key, so it never exceeds one shard."""
     room = given["shard_bytes"] * given["shard_load"]
     sends = given["producers"] / given["producer_seconds"]  # records a second and shard, at most
     if sends > given["shard_records"] * given["shard_load"]:
@@ -200,19 +198,19 @@ def _stream(load: Load, given: Assumptions) -> Stream:
     if whole <= room:
         shards, share = 1, Decimal(1)
     elif whole * hot <= room:
-        shards = 1 + up(whole * (1 - hot) / room)
+        shards = 1 + round_up(whole * (1 - hot) / room)
         share = hot + (1 - hot) / shards
         isolated = whole * share > room
         share = max(hot, (1 - hot) / (shards - 1)) if isolated else share
     else:
         key = "user_session"
-        shards = up(whole * given["key_skew"] / room)
+        shards = round_up(whole * given["key_skew"] / room)
         share = given["key_skew"] / shards
     records = min(load.events_per_second, shards * sends)
     mean = records * given["record_bytes"] + load.events_per_second * event
     peak_records = min(load.peak, shards * sends)
     each = mean / records
-    return Stream(
+    return StreamCapacity(
         shards=shards,
         key=key,
         isolated=isolated,
@@ -220,12 +218,12 @@ def _stream(load: Load, given: Assumptions) -> Stream:
         bytes=mean,
         peak_bytes=peak_records * given["record_bytes"] + whole,
         fullest=whole * share + sends * given["record_bytes"],
-        put_units=records * up(each / _PUT_UNIT),
-        rounded_bytes=records * up(each / _KIB) * _KIB,
+        put_units=records * round_up(each / _PUT_UNIT),
+        rounded_bytes=records * round_up(each / _KIB) * _KIB,
     )
 
 
-def _windows(load: Load, given: Assumptions) -> Windows:
+def _windows(load: Load, given: Assumptions) -> WindowCapacity:
     wall_us = (given["engine_wall_us"] + given["lake_wall_us"]) * given["aws_factor"]
     limit = _MILLION / wall_us * given["worker_load"]
     actors = load.events_per_second * _DAY_S * given["actors_per_event"]
@@ -235,13 +233,13 @@ def _windows(load: Load, given: Assumptions) -> Windows:
     fitting = (task for task in _TASKS if busy <= task[0] and memory <= task[2])
     task = next(fitting, None)
     if load.peak > limit or memory > given["worker_memory_limit"] or task is None:
-        kpus = up(load.peak * given["flink_cpu_us"] / _MILLION / given["flink_load"])
-        return Windows(True, limit, memory, Decimal(0), Decimal(0), kpus)
+        kpus = round_up(load.peak * given["flink_cpu_us"] / _MILLION / given["flink_load"])
+        return WindowCapacity(True, limit, memory, Decimal(0), Decimal(0), kpus)
     vcpu, least, _, step = task
-    return Windows(False, limit, memory, vcpu, Decimal(max(least, up(memory / step) * step)), 0)
+    return WindowCapacity(False, limit, memory, vcpu, Decimal(max(least, round_up(memory / step) * step)), 0)
 
 
-def _function(load: Load, given: Assumptions) -> Function:
+def _function(load: Load, given: Assumptions) -> FunctionCapacity:
     window = given["function_seconds"]
     calls = given["hours"] * _HOUR_S / window
 
@@ -250,7 +248,7 @@ def _function(load: Load, given: Assumptions) -> Function:
         return given["function_base_ms"] / 1000 + signals * given["signal_us"] / _MILLION
 
     mean = seconds(load.events_per_second)
-    return Function(
+    return FunctionCapacity(
         calls=calls,
         seconds=mean,
         gb_seconds=calls * mean * given["function_gb"],
@@ -260,23 +258,23 @@ def _function(load: Load, given: Assumptions) -> Function:
     )
 
 
-def _table(load: Load, given: Assumptions, stream: Stream) -> Table:
+def _table(load: Load, given: Assumptions, stream: StreamCapacity) -> TableCapacity:
     calls = given["hours"] * _HOUR_S / given["function_seconds"]
     renewals = (stream.shards + 1) * given["hours"] * _HOUR_S / given["lease_seconds"]
     incidents = load.events(given["incident_days"] * 24) / _MILLION * given["incidents_per_million"]
-    return Table(
+    return TableCapacity(
         writes=calls * given["writes_per_call"] + renewals,
         reads=calls * given["reads_per_call"] + renewals,
         gigabytes=incidents * given["incident_bytes"] / _GB,
     )
 
 
-def _lake(load: Load, given: Assumptions) -> Lake:
+def _lake(load: Load, given: Assumptions) -> LakeCapacity:
     commits = given["hours"] * _HOUR_S / given["commit_seconds"]
     days = given["hours"] / 24
     held = load.events(Decimal(load.days_kept * 24)) * given["lake_bytes"] / _GB
     queries = days * given["queries_per_day"] * given["query_gb"]
-    return Lake(
+    return LakeCapacity(
         gigabytes=held * (1 + given["marts_bytes"] / given["lake_bytes"]),
         puts=commits * given["puts_per_commit"] + given["hours"] * _HOUR_S / given["live_seconds"],
         gets=commits * given["gets_per_commit"],

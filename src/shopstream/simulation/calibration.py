@@ -1,57 +1,10 @@
-"""What genuine traffic looks like: the figures that the synthetic shop follows.
+"""Calibration of genuine traffic: the figures of a real shop that the synthetic shop follows.
 
 All are aggregates of the public REES46 data set "eCommerce behavior data from multi category store" (October 2019 to
 April 2020, 411.7 M events, 89.7 M sessions) or, where said so, of a contiguous slice of 17,434 events of it.
 """
 
 from typing import Final
-
-__all__ = [
-    "BREAK_MU",
-    "BREAK_SIGMA",
-    "CART_ONLY_BY_LENGTH",
-    "CART_PURCHASE_FACTOR_BY_HOUR",
-    "CATEGORIES_CODED",
-    "CATEGORIES_UNCODED",
-    "DAILY_EVENTS",
-    "DAY_NOISE_SD",
-    "DUPLICATE_SHARES",
-    "GAP_BETWEEN_SIGMA",
-    "GAP_MAX_S",
-    "GAP_MU",
-    "GAP_TAILS",
-    "GAP_WITHIN_SIGMA",
-    "HASTY_RUN",
-    "HASTY_SHARE",
-    "HOUR_SHARES",
-    "LENGTH_CCDF",
-    "LENGTH_MAX",
-    "LENGTH_TAIL_EXPONENT",
-    "LOOK_AGAIN_SHARE",
-    "MORE_PIECES_SHARE",
-    "PRICE_QUANTILES",
-    "PRODUCT_EXPONENTS",
-    "PRODUCT_TOP_100_SHARE",
-    "PURCHASE_BY_LENGTH",
-    "RETURN_SHARE",
-    "REVISIT_SHARE",
-    "ROBOT_BUYS",
-    "ROBOT_DAYS_SHARE",
-    "ROBOT_DISTINCT",
-    "ROBOT_EVENTS",
-    "ROBOT_PACES",
-    "ROBOT_VIEW_ONLY",
-    "ROBOT_VISITS_PER_EVENT",
-    "ROTATOR_DAYS",
-    "ROTATOR_GAP_S",
-    "SECOND_CYCLE_SHARES",
-    "SWITCH_CATEGORY_SHARE",
-    "VISIT_MAX_MINUTES",
-    "WANDER",
-    "WEEKDAY_FACTORS",
-    "WHOLESALE_VISITS_PER_EVENT",
-    "ZERO_PRICE_SHARE",
-]
 
 DAILY_EVENTS: Final = 1_770_000
 """Median events of a day."""
@@ -70,7 +23,7 @@ CART_PURCHASE_FACTOR_BY_HOUR: Final = tuple(
         *(1.67, 1.5, 1.35, 1.14, 1.02, 0.97, 0.73, 0.72, 0.74, 0.82, 0.91, 0.84),
     )
 )
-"""Readiness to buy by start hour, UTC, against the mean (purchase events per event, November 2019, full)."""
+"""Propensity to buy by start hour, UTC, against the mean (purchase events per event, November 2019, full)."""
 
 WEEKDAY_FACTORS: Final = (0.983, 0.9244, 0.9028, 0.9544, 1.017, 1.0134, 1.0348)
 """Volume of Monday to Sunday against the week's mean."""
@@ -79,12 +32,12 @@ DAY_NOISE_SD: Final = 0.0913
 """Standard deviation of a day's log volume around weekday and trend."""
 
 WANDER: Final = ((60, 0.07), (10, 0.05))
-"""(minutes between knots, standard deviation of the log rate): how the level strays within a day. Chosen so that a
+"""(minutes between knots, standard deviation of the log rate): how the level drifts within a day. Chosen so that a
 time-of-week profile times a recent level misses the rate by 5 to 10 %, as forecasts of real shops do. Seconds in a busy
 half hour of the slice vary 1.266 times as much as Poisson, 1.02 times once the drift of its minutes is taken out."""
 
 VISIT_MAX_MINUTES: Final = 180
-"""No visit lasts longer, breaks included; 0.2 % of the events would lie behind it."""
+"""Greatest duration of a visit with breaks; 0.2 % of the real events are in longer visits."""
 
 LENGTH_CCDF: Final = ((1, 1.0), (2, 0.594429), (6, 0.227501), (11, 0.101959), (21, 0.032174), (51, 0.003634))
 """(events, share of sessions with at least as many); a power law between two points."""
@@ -93,7 +46,7 @@ LENGTH_TAIL_EXPONENT: Final = 2.963
 """Of the power law beyond 51 events."""
 
 LENGTH_MAX: Final = 200
-"""No genuine session is longer; the few longer ones of the real data are mostly robots."""
+"""Greatest length of a genuine session; the few longer ones of the real data are mostly robots."""
 
 GAP_MU: Final = 3.5105
 """Mean of ln(seconds between two events of a session); the slice."""

@@ -1,28 +1,39 @@
-"""The synthetic shop's products: popularity, and attributes that never change.
+"""The products of the synthetic shop: popularity, categories, brands, prices; they never change.
 
-A category id always or never has a code; brand and price belong to the product. Shares are shares of the events that a
-product gets, so the most seen products are drawn first and the many unseen ones fill what is missing.
+A category id always or never has a code; brand and price belong to the product. Shares are shares of the events of a
+product, so the most viewed products are drawn first, and the many unseen ones fill what is missing.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import yaml
 
 from shopstream.simulation import calibration as real
-from shopstream.simulation import taxonomy
-
-__all__ = ["Catalogue"]
 
 _HEAD = 2_000  # products drawn one category richer: best sellers are mostly phones
 _BRANDS = 3_445
 _FIRST_CATEGORY_ID = 2_053_013_552_259_662_037
 _PRODUCTS_PER_CATEGORY = 100_000  # product ids of a category lie together, as in the real shop
+
+_NULL_CODE_SHARE = 0.3195
+"""Share of events whose category has no code."""
+
+_NULL_BRAND_SHARES = (0.276, 0.081)
+"""Share of events without brand: in categories without code, with code (0.142 together)."""
+
+_BRAND_SHARES = ((1, 0.1354), (2, 0.2443), (3, 0.3223), (10, 0.4432), (50, 0.6623), (100, 0.749), (500, 0.9277))
+"""(brands, their share of all events that have a brand), best first."""
+
+_NAMES: Any = yaml.safe_load((files("shopstream.simulation") / "catalogue.yml").read_text(encoding="utf-8"))
+"""Category codes, brands and price levels."""
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -30,15 +41,15 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Catalogue:
-    """Products in the order of their category; a product is named by its place here.
+    """Products in the order of their category; a product is named by its index.
 
     Attributes:
         product_id, category_id: int64.
-        code, brand: int32 places in `codes` and `brands`; -1 is none.
+        code, brand: int32 indexes in `codes` and `brands`; -1 is none.
         price: int64 ten-thousandths.
         cumulative: float64, cumulative share of events, ends with 1.
         category_from, category_until: float64, per product: the slice of `cumulative` of its category.
-        appeal: float32, readiness to buy against the mean; 0 where there is no price.
+        appeal: float32, propensity to buy relative to the mean; 0 for products without a price.
     """
 
     product_id: Ints
@@ -77,7 +88,7 @@ class Catalogue:
         return np.diff(self.cumulative, prepend=0.0)
 
     def with_prices(self, reprices: Sequence[tuple[int, int]]) -> "Catalogue":
-        """The same, with further places for products (by their place) at other prices; nobody finds those by chance."""
+        """The catalogue with further (product index, price) entries, which are never drawn at random."""
         if not reprices:
             return self
         again, prices = (np.array(column, np.int64) for column in zip(*reprices, strict=True))
@@ -166,36 +177,36 @@ def _popularity(products: int) -> Floats:
 
 
 def _categories(rng: np.random.Generator) -> tuple[Ints, Ints, tuple[str, ...], Floats]:
-    """Category ids, the place of their code (-1: none), the codes, and the share of events of each id."""
+    """Category ids, the index of their code (-1: none), the codes, and the share of events of each id."""
     pairs = [
         (f"{level}.{rest}", int(share))
-        for level, text in taxonomy.CODES.items()
+        for level, text in _NAMES["codes"].items()
         for rest, share in (item.split(":") for item in text.split())
     ]
     pairs.sort(key=lambda pair: -pair[1])
     codes = tuple(code for code, _ in pairs)
     share = np.array([share for _, share in pairs], np.float64)
-    share *= (1 - taxonomy.NULL_CODE_SHARE) / share.sum()
-    # The greatest code has one id, the others share out what ids are left; a code's first id has most of it.
+    share *= (1 - _NULL_CODE_SHARE) / share.sum()
+    # The largest code has one id, the others share the remaining ids; most events of a code go to its first id.
     extra = rng.integers(1, len(codes), real.CATEGORIES_CODED - len(codes))
     places = np.r_[np.arange(len(codes)), extra]
     part = np.r_[np.full(len(codes), 3.0), rng.random(len(extra))]
     coded = share[places] * part / np.bincount(places, part)[places]
     uncoded = np.arange(1, real.CATEGORIES_UNCODED + 1, dtype=np.float64) ** -0.95
-    uncoded *= taxonomy.NULL_CODE_SHARE / uncoded.sum()
+    uncoded *= _NULL_CODE_SHARE / uncoded.sum()
     total = real.CATEGORIES_CODED + real.CATEGORIES_UNCODED
     ids = _FIRST_CATEGORY_ID + np.sort(rng.choice(12_000_000_000 // 31, total, replace=False)) * 31
     return rng.permutation(ids), np.r_[places, np.full(len(uncoded), -1)], codes, np.r_[coded, uncoded]
 
 
 def _by_share(rng: np.random.Generator, weights: Floats, shares: Floats, codes_of: Ints) -> Ints:
-    """A category per product: best sellers from the great coded ones, the rest so that the shares come out."""
+    """A category per product: best sellers in large coded categories, the others so that the shares are right."""
     head = min(_HEAD, len(weights) // 4)
     rich = shares * np.where((codes_of >= 0) & (shares > shares.max() / 15), 1.5, 1.0)
     first = rng.choice(len(shares), head, p=rich / rich.sum())
     given = np.bincount(first, weights[:head], len(shares))
     left = np.maximum(shares - given, shares * 0.02)
-    for part in (codes_of >= 0, codes_of < 0):  # best sellers may have too much of one category, never of all
+    for part in (codes_of >= 0, codes_of < 0):  # best sellers may exceed one category, but not all
         left[part] *= max((shares - given)[part].sum(), 0.01) / left[part].sum()
     rest = rng.choice(len(shares), len(weights) - head, p=left / left.sum())
     return np.concatenate([first, rest]).astype(np.int64)
@@ -214,18 +225,18 @@ def _brands(
     codes: tuple[str, ...],
     brands: tuple[str, ...],
 ) -> Ints:
-    """A brand per product (-1: none), so that both the brands' and the groups' shares come out."""
-    names = ["", "smartphone", *taxonomy.CODES]
+    """A brand per product (-1: none), so that the shares of brands and of groups are right."""
+    names = ["", "smartphone", *_NAMES["codes"]]
     group_of_code = np.array([names.index(_group_of(code)) for code in codes] + [0])
     group = group_of_code[codes_of[category]]
     rows = np.bincount(group, weights, len(names))
-    none = rows * np.where(np.arange(len(names)) == 0, taxonomy.NULL_BRAND_SHARES[0], taxonomy.NULL_BRAND_SHARES[1])
+    none = rows * np.where(np.arange(len(names)) == 0, _NULL_BRAND_SHARES[0], _NULL_BRAND_SHARES[1])
     columns = _brand_shares(len(brands)) * (rows - none).sum()
     fit = np.full((len(names), len(brands)), 0.01)
     home = rng.choice(len(names), len(brands), p=rows / rows.sum())
     fit[home, np.arange(len(brands))] = 1.0
     for place, name in enumerate(brands):
-        for known in taxonomy.BRAND_HOMES.get(name, ()):
+        for known in _NAMES["brand_homes"].get(name, ()):
             fit[names.index(known), place] = 2.0
     fit[:, brands.index("nan")] = 0.0
     for _ in range(20):  # iterative proportional fitting
@@ -252,8 +263,8 @@ def _brands(
 
 def _brand_shares(count: int) -> Floats:
     """Share of each brand of the events with brand, best first."""
-    knots = [(0, 0.0), *taxonomy.BRAND_SHARES, (max(count, 501), 1.0)]
-    # Straight in log rank between two knots; each brand has its step of the curve.
+    knots = [(0, 0.0), *_BRAND_SHARES, (max(count, 501), 1.0)]
+    # Linear in log rank between two knots; each brand gets one step of the curve.
     x = np.log1p([knot for knot, _ in knots])
     curve = np.interp(np.log1p(np.arange(count + 1)), x, [share for _, share in knots])
     steps = np.sort(np.diff(curve))[::-1]
@@ -261,9 +272,9 @@ def _brand_shares(count: int) -> Floats:
 
 
 def _brand_names(count: int) -> tuple[str, ...]:
-    """Known names, then made-up ones; `nan` is among them."""
+    """Known names, `nan`, and made-up names."""
     rng = np.random.default_rng(0xB7A2D)
-    names = dict.fromkeys((*taxonomy.TOP_BRANDS[: max(count - 1, 1)], "nan"))
+    names = dict.fromkeys((*_NAMES["top_brands"].split()[: max(count - 1, 1)], "nan"))
     heads = ("b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "st", "tr", "br", "kr")
     vowels = ("a", "e", "i", "o", "u")
     tails = ("", "", "n", "r", "x", "s", "l", "t")
@@ -276,8 +287,8 @@ def _brand_names(count: int) -> tuple[str, ...]:
 
 
 def _prices(rng: np.random.Generator, weights: Floats, category: Ints, codes_of: Ints, codes: tuple[str, ...]) -> Ints:
-    """Ten-thousandths: levels by category, then the whole catalogue bent onto the real quantiles."""
-    levels = np.array([_price_level(code) for code in codes] + [taxonomy.PRICE_LEVELS[""]])[codes_of]
+    """Ten-thousandths: levels by category, then fitted to the real quantiles."""
+    levels = np.array([_price_level(code) for code in codes] + [_NAMES["price_levels"][""]])[codes_of]
     noise = rng.normal(0, np.where(codes_of < 0, 0.9, 0.25))
     score = levels[category, 0] + noise[category] + levels[category, 1] * rng.standard_normal(len(category)) * 0.85
     order = np.argsort(score, kind="stable")
@@ -292,7 +303,9 @@ def _prices(rng: np.random.Generator, weights: Floats, category: Ints, codes_of:
 
 
 def _price_level(code: str) -> tuple[float, float]:
-    return taxonomy.PRICE_LEVELS.get(code) or taxonomy.PRICE_LEVELS[code.partition(".")[0]]
+    levels = _NAMES["price_levels"]
+    mean, deviation = levels.get(code) or levels[code.partition(".")[0]]
+    return mean, deviation
 
 
 def _appeal(
@@ -305,7 +318,7 @@ def _appeal(
     price: Ints,
     weights: Floats,
 ) -> npt.NDArray[np.float32]:
-    """Phones and headphones sell best, products without brand or code worst; each brand has its own success."""
+    """Phones and headphones sell best, products without brand or code worst; each brand has a random factor."""
     by_code = np.full(len(codes) + 1, 0.9)
     by_code[-1] = 0.65
     for code, factor in (("electronics.smartphone", 1.75), ("electronics.audio.headphone", 1.6)):

@@ -1,6 +1,6 @@
-"""Blocks as Arrow tables and as REES46 text.
+"""Renders event batches as Arrow tables and as REES46 text.
 
-Text is assembled from pieces that repeat: a moment, a product's columns, a session; so a line costs a few copies.
+Lines are joined from texts that repeat (a time, the columns of a product, a session), which is fast.
 """
 
 from collections.abc import Sequence
@@ -10,12 +10,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shopstream.events.schema import EVENT_FIELDS, PRICE_TYPE, REES46_COLUMNS, EventType
-from shopstream.simulation.block import KINDS, Block, Ints, mix
+from shopstream.events.columns import REES46_COLUMNS, EventType
+from shopstream.events.schema import EVENT_FIELDS, PRICE_TYPE
 from shopstream.simulation.catalogue import Catalogue
-from shopstream.simulation.overlay import Overlay
-
-__all__ = ["Renderer"]
+from shopstream.simulation.event_batch import KINDS, EventBatch, Ints, mix
+from shopstream.simulation.injection import Injection
 
 _TRACKER_COLUMNS = tuple(field.name for field in EVENT_FIELDS if field.name not in REES46_COLUMNS)
 _HEX = np.array([[ord(c) for c in f"{byte:02x}"] for byte in range(256)], np.uint8)
@@ -36,17 +35,17 @@ _AGENTS = (
 
 
 class Renderer:
-    """Writes events of one synthesis.
+    """Renders the events of one synthesis.
 
     Args:
-        catalogue: what the blocks' products mean.
-        overlays: whose actors have their own clients.
-        seed: of the texts that are made up.
+        catalogue: the products.
+        injections: their actors have clients of their own.
+        seed: seed of session and event ids.
         tracker: with event id, address, user agent and url.
     """
 
-    def __init__(self, catalogue: Catalogue, overlays: Sequence[Overlay], seed: int, *, tracker: bool) -> None:
-        self._catalogue, self._overlays, self._seed, self._tracker = catalogue, overlays, seed, tracker
+    def __init__(self, catalogue: Catalogue, injections: Sequence[Injection], seed: int, *, tracker: bool) -> None:
+        self._catalogue, self._injections, self._seed, self._tracker = catalogue, injections, seed, tracker
         self._codes, self._brands = pa.array(catalogue.codes, pa.string()), pa.array(catalogue.brands, pa.string())
         self._prices = _decimals(catalogue.price)
         self._product_text = catalogue.csv_fields()
@@ -61,60 +60,60 @@ class Renderer:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Of the text."""
+        """Columns of the text."""
         return REES46_COLUMNS + _TRACKER_COLUMNS if self._tracker else REES46_COLUMNS
 
-    def table(self, block: Block) -> pa.Table:
+    def table(self, batch: EventBatch) -> pa.Table:
         """Columns of WIRE_SCHEMA in order; texts dictionary-encoded."""
-        shop, product = self._catalogue, block.product
-        sessions = pa.array(block.session).dictionary_encode()
+        shop, product = self._catalogue, batch.product
+        sessions = pa.array(batch.session).dictionary_encode()
         session_text = self._uuids(sessions.dictionary.to_numpy(), 1)
         rows = {
-            "event_time": pa.array(block.time // 1000 * 1_000_000).cast(pa.timestamp("us", "UTC")),
-            "event_type": _dictionary(block.kind, self._kinds),
+            "event_time": pa.array(batch.time // 1000 * 1_000_000).cast(pa.timestamp("us", "UTC")),
+            "event_type": _dictionary(batch.kind, self._kinds),
             "product_id": pa.array(shop.product_id[product]),
             "category_id": pa.array(shop.category_id[product]),
             "category_code": _dictionary(shop.code[product], self._codes),
             "brand": _dictionary(shop.brand[product], self._brands),
             "price": self._prices.take(pa.array(product)),
-            "user_id": pa.array(block.user),
+            "user_id": pa.array(batch.user),
             "user_session": pa.DictionaryArray.from_arrays(sessions.indices, session_text),
         }
         if self._tracker:
-            address, agent = self._clients(block.user)
+            address, agent = self._clients(batch.user)
             places, urls = pa.array(product).dictionary_encode(), self._urls
-            rows["event_id"] = self._uuids(block.key, 2)
+            rows["event_id"] = self._uuids(batch.number, 2)
             rows["ip"] = address.dictionary_encode()
             rows["user_agent"] = _dictionary(agent, self._agents)
             rows["url"] = pa.DictionaryArray.from_arrays(places.indices, urls.take(places.dictionary))
         else:
-            rows |= {name: pa.nulls(len(block), pa.string()) for name in _TRACKER_COLUMNS}
+            rows |= {name: pa.nulls(len(batch), pa.string()) for name in _TRACKER_COLUMNS}
         return pa.table(rows)
 
-    def csv(self, block: Block) -> pa.Buffer:
-        """Lines of text in the columns' order, each with its line feed."""
-        sessions = pa.array(block.session).dictionary_encode()
+    def csv(self, batch: EventBatch) -> pa.Buffer:
+        """CSV lines without header."""
+        sessions = pa.array(batch.session).dictionary_encode()
         keys = sessions.dictionary.to_numpy()
         places = sessions.indices.to_numpy()
         user = np.empty(len(keys), np.int64)
-        user[places] = block.user
-        moments = pa.array(block.time // 1000).dictionary_encode()
+        user[places] = batch.user
+        moments = pa.array(batch.time // 1000).dictionary_encode()
         tail = pa.scalar("," if self._tracker else "\n")
         visitor = pc.binary_join_element_wise(pa.array(user).cast(pa.string()), self._uuids(keys, 1), ",")
         parts = [
             _moments(moments.dictionary.to_numpy()).take(moments.indices),
-            self._kind_text.take(pa.array(block.kind)),
-            self._product_text.take(pa.array(block.product)),
+            self._kind_text.take(pa.array(batch.kind)),
+            self._product_text.take(pa.array(batch.product)),
             pc.binary_join_element_wise(visitor, tail, "").take(sessions.indices),
         ]
         if self._tracker:
-            address, agent = self._clients(block.user)
-            client = pc.binary_join_element_wise(self._uuids(block.key, 2), address, ",")
-            page = pc.binary_join_element_wise(self._urls.take(pa.array(block.product)), "\n", "")
+            address, agent = self._clients(batch.user)
+            client = pc.binary_join_element_wise(self._uuids(batch.number, 2), address, ",")
+            page = pc.binary_join_element_wise(self._urls.take(pa.array(batch.product)), "\n", "")
             parts += [client, self._quoted_agents.take(pa.array(agent)), page]
         lines = pc.binary_join_element_wise(*parts, "")
         _, offsets, data = lines.buffers()
-        size = int(np.frombuffer(offsets, np.int32, 1, 4 * len(block))[0])
+        size = int(np.frombuffer(offsets, np.int32, 1, 4 * len(batch))[0])
         return data.slice(0, size)
 
     def _uuids(self, numbers: Ints, salt: int) -> pa.Array:
@@ -127,16 +126,16 @@ class Renderer:
         return _fixed(text)
 
     def _clients(self, users: Ints) -> tuple[pa.Array, npt.NDArray[np.int64]]:
-        """Address as text, and place of the user agent, per user; a shopper keeps both."""
+        """Address and index of the user agent of each user; they never change."""
         who = pa.array(users).dictionary_encode()
         ids = who.dictionary.to_numpy()
         scattered = mix(ids, 5)
-        # 100.64.0.0/10 belongs to nobody on the internet.
+        # 100.64.0.0/10 is not routed on the internet.
         address = np.uint64(0x64400000) + (scattered >> np.uint64(20)) % np.uint64(0x3FFFFF)
         clients = (address << np.uint64(8) | (np.uint64(1) + scattered % np.uint64(len(_AGENTS) - 1))).astype(np.int64)
-        for overlay in self._overlays:
-            mine = np.isin(ids, overlay.actors)
-            clients[mine] = overlay.clients(ids[mine])
+        for injection in self._injections:
+            mine = np.isin(ids, injection.actors)
+            clients[mine] = injection.clients(ids[mine])
         number = clients >> 8
         octets = [pa.array(number >> shift & 255).cast(pa.string()) for shift in (24, 16, 8, 0)]
         text = pc.binary_join_element_wise(*octets, ".")
@@ -144,7 +143,7 @@ class Renderer:
 
 
 def _dictionary(places: npt.NDArray[np.integer], texts: pa.Array) -> pa.DictionaryArray:
-    """Places as a column of the texts; a negative place is null."""
+    """Indexes into texts as a dictionary column; negative indexes are null."""
     small = pa.array(places.astype(np.int32))
     if places.dtype.kind == "i" and len(places) and places.min() < 0:
         small = pa.array(places.astype(np.int32), mask=places < 0)

@@ -1,62 +1,53 @@
-"""A scenario as data: what happens, from which figures one case is drawn, and what detection owes it.
+"""Scenarios as data: what happens, from which ranges a case is drawn, and what detection must achieve.
 
-`docs/scenarios.md` explains each word with an example.
+`docs/scenarios.md` explains each field with an example.
 """
 
 import math
-import re
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from datetime import datetime, timedelta
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_type_hints
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from shopstream.clock import from_ms, to_ms
+from shopstream.clock import DAY_MS, HOUR_MS, format_duration, from_ms, parse_duration, to_ms
 from shopstream.detection.detection import Nature
-from shopstream.detection.duration import format_duration, parse_duration
 from shopstream.errors import ConfigurationError
-from shopstream.simulation.bots import Crawler, Crowd, Rotation, Scraper
-from shopstream.simulation.faults import DuplicateStorm, Outage, PriceError, PurchaseCollapse
-from shopstream.simulation.flood import Flood
-from shopstream.simulation.fraud import Carding, Hoarding, Scalping
-from shopstream.simulation.key import SITE, Key, busy_keys
-from shopstream.simulation.overlay import Episode, Label, Overlay, Scenario, World
-from shopstream.simulation.surges import FlashSale
-
-__all__ = ["KINDS", "Domain", "DrawnScenario", "ScenarioFile", "ScenarioProblem", "Target"]
-
+from shopstream.simulation.attacks import Carding, Crawler, Crowd, Flood, Hoarding, Rotation, Scalping, Scraper
+from shopstream.simulation.faults_and_surges import DuplicateStorm, FlashSale, Outage, PriceError, PurchaseCollapse
+from shopstream.simulation.injection import SITE, GroundTruth, Injection, Scenario, Target, World, busy_targets
+from shopstream.yaml_files import Document, Identifier, Text, YamlError, YamlFiles
 
 _CLASSES = (
     *(Flood, Scraper, Crawler, Crowd, Rotation, Hoarding, Scalping, Carding),
     *(Outage, DuplicateStorm, PurchaseCollapse, PriceError, FlashSale),
 )
 KINDS: Mapping[str, Any] = {kind.KIND: kind for kind in _CLASSES}
-"""Name in a file → class."""
+"""Name in scenario files → class."""
 
-_ID = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", re.ASCII)
-_MAX_ID = 64
-_NOT_PARAMETERS = frozenset({"start", "duration", "key"})
-_HOUR_MS, _DAY_MS = 3_600_000, 86_400_000
+_NOT_PARAMETERS = frozenset({"start", "duration", "target"})
 _PEAK_SHARE, _PEAK_HOURS = 0.25, 3
 _TRIES = 2_000
 
 _SHAPES = {int: "a whole number", float: "a number"}
 
 Scalar = int | float | str
-Text = Annotated[str, Field(min_length=1, max_length=4_000)]
 DurationMs = Annotated[int, BeforeValidator(parse_duration)]
 
 
 class Domain(BaseModel):
-    """Values that one is drawn from.
+    """Values that a parameter is drawn from.
 
     Args:
-        one_of: any of these, alike; a fixed value is one of one.
-        between: from, to, both inclusive; whole numbers if both are.
-        scale: linear, or log: each factor alike.
+        one_of: any of these, with equal chance; a fixed value is a list of one.
+        between: (from, to), inclusive; whole numbers if both ends are.
+        scale: uniform on a linear or logarithmic scale.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -87,11 +78,11 @@ class Domain(BaseModel):
         return self
 
     def extremes(self) -> tuple[Scalar, ...]:
-        """What has to fit for all to fit."""
+        """The values to check: if they are valid, all are."""
         return self.between or self.one_of
 
     def draw(self, rng: np.random.Generator) -> Scalar:
-        """One value."""
+        """A random value."""
         if self.between is None:
             return self.one_of[int(rng.integers(len(self.one_of)))]
         low, high = self.between
@@ -104,7 +95,7 @@ class Domain(BaseModel):
         return float(f"{value:.4g}")
 
     def describe(self, unit: str = "") -> str:
-        """As people write it."""
+        """The values as text."""
         if self.between:
             low, high = (_shown(value, unit) for value in self.between)
             return f"{low} to {high}" + (" (log)" if self.scale == "log" else "")
@@ -116,7 +107,7 @@ def _shown(value: Scalar, unit: str) -> str:
 
 
 def _durations(value: object) -> object:
-    """Texts such as 10m as milliseconds."""
+    """Durations such as 10m as milliseconds."""
     if isinstance(value, Mapping):
         return {
             word: [parse_duration(item) for item in part] if isinstance(part, list) else part
@@ -125,21 +116,15 @@ def _durations(value: object) -> object:
     return parse_duration(value)
 
 
-def _check_id(name: str) -> str:
-    if len(name) > _MAX_ID or not _ID.fullmatch(name):
-        raise ValueError(f"expected lower-case words joined by _, at most {_MAX_ID} characters, got {name!r}")
-    return name
-
-
-class Target(BaseModel):
-    """What detection owes a scenario.
+class DetectionGoal(BaseModel):
+    """What detection must achieve.
 
     Args:
-        recall: share of the cases that are found.
-        within: median time from the first event to detection, ms.
-        events: median number of events until detection.
-        before_factor: half of the cases are found before the ramp reaches it.
-        critical, informational: of a control, greatest number of incidents of those levels (the rest: none).
+        recall: least share of the cases that are detected.
+        within: greatest median time from the first event to detection, ms.
+        events: greatest median number of events until detection.
+        before_factor: half of the cases are detected before the ramp reaches this factor.
+        critical, informational: of a surge, greatest number of incidents of those levels; no others are allowed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -151,17 +136,17 @@ class Target(BaseModel):
     critical: Annotated[int | None, Field(ge=0)] = None
     informational: Annotated[int | None, Field(ge=0)] = None
 
-    def limit(self, episode: Episode) -> timedelta | None:
-        """Median time to detect of such a case; None where events count."""
+    def limit(self, truth: GroundTruth) -> timedelta | None:
+        """Greatest median time to detection of such a case; None where events count."""
         if self.within is not None:
             return timedelta(milliseconds=self.within)
         if self.before_factor is not None:
-            reached = (self.before_factor - 1) / (float(str(episode.parameters["factor"])) - 1)
-            return (episode.until_time - episode.from_time) * min(reached, 1.0)
+            reached = (self.before_factor - 1) / (float(str(truth.parameters["factor"])) - 1)
+            return (truth.until_time - truth.from_time) * min(reached, 1.0)
         return None
 
     def describe(self) -> str:
-        """In a few words."""
+        """The goal as text."""
         parts: list[str] = []
         if self.recall is not None:
             parts.append(f"recall ≥ {self.recall:g}")
@@ -177,35 +162,15 @@ class Target(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class ScenarioProblem:
-    """What is wrong with a scenario file, and where.
-
-    Args:
-        file, line: the place; lines count from 1.
-        scenario: id of the scenario (the file's stem).
-        problem: expected what, came what; do what.
-    """
-
-    file: str
-    line: int
-    scenario: str
-    problem: str
-
-    def __str__(self) -> str:
-        """One line, in the form that editors jump to."""
-        return f"{self.file}:{self.line}: scenario {self.scenario}: {self.problem}"
-
-
-@dataclass(frozen=True, slots=True)
 class DrawnScenario:
     """One case of a scenario file; a `Scenario` for `SynthesisSettings`.
 
     Args:
         file: where it comes from.
-        start, duration: when.
-        key: what it hits: {} for the site (and for actors), else column → value as text.
-        parameters: what was drawn, JSON-ready.
-        inner: what does it.
+        start, duration: when it happens.
+        key: see `Target.key`; {} for actors.
+        parameters: values that were drawn, JSON-ready.
+        inner: the scenario with these values.
     """
 
     file: "ScenarioFile"
@@ -215,11 +180,11 @@ class DrawnScenario:
     parameters: Mapping[str, object]
     inner: Scenario
 
-    def build(self, world: World) -> Overlay:
-        """Its running part, which knows where it comes from."""
-        overlay = self.inner.build(world)
-        overlay.label = Label(self.file.id, self.parameters)
-        return overlay
+    def build(self, world: World) -> Injection:
+        """Its running part, with scenario and parameters for the ground truth."""
+        injection = self.inner.build(world)
+        injection.scenario, injection.parameters = self.file.id, self.parameters
+        return injection
 
 
 class ScenarioFile(BaseModel):
@@ -227,60 +192,60 @@ class ScenarioFile(BaseModel):
 
     Args:
         id: name, the file's stem.
-        title, description: what happens, and why the figures are what they are.
+        title, description: what happens, and why the values are what they are.
         nature: attack, fault or surge.
-        tags: of OWASP's automated threats (oat-015) or ATT&CK (attack.t1498).
-        kind: what does it; see KINDS.
-        hits: site, event_type, category, product or actor.
-        min_rate: genuine events per second that the key hit has at the start, at least.
+        tags: OWASP automated threats (oat-015) or ATT&CK (attack.t1498).
+        kind: see KINDS.
+        target: site, event_type, category, product or actor.
+        min_rate: least genuine events per second of the target at the start.
         duration: ms.
-        parameters: of the kind.
-        target: what detection owes it.
+        parameters: parameters of the kind.
+        goal: what detection must achieve.
         source, version: the file, and a digest of its content.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    id: Annotated[str, AfterValidator(_check_id)]
+    id: Identifier
     title: Text
     description: Text
     nature: Nature
     tags: tuple[Text, ...] = ()
     kind: str
-    hits: Literal["site", "event_type", "category", "product", "actor"] = "site"
+    target: Literal["site", "event_type", "category", "product", "actor"] = "site"
     min_rate: Annotated[float, Field(ge=0)] = 0.0
     duration: Annotated[Domain, BeforeValidator(_durations)]
     parameters: dict[str, Domain] = Field(default_factory=dict)
-    target: Target
+    goal: DetectionGoal
     source: str
     version: str
 
     @property
     def hostile(self) -> bool:
-        """An attack."""
+        """Whether it is an attack."""
         return self.nature is Nature.ATTACK
 
     def chance(self, seed: int, number: int = 0) -> np.random.Generator:
-        """Chance for the scenario's case of that number in a synthesis: no other scenario's, so that hours differ."""
+        """Random numbers for one case of this scenario in a synthesis."""
         return np.random.default_rng([seed, 0xCA5E, zlib.crc32(self.id.encode()), number])
 
     def draw(
         self, rng: np.random.Generator, day_start: datetime, world: World, at: datetime | None = None
     ) -> DrawnScenario:
-        """One case.
+        """Draw one case.
 
-        It begins at a random moment of the day, such that it ends within the period: one in four in one of the three
-        busiest hours, the others at any hour alike. What does not fit together (no key is busy enough at that hour, a
-        crowd would take too long) is drawn again.
+        It begins at a random moment of the day and ends within the period: one case in four in one of the three
+        busiest hours, the others at any hour. Impossible cases (no target is busy enough at that hour, a crowd would
+        take too long) are drawn again.
 
         Args:
-            rng: all chance comes from here, e.g. `chance(seed)`.
+            rng: random numbers, e.g. `chance(seed)`.
             day_start: midnight, UTC, inside the period.
-            world: what it will be built into: `SynthesisSettings.world()`.
-            at: when it begins, instead.
+            world: the shop that it will be built into: `SynthesisSettings.world()`.
+            at: fixed start; None draws one.
 
         Raises:
-            ConfigurationError: it fits at no hour of the day.
+            ConfigurationError: no possible case was found.
         """
         kind = KINDS[self.kind]
         lasts = getattr(kind, "lasts", None)
@@ -288,69 +253,75 @@ class ScenarioFile(BaseModel):
             values = {name: domain.draw(rng) for name, domain in self.parameters.items()}
             length_ms = int(self.duration.draw(rng))
             begin_ms = self._begin(rng, day_start, world, length_ms) if at is None else to_ms(at)
-            if not world.calendar.from_ms <= begin_ms < world.calendar.until_ms:
+            if not world.intensity.from_ms <= begin_ms < world.intensity.until_ms:
                 world.window(self.id, from_ms(begin_ms), timedelta(milliseconds=length_ms))
             rate = world.rate(SITE, begin_ms)
             if lasts is not None:
                 length_ms = round(lasts(values, rate) / timedelta(milliseconds=1))
                 shortest, longest = min(self.duration.extremes()), max(self.duration.extremes())
-                if not (int(shortest) <= length_ms <= int(longest) and begin_ms + length_ms <= world.calendar.until_ms):
+                if not (
+                    int(shortest) <= length_ms <= int(longest) and begin_ms + length_ms <= world.intensity.until_ms
+                ):
                     continue
-            key = self._key(rng, world, rate)
-            if key is None:
+            target = self._busy_target(rng, world, rate)
+            if target is None:
                 continue
-            return self._case(from_ms(begin_ms), timedelta(milliseconds=length_ms), key, values)
+            return self._case(from_ms(begin_ms), timedelta(milliseconds=length_ms), target, values)
         when = "at any hour of the day" if at is None else f"at {at:%Y-%m-%d %H:%M}"
         raise ConfigurationError(
-            f"expected scenario {self.id} to fit {when}, but no {self.hits} has {self.min_rate:g} events/s, or it "
+            f"expected scenario {self.id} to fit {when}, but no {self.target} has {self.min_rate:g} events/s, or it "
             f"would not take {self.duration.describe('ms')}; make the shop busier, or take another time"
         )
 
-    def _case(self, start: datetime, duration: timedelta, key: Key, values: Mapping[str, Scalar]) -> DrawnScenario:
+    def _case(
+        self, start: datetime, duration: timedelta, target: Target, values: Mapping[str, Scalar]
+    ) -> DrawnScenario:
         kind = KINDS[self.kind]
-        given = {"key": key} if key.column else {}
+        given = {"target": target} if target.column else {}
         return DrawnScenario(
             file=self,
             start=start,
             duration=duration,
-            key=key.text(),
+            key=target.key(),
             parameters={**values, "duration_s": duration.total_seconds()},
             inner=kind(start=start, duration=duration, **values, **given),
         )
 
     def _begin(self, rng: np.random.Generator, day_start: datetime, world: World, length_ms: int) -> int:
         first = to_ms(day_start)
-        hours = first + _HOUR_MS * np.arange(24)
-        inside = hours[(hours >= world.calendar.from_ms) & (hours < world.calendar.until_ms)]
+        hours = first + HOUR_MS * np.arange(24)
+        inside = hours[(hours >= world.intensity.from_ms) & (hours < world.intensity.until_ms)]
         if not len(inside):
             world.window(self.id, day_start, timedelta(milliseconds=length_ms))
         if rng.random() < _PEAK_SHARE:
-            busiest = inside[np.argsort(world.calendar.rate_at(inside + _HOUR_MS // 2))][-_PEAK_HOURS:]
-            begin = int(rng.choice(busiest) + rng.integers(_HOUR_MS))
+            busiest = inside[np.argsort(world.intensity.rate_at(inside + HOUR_MS // 2))][-_PEAK_HOURS:]
+            begin = int(rng.choice(busiest) + rng.integers(HOUR_MS))
         else:
-            begin = int(rng.choice(inside) + rng.integers(_HOUR_MS))
-        latest = max(min(world.calendar.until_ms - length_ms, first + _DAY_MS - 1), first)
+            begin = int(rng.choice(inside) + rng.integers(HOUR_MS))
+        latest = max(min(world.intensity.until_ms - length_ms, first + DAY_MS - 1), first)
         return begin if begin <= latest else int(rng.integers(first, latest, endpoint=True))
 
-    def _key(self, rng: np.random.Generator, world: World, rate: float) -> Key | None:
-        """A key that is busy enough; None if there is none."""
-        if self.hits == "actor":
+    def _busy_target(self, rng: np.random.Generator, world: World, rate: float) -> Target | None:
+        """A target that is busy enough; None if there is none."""
+        if self.target == "actor":
             return SITE
-        keys = busy_keys(world.catalogue, self.hits, self.min_rate / rate)
-        if self.hits == "site" and rate < self.min_rate:
+        targets = busy_targets(world.catalogue, self.target, self.min_rate / rate)
+        if self.target == "site" and rate < self.min_rate:
             return None
-        return keys[int(rng.integers(len(keys)))] if keys else None
+        return targets[int(rng.integers(len(targets)))] if targets else None
 
     def problems(self) -> list[tuple[tuple[str, ...], str]]:
-        """What each part has to do with another: (place in the file, expected what, came what; do what)."""
+        """(place, problem) pairs of fields that do not fit together."""
         if self.kind not in KINDS:
             return [(("kind",), f"kind: expected one of {', '.join(sorted(KINDS))}, got {self.kind!r}; take one")]
         kind = KINDS[self.kind]
         found: list[tuple[tuple[str, ...], str]] = []
-        if self.hits not in kind.HITS:
-            found.append((("hits",), f"hits: expected {' or '.join(kind.HITS)} for {self.kind}, got {self.hits!r}"))
+        if self.target not in kind.TARGETS:
+            found.append(
+                (("target",), f"target: expected {' or '.join(kind.TARGETS)} for {self.kind}, got {self.target!r}")
+            )
         known = {field.name: field for field in fields(kind) if field.name not in _NOT_PARAMETERS}
-        needed = {name for name, field in known.items() if repr(field.default).startswith("<dataclasses._MISSING")}
+        needed = {name for name, field in known.items() if field.default is MISSING}
         types = get_type_hints(kind)
         for name, domain in self.parameters.items():
             if name not in known:
@@ -365,26 +336,26 @@ class ScenarioFile(BaseModel):
         missing = sorted(needed - self.parameters.keys())
         if missing:
             found.append((("parameters",), f"parameters: {self.kind} needs {', '.join(missing)}; add what is missing"))
-        return found or [*self._target_problems(), *self._value_problems()]
+        return found or [*self._goal_problems(), *self._value_problems()]
 
-    def _target_problems(self) -> list[tuple[tuple[str, ...], str]]:
-        target = self.target
-        timed = [target.within, target.events, target.before_factor]
+    def _goal_problems(self) -> list[tuple[tuple[str, ...], str]]:
+        goal = self.goal
+        timed = [goal.within, goal.events, goal.before_factor]
         if self.nature is Nature.SURGE:
-            good = target.critical is not None and target.informational is not None
+            good = goal.critical is not None and goal.informational is not None
             said = "expected critical and informational for a surge; write how many incidents it may have"
         else:
-            good = target.recall is not None and sum(limit is not None for limit in timed) == 1
+            good = goal.recall is not None and sum(limit is not None for limit in timed) == 1
             said = f"expected recall and one of within, events, before_factor for {self.nature}; write both"
-        if good and target.before_factor is not None and "factor" not in self.parameters:
-            return [(("target",), "target: before_factor needs a parameter factor; use within")]
-        return [] if good else [(("target",), f"target: {said}")]
+        if good and goal.before_factor is not None and "factor" not in self.parameters:
+            return [(("goal",), "goal: before_factor needs a parameter factor; use within")]
+        return [] if good else [(("goal",), f"goal: {said}")]
 
     def _value_problems(self) -> list[tuple[tuple[str, ...], str]]:
-        """Whether the kind takes the least, the greatest and each listed value of each parameter."""
+        """Values that the kind does not accept, among the extremes of each parameter."""
         base = {name: domain.extremes()[0] for name, domain in self.parameters.items()}
         longest = timedelta(milliseconds=max(int(value) for value in self.duration.extremes()))
-        found: dict[str, tuple[tuple[str, ...], str]] = {}  # by what is wrong: one figure may spoil each combination
+        found: dict[str, tuple[tuple[str, ...], str]] = {}  # by message: one value may fail in each combination
         for name, domain in self.parameters.items():
             for value in domain.extremes():
                 kind = KINDS[self.kind]
@@ -393,3 +364,44 @@ class ScenarioFile(BaseModel):
                 except ConfigurationError as error:
                     found.setdefault(str(error), (("parameters", name), f"{name}: {error}"))
         return list(found.values())
+
+
+_REMEDIES = {
+    "id": "name it like the file, without .yml",
+    "title": "say in one line what happens",
+    "description": "say who does what, and why the figures are what they are",
+    "nature": "take attack, fault or surge",
+    "tags": "write a list, e.g. [oat-015]",
+    "kind": "name a kind, e.g. flood",
+    "target": "take site, event_type, category, product or actor",
+    "min_rate": "write the least genuine events per second of the target",
+    "duration": "write e.g. 10m, or {between: [5m, 20m]}",
+    "parameters": "write name: value, name: {one_of: [1, 200]} or name: {between: [1.5, 2.0], scale: log}",
+    "goal": "write e.g. {recall: 0.95, within: 5m}; of a surge {critical: 0, informational: 1}",
+}
+
+
+def shipped_scenarios() -> Traversable:
+    """The folder of the scenarios that come with shopstream."""
+    return files("shopstream.simulation") / "scenarios"
+
+
+def load_scenarios(folder: Path | None = None) -> dict[str, ScenarioFile]:
+    """The shipped scenarios, and those of a folder over them, by id in order.
+
+    Raises:
+        ConfigurationError: no such folder; or files that do not fit, one line each: `file:line: scenario id: problem`.
+    """
+    return SCENARIO_FILES.load(shipped_scenarios(), folder)
+
+
+def _scenario(document: Document) -> ScenarioFile:
+    scenario = document.validate(ScenarioFile, _REMEDIES, source=document.file, version=document.version)
+    problems = [(document.line(place), text) for place, text in scenario.problems()]
+    if problems:
+        raise YamlError(*problems)
+    return scenario
+
+
+SCENARIO_FILES = YamlFiles("scenario", _scenario, "id: and title:")
+"""Reads scenario files: YAML in, checked scenarios out."""

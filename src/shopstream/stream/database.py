@@ -1,6 +1,6 @@
-"""SQLite as the embedded stream uses it: connections, transactions, the schema, and errors in our own words.
+"""SQLite for the embedded stream: schema, connections, transactions, and translated errors.
 
-Why these choices, with figures: docs/adr/0002-embedded-stream-on-sqlite.md.
+docs/adr/0002-embedded-stream-on-sqlite.md explains the choices, with figures.
 """
 
 import sqlite3
@@ -16,15 +16,13 @@ from filelock import FileLock
 
 from shopstream.errors import BackpressureError, PermanentError, ShopstreamError, StateError
 
-__all__ = ["PAGE_BYTES", "Database", "create"]
-
 PAGE_BYTES = 32768
-"""Large pages keep the chains of 256 KiB payloads short; 64 KiB pages are hardly faster and waste more."""
+"""Large pages keep the overflow chains of 256 KiB payloads short; 64 KiB pages are hardly faster and waste more."""
 
 _APPLICATION_ID = 0x73687374  # "shst": other programs' SQLite files are refused, not written to
 _FORMAT = 1
 _BUSY_SECONDS = 10.0
-_FOLD_MS = 250
+_CHECKPOINT_PATIENCE_MS = 250
 _CACHE_KIB = 8192
 
 _SCHEMA = """
@@ -41,7 +39,6 @@ CREATE TABLE shard (
   closed_ms INTEGER,
   newest_sequence INTEGER NOT NULL,
   trimmed_sequence INTEGER NOT NULL,  -- retention dropped up to here
-  newest_arrival_ms INTEGER,
   records INTEGER NOT NULL DEFAULT 0,
   bytes INTEGER NOT NULL DEFAULT 0
 );
@@ -63,7 +60,7 @@ CREATE TABLE position (
 
 
 def create(path: Path, rows: list[tuple[str, tuple[object, ...]]]) -> None:
-    """Make the file with its schema and first rows, whole or not at all; leave one alone that is there already."""
+    """Create the file with its schema and first rows, whole or not at all; an existing file stays as it is."""
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +80,7 @@ def create(path: Path, rows: list[tuple[str, tuple[object, ...]]]) -> None:
             connection.execute(f"PRAGMA user_version = {_FORMAT}")
             connection.execute("COMMIT")
         finally:
-            connection.close()  # the last one to close folds the log of changes into the file
+            connection.close()  # the last connection to close checkpoints the write-ahead log
         draft.replace(path)
 
 
@@ -94,7 +91,7 @@ class Database:
     Args:
         path: the file; must exist.
         fsync: see `StreamSettings.fsync`.
-        checkpoint_bytes: the log of changes is folded into the file when it has grown to this size.
+        checkpoint_bytes: size at which the write-ahead log is copied into the file.
     """
 
     path: Path
@@ -103,11 +100,11 @@ class Database:
     _idle: list[sqlite3.Connection] = field(default_factory=list)
     _closed: bool = False
     _lending: threading.Lock = field(default_factory=threading.Lock)
-    _writing: threading.Lock = field(default_factory=threading.Lock)  # waits in turn, SQLite's own lock only polls
+    _writing: threading.Lock = field(default_factory=threading.Lock)  # queues writers; SQLite's own lock only polls
 
     @contextmanager
     def snapshot(self) -> Iterator[sqlite3.Connection]:
-        """All reads inside see one state of the stream, whatever is written meanwhile."""
+        """All reads inside see one state of the stream, whatever other connections write."""
         with self._connection() as connection:
             connection.execute("BEGIN")
             try:
@@ -118,7 +115,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All writes inside happen together, or not at all when an error leaves the block."""
+        """Commit all writes of the block together, or none if it raises."""
         with self._writing, self._connection() as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -130,24 +127,24 @@ class Database:
 
     @property
     def log(self) -> Path:
-        """The log of changes beside the file."""
+        """The write-ahead log beside the file."""
         return self.path.with_name(self.path.name + "-wal")
 
     def disk_bytes(self) -> int:
-        """Size of the file and its log of changes."""
+        """Size of the file and its write-ahead log."""
         return _size(self.path) + _size(self.log)
 
     def log_bytes(self) -> int:
-        """Size of the log of changes."""
+        """Size of the write-ahead log."""
         return _size(self.log)
 
-    def fold_log(self) -> None:
-        """Fold the whole log of changes into the file and empty it, waiting a moment for readers of older states.
+    def checkpoint_log(self) -> None:
+        """Copy the whole write-ahead log into the file and truncate it; waits a moment for readers of older states.
 
-        SQLite does this by itself after a commit, but only when no reader is at work; a busy consumer leaves no gap.
+        SQLite does this after a commit, but only when no reader is active; a busy consumer leaves no such moment.
         """
         with self._writing, self._connection() as connection:
-            connection.execute(f"PRAGMA busy_timeout = {_FOLD_MS}")
+            connection.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_PATIENCE_MS}")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             connection.execute(f"PRAGMA busy_timeout = {int(_BUSY_SECONDS * 1000)}")
 
@@ -169,12 +166,12 @@ class Database:
                 connection = self._connect()
             yield connection
         except sqlite3.Error as error:
-            raise self._translated(error) from error
+            raise self._translate(error) from error
         finally:
             if connection is not None:
-                self._take_back(connection)
+                self._give_back(connection)
 
-    def _take_back(self, connection: sqlite3.Connection) -> None:
+    def _give_back(self, connection: sqlite3.Connection) -> None:
         with self._lending:
             if self._closed:
                 connection.close()
@@ -211,11 +208,11 @@ class Database:
         connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         connection.execute("PRAGMA secure_delete = OFF")  # some builds zero each dropped page: twice the writing
 
-    def _translated(self, error: sqlite3.Error) -> ShopstreamError:
+    def _translate(self, error: sqlite3.Error) -> ShopstreamError:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte; the rest is detail
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return BackpressureError(
-                f"another process has been writing to {self.path} for {_BUSY_SECONDS:.0f} s; try again",
+                f"another process has kept {self.path} locked for {_BUSY_SECONDS:.0f} s; try again",
                 timedelta(seconds=1),
             )
         if code == sqlite3.SQLITE_FULL:

@@ -2,30 +2,33 @@
 
 Promises, each with a test:
 
-- A record is acknowledged when its transaction is committed; a put is taken whole or not at all. Killing the process
-  loses nothing acknowledged; what a power cut may cost is `StreamSettings.fsync`'s choice. A torn tail of the log of
-  changes is cut off at the last whole transaction when the file is next opened.
-- Sequence numbers come from the clock (milliseconds, then a counter) and never repeat, not even after a power cut
-  took the last puts back: a consumer that is ahead of the tip then misses nothing that is put later.
+- A record is acknowledged when its transaction is committed; a put is stored whole or not at all. Killing the process
+  loses nothing acknowledged; what a power cut may cost is set by `StreamSettings.fsync`. A torn tail of the write-ahead
+  log is cut off at the last whole transaction when the file is next opened.
+- Sequence numbers come from the clock (milliseconds, then a counter) and never repeat, even after a power cut lost the
+  last puts: a consumer that is ahead of the tip then misses no later record.
 - Retention drops records by age, oldest first. A consumer that fell behind it gets a StateError, never a silent gap.
-- Disk is bounded: file and log of changes stay within `max_bytes`. A full stream drops expired records and reuses
-  their pages; unexpired records are never dropped, the writer gets a BackpressureError instead.
+- Disk is bounded: file and write-ahead log stay within `max_bytes`. A full stream drops expired records and reuses
+  their pages; unexpired records are never dropped: the writer gets a BackpressureError instead.
 - Any number of threads and processes write and read at once; readers never wait for writers.
 """
 
+import re
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from sqlite3 import Connection
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from shopstream.clock import Clock
 from shopstream.errors import BackpressureError, PermanentError, StateError
 from shopstream.stream.database import PAGE_BYTES, Database, create
-from shopstream.stream.limits import check_put
 from shopstream.stream.ports import (
+    HASH_KEY_SPACE,
     MAX_PUT_BYTES,
     TRIM_HORIZON,
     NewRecord,
@@ -34,42 +37,162 @@ from shopstream.stream.ports import (
     ReadBatch,
     Record,
     Shard,
+    check_put,
+    check_read_limits,
+    hash_key,
 )
 from shopstream.stream.settings import StreamSettings
-from shopstream.stream.status import StreamStatus, oldest_unread_ms, shard_statuses
-from shopstream.stream.topology import (
-    Routes,
-    first_rows,
-    listed_shards,
-    one_shard,
-    open_range,
-    reshape,
-    shard_id_of,
-    shard_number_of,
+
+_SHARD_ID = re.compile(r"shardId-(\d{12})")
+
+_INSERT_SHARD = (
+    "INSERT INTO shard (shard_no, first_hash_key, last_hash_key, parents, newest_sequence, trimmed_sequence)"
+    " VALUES (?, ?, ?, ?, ?, ?)"
 )
 
-__all__ = ["EmbeddedStream"]
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """Maps hash keys to open shards; valid for one shape of the stream."""
+
+    shape: int
+    first_hash_keys: list[int]
+    shard_numbers: list[int]
+
+    @classmethod
+    def read(cls, connection: Connection, shape: int) -> "Routes":
+        """The routes of the file's current shape."""
+        rows = connection.execute(
+            "SELECT first_hash_key, shard_no FROM shard WHERE closed_ms IS NULL ORDER BY first_hash_key"
+        ).fetchall()
+        return cls(shape, [int(first, 16) for first, _ in rows], [number for _, number in rows])
+
+    def shard_of(self, record: NewRecord) -> int:
+        """Number of the open shard that the record belongs to."""
+        key = hash_key(record.partition_key) if record.explicit_hash_key is None else record.explicit_hash_key
+        return self.shard_numbers[bisect_right(self.first_hash_keys, key) - 1]
+
+
+def first_rows(shards: int, start: Position) -> list[tuple[str, tuple[object, ...]]]:
+    """Statements that create a stream of equal shards, with their values; sequence numbers begin after `start`."""
+    bounds = [HASH_KEY_SPACE * i // shards for i in range(shards + 1)]
+    rows: list[tuple[str, tuple[object, ...]]] = [
+        (_INSERT_SHARD, (number, _hex(bounds[number]), _hex(bounds[number + 1] - 1), "", start, start))
+        for number in range(shards)
+    ]
+    return [("INSERT INTO stream VALUES (?, 0, 0)", (start,)), *rows]
+
+
+def shard_id_of(number: int) -> str:
+    """The shard's public id, in the form that Kinesis uses."""
+    return f"shardId-{number:012d}"
+
+
+def shard_number_of(shard_id: str) -> int:
+    """The number in a shard id; -1, which no shard has, for any other text."""
+    match = _SHARD_ID.fullmatch(shard_id)
+    return int(match[1]) if match else -1
+
+
+def listed_shards(connection: Connection, closed_since_ms: int) -> list[Shard]:
+    """Open shards, and closed ones that hold records or were closed since then, in order of creation."""
+    rows = connection.execute(
+        "SELECT shard_no, first_hash_key, last_hash_key, parents, closed_ms IS NOT NULL FROM shard"
+        " WHERE closed_ms IS NULL OR records > 0 OR closed_ms >= ? ORDER BY shard_no",
+        (closed_since_ms,),
+    ).fetchall()
+    return [
+        Shard(
+            shard_id_of(number),
+            int(first, 16),
+            int(last, 16),
+            tuple(shard_id_of(int(parent)) for parent in parents.split()),
+            bool(closed),
+        )
+        for number, first, last, parents, closed in rows
+    ]
+
+
+def one_shard(connection: Connection, shard_id: str, columns: str) -> tuple[Any, ...]:
+    """Columns of one shard.
+
+    Raises:
+        StateError: no such shard.
+    """
+    row: tuple[Any, ...] | None = connection.execute(
+        f"SELECT {columns} FROM shard WHERE shard_no = ?", (shard_number_of(shard_id),)
+    ).fetchone()
+    if row is None:
+        raise StateError(f"the stream has no shard {shard_id!r}; `shards()` lists those it has")
+    return row
+
+
+def open_range(connection: Connection, shard_id: str) -> tuple[int, int]:
+    """First and last hash key of an open shard.
+
+    Raises:
+        StateError: no such shard, or it is closed.
+    """
+    first, last, closed = one_shard(connection, shard_id, "first_hash_key, last_hash_key, closed_ms")
+    if closed is not None:
+        raise StateError(f"{shard_id} is closed already; take one of its children from `shards()`")
+    return int(first, 16), int(last, 16)
+
+
+def reshape(
+    connection: Connection, parents: Sequence[str], ranges: Sequence[tuple[int, int]], now_ms: int
+) -> list[str]:
+    """Close the parents and open a child for each range; returns the children's ids."""
+    (sequence,) = connection.execute("SELECT last_sequence FROM stream").fetchone()
+    (number,) = connection.execute("SELECT max(shard_no) + 1 FROM shard").fetchone()
+    numbers = [shard_number_of(parent) for parent in parents]
+    connection.executemany(
+        "UPDATE shard SET closed_ms = ? WHERE shard_no = ?", [(now_ms, closed) for closed in numbers]
+    )
+    lineage = " ".join(map(str, numbers))
+    connection.executemany(
+        _INSERT_SHARD,
+        [(number + i, _hex(first), _hex(last), lineage, sequence, sequence) for i, (first, last) in enumerate(ranges)],
+    )
+    connection.execute("UPDATE stream SET shape = shape + 1")
+    return [shard_id_of(number + i) for i in range(len(ranges))]
+
+
+def _hex(key: int) -> str:
+    return f"{key:032x}"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStatus:
+    """Contents of the stream; `bytes` counts payloads, `disk_bytes` includes the write-ahead log."""
+
+    shards: int
+    records: int
+    bytes: int
+    disk_bytes: int
+    max_bytes: int
+
 
 _COUNTER_BITS = 20  # a million records in one millisecond; lasts until the year 2248 in 63 bits
-_RETIRE_WITH_A_PUT = (1000, 16 << 20)  # records and bytes: more than a put adds, so expired ones never pile up
-_RETIRE_AT_ONCE = (10_000, 256 << 20)  # a transaction of trim(), short enough for writers to get their turn
-_LARGE_RECORD = PAGE_BYTES // 4  # from here on a record may leave most of a page unused
+_RETIRE_PER_PUT = (1000, 16 << 20)  # records and bytes: more than a put adds, so expired ones never pile up
+_RETIRE_PER_TRIM = (10_000, 256 << 20)  # per transaction of trim(), short enough to let writers in between
+_LARGE_RECORD = PAGE_BYTES // 4  # larger records may leave most of a page unused
 _ROW_OVERHEAD = 64  # bytes of a row besides payload and key, its index entry included
 _SPARE_PAGES = 16  # for the inner pages of index and table
-_RETRY_AT_LEAST = timedelta(milliseconds=100)
-_RETRY_AT_MOST = timedelta(seconds=60)
+_MIN_RETRY = timedelta(milliseconds=100)
+_MAX_RETRY = timedelta(seconds=60)
 
 
 class _FullError(BackpressureError):
-    """No room for a put: the disk allowed is taken by records that retention keeps."""
+    """No room for a put: records that retention keeps fill the disk space allowed."""
 
 
 class _LogFullError(BackpressureError):
-    """No room for a put: a reader of an older state keeps the log of changes long."""
+    """No room for a put: a reader of an older snapshot keeps the write-ahead log from being checkpointed."""
 
 
 class EmbeddedStream(AbstractContextManager["EmbeddedStream"]):
-    """StreamWriter, StreamReader, StreamAdmin and ConsumerPositions on one SQLite file."""
+    """A `Stream` in one SQLite file, whose shards can be split and merged."""
 
     def __init__(self, database: Database, settings: StreamSettings, clock: Clock, log_reserve: int) -> None:
         self._database = database
@@ -77,25 +200,25 @@ class EmbeddedStream(AbstractContextManager["EmbeddedStream"]):
         self._clock = clock
         self._log_reserve = log_reserve
         self._routes = Routes(-1, [], [])
-        self._usual_log_bytes = database.checkpoint_bytes + MAX_PUT_BYTES
-        self._fold_above = self._usual_log_bytes
+        self._typical_log_bytes = database.checkpoint_bytes + MAX_PUT_BYTES
+        self._checkpoint_above = self._typical_log_bytes
 
     @classmethod
     def open(cls, path: Path, settings: StreamSettings, clock: Clock) -> Self:
-        """The stream in this file; a new one with `settings.shards` equal shards where there is none yet.
+        """Open the stream in this file; create one with `settings.shards` equal shards if there is none.
 
         Raises:
-            StateError: the file is something else, of another format, or damaged.
+            StateError: the file is not a stream, has another format, or is damaged.
         """
         start = clock.now_ms() << _COUNTER_BITS
         create(path, first_rows(settings.shards, start))
         log_reserve = min(max(settings.max_bytes // 8, 16 << 20), 64 << 20)
         stream = cls(Database(path, settings.fsync, log_reserve // 2), settings, clock, log_reserve)
-        stream.shards()  # a file that is no stream is refused here, not at the first put
+        stream.shards()  # refuse a file that is not a stream here, not at the first put
         return stream
 
     def close(self) -> None:
-        """Give the file back; calls after this raise PermanentError."""
+        """Close the file; later calls raise PermanentError."""
         self._database.close()
 
     def __exit__(
@@ -109,8 +232,8 @@ class EmbeddedStream(AbstractContextManager["EmbeddedStream"]):
         """Append records, all or none; one outcome each, in order, never an error code.
 
         Raises:
-            BackpressureError: full of records that retention keeps, or another process holds the file too long.
-            PermanentError: over a limit of `limits.check_put`.
+            BackpressureError: full of records that retention keeps, or another process locks the file for too long.
+            PermanentError: over a limit of `check_put`.
         """
         if not records:
             return []
@@ -121,24 +244,24 @@ class EmbeddedStream(AbstractContextManager["EmbeddedStream"]):
             if not self.trim():
                 raise
         except _LogFullError:
-            self._database.fold_log()
+            self._database.checkpoint_log()
         return self._append(records)
 
     def trim(self) -> int:
-        """Drop all records older than the retention; returns how many. A put does a part of this each time."""
+        """Drop all records older than the retention; returns how many. Each put drops some, too."""
         dropped, more = 0, True
         while more:
             with self._database.transaction() as connection:
-                count, more = self._retire(connection, *_RETIRE_AT_ONCE)
+                count, more = self._retire(connection, *_RETIRE_PER_TRIM)
             dropped += count
         return dropped
 
     def _append(self, records: Sequence[NewRecord]) -> list[PutOutcome]:
-        if self._database.log_bytes() > self._fold_above:  # busy readers kept SQLite from folding it
-            self._database.fold_log()
-            self._fold_above = self._database.log_bytes() + self._usual_log_bytes
+        if self._database.log_bytes() > self._checkpoint_above:  # busy readers kept SQLite from checkpointing it
+            self._database.checkpoint_log()
+            self._checkpoint_above = self._database.log_bytes() + self._typical_log_bytes
         with self._database.transaction() as connection:
-            self._retire(connection, *_RETIRE_WITH_A_PUT)
+            self._retire(connection, *_RETIRE_PER_PUT)
             self._ensure_room(connection, records)
             sequence, last_arrival, shape = connection.execute(
                 "SELECT last_sequence, last_arrival_ms, shape FROM stream"
@@ -158,9 +281,8 @@ class EmbeddedStream(AbstractContextManager["EmbeddedStream"]):
                 grown[number] = (count + 1, size + len(record.payload), sequence)
             connection.executemany("INSERT INTO record VALUES (?, ?, ?, ?, ?)", rows)
             connection.executemany(
-                "UPDATE shard SET records = records + ?, bytes = bytes + ?, newest_sequence = ?, newest_arrival_ms = ?"
-                " WHERE shard_no = ?",
-                [(count, size, newest, arrival, number) for number, (count, size, newest) in grown.items()],
+                "UPDATE shard SET records = records + ?, bytes = bytes + ?, newest_sequence = ? WHERE shard_no = ?",
+                [(*sums, number) for number, sums in grown.items()],
             )
             connection.execute("UPDATE stream SET last_sequence = ?, last_arrival_ms = ?", (sequence, arrival))
         return [PutOutcome(shard_id_of(row[1]), row[0]) for row in rows]
@@ -175,22 +297,22 @@ class EmbeddedStream(AbstractContextManager["EmbeddedStream"]):
             return
         if file_bytes + self._log_reserve <= self._settings.max_bytes:
             raise _LogFullError(
-                f"a reader keeps the log of changes of {self._database.path} from being folded into the file; try "
-                "again, and end a process that is stuck while reading",
-                _RETRY_AT_LEAST,
+                f"a reader keeps the write-ahead log of {self._database.path} from being checkpointed; try again, and "
+                "end a process that is stuck while reading",
+                _MIN_RETRY,
             )
         (oldest,) = connection.execute("SELECT arrival_ms FROM record ORDER BY sequence_number LIMIT 1").fetchone() or (
             self._clock.now_ms(),
         )
         expires = timedelta(milliseconds=oldest + 1 - self._clock.now_ms()) + self._settings.retention
         raise _FullError(
-            f"the stream {self._database.path} may take {self._settings.max_bytes} bytes of disk and is full of "
+            f"the stream {self._database.path} may use {self._settings.max_bytes} bytes of disk and is full of "
             f"records younger than {self._settings.retention}; wait, raise stream.max_bytes or lower stream.retention",
-            min(max(expires, _RETRY_AT_LEAST), _RETRY_AT_MOST),
+            min(max(expires, _MIN_RETRY), _MAX_RETRY),
         )
 
     def _retire(self, connection: Connection, records: int, size: int) -> tuple[int, bool]:
-        """Drop expired records, about so many and so many bytes; returns how many, and whether there may be more."""
+        """Drop expired records up to about these limits; returns how many, and whether there may be more."""
         rows = connection.execute(
             "SELECT sequence_number, shard_no, arrival_ms, length(payload) FROM record ORDER BY sequence_number"
         )
@@ -221,7 +343,7 @@ class EmbeddedStream(AbstractContextManager["EmbeddedStream"]):
     # Reading
 
     def shards(self) -> list[Shard]:
-        """Shards in the order they were made; a closed one until retention has passed it and its records are gone."""
+        """Shards in order of creation; a closed one is listed until retention has dropped its records."""
         with self._database.snapshot() as connection:
             return listed_shards(connection, self._expired_ms())
 
@@ -229,11 +351,10 @@ class EmbeddedStream(AbstractContextManager["EmbeddedStream"]):
         """Records after a position, as many as fit into `max_records` and `max_bytes` of payload, one at least.
 
         Raises:
-            StateError: no such shard; `after` was trimmed by retention; `after` is of another stream.
+            StateError: no such shard; retention dropped `after`; `after` belongs to another stream.
             PermanentError: a limit below one.
         """
-        if max_records < 1 or max_bytes < 1:
-            raise PermanentError(f"a read takes one record and byte at least, got {max_records=}, {max_bytes=}")
+        check_read_limits(max_records, max_bytes)
         number = shard_number_of(shard_id)
         with self._database.snapshot() as connection:
             closed, newest, trimmed = one_shard(
@@ -241,7 +362,7 @@ class EmbeddedStream(AbstractContextManager["EmbeddedStream"]):
             )
             start = trimmed if after == TRIM_HORIZON else after
             self._check_position(shard_id, start, newest, trimmed)
-            last = _last_that_fits(connection, number, start, max_records, max_bytes)
+            last = _last_of_batch(connection, number, start, max_records, max_bytes)
             records = tuple(
                 Record(*row)
                 for row in connection.execute(
@@ -257,21 +378,16 @@ class EmbeddedStream(AbstractContextManager["EmbeddedStream"]):
         if after < trimmed:
             raise StateError(
                 f"retention ({self._settings.retention}) dropped records of {shard_id} up to {trimmed}, the position "
-                f"{after} is before that: records would be skipped; go on from TRIM_HORIZON if that is acceptable, and "
-                "raise stream.retention if consumers may be away for longer"
+                f"{after} is before that: records would be skipped; continue from TRIM_HORIZON if that is acceptable, "
+                "and raise stream.retention if consumers may be away for longer"
             )
         if after > max(newest, (self._clock.now_ms() + 1) << _COUNTER_BITS):
             raise StateError(
-                f"the newest record of {shard_id} is {newest}, the position {after} lies in the future; it belongs to "
+                f"the newest record of {shard_id} is {newest}, the position {after} is in the future; it belongs to "
                 "another stream: start from TRIM_HORIZON"
             )
 
     # Consumers
-
-    def consumers(self) -> list[str]:
-        """Names that committed positions."""
-        with self._database.snapshot() as connection:
-            return [name for (name,) in connection.execute("SELECT DISTINCT consumer FROM position ORDER BY consumer")]
 
     def positions(self, consumer: str) -> dict[str, Position]:
         """Shard id → position last committed under this name; a shard never committed is absent."""
@@ -282,7 +398,7 @@ class EmbeddedStream(AbstractContextManager["EmbeddedStream"]):
         return {shard_id_of(number): sequence for number, sequence in rows}
 
     def commit(self, consumer: str, positions: Mapping[str, Position]) -> None:
-        """Remember positions under this name, all or none; shards not named keep theirs.
+        """Store positions under this name, all or none; other shards keep theirs.
 
         Raises:
             StateError: no such shard.
@@ -296,20 +412,13 @@ class EmbeddedStream(AbstractContextManager["EmbeddedStream"]):
                     (consumer, shard_number_of(shard_id), position),
                 )
 
-    def lag(self, consumer: str) -> dict[str, int]:
-        """Shard id → age in milliseconds of the oldest record this consumer has not committed; 0 when there is none."""
-        committed = self.positions(consumer)
-        with self._database.snapshot() as connection:
-            oldest = oldest_unread_ms(connection, committed)
-        now_ms = self._clock.now_ms()
-        return {shard: 0 if arrival is None else max(0, now_ms - arrival) for shard, arrival in oldest.items()}
-
     def describe(self) -> StreamStatus:
-        """Sizes and ages, without reading the records; closed shards until their records are gone."""
+        """Sizes, without reading payloads; closed shards count until their records are gone."""
         with self._database.snapshot() as connection:
-            shards = shard_statuses(connection)
+            shards, records, size = connection.execute(
+                "SELECT count(*), sum(records), sum(bytes) FROM shard WHERE closed_ms IS NULL OR records > 0"
+            ).fetchone()
             disk_bytes = self._database.disk_bytes()
-        records, size = sum(shard.records for shard in shards), sum(shard.bytes for shard in shards)
         return StreamStatus(shards, records, size, disk_bytes, self._settings.max_bytes)
 
     # Reshaping
@@ -325,7 +434,7 @@ class EmbeddedStream(AbstractContextManager["EmbeddedStream"]):
             first, last = open_range(connection, shard_id)
             if not first < at_hash_key <= last:
                 raise PermanentError(
-                    f"{shard_id} takes hash keys {first} to {last} and can be split above the first of them, "
+                    f"{shard_id} has hash keys {first} to {last} and can be split above the first of them, "
                     f"got {at_hash_key}"
                 )
             lower, upper = reshape(
@@ -338,14 +447,14 @@ class EmbeddedStream(AbstractContextManager["EmbeddedStream"]):
 
         Raises:
             StateError: no such shard, or closed already.
-            PermanentError: the two do not touch.
+            PermanentError: the two are not adjacent.
         """
         with self._database.transaction() as connection:
             ranges = sorted([open_range(connection, shard_id), open_range(connection, other_shard_id)])
             (first, middle), (next_first, last) = ranges
             if middle + 1 != next_first:
                 raise PermanentError(
-                    f"two shards can be merged when their hash keys touch, {shard_id} and {other_shard_id} take "
+                    f"only adjacent shards can be merged, {shard_id} and {other_shard_id} have "
                     f"{ranges[0]} and {ranges[1]}; see `shards()` for neighbours"
                 )
             (child,) = reshape(connection, [shard_id, other_shard_id], [(first, last)], self._clock.now_ms())
@@ -353,7 +462,7 @@ class EmbeddedStream(AbstractContextManager["EmbeddedStream"]):
 
 
 def _pages(records: Sequence[NewRecord]) -> int:
-    """Pages the records may need at most, a little generous."""
+    """Upper bound of the pages that the records need."""
     small, pages = 0, _SPARE_PAGES
     for record in records:
         size = len(record.payload) + len(record.partition_key.encode()) + _ROW_OVERHEAD
@@ -364,8 +473,8 @@ def _pages(records: Sequence[NewRecord]) -> int:
     return pages + small * 4 // (3 * PAGE_BYTES)
 
 
-def _last_that_fits(connection: Connection, number: int, after: Position, max_records: int, max_bytes: int) -> Position:
-    """Place of the last record of a batch; looks at sizes only, so that no payload is loaded in vain."""
+def _last_of_batch(connection: Connection, number: int, after: Position, max_records: int, max_bytes: int) -> Position:
+    """Sequence number of the last record of a batch; reads sizes only, so that no payload is loaded in vain."""
     last, total = after, 0
     sizes = connection.execute(
         "SELECT sequence_number, length(payload) FROM record WHERE shard_no = ? AND sequence_number > ?"

@@ -1,12 +1,15 @@
-"""Leases: who may work on what, for as long as he says so again and again.
+"""Leases: exclusive, time-limited ownership of a shard, kept by heartbeats.
 
-A lease is a row with an owner and a counter; every change of it adds one to the counter, on condition that nobody
-else changed it meanwhile. No time stands in it. Whoever wants a lease that somebody has watches its counter by his own
-monotonic clock: unchanged for the lease time, its owner is taken for dead. The owner, by his own, stops when he could
-not renew it for as long. Clocks may differ by any amount.
+A lease is a row with an owner and a counter. Every change increments the counter, provided that no other process has
+changed the row. The row holds no time: a process that wants a lease watches its counter by its own monotonic clock; if
+the counter has not changed for the lease time, the owner counts as dead. The owner stops, by its own clock, when it
+could not renew the lease for as long. Clocks may differ by any amount.
 
-A lease keeps work from being done twice; it cannot keep a process that stood still from waking up and writing. What
-is written therefore has a fence of its own: the lake takes rows only where its positions are those they follow.
+A lease prevents duplicate work; it cannot prevent a suspended process from waking up and writing. Writes therefore
+have their own fence: the lake accepts rows only if its positions are those that the rows follow.
+
+`SharedShards` shares the shards of a stream among workers; `LeaderLease` elects one active process and keeps any number
+on standby.
 """
 
 import logging
@@ -15,16 +18,17 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from hashlib import md5
-from typing import Final, Protocol
+from types import TracebackType
+from typing import Final, Protocol, Self
 
+from shopstream.clock import Clock
+from shopstream.errors import RetryableError, ShopstreamError
 from shopstream.stream.ports import Position, Shard
-
-__all__ = ["Lease", "Leases", "SharedShards", "Watch", "ready", "to_take"]
 
 _LOGGER = logging.getLogger(__name__)
 
 _RENEWALS: Final = 3
-"""So often a lease is renewed within its time."""
+"""Renewals per lease time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +36,11 @@ class Lease:
     """One row.
 
     Args:
-        name: what is leased: a shard id, or what only one may be.
-        owner: unique for each run of a worker; None while it is free.
-        counter: of changes.
-        position: how far the shard was worked on, as last told; None where nobody told.
-        ended: the shard is closed and was worked on to its end.
+        name: what is leased: a shard id, or the role of a leader.
+        owner: unique for each run of a worker; None while the lease is free.
+        counter: number of changes.
+        position: last position recorded for the shard; None if there is none.
+        ended: the shard is closed and was processed to its end.
     """
 
     name: str
@@ -47,33 +51,33 @@ class Lease:
 
 
 class Leases(Protocol):
-    """Keeps the leases of one consumer."""
+    """Stores the leases of one consumer."""
 
     def all(self) -> list[Lease]:
-        """All of them, as they are now."""
+        """All leases."""
         ...
 
     def add(self, name: str) -> Lease:
-        """The lease of that name; made, and free, where there was none."""
+        """The lease of that name; created, and free, if there was none."""
         ...
 
     def change(self, old: Lease, new: Lease) -> bool:
-        """Put `new` in the place of `old`, unless somebody changed it meanwhile; returns whether it stands.
+        """Replace `old` by `new` unless another process has changed it; returns whether `new` is stored.
 
-        `new.counter` is `old.counter + 1`. Where the answer of an earlier try was lost, its effect counts.
+        `new.counter` is `old.counter + 1`. An earlier attempt whose answer was lost counts.
         """
         ...
 
     def remove(self, lease: Lease) -> bool:
-        """Delete it, unless somebody changed it meanwhile; returns whether it is gone."""
+        """Delete it unless another process has changed it; returns whether it is gone."""
         ...
 
 
-class Watch:
-    """Tells by this process's own clock which leases nobody renews any more.
+class HeartbeatMonitor:
+    """Detects expired leases by this process's own clock.
 
     Args:
-        lease_time: unchanged for so long, an owner is taken for dead.
+        lease_time: an owner that has not renewed a lease for this long counts as dead.
         monotonic: seconds of a clock that never goes back.
     """
 
@@ -82,10 +86,10 @@ class Watch:
         self._monotonic = monotonic
         self._seen: dict[str, tuple[int, float]] = {}
         self.changing: set[str] = set()
-        """Names of leases whose counter was seen to grow: somebody is at work there."""
+        """Names of leases whose counter was seen to grow: their owners are alive."""
 
-    def living(self, leases: Sequence[Lease]) -> dict[str, str | None]:
-        """Name → owner, None where it has none or a dead one."""
+    def live_owners(self, leases: Sequence[Lease]) -> dict[str, str | None]:
+        """Name → owner; None if the lease has no owner or a dead one."""
         now = self._monotonic()
         seen = {}
         for lease in leases:
@@ -101,7 +105,7 @@ class Watch:
 
 
 def ready(shards: Sequence[Shard], ended: Collection[str]) -> list[str]:
-    """Shards that may be worked on: not at their end, while all their parents are. Parents no longer listed count."""
+    """Shards that may be read: not ended themselves, all listed parents ended."""
     listed = {shard.shard_id for shard in shards}
     return [
         shard.shard_id
@@ -110,14 +114,14 @@ def ready(shards: Sequence[Shard], ended: Collection[str]) -> list[str]:
     ]
 
 
-def to_take(me: str, owners: Mapping[str, str | None]) -> list[str]:
-    """What a worker takes so that all workers come to have the same number, give or take one.
+def assign_shards(me: str, owners: Mapping[str, str | None]) -> list[str]:
+    """Shards that a worker takes, so that all workers end up with the same number, give or take one.
 
-    Free ones first, up to the fair share; then from whoever has two more than this one would have.
+    Free shards first, up to the fair share; then shards of workers that hold at least two more than this one.
 
     Args:
         me: this worker.
-        owners: of everything that may be worked on: name → living owner, None where it is free.
+        owners: shard → live owner, None if it is free; only shards that may be read.
     """
     held: dict[str, list[str]] = {me: []}
     for name in sorted(owners, key=lambda name: _preference(me, name)):
@@ -136,7 +140,7 @@ def to_take(me: str, owners: Mapping[str, str | None]) -> list[str]:
 
 
 def _preference(me: str, name: str) -> bytes:
-    """Two workers that come at once reach for different ones."""
+    """Workers that start at once try different shards first."""
     return md5(f"{me} {name}".encode(), usedforsecurity=False).digest()
 
 
@@ -148,9 +152,9 @@ class SharedShards:
     """This worker's share of a stream's shards.
 
     Args:
-        leases: of the consumer that the workers are together.
+        leases: of the consumer that the workers form.
         owner: unique for this run of this worker.
-        lease_time: a worker that did not renew for so long is taken for dead.
+        lease_time: a worker that has not renewed its leases for this long counts as dead.
         monotonic: seconds of a clock that never goes back.
     """
 
@@ -159,7 +163,7 @@ class SharedShards:
         self._owner = owner
         self._lease_s = lease_time.total_seconds()
         self._monotonic = monotonic
-        self._watch = Watch(lease_time, monotonic)
+        self._monitor = HeartbeatMonitor(lease_time, monotonic)
         self._held: dict[str, tuple[Lease, float]] = {}
         self._settled = False
         self._lock = threading.RLock()
@@ -171,29 +175,29 @@ class SharedShards:
 
     @property
     def settled(self) -> bool:
-        """Whether at the last `balance` each shard that may be worked on was held, here or by a worker seen at work."""
+        """Whether at the last `balance` this worker or a live one held each shard that may be read."""
         return self._settled
 
     def held(self) -> list[str]:
-        """Shards that are this worker's now, by its own clock."""
+        """Shards that this worker holds now, by its own clock."""
         with self._lock:
             now = self._monotonic()
             return sorted(name for name, (_, until) in self._held.items() if now < until)
 
     def balance(self, shards: Sequence[Shard], unread: Callable[[str, Position], object] = _warn) -> list[str]:
-        """Take what is free or too much elsewhere; returns all that this worker holds afterwards.
+        """Take this worker's fair share of the shards; returns all shards that it holds afterwards.
 
         Args:
-            shards: as the stream lists them now; leases of others are removed once they are at rest.
-            unread: is told of each of those that was not worked on to its end, and how far it was; what it raises
-                leaves the lease as it was.
+            shards: as the stream lists them now; leases of other shards are removed once no live worker holds them.
+            unread: called with each removed shard that was not read to its end, and its last position; if it raises,
+                the lease stays.
         """
         with self._lock:
             leases = {lease.name: lease for lease in self._leases.all()}
             for shard in shards:
                 if shard.shard_id not in leases:
                     leases[shard.shard_id] = self._leases.add(shard.shard_id)
-            owners = self._watch.living(list(leases.values()))
+            owners = self._monitor.live_owners(list(leases.values()))
             listed = {shard.shard_id for shard in shards}
             for name in [name for name in leases if name not in listed and owners[name] in {None, self._owner}]:
                 gone = leases.pop(name)
@@ -203,15 +207,15 @@ class SharedShards:
                 self._held.pop(name, None)
             ended = {name for name, lease in leases.items() if lease.ended}
             held = set(self.held())
-            # What this worker holds is told by its own clock; a row may say that it holds more: from a lost answer.
+            # By its own clock this worker knows what it holds; a row may claim more, after a lost answer.
             may = {
                 name: self._owner if name in held else None if owners[name] == self._owner else owners[name]
                 for name in ready(shards, ended)
             }
-            for name in to_take(self._owner, may):
+            for name in assign_shards(self._owner, may):
                 self._take(leases[name])
             self._settled = all(
-                name in self._held or (owner not in {None, self._owner} and name in self._watch.changing)
+                name in self._held or (owner not in {None, self._owner} and name in self._monitor.changing)
                 for name, owner in may.items()
             )
             return self.held()
@@ -223,13 +227,13 @@ class SharedShards:
             self._held[lease.name] = (mine, asked_at + self._lease_s)
 
     def renew(self) -> None:
-        """Say again what is held; what somebody else took is lost."""
+        """Renew all leases; those that another worker took are lost."""
         with self._lock:
             for name in self.held():
                 self._write(name)
 
-    def told(self, name: str, position: Position, *, ended: bool = False) -> bool:
-        """Note how far a shard was worked on; returns whether it is still held. An ended one is given back."""
+    def record_progress(self, name: str, position: Position, *, ended: bool = False) -> bool:
+        """Store the position of a shard; returns whether it is still held. An ended shard is released."""
         with self._lock:
             return name in self.held() and self._write(name, position, ended=ended)
 
@@ -251,8 +255,140 @@ class SharedShards:
         return stands
 
     def release(self) -> None:
-        """Give everything back, so that others need not wait."""
+        """Release all leases, so that other workers take over at once."""
         with self._lock:
             for name in self.held():
                 lease, _ = self._held.pop(name)
                 self._leases.change(lease, replace(lease, owner=None, counter=lease.counter + 1))
+
+
+_POLLS: Final = 10
+"""Attempts of a standby per lease time."""
+
+
+class LeaderLease:
+    """The lease that makes its owner the leader; a thread renews it while it is held.
+
+    Args:
+        leases: stores the lease.
+        name: of the role, such as `engine`.
+        owner: unique for this run of this process.
+        lease_time: a leader that has not renewed its lease for this long counts as dead.
+        clock: waits.
+        monotonic: seconds of a clock that never goes back.
+    """
+
+    def __init__(
+        self,
+        leases: Leases,
+        name: str,
+        owner: str,
+        lease_time: timedelta,
+        *,
+        clock: Clock,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._leases = leases
+        self._name = name
+        self._owner = owner
+        self._lease_time = lease_time
+        self._clock = clock
+        self._monotonic = monotonic
+        self._monitor = HeartbeatMonitor(lease_time, monotonic)
+        self._lease: Lease | None = None
+        self._until = 0.0
+        self._error: ShopstreamError | None = None
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def acquire(
+        self, *, stop: Callable[[], bool] = lambda: False, waiting: Callable[[str], None] = lambda _owner: None
+    ) -> bool:
+        """Wait on standby until the lease is free or expired; returns False if `stop` returned True first.
+
+        Args:
+            stop: called repeatedly while waiting.
+            waiting: called once with each leader that is waited for.
+        """
+        reported: str | None = None
+        while not stop():
+            if self.try_acquire():
+                self._stopping.clear()
+                self._thread = threading.Thread(target=self._keep, name=f"lease {self._name}", daemon=True)
+                self._thread.start()
+                return True
+            owner = self._leases.add(self._name).owner
+            if owner is not None and owner != reported:
+                waiting(owner)
+                reported = owner
+            self._clock.sleep(self._lease_time / _POLLS)
+        return False
+
+    def try_acquire(self) -> bool:
+        """Acquire the lease if no live process holds it; the caller renews it."""
+        asked_at = self._monotonic()
+        lease = self._leases.add(self._name)
+        if self._monitor.live_owners([lease])[self._name] is not None:
+            return False
+        mine = replace(lease, owner=self._owner, counter=lease.counter + 1)
+        if not self._leases.change(lease, mine):
+            return False
+        self._lease, self._until, self._error = mine, asked_at + self._lease_time.total_seconds(), None
+        return True
+
+    def renew(self) -> None:
+        """Extend the lease."""
+        lease = self._lease
+        if lease is None:
+            return
+        asked_at = self._monotonic()
+        new = replace(lease, counter=lease.counter + 1)
+        if self._leases.change(lease, new):
+            self._lease, self._until = new, asked_at + self._lease_time.total_seconds()
+        else:
+            self._lease = None
+
+    def check(self) -> None:
+        """Make sure that this process is still the leader.
+
+        Raises:
+            RetryableError: another process took the lease, or it could not be renewed in time; exit and stand by again.
+            ConfigurationError: write permission for the table is missing.
+        """
+        if self._lease is not None and self._monotonic() < self._until:
+            return
+        if self._error is not None and not isinstance(self._error, RetryableError):
+            raise self._error
+        raise RetryableError(
+            f"another process has become {self._name!r}, or this one could not renew its lease within "
+            f"{self._lease_time}; start it again, it will stand by"
+        ) from self._error
+
+    def release(self) -> None:
+        """Release the lease, so that a standby takes over at once."""
+        self._stopping.set()
+        if self._thread:
+            self._thread.join()
+            self._thread = None
+        lease, self._lease = self._lease, None
+        if lease is not None and self._monotonic() < self._until:
+            self._leases.change(lease, replace(lease, owner=None, counter=lease.counter + 1))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def _keep(self) -> None:
+        while not self._stopping.wait(self._lease_time.total_seconds() / _RENEWALS):
+            try:
+                self.renew()
+            except RetryableError as error:
+                self._error = error  # retried while the lease lasts; `check` raises when it has expired
+            except ShopstreamError as error:
+                self._error, self._lease = error, None
+            if self._lease is None:
+                return

@@ -3,64 +3,58 @@
 from datetime import timedelta
 from typing import Literal
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field
+from pydantic import ByteSize, Field
 
-__all__ = ["KinesisSettings", "StreamSettings"]
+from shopstream.settings_section import PositiveDuration, SettingsSection
 
 
-class StreamSettings(BaseModel):
+class StreamSettings(SettingsSection):
     """Settings of the embedded stream."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     shards: int = Field(default=4, ge=1, le=1024, description="Shards of a new stream.")
-    retention: timedelta = Field(
+    retention: PositiveDuration = Field(
         default=timedelta(hours=24),
-        gt=timedelta(0),
         description="Records older than this are dropped, whether they were read or not.",
     )
     max_bytes: ByteSize = Field(
         default=ByteSize(8 << 30),
         ge=64 << 20,
-        description="Disk the stream may take, its log of changes included (64 MiB at least); a full one drops what "
-        "retention allows, then pushes back on its writers.",
+        description="Disk space of the stream, its write-ahead log included (64 MiB at least); a full stream drops "
+        "expired records, then pushes back on its writers.",
     )
     fsync: Literal["always", "batch", "never"] = Field(
         default="batch",
-        description="always: each put survives a power cut; batch: survives a crash of the process, a power cut may "
-        "cost the last puts; never: leaves it to the operating system.",
+        description="always: each put survives a power cut; batch: puts survive a crash of the process, a power cut "
+        "may lose the last ones; never: the operating system decides.",
     )
 
 
-class KinesisSettings(BaseModel):
-    """Settings of the streams on Kinesis; the names are those that the stacks in `infra/` give."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class KinesisSettings(SettingsSection):
+    """Settings of the streams on Kinesis; the default names are those of the stacks in `infra/`."""
 
     events: str = Field(default="shopstream-events", min_length=1, description="Stream of events.")
     signals: str = Field(
         default="shopstream-signals",
         min_length=1,
-        description="Stream of signals; it has one shard, which orders them.",
+        description="Stream of signals; it has one shard, which keeps them in order.",
     )
     leases: str = Field(
         default="shopstream-leases",
         min_length=1,
-        description="DynamoDB table in which workers share shards and note how far they came.",
+        description="DynamoDB table of leases and consumer positions.",
     )
     lease_time: timedelta = Field(
         default=timedelta(seconds=30),
         ge=timedelta(seconds=1),
-        description="A worker that did not renew its leases for this long is taken for dead.",
+        description="A worker that has not renewed its leases for this long counts as dead.",
     )
-    poll_interval: timedelta = Field(
+    poll_interval: PositiveDuration = Field(
         default=timedelta(milliseconds=500),
-        gt=timedelta(0),
-        description="Pause between two reads of a shard at its tip; Kinesis answers five a second and shard, of all "
+        description="Pause between two reads of a shard at its tip; Kinesis allows five a second and shard, for all "
         "consumers together.",
     )
     skip_gaps: bool = Field(
         default=False,
-        description="Go on, with a warning in the log, where the stream's retention dropped records before they were "
-        "read; else that is an error.",
+        description="Continue, with a warning in the log, where retention dropped records before they were read; "
+        "otherwise that is an error.",
     )

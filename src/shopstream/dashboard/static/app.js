@@ -1,4 +1,4 @@
-// The page: panels come with it, then over the live feed; each change is bound and drawn without a reload.
+// The page: shows the panels it was served with, then updates from the live feed.
 
 import { bind } from "/static/bind.js";
 import { drawReports } from "/static/charts.js";
@@ -11,12 +11,12 @@ const texts = JSON.parse(document.getElementById("panels").textContent);
 const panels = Object.fromEntries(Object.entries(texts).map(([name, text]) => [name, JSON.parse(text)]));
 const choice = { span: "60m", allIncidents: false };
 
-let asked = false;
+let scheduled = false;
 function show() {
-  if (asked) return; // several panels in one go are bound once
-  asked = true;
+  if (scheduled) return; // bind several changed panels at once
+  scheduled = true;
   requestAnimationFrame(() => {
-    asked = false;
+    scheduled = false;
     bind(document, derive(panels, choice));
     const open = panels.incidents?.ongoing ?? 0;
     document.title = open ? `(${open}) shopstream` : "shopstream";
@@ -37,7 +37,7 @@ function watch() {
       connection("warn", "reconnecting");
       return;
     }
-    connection("warn", "no connection: open the printed address again");
+    connection("warn", "disconnected: open the printed address again");
     setTimeout(watch, RETRY_MS);
   };
   for (const name of PANELS) {

@@ -1,19 +1,19 @@
-// Puts values where the page's attributes ask for them. Texts of events are untrusted: they only ever become
-// textContent, a data attribute or a bar's width, never markup.
+// Binds values to elements by their data attributes. Texts of events are untrusted: they only become textContent,
+// a data attribute or a bar's width, never markup.
 
 import { write } from "/static/format.js";
 
 const BOUND = "[data-text],[data-show],[data-hide],[data-level-from],[data-bar]";
 
-function look(scope, path) {
+function resolve(scope, path) {
   return path.split(".").reduce((value, name) => (value === null || value === undefined ? undefined : value[name]), scope);
 }
 
-function holds(value) {
+function isTruthy(value) {
   return Array.isArray(value) ? value.length > 0 : Boolean(value);
 }
 
-// Dotted names may break after a dot; what is copied stays the name.
+// Lets long names break after a dot; the copied text stays the same.
 function breakable(element, text) {
   element.replaceChildren(...text.split(/(?<=[._])/).flatMap((part) => [part, document.createElement("wbr")]));
 }
@@ -22,21 +22,21 @@ function set(element, scope) {
   const wants = element.dataset;
   if (wants.text !== undefined) {
     const [path, format] = wants.text.split(":");
-    const text = write(look(scope, path), format);
+    const text = write(resolve(scope, path), format);
     if (element.textContent !== text) format === "code" ? breakable(element, text) : (element.textContent = text);
   }
-  if (wants.show !== undefined) element.hidden = !holds(look(scope, wants.show));
-  if (wants.hide !== undefined) element.hidden = holds(look(scope, wants.hide));
+  if (wants.show !== undefined) element.hidden = !isTruthy(resolve(scope, wants.show));
+  if (wants.hide !== undefined) element.hidden = isTruthy(resolve(scope, wants.hide));
   if (wants.levelFrom !== undefined) {
-    const level = String(look(scope, wants.levelFrom) ?? "");
+    const level = String(resolve(scope, wants.levelFrom) ?? "");
     if (wants.level !== level) wants.level = level;
   }
   if (wants.bar !== undefined) {
-    element.style.setProperty("--part", Math.max(0, Math.min(1, Number(look(scope, wants.bar)) || 0)));
+    element.style.setProperty("--part", Math.max(0, Math.min(1, Number(resolve(scope, wants.bar)) || 0)));
   }
 }
 
-// Rows keep their element as long as their key stays: an opened detail stays open, a selection stays selected.
+// Rows with the same key keep their element: opened details stay open, a selection stays selected.
 function fill(list, rows) {
   const template = document.getElementById(list.dataset.row).content.firstElementChild;
   const fields = list.dataset.key.split(",");
@@ -64,7 +64,7 @@ function fill(list, rows) {
 export function bind(root, state) {
   for (const element of root.querySelectorAll(BOUND)) if (!element.closest("[data-row-key]")) set(element, state);
   for (const list of root.querySelectorAll("[data-rows]")) {
-    const rows = look(state, list.dataset.rows) ?? [];
+    const rows = resolve(state, list.dataset.rows) ?? [];
     fill(list, rows.slice(0, Number(list.dataset.max ?? rows.length)));
   }
 }

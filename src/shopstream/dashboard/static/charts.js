@@ -1,4 +1,4 @@
-// The four reports as charts. Plotly reads a little markup in texts, so every text of an event is escaped first.
+// Charts of the four reports. Plotly interprets some markup, so texts of events are escaped.
 
 import { formats as f } from "/static/format.js";
 
@@ -67,7 +67,7 @@ function hours(reports) {
     y: present.map((weekday) => WEEKDAYS[weekday - 1]),
     z: cell((slot) => (slot ? Number(slot.slot_views) / slot.days : null)),
     customdata: cell((slot) => (slot ? [plain(slot.category), f.int(slot.views), slot.days] : ["", "", ""])),
-    hovertemplate: "%{y} %{x}<br>%{z:,.0f} views an hour<br>leads: %{customdata[0]} (%{customdata[1]} views)<extra></extra>",
+    hovertemplate: "%{y} %{x}<br>%{z:,.0f} views per hour<br>top category: %{customdata[0]} (%{customdata[1]} views)<extra></extra>",
     colorscale: [[0, colour("heat-0")], [0.5, colour("heat-1")], [1, colour("heat-2")]],
     xgap: 2, ygap: 2, hoverongaps: false, showscale: innerWidth > 600, colorbar: { title: { text: "views/h", side: "top" }, thickness: 10, outlinewidth: 0, tickformat: ",.0f" },
   };
@@ -76,15 +76,15 @@ function hours(reports) {
 
 const LABELS = 4;
 const VERDICTS = [
-  ["in_line", "In line", "ink-3", "circle", 7],
-  ["seen_not_bought", "Seen, not bought", "series-3", "diamond", 11],
-  ["bought_not_seen", "Bought, not seen", "series-1", "triangle-up", 12],
+  ["in_line", "Near the median", "ink-3", "circle", 7],
+  ["seen_not_bought", "Viewed, not bought", "series-3", "diamond", 11],
+  ["bought_not_seen", "Bought, rarely viewed", "series-1", "triangle-up", 12],
 ];
 
 function brands(reports) {
   const traces = VERDICTS.map(([verdict, name, tone, symbol, size]) => {
     const rows = reports.brands.filter((row) => row.verdict === verdict);
-    const named = (_row, place) => verdict !== "in_line" && place < LABELS; // the most visited ones; more would overlap
+    const named = (_row, place) => verdict !== "in_line" && place < LABELS; // label the most visited ones; more would overlap
     return {
       type: "scatter", mode: "markers+text", name,
       x: rows.map((row) => row.visitors), y: rows.map((row) => row.conversion), customdata: rows.map((row) => plain(row.brand)),
@@ -104,7 +104,7 @@ const CHARTS = { "chart-visitors": visitors, "chart-carts": carts, "chart-hours"
 
 export function drawReports(reports) {
   if (!reports?.scope || !window.Plotly) return;
-  // After the next frame the sections are visible and have their width.
+  // Sections are visible and have their width only after the next frame.
   requestAnimationFrame(() => setTimeout(() => {
     for (const [id, figure] of Object.entries(CHARTS)) {
       const [traces, shape] = figure(reports);

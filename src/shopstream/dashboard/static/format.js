@@ -1,4 +1,4 @@
-// How values are written. Every function takes a JSON value and gives text; nothing here touches the page.
+// Formats JSON values as text.
 
 const integer = new Intl.NumberFormat("en");
 const money = new Intl.NumberFormat("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
@@ -11,7 +11,7 @@ const short = zoned({ day: "numeric", month: "short", hour: "2-digit", minute: "
 const clock = zoned({ hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const day = zoned({ weekday: "short", day: "numeric", month: "short", year: "numeric" });
 
-// A time without a zone is the shop's wall clock: shown as it stands, never moved to the viewer's zone.
+// A time without a zone is the shop's wall clock: shown unchanged, never converted to the viewer's zone.
 const date = (text) => new Date(/Z$|[+-]\d\d:\d\d$|^\d{4}-\d\d-\d\d$/.test(text) ? text : `${text}Z`);
 
 function span(seconds) {

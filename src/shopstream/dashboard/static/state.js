@@ -1,4 +1,4 @@
-// What the page shows beyond the panels as they come: sums, shares and sentences.
+// Derives sums, shares and sentences from the panels.
 
 import { formats as f } from "/static/format.js";
 
@@ -11,7 +11,7 @@ function funnel(panels, minutes) {
   if (!row) return undefined;
   const step = (name, count) => ({ name, count, share: row.viewed ? count / row.viewed : 0 });
   return {
-    steps: [step("Viewed", row.viewed), step("Put in cart", row.carted), step("Bought", row.bought_from_cart)],
+    steps: [step("Viewed", row.viewed), step("Added to cart", row.carted), step("Bought", row.bought_from_cart)],
     note: `${plural(row.sessions, "session", "sessions")}; ${f.int(row.bought_without_cart)} more bought without a cart event.`,
   };
 }
@@ -32,11 +32,11 @@ function tiles(panels) {
   const day = reports?.unique_visitors?.rows?.at(-1);
   const found = {
     incidents_level: incidents?.ongoing ? "critical" : "good",
-    incidents: "none yet", sessions: "nobody seen yet", bought: "", carts: "", visitors_note: "no reports yet", lag: "",
+    incidents: "none yet", sessions: "no sessions yet", bought: "", carts: "", visitors_note: "no reports yet", lag: "",
   };
   if (incidents?.counts) {
     const worst = incidents.rows.find((row) => row.state === "open");
-    found.incidents = worst ? `newest: ${worst.severity}` : `${f.int(incidents.total)} in all`;
+    found.incidents = worst ? `newest: ${worst.severity}` : `${f.int(incidents.total)} in total`;
     found.incidents_long = `${f.int(incidents.counts.open)} open, ${f.int(incidents.counts.acknowledged)} acknowledged, ${f.int(incidents.counts.closed)} closed, ${f.int(incidents.counts.resolved)} resolved, ${f.int(incidents.counts.false_positive)} false positives. Event times, UTC.`;
   }
   if (live?.sessions) {
@@ -52,7 +52,7 @@ function tiles(panels) {
     found.visitors_note = `${f.day(day.shop_date)}, ${f.share(day.buyer_share)} bought`;
   }
   if (health?.counters) {
-    found.lag = health.lag_ms ? `oldest uncommitted one: ${f.lag(health.lag_ms)} old` : health.stream ? "all committed" : "no stream yet";
+    found.lag = health.lag_ms ? `oldest uncommitted record: ${f.lag(health.lag_ms)} old` : health.stream ? "all committed" : "no stream yet";
   }
   return found;
 }
@@ -73,22 +73,22 @@ export function derive(panels, choice) {
     no_incidents: incidents?.started && !incidents.total,
     shown_incidents: shown,
     more_incidents: rows.length > shown.length ? `Show ${f.int(rows.length - shown.length)} more` : "",
-    cut_incidents: incidents?.total > rows.length ? `${f.int(rows.length)} of ${f.int(incidents.total)} incidents are here;` : "",
+    cut_incidents: incidents?.total > rows.length ? `${f.int(rows.length)} of ${f.int(incidents.total)} incidents shown;` : "",
     no_live: live === null,
     funnel15: funnel(panels, 15),
     funnel60: funnel(panels, 60),
     shown_top: { products: parts(top.products), categories: parts(top.categories), brands: parts(top.brands) },
     session_note: live?.sessions ? `${f.int(live.sessions.bought)} of ${plural(live.sessions.active, "active session", "active sessions")} have bought.` : "",
-    cart_note: live?.carts ? `The cart ledger of the last 24 hours; one piece of each product counts.` : "",
+    cart_note: live?.carts ? "Carts of the last 24 hours, counting one piece of each product." : "",
     no_reports: reports === null,
-    reports_behind: behind > 0 ? `${plural(behind, "event was", "events were")} kept since these were built; renew them:` : "",
+    reports_behind: behind > 0 ? `${plural(behind, "event was", "events were")} stored since the last build; rebuild the reports:` : "",
     report_scope: scope
-      ? `${f.int(scope.events - scope.bot_events)} events of ${f.int(scope.visitors)} visitors${scope.first_event_at ? `, ${f.short(scope.first_event_at)} to ${f.short(scope.last_event_at)}` : ""}. Shop time (${scope.timezone}); built ${f.moment(scope.built_at)} UTC.${scope.bot_events ? ` Left out as bots': ${plural(scope.bot_events, "event", "events")} and ${plural(scope.bot_visitors, "visitor", "visitors")}, by verdicts on ${plural(scope.bot_actors, "actor", "actors")}.` : ""}`
+      ? `${f.int(scope.events - scope.bot_events)} events of ${f.int(scope.visitors)} visitors${scope.first_event_at ? `, ${f.short(scope.first_event_at)} to ${f.short(scope.last_event_at)}` : ""}. Shop time (${scope.timezone}); built ${f.moment(scope.built_at)} UTC.${scope.bot_events ? ` Excluded as bots: ${plural(scope.bot_events, "event", "events")} and ${plural(scope.bot_visitors, "visitor", "visitors")} (verdicts on ${plural(scope.bot_actors, "actor", "actors")}).` : ""}`
       : "",
     categories: parts(reports?.categories),
     brands_to_market: (reports?.brand_marketing?.rows ?? []).filter((row) => row.needs_marketing),
-    pipeline_note: health?.counters ? "Figures of the last checkpoint: read = kept + duplicates + dead letters." : "",
-    checkpoint_note: health?.committed_at ? `made ${f.moment(health.committed_at)} UTC` : "none made yet",
+    pipeline_note: health?.counters ? "Figures of the last checkpoint: read = stored + duplicates + dead letters." : "",
+    checkpoint_note: health?.committed_at ? `made ${f.moment(health.committed_at)} UTC` : "none yet",
     stopped: health && !health.error && !health.engine_running,
   };
 }

@@ -1,9 +1,9 @@
 """Detector 1 for categories and products: one of them gets far more than its share.
 
-A key is busy when its minute lies far above its usual share of the site as forecast, raised by what all other keys
-together have too much, so that a flood or sale of the whole site says nothing about its parts. An id counts at most 2.5
-events a minute on average: a single robot is an actor's matter. Windows of a minute carry a condition, so that only
-busy keys become signals; windows of an hour keep the usual shares up to date.
+A key is busy when its minute lies far above its usual share of the site's forecast. The forecast is raised by what all
+other keys together have too much, so that a flood or sale of the whole site is not reported for each part. An id counts
+at most 2.5 events a minute on average: a single robot is reported by rules about users. Windows of a minute carry a
+condition, so that only busy keys become signals; windows of an hour keep the usual shares up to date.
 """
 
 import math
@@ -11,21 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from shopstream.clock import HOUR_MS, MINUTE_MS
 from shopstream.detection.baseline import Baselines
 from shopstream.detection.detection import Detection, Nature, Severity
-from shopstream.detection.detectors.traffic import Traffic, numbers
-from shopstream.detection.detectors.verdict import Finding, Spell, interval
-from shopstream.engine.signal import Signal
-from shopstream.engine.window import WindowDeclaration, WindowKind
-from shopstream.errors import StateError
+from shopstream.detection.detector import AlertTemplate, Detector, OpenAlert, interval, tumbling
+from shopstream.detection.detectors.site_state import SiteState, numbers
+from shopstream.engine.signals import Signal
 
-__all__ = ["KeyVolumeDetector"]
-
-_VERSION: Final = 1
-_MINUTE_MS: Final = 60_000
-_HOUR_MS: Final = 3_600_000
 _LEAST: Final = 12
-"""Events a minute below which a key is no matter."""
+"""Keys with fewer events a minute are ignored."""
 _LEAST_HOUR: Final = 60
 _EVENTS_A_USER: Final = 2.5
 _SPREAD: Final = 2.5
@@ -35,31 +29,28 @@ _SURE, _LIKELY, _LIKELY_MINUTES = 9.0, 5.5, 2
 _FACTOR: Final = 2.5
 _MORE: Final = 20.0
 _MOST: Final = 0.6
-"""A key that has this share of what the site has too much is what is flooded."""
+"""During a flood of the site, a key is reported only if it has this share of the excess."""
 _MEMORY: Final = 24.0
-"""Hours over which a share is followed."""
-_STALE_MS: Final = 7 * 24 * _HOUR_MS
+"""Hours over which a share is averaged."""
+_STALE_MS: Final = 7 * 24 * HOUR_MS
 _WARM_UP_HOURS: Final = 2
 
-_FLOOD: Final = {
-    "category_id": Finding(
-        "volume_category",
+_MEASURES: Final = {
+    "events": "count(*)",
+    "users": "count(distinct user_id)",
+    "buys": "count(*) filter (where event_type in ('cart', 'purchase'))",
+}
+_FLOODS: Final = {
+    column: AlertTemplate(
+        f"volume_{name}",
         "volume-1",
-        "Flood of one category",
+        f"Possible flood of {name} {{{column}}}: traffic {{factor}}x expected",
         ("owasp.oat-015", "attack.t1498"),
         Nature.ATTACK,
-        "minute > 9 sigma, or two > 5.5 sigma, and > 2.5 x",
+        "2.5 times the forecast, by 9 standard deviations in a minute or 5.5 in two",
         600_000,
-    ),
-    "product_id": Finding(
-        "volume_product",
-        "volume-1",
-        "Flood of one product",
-        ("owasp.oat-015", "attack.t1498"),
-        Nature.ATTACK,
-        "minute > 9 sigma, or two > 5.5 sigma, and > 2.5 x",
-        600_000,
-    ),
+    )
+    for column, name in (("category_id", "category"), ("product_id", "product"))
 }
 
 
@@ -70,10 +61,10 @@ class _Key:
     updated_ms: int = 0
     hot: int = 0
     hot_ms: int = 0
-    spell: Spell = field(default_factory=Spell)
+    alert: OpenAlert = field(default_factory=OpenAlert)
 
 
-class KeyVolumeDetector:
+class KeyVolumeDetector(Detector):
     """Floods of one category or product.
 
     Warm-up: none with baselines, two hours without. Minimum volume: a key of 0.5 events/s; smaller ones when they jump
@@ -81,64 +72,45 @@ class KeyVolumeDetector:
 
     Args:
         column: category_id or product_id.
-        traffic: the site's state.
+        site: the site's state.
         baselines: usual shares; None learns them.
     """
 
-    other_signals: Sequence[str] = ()
-
-    def __init__(self, column: str, traffic: Traffic, baselines: Baselines | None = None) -> None:
-        self.id: Final = f"volume_{column.removesuffix('_id')}"
+    def __init__(self, column: str, site: SiteState, baselines: Baselines | None = None) -> None:
+        self.id = f"volume_{column.removesuffix('_id')}"
         self._column = column
-        self._traffic = traffic
+        self._site = site
         known = baselines.keys.get(column, {}) if baselines else {}
         self._keys = {key: _Key(rate.share, max(rate.error, 0.1)) for key, rate in known.items()}
         self._hours = _WARM_UP_HOURS if known else 0
-        self._minute = WindowDeclaration(
-            name=f"detect_{column}_60s",
-            kind=WindowKind.TUMBLING,
-            key=(column,),
-            size_ms=_MINUTE_MS,
-            measures={
-                "events": "count(*)",
-                "users": "count(distinct user_id)",
-                "buys": "count(*) filter (where event_type in ('cart', 'purchase'))",
-            },
-            condition=f"events >= {_LEAST}",
+        self._minute = tumbling(
+            f"detect_{column}_60s", MINUTE_MS, _MEASURES, key=(column,), condition=f"events >= {_LEAST}"
         )
-        self._hour = WindowDeclaration(
-            name=f"detect_{column}_1h",
-            kind=WindowKind.TUMBLING,
-            key=(column,),
-            size_ms=_HOUR_MS,
-            measures={"events": "count(*)"},
-            condition=f"events >= {_LEAST_HOUR}",
+        events = {"events": "count(*)"}
+        self._hour = tumbling(
+            f"detect_{column}_1h", HOUR_MS, events, key=(column,), condition=f"events >= {_LEAST_HOUR}"
         )
+        self.windows = (self._minute, self._hour)
         self._site_minute = 0.0
         self._site_hour = 0.0
         self._forecast_minute = 0.0
         self._disturbed = False
 
-    @property
-    def windows(self) -> Sequence[WindowDeclaration]:
-        """A minute and an hour by key."""
-        return self._minute, self._hour
-
     def observe(self, end_ms: int, signals: Sequence[Signal]) -> list[Detection]:
-        """One bin."""
-        traffic = self._traffic
-        self._site_minute += traffic.counts.get("events", 0.0)
-        self._forecast_minute += traffic.site.expected
-        self._disturbed |= not traffic.settled(end_ms)
+        """See `Detector.observe`."""
+        site = self._site
+        self._site_minute += site.counts.get("events", 0.0)
+        self._forecast_minute += site.total.expected
+        self._disturbed |= not site.settled(end_ms)
         detections: list[Detection] = []
-        if end_ms % _MINUTE_MS == 0:
+        if end_ms % MINUTE_MS == 0:
             self._site_hour += self._site_minute
-            if not (traffic.silent or traffic.recovering(end_ms)) and self._hours >= _WARM_UP_HOURS:
+            if not (site.silent or site.recovering(end_ms)) and self._hours >= _WARM_UP_HOURS:
                 for signal in signals:
                     if signal.window == self._minute.name:
                         detections += self._test(signal)
             self._site_minute = self._forecast_minute = 0.0
-        if end_ms % _HOUR_MS == 0:
+        if end_ms % HOUR_MS == 0:
             self._learn(end_ms, [signal for signal in signals if signal.window == self._hour.name])
         return detections
 
@@ -147,14 +119,14 @@ class KeyVolumeDetector:
         values = numbers(signal)
         name = str(signal.key[self._column])
         known = self._keys.get(name)
-        # A key that is not known had fewer than this in any hour that was seen.
+        # An unknown key had fewer events than this in any hour so far.
         usual = known.share if known else _LEAST_HOUR / 2 / max(self._usual_hour(), 1.0)
         error = known.error if known else _ERROR * 2
         count = min(values["events"], _EVENTS_A_USER * values["users"])
-        # What all others together have more than usual, this one may have, too.
-        site = self._forecast_minute or self._site_minute
-        others = (self._site_minute - values["events"]) / max((1 - usual) * site, 1.0)
-        due = usual * site * max(1.0, others)
+        # If all other keys have more than usual, this key may, too.
+        forecast = self._forecast_minute or self._site_minute
+        others = (self._site_minute - values["events"]) / max((1 - usual) * forecast, 1.0)
+        due = usual * forecast * max(1.0, others)
         variance = _SPREAD * due + (error * due) ** 2 + 4
         score = (count - due) / math.sqrt(variance)
         if score <= _LIKELY or count < _FACTOR * due or count - due < _MORE:
@@ -163,22 +135,22 @@ class KeyVolumeDetector:
             return []
         if known is None:
             known = self._keys[name] = _Key(usual, error, signal.end_ms)
-        known.hot = known.hot + 1 if signal.end_ms - known.hot_ms == _MINUTE_MS else 1
+        known.hot = known.hot + 1 if signal.end_ms - known.hot_ms == MINUTE_MS else 1
         known.hot_ms = signal.end_ms
-        # While the whole site is busy, only what stands out for long is the key's own.
-        sure = score > _SURE and not self._traffic.surge and self._traffic.site.score < 3  # noqa: PLR2004
+        # While the whole site is busy, a key must stand out for longer.
+        sure = score > _SURE and not self._site.surge and self._site.total.score < 3  # noqa: PLR2004
         if not sure and known.hot < _LIKELY_MINUTES:
             return []
-        if self._traffic.surge or self._traffic.sale(signal.end_ms):
+        if self._site.surge or self._site.sale(signal.end_ms):
             return []
-        if self._traffic.attack and count - due < _MOST * (self._site_minute - site):
-            return []  # the flood is the site's, this is its part of it
-        span = known.spell.span(signal.start_ms, signal.end_ms)
-        if span is None:
+        if self._site.attack and count - due < _MOST * (self._site_minute - forecast):
+            return []  # this is the key's part of a flood of the site
+        window = known.alert.window(signal.start_ms, signal.end_ms)
+        if window is None:
             return []
-        if span[0] < signal.start_ms - _MINUTE_MS:  # an episode of its own
-            known.spell.end()
-            span = known.spell.span(signal.start_ms, signal.end_ms) or span
+        if window[0] < signal.start_ms - MINUTE_MS:  # a new flood
+            known.alert.close()
+            window = known.alert.window(signal.start_ms, signal.end_ms) or window
         evidence = {
             **interval(due, variance),
             "score": score,
@@ -186,20 +158,17 @@ class KeyVolumeDetector:
             "excess_events": values["events"] - due,
             "confidence": 1 - math.exp(-score / 4),
             "genuine_share": min(1.0, due / max(values["events"], 1.0)),
-            "baseline_age_ms": self._traffic.age_ms(signal.end_ms),
-            "forecast_error": error,
+            **self._site.baseline_evidence(signal.end_ms, error),
             "composition": {
                 "users": [values["users"] / values["events"], 0.7],
-                "buys": [values["buys"] / values["events"], self._traffic.mix.share("buys") or 0.0],
+                "buys": [values["buys"] / values["events"], self._site.mix.share("buys") or 0.0],
             },
         }
         measures = {"events": values["events"], "users": values["users"], "factor": values["events"] / max(due, 1.0)}
-        key = {self._column: name}
-        return [_FLOOD[self._column].detection(Severity.HIGH, key, span, measures, evidence)]
+        return [_FLOODS[self._column].detection(Severity.HIGH, {self._column: name}, window, measures, evidence)]
 
     def _usual_hour(self) -> float:
-        site = self._traffic.site
-        return max(site.expected * _HOUR_MS / 10_000, self._site_minute * 60)
+        return max(self._site.total.expected * HOUR_MS / 10_000, self._site_minute * 60)
 
     def _learn(self, end_ms: int, signals: Sequence[Signal]) -> None:
         total, disturbed = self._site_hour, self._disturbed
@@ -212,7 +181,7 @@ class KeyVolumeDetector:
             known = self._keys.get(name)
             if known is None:
                 self._keys[name] = _Key(share, updated_ms=end_ms)
-            elif known.hot_ms < end_ms - 2 * _HOUR_MS:
+            elif known.hot_ms < end_ms - 2 * HOUR_MS:
                 known.share += (min(share, 3 * known.share) - known.share) / _MEMORY
                 known.updated_ms = end_ms
         self._keys = {
@@ -220,26 +189,19 @@ class KeyVolumeDetector:
         }
 
     def snapshot(self) -> Mapping[str, object]:
-        """Usual shares, and what goes on."""
+        """Usual shares and alerts."""
         return {
-            "version": _VERSION,
             "keys": {
-                name: [key.share, key.error, key.updated_ms, key.hot, key.hot_ms, key.spell.snapshot()]
+                name: [key.share, key.error, key.updated_ms, key.hot, key.hot_ms, key.alert.snapshot()]
                 for name, key in self._keys.items()
             },
             "now": [self._hours, self._site_minute, self._site_hour, self._forecast_minute, self._disturbed],
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a snapshot.
-
-        Raises:
-            StateError: it is of another version.
-        """
-        if state.get("version") != _VERSION:
-            raise StateError(f"the {self.id} detector's snapshot is of another version; it begins afresh")
+        """See `Detector.restore`."""
         self._keys = {
-            name: _Key(share, error, updated_ms, hot, hot_ms, Spell.of(spell))
-            for name, (share, error, updated_ms, hot, hot_ms, spell) in state["keys"].items()
+            name: _Key(share, error, updated_ms, hot, hot_ms, OpenAlert.of(alert))
+            for name, (share, error, updated_ms, hot, hot_ms, alert) in state["keys"].items()
         }
         self._hours, self._site_minute, self._site_hour, self._forecast_minute, self._disturbed = state["now"]

@@ -1,33 +1,34 @@
-"""Detector 10c: data that went wrong on the way: events sent again and again, fields that are suddenly empty, prices
-that cannot be.
-"""
+"""Detector 10c: broken data: events sent repeatedly, fields that are suddenly empty, impossible prices."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from shopstream.clock import MINUTE_MS
 from shopstream.detection.baseline import Baselines
 from shopstream.detection.detection import Detection, Nature, Severity
-from shopstream.detection.detectors.series import SITE_MINUTE
-from shopstream.detection.detectors.traffic import Traffic, numbers
-from shopstream.detection.detectors.verdict import Finding, Spell, interval
-from shopstream.detection.reference_signals import DUPLICATE_SIGNAL, PRICE_FACTOR, PRICE_SIGNAL
-from shopstream.engine.signal import Signal
-from shopstream.engine.window import WindowDeclaration
-from shopstream.errors import StateError
+from shopstream.detection.detector import (
+    BIN_MS,
+    DUPLICATE_SIGNAL,
+    PRICE_FACTOR,
+    PRICE_SIGNAL,
+    SITE_60S,
+    AlertTemplate,
+    Detector,
+    OpenAlert,
+    interval,
+)
+from shopstream.detection.detectors.site_state import SiteState, numbers
+from shopstream.engine.signals import Signal
 
-__all__ = ["DuplicateDetector", "NullDetector", "PriceDetector"]
-
-_VERSION: Final = 1
-_MINUTE_MS: Final = 60_000
-_STORM = Finding(
+_STORM: Final = AlertTemplate(
     "duplicates",
     "duplicates-1",
-    "Duplicate storm: events are sent again and again",
+    "Duplicate storm: {share} of incoming events were sent before",
     (),
     Nature.FAULT,
-    "2 bins > 8 sigma and > 8 % duplicates",
+    "twice more than 8 % duplicates, and 8 standard deviations above the usual share",
     600_000,
 )
 _STORM_SCORE, _STORM_SHARE, _STORM_LEAST, _STORM_BINS = 8.0, 0.08, 6.0, 2
@@ -36,96 +37,75 @@ _USUAL_DUPLICATES: Final = 0.004
 _MEMORY_BINS: Final = 2_160.0
 
 
-@dataclass(slots=True)
-class _Storm:
-    usual: float = _USUAL_DUPLICATES
-    hot: int = 0
-    since_ms: int | None = None
-    spell: Spell = field(default_factory=Spell)
-
-
-class DuplicateDetector:
-    """Many more events than usual that were there before; the engine drops them, nobody would see.
+class DuplicateDetector(Detector):
+    """Many more duplicates than usual, which nobody sees because the engine drops them.
 
     Warm-up: none. Minimum volume: 6 duplicates in 10 s.
 
     Args:
-        traffic: the site's state.
+        site: the site's state.
     """
 
-    id: Final = "duplicates"
-    windows: Sequence[WindowDeclaration] = ()
-    other_signals: Sequence[str] = (DUPLICATE_SIGNAL,)
+    id = "duplicates"
+    other_signals = (DUPLICATE_SIGNAL,)
 
-    def __init__(self, traffic: Traffic) -> None:
-        self._traffic = traffic
-        self._storm = _Storm()
+    def __init__(self, site: SiteState) -> None:
+        self._site = site
+        self._usual = _USUAL_DUPLICATES
+        self._hot = 0
+        self._since_ms: int | None = None
+        self._alert = OpenAlert()
 
     def observe(self, end_ms: int, signals: Sequence[Signal]) -> list[Detection]:
-        """One bin."""
-        storm = self._storm
-        events = self._traffic.counts.get("events", 0.0)
-        again = sum(numbers(signal)["duplicates"] for signal in signals)
-        due = storm.usual * events
+        """See `Detector.observe`."""
+        events = self._site.counts.get("events", 0.0)
+        duplicates = sum(numbers(signal)["duplicates"] for signal in signals)
+        due = self._usual * events
         variance = 3 * due + (0.5 * due) ** 2 + 1
-        score = (again - due) / math.sqrt(variance)
-        share = again / max(events + again, 1.0)
-        hot = score > _STORM_SCORE and share > _STORM_SHARE and again >= _STORM_LEAST
-        if (
-            not hot or self._traffic.silent or self._traffic.recovering(end_ms)
-        ):  # a backlog is sent with what came before
-            storm.hot, storm.since_ms = 0, None
-            storm.spell.end()
+        score = (duplicates - due) / math.sqrt(variance)
+        share = duplicates / max(events + duplicates, 1.0)
+        hot = score > _STORM_SCORE and share > _STORM_SHARE and duplicates >= _STORM_LEAST
+        # After a silence, senders repeat part of what they sent before.
+        if not hot or self._site.silent or self._site.recovering(end_ms):
+            self._hot, self._since_ms = 0, None
+            self._alert.close()
             if events:
-                storm.usual += (min(again / events, _STORM_SHARE) - storm.usual) / _MEMORY_BINS
+                self._usual += (min(duplicates / events, _STORM_SHARE) - self._usual) / _MEMORY_BINS
             return []
-        storm.hot += 1
-        storm.since_ms = storm.since_ms or end_ms - 10_000
-        if storm.hot < _STORM_BINS:
-            return []
-        span = storm.spell.span(storm.since_ms, end_ms)
-        if span is None:
+        self._hot += 1
+        self._since_ms = self._since_ms or end_ms - BIN_MS
+        if self._hot < _STORM_BINS or (window := self._alert.window(self._since_ms, end_ms)) is None:
             return []
         evidence = {
             **interval(due, variance),
             "score": score,
             "contributions": {"duplicates": 1.0},
-            "excess_events": again - due,
+            "excess_events": duplicates - due,
             "confidence": 1 - math.exp(-score / 4),
             "genuine_share": 1.0,
         }
-        measures = {"duplicates": again, "events": events, "share": share}
-        return [_STORM.detection(Severity.MEDIUM, {}, span, measures, evidence)]
+        measures = {"duplicates": duplicates, "events": events, "share": share}
+        return [_STORM.detection(Severity.MEDIUM, {}, window, measures, evidence)]
 
     def snapshot(self) -> Mapping[str, object]:
-        """The usual share, and what goes on."""
-        storm = self._storm
-        return {
-            "version": _VERSION,
-            "storm": [storm.usual, storm.hot, storm.since_ms],
-            "spell": storm.spell.snapshot(),
-        }
+        """The usual share and the alert."""
+        return {"storm": [self._usual, self._hot, self._since_ms], "alert": self._alert.snapshot()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a snapshot.
-
-        Raises:
-            StateError: it is of another version.
-        """
-        _check(state, self.id)
-        usual, hot, since_ms = state["storm"]
-        self._storm = _Storm(usual, hot, since_ms, Spell.of(state["spell"]))
+        """See `Detector.restore`."""
+        self._usual, self._hot, self._since_ms = state["storm"]
+        self._alert = OpenAlert.of(state["alert"])
 
 
 _FIELDS: Final = {"brand": "no_brand", "category_code": "no_category_code", "user_session": "no_session"}
 _NULLS: Final = {
-    name: Finding(
+    name: AlertTemplate(
         f"nulls_{name}",
         "nulls-1",
-        f"{name} is suddenly empty",
+        f"{name} is empty in {{share}} of events, usually {{usual_share}}",
         (),
         Nature.FAULT,
-        "2 minutes > 8 sigma and 10 points",
+        "for two minutes 10 points and 8 standard deviations above the usual share",
         1_800_000,
     )
     for name in _FIELDS
@@ -138,25 +118,24 @@ class _Nulls:
     usual: float = 0.0
     seen: float = 0.0
     hot: int = 0
-    spell: Spell = field(default_factory=Spell)
+    alert: OpenAlert = field(default_factory=OpenAlert)
 
 
-class NullDetector:
-    """A field that is empty far more often than usual: a tracker's release went wrong.
+class NullDetector(Detector):
+    """A field that is empty far more often than usual, such as after a broken release of the tracker.
 
     Warm-up: half an hour, none with baselines. Minimum volume: 50 events a minute.
 
     Args:
-        traffic: the site's state.
+        site: the site's state.
         baselines: the usual shares; None learns them.
     """
 
-    id: Final = "nulls"
-    windows: Sequence[WindowDeclaration] = (SITE_MINUTE,)
-    other_signals: Sequence[str] = ()
+    id = "nulls"
+    windows = (SITE_60S,)
 
-    def __init__(self, traffic: Traffic, baselines: Baselines | None = None) -> None:
-        self._traffic = traffic
+    def __init__(self, site: SiteState, baselines: Baselines | None = None) -> None:
+        self._site = site
         shares = baselines.shares if baselines else {}
         self._fields = {name: _Nulls() for name in _FIELDS}
         for name, measure in _FIELDS.items():
@@ -165,12 +144,12 @@ class NullDetector:
                 self._fields[name] = _Nulls(sum(hours) / len(hours), _NULL_WARM_UP)
 
     def observe(self, end_ms: int, signals: Sequence[Signal]) -> list[Detection]:
-        """One bin; a minute's shares come at its end."""
-        if end_ms % _MINUTE_MS or not signals:
+        """See `Detector.observe`; a minute's shares come at its end."""
+        if end_ms % MINUTE_MS or not signals:
             return []
         counts = numbers(signals[0])
         events = counts["events"]
-        if events < 50 or not self._traffic.settled(end_ms):  # noqa: PLR2004  the minimum volume
+        if events < 50 or not self._site.settled(end_ms):  # noqa: PLR2004  the minimum volume
             return []
         found = (self._test(end_ms, name, counts[_FIELDS[name]] / events, events) for name in _FIELDS)
         return [detection for detection in found if detection is not None]
@@ -184,13 +163,13 @@ class NullDetector:
             nulls.seen += 1
             nulls.usual += (share - nulls.usual) / min(nulls.seen, _NULL_MEMORY)
             nulls.hot = 0
-            nulls.spell.end()
+            nulls.alert.close()
             return None
         nulls.hot += 1
         if nulls.hot < _NULL_MINUTES:
             return None
-        span = nulls.spell.span(end_ms - nulls.hot * _MINUTE_MS, end_ms)
-        if span is None:
+        window = nulls.alert.window(end_ms - nulls.hot * MINUTE_MS, end_ms)
+        if window is None:
             return None
         evidence = {
             **interval(nulls.usual, variance),
@@ -201,33 +180,28 @@ class NullDetector:
             "composition": {name: [share, nulls.usual]},
             "genuine_share": 1.0,
         }
-        return _NULLS[name].detection(Severity.MEDIUM, {}, span, {"share": share}, evidence)
+        measures = {"share": share, "usual_share": nulls.usual}
+        return _NULLS[name].detection(Severity.MEDIUM, {}, window, measures, evidence)
 
     def snapshot(self) -> Mapping[str, object]:
-        """Usual shares, and what goes on."""
+        """Usual shares and alerts."""
         return {
-            "version": _VERSION,
             "fields": {
-                name: [nulls.usual, nulls.seen, nulls.hot, nulls.spell.snapshot()]
+                name: [nulls.usual, nulls.seen, nulls.hot, nulls.alert.snapshot()]
                 for name, nulls in self._fields.items()
-            },
+            }
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a snapshot.
-
-        Raises:
-            StateError: it is of another version.
-        """
-        _check(state, self.id)
-        for name, (usual, seen, hot, spell) in state["fields"].items():
-            self._fields[name] = _Nulls(usual, seen, hot, Spell.of(spell))
+        """See `Detector.restore`."""
+        for name, (usual, seen, hot, alert) in state["fields"].items():
+            self._fields[name] = _Nulls(usual, seen, hot, OpenAlert.of(alert))
 
 
-_PRICE = Finding(
+_PRICE: Final = AlertTemplate(
     "price",
     "price-1",
-    "A product at a price that cannot be",
+    "Product {product_id} at a price of {price}, usually {usual_price}",
     (),
     Nature.FAULT,
     f"price below lowest usual / {PRICE_FACTOR:g} or above highest usual x {PRICE_FACTOR:g}",
@@ -235,54 +209,44 @@ _PRICE = Finding(
 )
 
 
-class PriceDetector:
-    """A price far from all that are usual for the product.
+class PriceDetector(Detector):
+    """A price far from all usual prices of the product.
 
-    Warm-up: none with baselines; without, a product's first price is its usual one. Minimum volume: one event. Prices
-    of zero say that there is none.
+    Warm-up: none with baselines; without them, a product's first price is its usual one. Minimum volume: one event. A
+    price of zero means that there is none.
     """
 
-    id: Final = "price"
-    windows: Sequence[WindowDeclaration] = ()
-    other_signals: Sequence[str] = (PRICE_SIGNAL,)
+    id = "price"
+    other_signals = (PRICE_SIGNAL,)
 
-    def observe(self, end_ms: int, signals: Sequence[Signal]) -> list[Detection]:  # noqa: ARG002  told by the signals
-        """One bin."""
-        return [self._told(signal) for signal in signals]
-
-    def _told(self, signal: Signal) -> Detection:
-        values = numbers(signal)
-        below = values["lowest"] < values["low"] / PRICE_FACTOR
-        seen, usual = (values["lowest"], values["low"]) if below else (values["highest"], values["high"])
-        distance = abs(math.log(seen / usual))
-        evidence = {
-            "expected": usual,
-            "low": values["low"] / PRICE_FACTOR,
-            "high": values["high"] * PRICE_FACTOR,
-            "score": distance / math.log(PRICE_FACTOR),
-            "contributions": {"price": 1.0},
-            "excess_events": values["events"],
-            "confidence": 1 - math.exp(-3 * distance / math.log(PRICE_FACTOR)),
-            "genuine_share": 1.0,
-        }
-        measures = {"price": seen, "usual": usual, "factor": seen / usual, "events": values["events"]}
-        key = {column: str(value) for column, value in signal.key.items()}
-        severity = Severity.HIGH if below else Severity.MEDIUM
-        return _PRICE.detection(severity, key, (signal.start_ms, signal.end_ms), measures, evidence)
+    def observe(self, end_ms: int, signals: Sequence[Signal]) -> list[Detection]:  # noqa: ARG002  the signals decide
+        """See `Detector.observe`."""
+        return [_price_detection(signal) for signal in signals]
 
     def snapshot(self) -> Mapping[str, object]:
-        """It keeps nothing: the engine's tables hold the usual prices."""
-        return {"version": _VERSION}
+        """Empty: the engine's tables hold the usual prices."""
+        return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Nothing to take up.
-
-        Raises:
-            StateError: it is of another version.
-        """
-        _check(state, self.id)
+        """There is no state to restore."""
 
 
-def _check(state: Mapping[str, Any], detector: str) -> None:
-    if state.get("version") != _VERSION:
-        raise StateError(f"the {detector} detector's snapshot is of another version; it begins afresh")
+def _price_detection(signal: Signal) -> Detection:
+    values = numbers(signal)
+    below = values["lowest"] < values["low"] / PRICE_FACTOR
+    seen, usual = (values["lowest"], values["low"]) if below else (values["highest"], values["high"])
+    distance = abs(math.log(seen / usual))
+    evidence = {
+        "expected": usual,
+        "low": values["low"] / PRICE_FACTOR,
+        "high": values["high"] * PRICE_FACTOR,
+        "score": distance / math.log(PRICE_FACTOR),
+        "contributions": {"price": 1.0},
+        "excess_events": values["events"],
+        "confidence": 1 - math.exp(-3 * distance / math.log(PRICE_FACTOR)),
+        "genuine_share": 1.0,
+    }
+    measures = {"price": seen, "usual_price": usual, "factor": seen / usual, "events": values["events"]}
+    key = {column: str(value) for column, value in signal.key.items()}
+    severity = Severity.HIGH if below else Severity.MEDIUM
+    return _PRICE.detection(severity, key, (signal.start_ms, signal.end_ms), measures, evidence)

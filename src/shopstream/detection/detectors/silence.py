@@ -1,72 +1,65 @@
-"""Detector 10a: nothing comes where something must.
+"""Detector 10a: no events arrive although some are due.
 
-So many events were expected since the last one that none of them would come once in 1e9 times (Poisson), the forecast
-taken low by three errors. A silent site makes silent types no news.
+So many events were expected since the last one that the chance of none is below 1e-9 (Poisson), with the forecast
+lowered by three errors. While the whole site is silent, its event types are not reported.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from shopstream.detection.detection import Detection, Nature, Severity
-from shopstream.detection.detector import BIN_MS
-from shopstream.detection.detectors.series import EVENT_TYPES
-from shopstream.detection.detectors.traffic import SILENCE_ODDS, SITE, Series, Traffic
-from shopstream.detection.detectors.verdict import Finding, Spell
-from shopstream.engine.signal import Signal
-from shopstream.engine.window import WindowDeclaration
-from shopstream.errors import StateError
+from shopstream.detection.detector import BIN_MS, EVENT_TYPES, AlertTemplate, Detector, OpenAlert
+from shopstream.detection.detectors.site_state import SILENCE_ODDS, SITE, SeriesState, SiteState
+from shopstream.engine.signals import Signal
 
-__all__ = ["SilenceDetector"]
-
-_VERSION: Final = 1
-_THRESHOLD: Final = "Poisson P(0) < 1e-9"
-_SITE = Finding("silence", "silence-1", "Silence: no events at all", (), Nature.FAULT, _THRESHOLD, 300_000)
-_TYPE = Finding("silence_type", "silence-1", "Silence: no events of a type", (), Nature.FAULT, _THRESHOLD, 300_000)
+_THRESHOLD: Final = "so many events due that the chance of none is below 1e-9"
+_SITE: Final = AlertTemplate(
+    "silence", "silence-1", "No data for {silence_seconds}", (), Nature.FAULT, _THRESHOLD, 300_000
+)
+_TYPE: Final = AlertTemplate(
+    "silence_type", "silence-1", "No {event_type} events for {silence_seconds}", (), Nature.FAULT, _THRESHOLD, 300_000
+)
 
 
-class SilenceDetector:
+class SilenceDetector(Detector):
     """Silence of the site and of event types.
 
-    Warm-up: that of the forecast. Minimum volume: about 21 events must have been expected, so a series of 1 event/s
-    is called silent after half a minute, one of an event a minute after half an hour.
+    Warm-up: that of the forecast. Minimum volume: about 21 events must have been due. A series of 1 event/s counts as
+    silent after half a minute, one of an event a minute after half an hour.
 
     Args:
-        traffic: the site's state.
+        site: the site's state.
     """
 
-    id: Final = "silence"
-    windows: Sequence[WindowDeclaration] = ()
-    other_signals: Sequence[str] = ()
+    id = "silence"
 
-    def __init__(self, traffic: Traffic) -> None:
-        self._traffic = traffic
-        self._spells = {name: Spell() for name in traffic.series}
+    def __init__(self, site: SiteState) -> None:
+        self._site = site
+        self._alerts = {name: OpenAlert() for name in site.series}
 
-    def observe(self, end_ms: int, signals: Sequence[Signal]) -> list[Detection]:  # noqa: ARG002  traffic has read them
-        """One bin."""
-        traffic, site = self._traffic, self._traffic.site
-        if site.silent:
-            found = self._tell(end_ms, {}, site, self._spells[SITE], _SITE)
-            return [found] if found else []
-        self._spells[SITE].end()
+    def observe(self, end_ms: int, signals: Sequence[Signal]) -> list[Detection]:  # noqa: ARG002  `site` has read them
+        """See `Detector.observe`."""
+        site, total = self._site, self._site.total
+        if total.silent:
+            return self._report(end_ms, {}, total, self._alerts[SITE], _SITE)
+        self._alerts[SITE].close()
         detections = []
         for kind in EVENT_TYPES:
             name = f"event_type={kind}"
-            series, spell = traffic.series[name], self._spells[name]
-            if not series.silent or traffic.recovering(end_ms) or not site.count:
-                spell.end()
-                continue
-            found = self._tell(end_ms, {"event_type": kind}, series, spell, _TYPE)
-            detections += [found] if found else []
+            series, alert = site.series[name], self._alerts[name]
+            if not series.silent or site.recovering(end_ms) or not total.count:
+                alert.close()
+            else:
+                detections += self._report(end_ms, {"event_type": kind}, series, alert, _TYPE)
         return detections
 
-    def _tell(
-        self, end_ms: int, key: Mapping[str, str], series: Series, spell: Spell, finding: Finding
-    ) -> Detection | None:
+    def _report(
+        self, end_ms: int, key: Mapping[str, str], series: SeriesState, alert: OpenAlert, template: AlertTemplate
+    ) -> list[Detection]:
         since_ms = series.missed_since_ms or end_ms - BIN_MS
-        span = spell.span(since_ms, end_ms)
-        if span is None:
-            return None
+        window = alert.window(since_ms, end_ms)
+        if window is None:
+            return []
         error = series.forecast.error
         missed = series.missed / max(0.1, 1 - 3 * error)
         evidence = {
@@ -78,23 +71,16 @@ class SilenceDetector:
             "excess_events": -missed,
             "confidence": 1 - 1e-9,
             "genuine_share": 1.0,
-            "baseline_age_ms": self._traffic.age_ms(end_ms),
-            "forecast_error": error,
+            **self._site.baseline_evidence(end_ms, error),
         }
-        return finding.detection(
-            Severity.HIGH, key, span, {"events": 0, "silent_s": (end_ms - since_ms) / 1_000}, evidence
-        )
+        # The longest silence is the incident's peak: the first measure ranks windows.
+        measures = {"silence_seconds": (end_ms - since_ms) / 1_000, "events": 0}
+        return [template.detection(Severity.HIGH, key, window, measures, evidence)]
 
     def snapshot(self) -> Mapping[str, object]:
-        """What is told already."""
-        return {"version": _VERSION, "spells": {name: spell.snapshot() for name, spell in self._spells.items()}}
+        """Alerts."""
+        return {"alerts": {name: alert.snapshot() for name, alert in self._alerts.items()}}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a snapshot.
-
-        Raises:
-            StateError: it is of another version.
-        """
-        if state.get("version") != _VERSION:
-            raise StateError("the silence detector's snapshot is of another version; it begins afresh")
-        self._spells = {name: Spell.of(spell) for name, spell in state["spells"].items()}
+        """See `Detector.restore`."""
+        self._alerts = {name: OpenAlert.of(alert) for name, alert in state["alerts"].items()}

@@ -1,9 +1,9 @@
-"""Detector 1: more events than the time of the week and the level of the day explain, on the site or of one type.
+"""Detector 1: more events than the hour of the week and the level of the day explain, on the site or of one type.
 
 Two tests on bins of 10 s. *Jump*: two bins in a row more than 6 standard deviations above the forecast, chance and
 forecast error together. *Drift*: a CUSUM of what lies above the forecast by more than 3 forecast errors, in standard
-deviations of chance, reaches 60. What is found is an attack or an organic surge by what the excess is made of
-(`detectors.mix`); a surge that stays becomes the new level, and levels that fall are followed without a word.
+deviations of chance, reaches 60. The composition of the excess decides between attack and surge (`surge_classifier`).
+A surge that stays becomes the new level; falling levels are followed silently.
 """
 
 import math
@@ -13,28 +13,30 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from shopstream.detection.detection import Detection, Nature, Severity
-from shopstream.detection.detector import BIN_MS
-from shopstream.detection.detectors.mix import Excess, Judgement
-from shopstream.detection.detectors.series import EVENT_TYPES, SITE_TEN
-from shopstream.detection.detectors.traffic import SITE, Series, Traffic
-from shopstream.detection.detectors.verdict import Finding, Spell, interval
-from shopstream.detection.reference_signals import TAIL_TEN
-from shopstream.engine.signal import QUIET, Signal
-from shopstream.engine.window import WindowDeclaration
-from shopstream.errors import StateError
+from shopstream.detection.detector import (
+    BIN_MS,
+    EVENT_TYPES,
+    SITE_10S,
+    TAIL_10S,
+    AlertTemplate,
+    Detector,
+    OpenAlert,
+    interval,
+)
+from shopstream.detection.detectors.site_state import SITE, SeriesState, SiteState
+from shopstream.detection.detectors.surge_classifier import Classification, Excess
+from shopstream.engine.signals import QUIET, Signal
 
-__all__ = ["VolumeDetector"]
-
-_VERSION: Final = 1
 _JUMP: Final = 6.0
 _JUMP_BINS: Final = 2
 _DRIFT: Final = 3.0
 _HEIGHT: Final = 60.0
 _SUSPECT: Final = 3.0
+_ACTIVE: Final = _SUSPECT + 1
 _STEADY: Final = 20.0
-"""Below a CUSUM of this the forecast goes on learning."""
+"""Below a CUSUM of this, the forecast keeps learning."""
 _PATIENCE: Final = 5
-"""Bins until an excess without a sign of an attack is called a surge."""
+"""After so many bins, an excess without a sign of an attack counts as a surge."""
 _CALM_BINS: Final = 3
 _NEW_LEVEL_MS: Final = 1_800_000
 _GIVE_IN_MS: Final = 86_400_000
@@ -44,17 +46,40 @@ _FORMER_MS: Final = 86_400_000
 _WINDOW: Final = 30
 _MANY: Final = 2.0
 
-_TAGS = ("owasp.oat-015", "attack.t1498", "attack.t1499")
-_THRESHOLD = "2 bins > 6 sigma or CUSUM(drift 3 errors) > 60"
-_FLOOD = Finding(
-    "volume", "volume-1", "Flood: more events than the hour explains", _TAGS, Nature.ATTACK, _THRESHOLD, 300_000
+_TAGS: Final = ("owasp.oat-015", "attack.t1498", "attack.t1499")
+_THRESHOLD: Final = "twice 6 standard deviations above the forecast, or a lasting drift above it"
+_FLOOD: Final = AlertTemplate(
+    "volume",
+    "volume-1",
+    "Possible DDoS: traffic {factor}x expected",
+    _TAGS,
+    Nature.ATTACK,
+    _THRESHOLD,
+    300_000,
 )
-_SURGE = Finding("volume_surge", "volume-1", "Organic surge", (), Nature.SURGE, _THRESHOLD, 3_600_000)
+_TYPE_FLOOD: Final = AlertTemplate(
+    "volume",
+    "volume-1",
+    "Possible DDoS: {event_type} events {factor}x expected",
+    _TAGS,
+    Nature.ATTACK,
+    _THRESHOLD,
+    300_000,
+)
+_SURGE: Final = AlertTemplate(
+    "volume_surge",
+    "volume-1",
+    "Surge of genuine shoppers: traffic {factor}x expected",
+    (),
+    Nature.SURGE,
+    _THRESHOLD,
+    3_600_000,
+)
 
 
 @dataclass(slots=True)
 class _Watch:
-    """Tests on one series."""
+    """Tests of one series."""
 
     rise: float = 0.0
     fall: float = 0.0
@@ -67,18 +92,18 @@ class _Watch:
     former: float | None = None
     former_until_ms: int = 0
     excess: Excess = field(default_factory=Excess)
-    flood: Spell = field(default_factory=Spell)
-    surge: Spell = field(default_factory=Spell)
+    flood: OpenAlert = field(default_factory=OpenAlert)
+    surge: OpenAlert = field(default_factory=OpenAlert)
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
 
     def reset(self) -> None:
-        """Nothing is suspicious any more."""
+        """The series is normal again."""
         self.rise, self.hot, self.calm, self.open, self.suspect_ms = 0.0, 0, 0, False, None
         self.excess = Excess()
-        self.flood.end()
-        self.surge.end()
+        self.flood.close()
+        self.surge.close()
 
-    def test(self, series: Series) -> None:
+    def test(self, series: SeriesState) -> None:
         """Update both tests with the series' bin."""
         unit = math.sqrt(series.expected + 1)
         error = series.forecast.error
@@ -89,202 +114,203 @@ class _Watch:
         self.falling = self.falling + 1 if self.fall else 0
         self.hot = self.hot + 1 if series.score > _JUMP else 0
 
+    def gather(self, end_ms: int, series: SeriesState, counts: Mapping[str, float]) -> None:
+        """Sum up the excess, from the first suspicious bin on."""
+        if not self.open and self.rise <= 0 and series.score <= _SUSPECT:
+            self.suspect_ms = None
+            self.excess = Excess()
+            return
+        if self.suspect_ms is None:
+            self.suspect_ms = end_ms - BIN_MS
+        self.excess.add(counts, series.expected)
 
-class VolumeDetector:
+    def is_open(self, end_ms: int, series: SeriesState) -> bool:
+        """Open or close by the tests' results."""
+        if not self.open:
+            hot = self.hot >= _JUMP_BINS or self.rise >= _HEIGHT
+            if hot and self._is_former(end_ms, series):
+                return False
+            self.open, self.started_ms = hot, end_ms
+            return hot
+        active = series.score > _ACTIVE or self.rise >= _HEIGHT
+        self.calm = 0 if active else self.calm + 1
+        if self.calm >= _CALM_BINS:
+            self.reset()
+        return self.open
+
+    def _is_former(self, end_ms: int, series: SeriesState) -> bool:
+        """Whether the series is back at the level from which it fell: some trackers were offline."""
+        if self.former is None or end_ms > self.former_until_ms:
+            return False
+        forecast = series.forecast
+        due = series.expected / max(forecast.level, 1e-9) * self.former
+        if series.count > due * (1 + _DRIFT * forecast.error) + 3 * math.sqrt(due + 1):
+            return False
+        forecast.level = self.former
+        self.former = None
+        self.reset()
+        return True
+
+    def follow_down(self, end_ms: int, series: SeriesState) -> None:
+        """Lower the forecast's level once a fall is certain."""
+        if self.fall >= _HEIGHT:
+            if self.former is None or end_ms > self.former_until_ms:
+                self.former, self.former_until_ms = series.forecast.level, end_ms + _FORMER_MS
+            recent = list(self.recent)[-max(self.falling, _CALM_BINS) :]
+            series.forecast.anchor(end_ms, sum(recent), len(recent) * BIN_MS)
+            self.fall = 0.0
+
+
+class VolumeDetector(Detector):
     """Floods and surges of the site and of event types.
 
     Warm-up: two minutes with baselines, half an hour without. Minimum volume: none for floods that bring more than
     about 20 events in 10 s; an excess of half needs about 5 events/s to be found in six minutes.
 
     Args:
-        traffic: the site's state, which this detector keeps.
-        silent: keep it, and say nothing.
+        site: the site's state, which this detector updates.
+        silent: update it, but report nothing.
     """
 
-    id: Final = "volume"
-    windows: Sequence[WindowDeclaration] = (SITE_TEN,)
-    other_signals: Sequence[str] = (TAIL_TEN, QUIET)
+    id = "volume"
+    windows = (SITE_10S,)
+    other_signals = (TAIL_10S, QUIET)
 
-    def __init__(self, traffic: Traffic, *, silent: bool = False) -> None:
-        self._traffic = traffic
+    def __init__(self, site: SiteState, *, silent: bool = False) -> None:
+        self._site = site
         self._silent = silent
-        self._watches = {name: _Watch() for name in traffic.series}
+        self._watches = {name: _Watch() for name in site.series}
 
     def observe(self, end_ms: int, signals: Sequence[Signal]) -> list[Detection]:
-        """One bin."""
-        traffic = self._traffic
+        """See `Detector.observe`."""
+        site = self._site
         if signals and signals[0].window == QUIET:
-            traffic.begin_quiet(end_ms)
+            site.begin_quiet(end_ms)
             return []
-        traffic.read(end_ms, signals)
-        detections = self._site(end_ms)
+        site.read(end_ms, signals)
+        detections = self._test_total(end_ms)
         for kind in EVENT_TYPES:
             name = f"event_type={kind}"
-            detections += self._type(end_ms, kind, traffic.series[name], self._watches[name])
-        if traffic.settled(end_ms):
-            traffic.mix.learn(traffic.counts)
+            detections += self._test_type(end_ms, kind, site.series[name], self._watches[name])
+        if site.settled(end_ms):
+            site.mix.learn(site.counts)
         return [] if self._silent else detections
 
-    def _site(self, end_ms: int) -> list[Detection]:
-        traffic, series, watch = self._traffic, self._traffic.site, self._watches[SITE]
+    def _test_total(self, end_ms: int) -> list[Detection]:
+        site, series, watch = self._site, self._site.total, self._watches[SITE]
         watch.recent.append(series.count)
         if not series.forecast.warm:
             series.forecast.learn(end_ms, series.count)
             return []
-        if traffic.silent or (not series.count and series.missed > 1):
+        if site.silent or (not series.count and series.missed > 1):
             series.forecast.skip()
             watch.fall = 0.0
             return []
         watch.test(series)
-        if traffic.recovering(end_ms) and not watch.flood.since_ms:
+        if site.recovering(end_ms) and not watch.flood.since_ms:
             watch.rise = min(watch.rise, _STEADY)
-        self._suspect(end_ms, series, watch, traffic.counts)
+        watch.gather(end_ms, series, site.counts)
         detections: list[Detection] = []
-        if self._is_open(end_ms, series, watch):
+        if watch.is_open(end_ms, series):
             series.forecast.skip()
-            detections = self._judge(end_ms, series, watch)
+            detections = self._classify(end_ms, series, watch)
             self._give_in(end_ms, series, watch)
-        elif watch.rise < _STEADY and series.score <= _SUSPECT + 1 and not traffic.recovering(end_ms):
+        elif watch.rise < _STEADY and series.score <= _ACTIVE and not site.recovering(end_ms):
             series.forecast.learn(end_ms, series.count)
-            self._follow_down(end_ms, series, watch)
+            watch.follow_down(end_ms, series)
         else:
             series.forecast.skip()
-        if watch.open or series.score > _SUSPECT + 1 or watch.rise >= _STEADY:
-            traffic.unsettle(end_ms)
-        traffic.attack = watch.flood.since_ms is not None
-        traffic.surge = watch.surge.since_ms is not None
+        if watch.open or series.score > _ACTIVE or watch.rise >= _STEADY:
+            site.unsettle(end_ms)
+        site.attack = watch.flood.since_ms is not None
+        site.surge = watch.surge.since_ms is not None
         return detections
 
-    def _suspect(self, end_ms: int, series: Series, watch: _Watch, counts: Mapping[str, float]) -> None:
-        """Gather what the excess is made of, from the first bin on that looks suspicious."""
-        if not watch.open and watch.rise <= 0 and series.score <= _SUSPECT:
-            watch.suspect_ms = None
-            watch.excess = Excess()
-            return
-        if watch.suspect_ms is None:
-            watch.suspect_ms = end_ms - BIN_MS
-        watch.excess.add(counts, series.expected)
-
-    def _is_open(self, end_ms: int, series: Series, watch: _Watch) -> bool:
-        if not watch.open:
-            hot = watch.hot >= _JUMP_BINS or watch.rise >= _HEIGHT
-            if hot and self._is_former(end_ms, series, watch):
-                return False
-            watch.open, watch.started_ms = hot, end_ms
-            return hot
-        active = series.score > _SUSPECT + 1 or watch.rise >= _HEIGHT
-        watch.calm = 0 if active else watch.calm + 1
-        if watch.calm >= _CALM_BINS:
-            watch.reset()
-        return watch.open
-
-    def _is_former(self, end_ms: int, series: Series, watch: _Watch) -> bool:
-        """Back at the level from which it fell: a part of the trackers was away."""
-        if watch.former is None or end_ms > watch.former_until_ms:
-            return False
-        forecast = series.forecast
-        due = series.expected / max(forecast.level, 1e-9) * watch.former
-        if series.count > due * (1 + _DRIFT * forecast.error) + 3 * math.sqrt(due + 1):
-            return False
-        forecast.level = watch.former
-        watch.former = None
-        watch.reset()
-        return True
-
-    def _judge(self, end_ms: int, series: Series, watch: _Watch) -> list[Detection]:
-        recovering = self._traffic.recovering(end_ms)
-        excess, judged = watch.excess, watch.excess.judge(self._traffic.mix, recovering=recovering)
+    def _classify(self, end_ms: int, series: SeriesState, watch: _Watch) -> list[Detection]:
+        recovering, excess = self._site.recovering(end_ms), watch.excess
+        found = excess.classify(self._site.mix, recovering=recovering)
         since_ms = end_ms - BIN_MS if watch.suspect_ms is None else watch.suspect_ms
-        attack = judged.attack or watch.flood.since_ms is not None
+        attack = found.attack or watch.flood.since_ms is not None
         if not attack and (excess.bins < _PATIENCE or recovering):
             return []
-        spell, finding = (watch.flood, _FLOOD) if attack else (watch.surge, _SURGE)
-        span = spell.span(since_ms, end_ms)
-        if span is None:
+        alert, template = (watch.flood, _FLOOD) if attack else (watch.surge, _SURGE)
+        window = alert.window(since_ms, end_ms)
+        if window is None:
             return []
         many = excess.counts["events"] >= _MANY * excess.expected
         severity = Severity.INFORMATIONAL if not attack else Severity.CRITICAL if many else Severity.HIGH
         if attack:
-            watch.surge.end()
-        return [self._told((finding, severity, {}), span, series, watch, judged)]
+            watch.surge.close()
+        measures, evidence = self._facts(window, series, watch, found, attack=attack)
+        return [template.detection(severity, {}, window, measures, evidence)]
 
-    def _told(
+    def _facts(
         self,
-        words: tuple[Finding, Severity, Mapping[str, str]],
-        span: tuple[int, int],
-        series: Series,
+        window: tuple[int, int],
+        series: SeriesState,
         watch: _Watch,
-        judged: Judgement | None,
-    ) -> Detection:
-        finding, severity, key = words
+        found: Classification | None,
+        *,
+        attack: bool,
+    ) -> tuple[dict[str, object], dict[str, object]]:
+        """Measures and evidence."""
         excess, error = watch.excess, series.forecast.error
         expected, observed = excess.expected, excess.expected + excess.events
+        score = max(series.score, watch.rise / _HEIGHT * _JUMP)
         evidence: dict[str, object] = {
             **interval(expected, expected + (error * expected) ** 2),
-            "score": max(series.score, watch.rise / _HEIGHT * _JUMP),
+            "score": score,
             "excess_events": max(0.0, excess.events),
-            "genuine_share": min(1.0, expected / max(observed, 1.0)) if finding.nature is Nature.ATTACK else 1.0,
-            "baseline_age_ms": self._traffic.age_ms(span[1]),
-            "forecast_error": error,
-            "confidence": 1 - math.exp(-max(series.score, watch.rise / _HEIGHT * _JUMP, 1) / 3),
+            "genuine_share": min(1.0, expected / max(observed, 1.0)) if attack else 1.0,
+            **self._site.baseline_evidence(window[1], error),
+            "confidence": 1 - math.exp(-max(score, 1) / 3),
         }
-        if judged is not None:
-            evidence["contributions"] = judged.contributions or {"volume": 1.0}
-            evidence["composition"] = judged.composition
-        measures = {"events": observed, "expected": expected, "factor": observed / max(expected, 1.0)}
-        return finding.detection(severity, key, span, measures, evidence)
+        if found is not None:
+            evidence["contributions"] = found.contributions or {"volume": 1.0}
+            evidence["composition"] = found.composition
+        return {"events": observed, "expected": expected, "factor": observed / max(expected, 1.0)}, evidence
 
-    def _give_in(self, end_ms: int, series: Series, watch: _Watch) -> None:
-        """A surge that stays is the new level; so is, in the end, anything."""
+    def _give_in(self, end_ms: int, series: SeriesState, watch: _Watch) -> None:
+        """Take the present level as normal: a surge's soon, a flood's after long."""
         patience_ms = _NEW_LEVEL_MS
         if watch.flood.since_ms is not None:
-            patience_ms = _GIVE_IN_MS if series is self._traffic.site else _TYPE_GIVE_IN_MS
+            patience_ms = _GIVE_IN_MS if series is self._site.total else _TYPE_GIVE_IN_MS
         if end_ms - watch.started_ms >= patience_ms:
             if watch.former is None:
                 watch.former, watch.former_until_ms = series.forecast.level, end_ms + _FORMER_MS
             before = series.forecast.level
             series.forecast.anchor(end_ms, sum(watch.recent), len(watch.recent) * BIN_MS)
             watch.reset()
-            if series is self._traffic.site:
-                self._traffic.begin_sale(end_ms, before)
+            if series is self._site.total:
+                self._site.begin_sale(end_ms, before)
 
-    def _follow_down(self, end_ms: int, series: Series, watch: _Watch) -> None:
-        if watch.fall >= _HEIGHT:
-            if watch.former is None or end_ms > watch.former_until_ms:
-                watch.former, watch.former_until_ms = series.forecast.level, end_ms + _FORMER_MS
-            recent = list(watch.recent)[-max(watch.falling, _CALM_BINS) :]
-            series.forecast.anchor(end_ms, sum(recent), len(recent) * BIN_MS)
-            watch.fall = 0.0
-
-    def _type(self, end_ms: int, kind: str, series: Series, watch: _Watch) -> list[Detection]:
-        """One event type; it follows from the site's volume while that is unusual."""
-        traffic = self._traffic
+    def _test_type(self, end_ms: int, kind: str, series: SeriesState, watch: _Watch) -> list[Detection]:
+        """One event type; while the site's volume is unusual, it follows from that."""
+        site, forecast = self._site, series.forecast
         watch.recent.append(series.count)
-        forecast = series.forecast
         if forecast.flat or not forecast.warm:  # shares of types have hours of their own
-            if traffic.settled(end_ms):
+            if site.settled(end_ms):
                 forecast.learn(end_ms, series.count)
             else:
                 forecast.skip()
             return []
-        if not traffic.settled(end_ms) and not watch.open:
+        if not site.settled(end_ms) and not watch.open:
             forecast.skip()
             watch.reset()
             return []
         watch.test(series)
-        self._suspect(end_ms, series, watch, {"events": series.count})
+        watch.gather(end_ms, series, {"events": series.count})
         detections: list[Detection] = []
-        if self._is_open(end_ms, series, watch):
+        if watch.is_open(end_ms, series):
             forecast.skip()
-            span = watch.flood.span(watch.suspect_ms or end_ms - BIN_MS, end_ms)
-            if span and kind != "view":
-                detections.append(
-                    self._told((_FLOOD, Severity.HIGH, {"event_type": kind}), span, series, watch, judged=None)
-                )
+            window = watch.flood.window(watch.suspect_ms or end_ms - BIN_MS, end_ms)
+            if window and kind != "view":
+                facts = self._facts(window, series, watch, None, attack=True)
+                detections.append(_TYPE_FLOOD.detection(Severity.HIGH, {"event_type": kind}, window, *facts))
             self._give_in(end_ms, series, watch)
-        elif not series.silent and watch.rise < _STEADY and series.score <= _SUSPECT + 1:
+        elif not series.silent and watch.rise < _STEADY and series.score <= _ACTIVE:
             forecast.learn(end_ms, series.count)
-            self._follow_down(end_ms, series, watch)
+            watch.follow_down(end_ms, series)
         else:
             forecast.skip()
         return detections
@@ -292,27 +318,20 @@ class VolumeDetector:
     def snapshot(self) -> Mapping[str, object]:
         """The site's state and that of the tests."""
         return {
-            "version": _VERSION,
-            "traffic": self._traffic.snapshot(),
+            "site": self._site.snapshot(),
             "watches": {name: {**asdict(watch), "recent": list(watch.recent)} for name, watch in self._watches.items()},
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a snapshot.
-
-        Raises:
-            StateError: it is of another version.
-        """
-        if state.get("version") != _VERSION:
-            raise StateError("the volume detector's snapshot is of another version; it begins afresh")
-        self._traffic.restore(state["traffic"])
+        """See `Detector.restore`."""
+        self._site.restore(state["site"])
         for name, held in state["watches"].items():
             self._watches[name] = _Watch(
-                **{
-                    **held,
+                **held
+                | {
                     "excess": Excess(**held["excess"]),
-                    "flood": Spell(**held["flood"]),
-                    "surge": Spell(**held["surge"]),
+                    "flood": OpenAlert(**held["flood"]),
+                    "surge": OpenAlert(**held["surge"]),
                     "recent": deque(held["recent"], maxlen=_WINDOW),
                 }
             )

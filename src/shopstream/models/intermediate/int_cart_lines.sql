@@ -11,7 +11,7 @@ with steps as (
         price,
         shop_time,
         is_bot,
-        -- within one second the shopper is taken to fill the cart before emptying or buying it
+        -- within one second, cart events come before removals and purchases
         case event_type when 'cart' then 0 when 'remove_from_cart' then 1 else 2 end as step
     from {{ ref('stg_events') }}
     where event_type in ('cart', 'remove_from_cart', 'purchase')
@@ -40,7 +40,7 @@ without_echoes as (
 numbered as (
     select
         *,
-        -- every removal or purchase ends a line, so the ends before a row number the line it belongs to
+        -- every removal or purchase ends a line, so the number of earlier ends identifies the line of a row
         1 + coalesce(
             sum(case when event_type = 'cart' then 0 else 1 end) over (
                 partition by user_id, product_id

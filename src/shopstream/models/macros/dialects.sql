@@ -1,4 +1,4 @@
-{# What DuckDB and Athena (Trino) spell differently. Models call these and are otherwise plain SQL.
+{# Differences between DuckDB and Athena (Trino). Models call these macros and are otherwise plain SQL.
 
    Athena reads instants (timestamp with time zone) but keeps them in no table or view that it makes, and its Iceberg
    tables take microseconds and no other precision: there, instants are timestamp(6) in UTC from where the lake is read.
@@ -6,7 +6,7 @@
 
 {% macro instant(column) %}{{ return(adapter.dispatch('instant', 'shopstream')(column)) }}{% endmacro %}
 
-{# A time of the lake as the models take it. #}
+{# A time of the lake, as models use it. #}
 {% macro default__instant(column) -%} cast({{ column }} at time zone 'UTC' as timestamp(6)) {%- endmacro %}
 
 {% macro duckdb__instant(column) -%} {{ column }} {%- endmacro %}
@@ -49,7 +49,7 @@
 
 {% macro ip_net(ip) %}{{ return(adapter.dispatch('ip_net', 'shopstream')(ip)) }}{% endmacro %}
 
-{# As the engine derives it: the /24 of an IPv4 address, the /48 of an IPv6 address. #}
+{# As in the engine: the /24 of an IPv4 address, the /48 of an IPv6 address. #}
 {% macro default__ip_net(ip) -%}
     case
         when strpos({{ ip }}, ':') > 0
@@ -63,7 +63,7 @@
 
 {% macro agent_hash(agent) %}{{ return(adapter.dispatch('agent_hash', 'shopstream')(agent)) }}{% endmacro %}
 
-{# As the engine derives it: 16 hex digits of its MD5. #}
+{# As in the engine: 16 hex digits of the MD5. #}
 {% macro default__agent_hash(agent) -%} substr(lower(to_hex(md5(to_utf8({{ agent }})))), 1, 16) {%- endmacro %}
 
 {% macro duckdb__agent_hash(agent) -%} substr(md5({{ agent }}), 1, 16) {%- endmacro %}

@@ -1,4 +1,4 @@
-{# The columns of the lake that reports need, in order; client address, client software and page address stay there. #}
+{# Columns of the lake that reports need, in order: without client address, client software and page address. #}
 {% macro lake_columns() %}
 {{ return([
     'event_time', 'event_type', 'product_id', 'category_id', 'category_code', 'brand', 'price', 'user_id',
@@ -6,14 +6,14 @@
 ]) }}
 {% endmacro %}
 
-{# A column as reports read it: an empty text is none. #}
+{# A column as reports read it: an empty text becomes null. #}
 {% macro lake_column(name) -%}
     {%- if name in ['category_code', 'brand', 'user_session'] -%} nullif({{ name }}, '') as {{ name }}
     {%- else -%} {{ name }}
     {%- endif -%}
 {%- endmacro %}
 
-{# A column of the lake's own table, as the models take it. #}
+{# A column of the lake's table, as models use it. #}
 {% macro lake_value(events, name) -%}
     {%- if name in ['event_time', 'arrival_time'] -%} {{ instant(events ~ '.' ~ name) }} as {{ name }}
     {%- else -%} {{ events }}.{{ name }}

@@ -27,7 +27,7 @@ brand_figures as (
         cast(sum(carts{{ ending }}) as bigint) as carts{{ ending }},
         cast(sum(purchases{{ ending }}) as bigint) as purchases{{ ending }},
         cast(sum(revenue{{ ending }}) as decimal(18, 4)) as revenue{{ ending }},
-        -- what one buyer leaves; for a brand nobody bought yet, what one piece costs on average
+        -- revenue per buyer; for a brand without buyers, its average price
         case
             when sum(purchases{{ ending }}) > 0
                 then
@@ -40,7 +40,7 @@ brand_figures as (
     group by brand
 ),
 
--- every brand is judged twice: among figures without bots, and among those with them
+-- every brand gets two verdicts: without bots and with bots
 brands as (
     {%- for ending, with_bots in [('', false), ('_with_bots', true)] %}
     select
@@ -82,7 +82,7 @@ ordered as (
     where is_big_enough
 ),
 
--- the plain median, spelled out: engines differ in what their median functions promise
+-- the exact median, since the engines' median functions differ
 medians as (
     select
         with_bots,
@@ -93,7 +93,7 @@ medians as (
     group by with_bots
 ),
 
-judged as (
+compared as (
     select
         rated.*,
         medians.median_conversion,
@@ -109,7 +109,7 @@ judged as (
     left join medians on medians.with_bots = rated.with_bots
 ),
 
-told as (
+explained as (
     select
         with_bots,
         brand,
@@ -151,7 +151,7 @@ told as (
         purchases,
         {{ ratio('purchases', 'sum(purchases) over (partition by with_bots)') }} as purchases_share,
         revenue
-    from judged
+    from compared
 )
 
 {%- set figures = [
@@ -168,6 +168,6 @@ select
     {%- for figure in figures %},
     including.{{ figure }} as {{ figure }}_with_bots
     {%- endfor %}
-from told as excluding
-inner join told as including on including.brand = excluding.brand
+from explained as excluding
+inner join explained as including on including.brand = excluding.brand
 where not excluding.with_bots and including.with_bots

@@ -13,7 +13,7 @@ verdicts as (
         given.actor_kind,
         given.actor,
         given.verdict,
-        -- who is one shopper is a bot all day long; an address or a client may be shared, and is one only while it lasts
+        -- a shopper is a bot for the whole day; an address or a client may be shared, and is a bot only for the period
         case
             when given.actor_kind in ('user_id', 'user_session')
                 then {{ day_start('cast(' ~ shop_time('given.from_time') ~ ' as date)') }}

@@ -1,4 +1,4 @@
--- depends_on: {{ ref('stg_bot_intervals') }}, even where no verdict is on a bot
+-- depends_on: {{ ref('stg_bot_intervals') }}, even if there are no bot verdicts
 with repeated as (
     select {{ instant('events.event_time') }} as event_time, events.event_id, count(*) as copies
     from {{ source('lake', 'events') }} as events

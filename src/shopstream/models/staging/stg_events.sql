@@ -1,4 +1,4 @@
-{# A view: the lake's files are read as often as they are needed, and copied never. #}
+{# A view: the lake's files are read when needed, and never copied. #}
 {{ config(materialized='view') }}
 {% set columns = lake_columns() %}
 with single_events as (

@@ -1,4 +1,4 @@
-{# Repeats are few: only they are ranked. #}
+{# Only duplicates are ranked, since they are few. #}
 {% set columns = lake_columns() %}
 with ranked as (
     select

@@ -1,4 +1,4 @@
-{# A condition that every row must meet; null counts as not met. #}
+{# A condition that every row must meet; null counts as a failure. #}
 {% test holds_for_every_row(model, condition) %}
 select *
 from {{ model }}

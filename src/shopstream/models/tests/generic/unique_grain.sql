@@ -1,4 +1,4 @@
-{# No two rows agree in all the columns that make the grain. #}
+{# No two rows have equal values in all columns of the grain. #}
 {% test unique_grain(model, columns) %}
 select {{ columns | join(', ') }}, count(*) as copies
 from {{ model }}

@@ -1,0 +1,1 @@
+"""What happened: detections joined into incidents, kept in a store, and what people did about them."""

@@ -1,0 +1,1 @@
+"""Sends notifications about incidents: messages and channels."""

@@ -1,0 +1,1 @@
+"""What can be done about it: blocklists, and findings for other systems."""

@@ -1,0 +1,1 @@
+"""Tools for rule authors: backtests on history, explanations, and rule tests."""
