@@ -26,7 +26,7 @@ def test_status_says_that_incidents_may_be_missing(tmp_path, late):
     checkpoint(tmp_path, late)
     done = shopstream(tmp_path, "status", "--format", "json")
     assert json.loads(done.stdout)["late_signals"] == late
-    assert ("7 signals came after detectors had judged their time" in " ".join(done.stderr.split())) == bool(late)
+    assert ("7 signals arrived after detectors had processed their time" in " ".join(done.stderr.split())) == bool(late)
 
 
 @pytest.mark.parametrize("late", [0, 7])

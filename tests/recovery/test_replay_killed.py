@@ -101,7 +101,7 @@ def test_an_interrupted_command_can_be_continued(tmp_path):
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "goes on from here" in errors
+    assert "Run the same command again to resume" in errors
     done = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert done["earlier_events"] > 0
     assert done["earlier_events"] + done["events"] == 60

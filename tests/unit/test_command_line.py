@@ -1,5 +1,8 @@
 """What every command has in common: settings, tables, errors."""
 
+import subprocess
+import sys
+
 import pytest
 from typer.testing import CliRunner
 
@@ -34,6 +37,37 @@ def test_an_error_about_a_setting_says_setting_value_and_rule(tmp_path):
         "settings do not fit: timezone = 'Mars': expected an IANA time zone such as Europe/Berlin, got 'Mars'; "
         "see `shopstream config --help`"
     )
+
+
+@pytest.mark.parametrize("group", [[], ["rules"], ["incidents"], ["lake"]])
+def test_a_group_without_a_command_shows_its_help(group):
+    result = invoke(*group)
+    assert (result.exit_code, "Usage: " in result.output) == (2, True)
+
+
+def test_a_home_that_cannot_be_used_is_one_sentence(tmp_path):
+    (tmp_path / "file").touch()
+    command = [sys.executable, "-c", "from shopstream.cli import main; main()", "--home", str(tmp_path / "file"), "run"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"error: {tmp_path / 'file'} cannot be used: File exists; check the path and its permissions\n"
+    )
+
+
+def test_a_filter_without_a_match_does_not_deny_other_incidents(tmp_path):
+    assert (
+        "No incident matches these filters"
+        in invoke("--home", str(tmp_path), "incidents", "list", "--rule", "x").output
+    )
+    assert "no rule has fired" in invoke("--home", str(tmp_path), "incidents", "list").output
+
+
+def test_a_demo_on_a_missing_file_leaves_the_home_alone(tmp_path):
+    (tmp_path / "kept").touch()
+    result = invoke("--home", str(tmp_path), "demo", "--fresh", "--no-serve", "--events", str(tmp_path / "none.csv"))
+    assert "found none" in str(result.exception)
+    assert (tmp_path / "kept").exists()
 
 
 def test_help_needs_no_valid_settings():

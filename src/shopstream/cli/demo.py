@@ -30,6 +30,7 @@ from shopstream.detection.baseline_builder import build_baselines
 from shopstream.detection.wording import describe_length
 from shopstream.errors import ConfigurationError
 from shopstream.events.columns import REES46_COLUMNS
+from shopstream.events.sources import identify
 from shopstream.incidents.explanation import title_of
 from shopstream.incidents.incident import Incident
 from shopstream.models.names import ReportName
@@ -75,6 +76,8 @@ def demo(
             "set SHOPSTREAM_PROFILE=embedded, "
             "or send a file of your own with `shopstream simulate`"
         )
+    if events is not None:
+        identify(events)  # a file that cannot be read must not cost the last demo's home
     _prepare_home(settings, fresh=fresh)
     started = perf_counter()
     truth = None

@@ -126,7 +126,8 @@ def _facts(
         "last event": f"{describe_time(incident.last_event_time)}"
         + (", ongoing" if incident.ongoing else f", lasted {describe_length(incident.duration)}"),
         "peak": f"{figures_of(incident)}, from {describe_time(incident.peak_start)}",
-        "condition": f"{incident.threshold}; met by {incident.windows:,} window{'' if incident.windows == 1 else 's'}",
+        "condition": incident.threshold,
+        "windows": f"{incident.windows:,} of all its rules",
         **lines_of(incident),
         "events": _composition(events) if events else "",
         "labels": ", ".join(incident.tags),

@@ -184,7 +184,8 @@ def list_incidents(
     for incident in shown:
         print_incident(incident)
     if not shown:
-        out.print("No incidents: no rule has fired.")
+        filtered = state or severity or rule
+        out.print("No incident matches these filters." if filtered else "No incidents: no rule has fired.")
     elif len(incidents) > len(shown):
         err.print(f"These are the newest {most:,}; --limit 0 shows all.")
 

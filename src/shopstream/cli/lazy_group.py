@@ -93,6 +93,13 @@ class LazyGroup(TyperGroup):
         """Name → command, of all panels."""
         return {name: command for commands in self.panels.values() for name, command in commands.items()}
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401  as in `TyperGroup`
+        """Without arguments, show the help: Typer leaves that to Rich, which does not draw this help."""
+        if not args and self.no_args_is_help and not ctx.resilient_parsing:
+            typer.echo(ctx.get_help())
+            ctx.exit(2)
+        return list(super().parse_args(ctx, args))
+
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  as in `TyperGroup`
         """Run the command; an error about a value repeats the value."""
         try:

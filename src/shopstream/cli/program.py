@@ -246,6 +246,15 @@ def main() -> None:
         if os.environ.get("SHOPSTREAM_DEBUG"):
             raise
         sys.exit(75 if isinstance(error, RetryableError) else 1)
+    except (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        if os.environ.get("SHOPSTREAM_DEBUG") or error.filename is None:
+            raise
+        typer.echo(
+            f"{typer.style('error:', fg='red', bold=True)} {error.filename} cannot be used: {error.strerror}; "
+            "check the path and its permissions",
+            err=True,
+        )
+        sys.exit(1)
     finally:
         if "duckdb" not in sys.modules:  # DuckDB would report its objects as leaks
             gc.freeze()  # spares the interpreter a search of all modules for garbage when it ends
