@@ -364,6 +364,8 @@ class Pipeline:
         if detectors and (fresh := self._runner.restore(detectors)):
             _LOGGER.warning("these detectors start afresh, since they are new or have changed: %s", ", ".join(fresh))
         self._engine.going_live.history_ms = held.history_ms
+        if held.history_ms == BEGINNING:  # its newest events were live
+            self._engine.going_live.watched_ms = max(held.newest_ms.values(), default=BEGINNING)
         if self._incidents:
             self._incidents.restore(self._checkpoints.document(held, _INCIDENTS), held.mark)
         self._generation = held.generation

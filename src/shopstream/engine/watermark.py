@@ -137,12 +137,15 @@ class GoingLive:
     """Finds the gap between a loaded history and the first live event, or other history, after it.
 
     Missing events in that gap mean nothing, because nobody sent any. An event's arrival decides whether it is history,
-    so a replay finds the same gap, whatever the batches were.
+    so a replay finds the same gap, whatever the batches were. Old events up to a day after live ones begin no history:
+    their sender had held them back, and the time before them was watched.
     """
 
     def __init__(self) -> None:
         self.history_ms = BEGINNING
         """Newest event that was history on arrival; BEGINNING once live events follow."""
+        self.watched_ms = BEGINNING
+        """Newest event that was live on arrival."""
         self._live_ms: int | None = None
         self._passed_ms = BEGINNING
 
@@ -151,14 +154,21 @@ class GoingLive:
         ages = arrivals_ms - times_ms
         history, live = ages > LIVE_MS, np.abs(ages) <= LIVE_MS
         if not history.any() and self.history_ms == BEGINNING:
+            self.watched_ms = max(self.watched_ms, int(times_ms[live].max(initial=BEGINNING)))
             return
         if self._live_ms is None and not live.any():
             past = np.sort(times_ms[history])
+            if self.history_ms == BEGINNING < self.watched_ms:
+                past = past[past > self.watched_ms + _SEAM_MS]
             before = past[:1] if self.history_ms == BEGINNING else [self.history_ms]
             if not (np.diff(past, prepend=before) > _SEAM_MS).any():
                 self.history_ms = max(self.history_ms, int(past.max(initial=BEGINNING)))
                 return
         for time_ms, old, new in zip(times_ms.tolist(), history.tolist(), live.tolist(), strict=True):
+            if new:
+                self.watched_ms = max(self.watched_ms, time_ms)
+            if self.history_ms == BEGINNING < self.watched_ms and time_ms <= self.watched_ms + _SEAM_MS:
+                continue
             if old and self.history_ms > BEGINNING and time_ms - self.history_ms > _SEAM_MS:
                 self._live_ms = time_ms if self._live_ms is None else min(self._live_ms, time_ms)
             elif old and (self._live_ms is None or time_ms < self._live_ms):
