@@ -14,6 +14,7 @@ come again that led to them, and are removed if they have not led to them this t
 `ContextEnricher` asks the recent events about incidents while they are still at hand.
 """
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
@@ -34,6 +35,7 @@ from shopstream.incidents.ports import (
 from shopstream.incidents.settings import IncidentSettings, NotifySettings
 from shopstream.incidents.tracker import NEVER_MS, IncidentTracker
 
+_LOGGER = logging.getLogger(__name__)
 _PURGES: Final = 100
 """Retention is looked after this many times in its own length."""
 
@@ -131,6 +133,14 @@ class IncidentRecorder:
             self._unsure, self._sure_ms = set(snapshot["unsure"]), snapshot["sure_ms"]
         self._restored = True
         self.begin(generation + 1)
+        remembered = self._tracker.remembered
+        if lost := remembered - self.store.statuses(remembered).keys():
+            self._tracker.rewrite(remembered)
+            _LOGGER.warning(
+                "the incident store lacks %d incidents of the checkpoint: it was removed, or is an older copy; they are "
+                "written again, but older ones and what people set are lost",
+                len(lost),
+            )
         newer = self.store.written_after(generation)
         if any((row.generation & _GENERATION) > (generation & _GENERATION) + UNCOMMITTED for row in newer):
             return

@@ -77,6 +77,11 @@ class IncidentTracker:
         """The watermark that closes the newest incident so far."""
         return self._newest_close_ms
 
+    @property
+    def remembered(self) -> set[str]:
+        """Ids of all episodes that are remembered."""
+        return set(self._records)
+
     def unknown(self, detections: Iterable[Detection]) -> set[str]:
         """Scopes of which nothing is remembered: `apply` needs to know their newest incident."""
         return {_scope(detection) for detection in detections} - self._scopes.keys()
