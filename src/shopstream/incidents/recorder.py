@@ -143,6 +143,11 @@ class IncidentRecorder:
             )
         newer = self.store.written_after(generation)
         if any((row.generation & _GENERATION) > (generation & _GENERATION) + UNCOMMITTED for row in newer):
+            if remembered.intersection(row.id for row in newer):
+                raise StateError(
+                    "the incident store belongs to a later checkpoint than this one, and holds newer states of its open "
+                    "incidents: restore both from one copy, or move the incident store away"
+                )
             return
         unknown = self._tracker.rewrite(row.id for row in newer)
         closes_ms = [row.closes_ms for row in newer if row.id in unknown]
