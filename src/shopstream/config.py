@@ -159,6 +159,16 @@ def load_settings(config: Path | None = None, flags: Mapping[str, object] | None
     named = config or (Path(os.environ["SHOPSTREAM_CONFIG"]) if os.environ.get("SHOPSTREAM_CONFIG") else None)
     if named is not None and not named.is_file():
         raise ConfigurationError(f"expected a settings file at {named}, found none; create it or drop --config")
+    sections = {f"SHOPSTREAM_{name.upper()}" for name in Settings.model_fields}
+    unknown = sorted(
+        name
+        for name in os.environ
+        if name.upper().startswith("SHOPSTREAM_") and "__" in name and name.upper().partition("__")[0] not in sections
+    )
+    if unknown:
+        raise ConfigurationError(
+            f"no such settings: {', '.join(unknown)}; see `shopstream config` for all variables"
+        )
     token = _toml_file.set(named or Path("shopstream.toml"))
     try:
         return Settings(**dict(flags or {}))  # type: ignore[arg-type]  # pydantic checks them
