@@ -305,7 +305,7 @@ class EmbeddedIncidentStore:
         """See `ports.IncidentStore.remove`."""
         gone = [(one,) for one in ids]
         with self._transaction() as connection:
-            connection.executemany("DELETE FROM notifications WHERE incident_id = ? AND state = 'pending'", gone)
+            connection.executemany("DELETE FROM notifications WHERE incident_id = ? AND state <> 'sent'", gone)
             connection.executemany("DELETE FROM incidents WHERE id = ?", gone)
 
     def forget(self, before_ms: int, ordinals_before_ms: int) -> None:

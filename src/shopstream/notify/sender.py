@@ -110,6 +110,13 @@ class Sender:
         self._store.close()
 
     def _deliver(self, channel: NotificationChannel, waiting: Sequence[Notification]) -> DeliveryReport:
+        there = self._store.statuses({one.incident_id for one in waiting})
+        gone = [one.reference for one in waiting if one.incident_id not in there]
+        if gone:
+            self._store.mark(gone, channel.target, DeliveryState.FAILED, self._clock.now_ms(), "the incident is gone")
+            waiting = [one for one in waiting if one.incident_id in there]
+            if not waiting:
+                return DeliveryReport(given_up=len(gone))
         message = self._message(waiting)
         references = [one.reference for one in waiting]
         try:
