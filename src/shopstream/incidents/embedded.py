@@ -178,12 +178,12 @@ class EmbeddedIncidentStore:
 
     def get(self, id_or_prefix: str) -> Incident:
         """See `ports.IncidentStore.get`."""
-        scope, _, ordinal = id_or_prefix.partition("-")
+        scope, _, ordinal = id_or_prefix.encode(errors="replace").decode().partition("-")
         with self._reading() as connection:
             if connection is None:
                 raise StateError(f"no incident has the id {id_or_prefix!r}: there are none yet; run the stream first")
             rows = connection.execute(
-                f"{_READ} WHERE i.id >= ?1 AND i.id < ?1 || 'g' AND (?2 = '' OR i.id LIKE '%-' || ?2) "
+                f"{_READ} WHERE i.id >= ?1 AND i.id < ?1 || 'g' AND (?2 = '' OR substr(i.id, instr(i.id, '-') + 1) = ?2) "
                 "ORDER BY i.absorbed LIMIT 2",
                 (scope, ordinal),
             ).fetchall()
