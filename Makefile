@@ -128,7 +128,7 @@ bench-nab: $(VENV)/.dev benchmarks/.work/venv-nab/.made ## score the univariate 
 	@test -n "$(NAB)" || { echo "Say where: git clone https://github.com/numenta/NAB, then make bench-nab NAB=NAB"; exit 1; }
 	@$(BIN)/python benchmarks/nab.py "$(NAB)"
 
-evaluate: $(VENV)/.run ## what detection finds on 20 synthetic shops and tells falsely; writes benchmarks/EVALUATION.md
+evaluate: $(VENV)/.run ## measure detections and false alarms on 20 synthetic shops; writes benchmarks/EVALUATION.md
 	@$(BIN)/shopstream --home benchmarks/.work evaluate --cache benchmarks/.work/evaluation-cache --markdown benchmarks/EVALUATION.md
 
 lock: $(BIN)/uv ## renew the lock files

@@ -166,9 +166,7 @@ def load_settings(config: Path | None = None, flags: Mapping[str, object] | None
         if name.upper().startswith("SHOPSTREAM_") and "__" in name and name.upper().partition("__")[0] not in sections
     )
     if unknown:
-        raise ConfigurationError(
-            f"no such settings: {', '.join(unknown)}; see `shopstream config` for all variables"
-        )
+        raise ConfigurationError(f"no such settings: {', '.join(unknown)}; see `shopstream config` for all variables")
     token = _toml_file.set(named or Path("shopstream.toml"))
     try:
         return Settings(**dict(flags or {}))  # type: ignore[arg-type]  # pydantic checks them

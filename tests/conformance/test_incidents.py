@@ -166,8 +166,9 @@ def test_an_id_that_fits_none_or_several_is_reported(desk, other):
     with pytest.raises(StateError, match="several incidents fit"):
         other.set_status(scope, TriageStatus.RESOLVED)
     assert other.get(f"{scope[:1]}-2").id == f"{scope}-2"
-    with pytest.raises(StateError, match="no incident"):
-        other.get("")
+    for hostile in ("", f"{scope}-%", f"{scope}-_", "%", "\udcff"):
+        with pytest.raises(StateError, match="no incident"):
+            other.get(hostile)
 
 
 def test_an_empty_store_has_nothing(other):

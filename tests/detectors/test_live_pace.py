@@ -245,6 +245,21 @@ def test_a_silence_in_which_nothing_was_held_back_is_that_of_the_replay(shop, tm
     assert found == shop.replayed(tmp_path / "replay")
 
 
+@pytest.mark.parametrize("minutes", [4, 10])
+def test_an_outage_is_a_silence_though_some_of_its_events_were_buffered(shop, tmp_path, minutes):
+    shop.live(180)
+    last_ms = shop.sent_ms
+    shop.live(60 * minutes, silent=range(60 * minutes))
+    now_ms = shop.clock.now_ms()
+    with opened(shop.home, PACE, shop.clock) as (stream, _):
+        shop.sent_ms = last_ms
+        shop.send(stream, last_ms + 500)
+    shop.sent_ms = now_ms
+    counters, found = shop.live(60)
+    assert counters["late_signals"] == 0
+    assert rules(found) == rules(shop.replayed(tmp_path / "replay")) == ["silence"]
+
+
 def test_an_event_a_second_is_no_silence(tmp_path):
     counters, found = Shop(tmp_path / "live", pace=1).live(400)
     assert (counters["late_signals"], found) == (0, [])

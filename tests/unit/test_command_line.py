@@ -70,6 +70,11 @@ def test_a_demo_on_a_missing_file_leaves_the_home_alone(tmp_path):
     assert (tmp_path / "kept").exists()
 
 
+def test_a_variable_of_an_unknown_section_is_refused(tmp_path):
+    result = invoke("--home", str(tmp_path), "status", SHOPSTREAM_ALERTING__URLS="[]")
+    assert "no such settings: SHOPSTREAM_ALERTING__URLS" in str(result.exception)
+
+
 def test_help_needs_no_valid_settings():
     assert invoke("incidents", "list", "--help", SHOPSTREAM_TIMEZONE="Mars").exit_code == 0
 

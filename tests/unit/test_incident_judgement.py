@@ -274,7 +274,7 @@ def test_an_incident_is_explained_in_sentences(store):
     assert lines["score"] == "31.2 standard deviations (level 70.0%, cusum 30.0%)"
     assert lines["confidence"] == "90.0% (volume 90%)"
     assert lines["baseline"] == (
-        "The baseline was learned from 14 d of events and is 1 d old. Forecasts are off by 8.0% on average."
+        "The baseline was learned from 14 d of events and is 1 d old. Its average forecast error is 8.0%."
     )
     assert lines["composition"] == "carts 1.0% (normally 5.0%)"
     assert lines["difference"] == "1,200 events more than expected."

@@ -8,6 +8,7 @@ import pytest
 from factories import make_detection
 from incident_desk import Desk, sqlite_desk
 from shopstream.clock import ManualClock
+from shopstream.errors import StateError
 from shopstream.incidents.embedded import EmbeddedIncidentStore
 from shopstream.incidents.settings import IncidentSettings, NotifySettings
 
@@ -54,6 +55,32 @@ class Mortal(EmbeddedIncidentStore):
 def seen(desk):
     found = [replace(one, notifications=0) for one in desk.list()]
     return found, [desk.parts(one.id) for one in found]
+
+
+def test_incidents_of_the_checkpoint_come_back_when_the_store_is_lost(tmp_path, caplog):
+    paths = [tmp_path / "first.db"]
+    desk = Desk(lambda: EmbeddedIncidentStore(paths[-1], ManualClock(5_000)), SETTINGS)
+    desk.apply(*BATCHES[0])
+    before = seen(desk)
+    desk.commit()
+    paths.append(tmp_path / "second.db")
+    desk.restart()
+    desk.apply([], 10_000)
+    assert seen(desk) == before
+    assert "lacks 2 incidents of the checkpoint" in caplog.text
+
+
+def test_a_store_that_is_ahead_of_the_checkpoint_is_refused_with_the_remedy(tmp_path):
+    desk = sqlite_desk(tmp_path / "i.db", SETTINGS)
+    desk.apply(*BATCHES[0])
+    desk.commit()
+    older = desk._saved
+    for start_ms in (1_000, 2_000, 3_000):
+        desk.apply([make_detection(start_ms)], start_ms + 10_000)
+        desk.commit()
+    desk._saved = older
+    with pytest.raises(StateError, match="restore both from one copy, or move the incident store away"):
+        desk.restart()
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

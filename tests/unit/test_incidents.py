@@ -233,7 +233,7 @@ def test_the_list_has_the_promised_fields(run):
 def test_the_list_is_filtered_by_its_options(run):
     assert [row["rule"] for row in json.loads(run("list", "--severity", "low", "--format", "json").stdout)] == ["other"]
     assert json.loads(run("list", "--state", "closed", "--format", "json").stdout) == []
-    assert "No incidents" in run("list", "--state", "closed").stdout
+    assert "No incident matches these filters" in run("list", "--state", "closed").stdout
     assert run("list", "--format", "csv").stdout.count("\n") == 3
 
 

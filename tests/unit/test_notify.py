@@ -2,8 +2,10 @@
 
 import json
 import logging
+import sqlite3
 import threading
 import time
+from contextlib import closing
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -246,6 +248,18 @@ def test_attempts_survive_a_restart_and_end_in_a_visible_failure(office, caplog)
         assert desk.sender.deliver_pending() == DeliveryReport(sent=1, messages=1)
     finally:
         receiver.stop()
+
+
+def test_a_notification_about_a_missing_incident_is_given_up_and_the_others_are_sent(office, receiver):
+    desk = office(receiver.url)
+    desk.store.apply([detection(1), detection(2)], 0)
+    lost = desk.store.list()[0].id
+    with closing(sqlite3.connect(desk.path)) as connection, connection:
+        connection.execute("DELETE FROM incidents WHERE id = ?", (lost,))
+    assert desk.sender.deliver_pending().sent == 1
+    assert len(receiver.messages) == 1
+    assert sorted(desk.states()) == [DeliveryState.FAILED, DeliveryState.SENT]
+    assert desk.sender.deliver_pending() == DeliveryReport()
 
 
 def test_one_targets_trouble_is_not_anothers(office):

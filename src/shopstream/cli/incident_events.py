@@ -60,7 +60,7 @@ def context_from_lake(settings: Settings, incident: Incident) -> Mapping[str, ob
 _PARTS = 20
 _EVENT_COLUMNS = "event_time, event_type, product_id::text as product_id, price, user_id::text as user_id"
 _WORDS = {
-    Role.RULE: ("more rule", "more rules"),
+    Role.RULE: ("other rule", "other rules"),
     Role.CHILD: ("part of the shop", "parts of the shop"),
     Role.ACTOR: ("actor's episode", "actors' episodes"),
 }

@@ -50,7 +50,7 @@ _INCIDENTS = Group(
     },
 )
 _VERDICTS = Group(
-    "Verdicts on actors: bot or human, from when until when.",
+    "Verdicts on actors: which are bots or human, and for which period.",
     {"list": Command("verdicts:list_verdicts", "List verdicts on actors, newest first.")},
 )
 _BLOCKLIST = Group(

@@ -29,8 +29,8 @@ def run(
 ) -> None:
     """Process the stream: windows, incidents, live journeys, lake.
 
-    Runs until Ctrl-C or SIGTERM, then commits and exits. The next start resumes there. Even a kill at any moment loses
-    and duplicates nothing.
+    Runs until Ctrl-C or SIGTERM, then commits and exits. The next start resumes there. If the process is killed,
+    no event is lost or duplicated.
 
     Examples:
       shopstream run                      process until stopped
@@ -95,7 +95,7 @@ def archive(
     """Store the events of a Kinesis stream in the lake, while Flink runs the windows.
 
     Start any number of workers: they share the shards by leases in DynamoDB, and take over those of a stopped worker.
-    Even a kill at any moment loses and duplicates nothing. Do not use it with a lake that `shopstream run` writes to.
+    If the process is killed, no event is lost or duplicated. Do not use it with a lake that `shopstream run` writes to.
 
     Examples:
       shopstream archive                      archive until Ctrl-C or SIGTERM

@@ -149,7 +149,7 @@ class GoingLive:
         self._live_ms: int | None = None
         self._passed_ms = BEGINNING
 
-    def observe(self, times_ms: npt.NDArray[np.int64], arrivals_ms: npt.NDArray[np.int64]) -> None:
+    def observe(self, times_ms: npt.NDArray[np.int64], arrivals_ms: npt.NDArray[np.int64]) -> None:  # noqa: C901  cases
         """Process events that are not late, in order of arrival."""
         ages = arrivals_ms - times_ms
         history, live = ages > LIVE_MS, np.abs(ages) <= LIVE_MS

@@ -183,8 +183,8 @@ class EmbeddedIncidentStore:
             if connection is None:
                 raise StateError(f"no incident has the id {id_or_prefix!r}: there are none yet; run the stream first")
             rows = connection.execute(
-                f"{_READ} WHERE i.id >= ?1 AND i.id < ?1 || 'g' AND (?2 = '' OR substr(i.id, instr(i.id, '-') + 1) = ?2) "
-                "ORDER BY i.absorbed LIMIT 2",
+                f"{_READ} WHERE i.id >= ?1 AND i.id < ?1 || 'g' "
+                "AND (?2 = '' OR substr(i.id, instr(i.id, '-') + 1) = ?2) ORDER BY i.absorbed LIMIT 2",
                 (scope, ordinal),
             ).fetchall()
             if not rows or not scope:

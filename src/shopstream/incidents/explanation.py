@@ -199,7 +199,7 @@ def _baseline(evidence: Mapping[str, object]) -> str:
         )
         parts.append(f"The baseline {learned}is {describe_length(timedelta(milliseconds=age))} old.")
     if isinstance(error, int | float):
-        parts.append(f"Forecasts are off by {error:.1%} on average.")
+        parts.append(f"Its average forecast error is {error:.1%}.")
     return " ".join(parts)
 
 

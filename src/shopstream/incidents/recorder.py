@@ -137,16 +137,16 @@ class IncidentRecorder:
         if lost := remembered - self.store.statuses(remembered).keys():
             self._tracker.rewrite(remembered)
             _LOGGER.warning(
-                "the incident store lacks %d incidents of the checkpoint: it was removed, or is an older copy; they are "
-                "written again, but older ones and what people set are lost",
+                "the incident store lacks %d incidents of the checkpoint: it was removed, or is an older copy; they "
+                "are written again, but older incidents, statuses and comments are lost",
                 len(lost),
             )
         newer = self.store.written_after(generation)
         if any((row.generation & _GENERATION) > (generation & _GENERATION) + UNCOMMITTED for row in newer):
             if remembered.intersection(row.id for row in newer):
                 raise StateError(
-                    "the incident store belongs to a later checkpoint than this one, and holds newer states of its open "
-                    "incidents: restore both from one copy, or move the incident store away"
+                    "the incident store belongs to a later checkpoint than this one and holds newer states of its "
+                    "incidents; restore both from one copy, or move the incident store away"
                 )
             return
         unknown = self._tracker.rewrite(row.id for row in newer)

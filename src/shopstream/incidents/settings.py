@@ -17,7 +17,7 @@ class IncidentSettings(SettingsSection):
         description="Closed incidents are deleted this long (event time) after their last window.",
     )
     campaign_actors: int = Field(
-        default=5, ge=2, description="So many actors with one signature (rule or label) are one campaign."
+        default=5, ge=2, description="Minimum number of actors with one signature (rule or label) that form a campaign."
     )
     campaign_within: Duration = Field(
         default=timedelta(minutes=10),
@@ -25,7 +25,7 @@ class IncidentSettings(SettingsSection):
     )
     recovery: Duration = Field(
         default=timedelta(minutes=30),
-        description="For this long (event time) after a silence, more traffic than usual is its recovery, no flood.",
+        description="For this long (event time) after a silence, traffic above normal is recovery, not a flood.",
     )
     blocklist_genuine_share: float = Field(
         default=0.05,

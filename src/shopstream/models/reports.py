@@ -68,7 +68,7 @@ class _Definition:
 _DEFINITIONS: dict[ReportName, _Definition] = {
     ReportName.UNIQUE_VISITORS: _Definition(
         title="Unique visitors per day",
-        description="Distinct shoppers per shop day; new visitors appear on no earlier day in the lake. "
+        description="Distinct shoppers per shop day; a visitor is new if the lake has no earlier day for them. "
         "The first or last day may be incomplete: see its first and last event.",
         default_limit=31,
         main_columns="shop_date visitors new_visitors returning_visitors sessions buyers purchases revenue",

@@ -294,7 +294,7 @@ def _advice(even: float, shard_share: float, key_share: float, split: float) -> 
         most = max(1, int(1 / key_share))
         spread = (
             f"Hot: one value alone holds {key_share:.0%} of events, more than a shard's even share of {even:.0%}; "
-            f"more than {most} shard{'s' if most > 1 else ''} will not help this key."
+            f"more than {most} shard{'s' if most > 1 else ''} will not raise the throughput of this key."
         )
     elif shard_share > even * _HOT:
         spread = f"Uneven: the hottest shard gets {shard_share / even:.1f} times its share; provision for that one."

@@ -47,7 +47,7 @@ _WINDOW: Final = 30
 _MANY: Final = 2.0
 
 _TAGS: Final = ("owasp.oat-015", "attack.t1498", "attack.t1499")
-_THRESHOLD: Final = "twice 6 standard deviations above the forecast, or a lasting drift above it"
+_THRESHOLD: Final = "two consecutive 10 s bins more than 6 standard deviations above the forecast, or a sustained rise"
 _FLOOD: Final = AlertTemplate(
     "volume",
     "volume-1",
