@@ -1,4 +1,4 @@
-"""Records of which the line can make nothing, and those that only seem so: what is put aside, and what goes on."""
+"""Records of which the line can make nothing, and those that only seem so: what is set aside, and what goes on."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ def poisoned(record, payload=b"\xff not signals"):
     return replace(record, payload=payload)
 
 
-def test_a_poisoned_record_is_put_aside_with_its_reason_and_processing_continues(shop, records, expected):
+def test_a_poisoned_record_is_set_aside_with_its_reason_and_processing_continues(shop, records, expected):
     bad = poisoned(records[0])
     good = [replace(one, sequence_number=one.sequence_number + 1) for one in records]
     done = shop.processor().process(
@@ -35,12 +35,12 @@ def test_a_poisoned_record_is_put_aside_with_its_reason_and_processing_continues
 
 
 @pytest.mark.parametrize("payload", [b"", b"{}", b"[" * 100_000, b'{"format":99,"until_ms":1,"signals":[]}', b"\x80"])
-def test_whatever_is_no_batch_of_signals_is_put_aside(shop, records, payload):
+def test_whatever_is_no_batch_of_signals_is_set_aside(shop, records, payload):
     assert shop.processor().process([poisoned(records[0], payload), records[1]], left).failed is None
     assert len(shop.failed) == 1
 
 
-def test_a_moment_that_lost_a_part_is_put_aside_and_the_next_one_is_processed(shop, moments, records):
+def test_a_moment_that_lost_a_part_is_set_aside_and_the_next_one_is_processed(shop, moments, records):
     parts = [part for moment in moments[:6] for part in encode_signals(*moment, max_bytes=2_000)]
     cut = next(place for place, part in enumerate(parts) if b'"part":1,' in part)
     lost = [*parts[: cut - 1], b"torn", *parts[cut:]]
@@ -93,7 +93,7 @@ def of_window(record, window):
     return replace(record, payload=json.dumps(document).encode(), sequence_number=record.sequence_number - 1)
 
 
-def test_a_record_that_breaks_detection_is_found_among_many_and_put_aside(shop, records, expected, capsys):
+def test_a_record_that_breaks_detection_is_found_among_many_and_set_aside(shop, records, expected, capsys):
     bad = of_window(records[5], "breaks")
     processor = shop.processor(
         runner=breaking(shop, KeyError(7 * 673)), logger=Logger(service="fragile", stream=sys.stdout)
@@ -106,7 +106,7 @@ def test_a_record_that_breaks_detection_is_found_among_many_and_put_aside(shop, 
     assert seen(read_incidents(shop.path)) == expected
 
 
-def test_a_record_whose_incident_is_too_large_is_put_aside_with_its_reason_and_the_others_are_processed(
+def test_a_record_whose_incident_is_too_large_is_set_aside_with_its_reason_and_the_others_are_processed(
     shop, records, expected
 ):
     bad = of_window(records[5], "breaks")
@@ -126,7 +126,7 @@ def test_a_record_whose_incident_is_too_large_is_put_aside_with_its_reason_and_t
         PermanentError("refused"),
     ],
 )
-def test_what_is_no_fault_of_a_record_is_never_put_aside(shop, records, error):
+def test_what_is_no_fault_of_a_record_is_never_set_aside(shop, records, error):
     done = shop.processor(runner=breaking(shop, error)).process([*records[:5], of_window(records[5], "breaks")], left)
     assert (done.failed, done.error, shop.failed) == (records[0].sequence_number, error, [])
 
@@ -145,7 +145,7 @@ def in_three(record):
 
 
 @pytest.mark.parametrize("portion", [1, 100])
-def test_parts_that_waited_for_one_that_is_put_aside_are_reported_and_counted(shop, records, portion):
+def test_parts_that_waited_for_one_that_is_set_aside_are_reported_and_counted(shop, records, portion):
     processor, told = shop.processor(runner=breaking(shop, ItemTooLargeError("too large"))), in_three(records[0])
     told.append(records[0])
     done = [processor.process(told[first : first + portion], left) for first in range(0, 4, portion)]

@@ -89,7 +89,7 @@ class SqsFailedSignals:
             },
             "payload": payload if len(payload) <= _BODY_BYTES else None,
         }
-        with aws.explained("to put a failed record aside"):
+        with aws.explained("to set a failed record aside"):
             self._sqs.send_message(QueueUrl=self._url, MessageBody=json.dumps(body))
 
 

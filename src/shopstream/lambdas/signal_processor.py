@@ -184,7 +184,7 @@ class SignalProcessor:
         Args:
             portion: records after those that are done.
             done: what was done is added, once it is.
-            broken: why the records are put aside, unprocessed.
+            broken: why the records are set aside, unprocessed.
         """
         if self._warm is None:
             raise StateError("expected detectors that were restored, got none; call `process`")
@@ -240,16 +240,16 @@ class SignalProcessor:
             if lost:
                 reason = f"{reason}; the {lost} parts of the same moment before it are lost with it"
             if reason is not None:
-                self._put_aside(record, reason)
+                self._set_aside(record, reason)
                 poisoned += 1 + lost
         return moments, poisoned
 
-    def _put_aside(self, record: SignalRecord, reason: str) -> None:
+    def _set_aside(self, record: SignalRecord, reason: str) -> None:
         place = {"shard_id": record.shard_id, "sequence_number": str(record.sequence_number)}
         if self._failed is None:
             raise PoisonedRecordError(f"{reason}; name a queue in aws.failed_signals, and processing goes on by itself")
         self._failed.add(record, reason)
-        self._logger.error("a record was put aside", extra={**place, "reason": reason})
+        self._logger.error("a record was set aside", extra={**place, "reason": reason})
 
 
 def _portions(records: Sequence[SignalRecord], max_bytes: int) -> Iterator[list[SignalRecord]]:
