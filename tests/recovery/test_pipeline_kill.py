@@ -79,7 +79,7 @@ def test_kills_of_replay_and_pipeline_at_random_moments_lose_and_double_nothing(
     with ThreadPoolExecutor() as pool:
         while unfinished or kills < KILLS:
             both = [
-                pool.submit(who.run, home, kill_after=chance.uniform(0.5, 5.0), replay=what)
+                pool.submit(who.run, home, kill_after=chance.uniform(0.05, 2.0), replay=what)
                 for who, what in ((replays, source), (processes, None))
             ]
             ends = [future.result() for future in both]
