@@ -118,15 +118,15 @@ class IncidentRecorder:
     def restore(self, snapshot: Mapping[str, Any] | None, generation: int) -> None:
         """Go on from a checkpoint, and reconcile what was written after it; for a new recorder only.
 
-        A store that is further than a crash explains belongs to a state that was lost: then incidents go on in it
-        under new ids.
+        Incidents of the checkpoint that the store lacks are written again. A store that is further ahead than a crash
+        explains is refused if it holds newer states of these incidents; otherwise its rows are left alone.
 
         Args:
             snapshot: None where the checkpoint has none, or there is no checkpoint.
             generation: the checkpoint's; 0 where there is none.
 
         Raises:
-            StateError: it is no such state.
+            StateError: the snapshot is damaged, or the store belongs to a later checkpoint.
         """
         if snapshot is not None:
             self._tracker.restore(snapshot)
@@ -198,7 +198,7 @@ class IncidentRecorder:
         return found
 
     def _last_event_ms(self, incident_id: str) -> int:
-        """Of one episode in the store; retention may have removed it."""
+        """When the last event of an episode was; BEFORE_ALL if retention has removed the episode."""
         try:
             found = self.store.get(incident_id)
         except StateError:
